@@ -1,0 +1,56 @@
+# One door to every tool. On a fresh machine `make run` and `make test` need Python (with venv and pip) and nothing else.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+BENCH := $(VENV)/.installed-bench
+PORT ?= 8000
+
+.PHONY: help run test test-all lint types check coverage bench fuzz clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+# gunicorn_h1c is gunicorn's C parser: tested where it can be built, done without elsewhere.
+$(INSTALLED): pyproject.toml setup.py gws_middleware/protocol/_speedups.c
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	-@$(BIN)/python -m pip install --quiet 'gunicorn_h1c>=0.6.6' >/dev/null 2>&1 || echo "gunicorn's C parser was not installed: its tests will say so"
+	@touch $@
+
+$(BENCH): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	@touch $@
+
+run: $(INSTALLED) ## Serve the example on http://127.0.0.1:8000 (PORT=… for another port)
+	$(BIN)/python -m gunicorn --config gunicorn_conf.py --bind 127.0.0.1:$(PORT) --chdir examples/django_view project.wsgi
+
+test: $(INSTALLED) ## Run the whole test suite
+	$(BIN)/python -m pytest
+
+test-all: $(INSTALLED) ## Run the suite on every CPython from 3.10 that this machine has
+	$(BIN)/python -m nox
+
+lint: $(INSTALLED) ## Style
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+
+types: $(INSTALLED) ## Types
+	$(BIN)/python -m mypy
+
+check: lint types test ## Everything that CI runs
+
+coverage: $(INSTALLED) ## Branch coverage of the suite
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
+
+bench: $(BENCH) ## Our echo beside other servers', in one run
+	$(BIN)/python -m benchmarks.echo
+
+clean: ## Remove what the other targets made
+	rm -rf $(VENV) build dist *.egg-info .nox .coverage* .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	find gws_middleware -name '*.so' -delete

@@ -1,0 +1,22 @@
+"""Builds the optional C extension; everything static stands in pyproject.toml.
+
+``GWS_SPEEDUPS=1`` makes a failed build an error, ``GWS_SPEEDUPS=0`` builds none; unset, the extension is built where
+a compiler is found and the pure Python code does the whole job elsewhere.
+"""
+
+import os
+
+from setuptools import Extension, setup
+
+choice = os.environ.get("GWS_SPEEDUPS", "")
+if choice not in ("", "0", "1"):
+    raise SystemExit(f"GWS_SPEEDUPS is {choice!r}: set it to 1 (must build), 0 (must not) or leave it unset")
+
+speedups = Extension(
+    "gws_middleware.protocol._speedups",
+    ["gws_middleware/protocol/_speedups.c"],
+    extra_compile_args=["-O3"],
+    optional=choice != "1",
+)
+
+setup(ext_modules=[] if choice == "0" else [speedups])
