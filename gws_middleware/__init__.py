@@ -1,1 +1,54 @@
-"""WebSockets for synchronous Python web applications."""
+"""WebSockets for synchronous Python web applications.
+
+Names are loaded when they are first used: importing the package, or its engine, costs nothing and starts nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .codes import CloseCode, Opcode
+    from .config import Config
+    from .exceptions import ConfigError, ConnectionClosed, HandshakeRefused, WebSocketError
+    from .middleware import WebSocketMiddleware
+    from .websocket import WebSocket
+
+__all__ = [
+    "CloseCode",
+    "Config",
+    "ConfigError",
+    "ConnectionClosed",
+    "HandshakeRefused",
+    "Opcode",
+    "WebSocket",
+    "WebSocketError",
+    "WebSocketMiddleware",
+    "__version__",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "CloseCode": "codes",
+    "Config": "config",
+    "ConfigError": "exceptions",
+    "ConnectionClosed": "exceptions",
+    "HandshakeRefused": "exceptions",
+    "Opcode": "codes",
+    "WebSocket": "websocket",
+    "WebSocketError": "exceptions",
+    "WebSocketMiddleware": "middleware",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{home}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,166 @@
+"""The one table of knobs: keyword arguments, ``GWS_*`` environment variables and the docs derive from it.
+
+Each field has its default, what it is counted in, where the default comes from, and its check.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from .exceptions import ConfigError
+
+__all__ = ["SAME_ORIGIN", "Config"]
+
+PREFIX = "GWS_"
+SAME_ORIGIN = "same-origin"
+_NOT_KNOBS = {"GWS_SPEEDUPS"}
+
+_ORIGIN = re.compile(r"(?:https?|wss?)://(?:\*\.)?[^\s/?#@*]+|[a-z][a-z0-9+.-]*://[^\s/?#@*]+")
+
+
+def _count(low: int, high: int | None = None) -> Any:
+    def check(value: object) -> str | None:
+        wanted = f"a whole number from {low}" + ("" if high is None else f" to {high}")
+        fits = isinstance(value, int) and not isinstance(value, bool) and value >= low
+        return None if fits and (high is None or value <= high) else wanted  # type: ignore[operator]
+
+    return check
+
+
+def _seconds(value: object) -> str | None:
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")
+    return None if fits else "a number of seconds above 0"
+
+
+def _compression(value: object) -> str | None:
+    return None if value in ("off", "shared", "dedicated") else '"off", "shared" or "dedicated"'
+
+
+def _origins(value: object) -> str | None:
+    wanted = (
+        f'a list of origins: "https://example.com", "https://*.example.com", "{SAME_ORIGIN}", "null", "*" '
+        "or compiled patterns"
+    )
+    if not isinstance(value, (list, tuple)):
+        return wanted
+    for entry in value:
+        if isinstance(entry, re.Pattern) or entry in (SAME_ORIGIN, "null", "*"):
+            continue
+        if not isinstance(entry, str) or not _ORIGIN.fullmatch(entry):
+            return f"{wanted}; {entry!r} is none of these"
+    return None
+
+
+def _knob(default: Any, check: Any, doc: str) -> Any:
+    return field(default=default, metadata={"check": check, "doc": " ".join(doc.split())})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Every knob with its default. ``Config(max_message_size=…)`` raises ConfigError on a wrong value."""
+
+    allowed_origins: tuple[str | re.Pattern[str], ...] = _knob(
+        (SAME_ORIGIN,),
+        _origins,
+        """The origins whose pages may connect, against cross-site WebSocket hijacking (RFC 6455 10.2). The default
+        is the request's own host (as gorilla and tornado do); a list replaces it. A request without an Origin
+        header, which no browser sends, passes.""",
+    )
+    max_message_size: int = _knob(
+        2**20,
+        _count(1, 2**40),
+        """Bytes of one message, after inflation; a larger one ends the connection with 1009 before it is stored
+        (websockets and daphne: 1 MiB).""",
+    )
+    max_fragments: int = _knob(
+        4096,
+        _count(1),
+        """Fragments of one message, empty ones counted; one more ends the connection with 1008 (websockets: 4096).""",
+    )
+    inbox_messages: int = _knob(
+        16,
+        _count(1),
+        """Messages that wait for the application before reading from the socket pauses and TCP holds the peer back; one
+        read beyond it may have been under way (websockets: 16).""",
+    )
+    send_high_water: int = _knob(
+        2**16,
+        _count(0),
+        """Bytes that may wait for the peer before ``send()`` waits too (uWebSockets: 64 KiB).""",
+    )
+    send_limit: int = _knob(
+        2**20,
+        _count(1),
+        """Bytes that may wait for the peer before ``offer()``, which never waits, ends the connection with 1013
+        (Centrifugo: 1 MiB).""",
+    )
+    send_timeout: float = _knob(
+        30.0,
+        _seconds,
+        """Seconds that ``send()`` waits for a peer that reads nothing before the connection is cut.""",
+    )
+    close_timeout: float = _knob(
+        10.0,
+        _seconds,
+        """Seconds that a peer has to answer our close frame before the connection is cut (websockets: 10).""",
+    )
+    compression: str = _knob(
+        "off",
+        _compression,
+        """permessage-deflate (RFC 7692). "shared": no context takeover, one compressor for all connections, messages
+        from 1 KiB up; "dedicated": context takeover, about 30 KB for each connection.""",
+    )
+
+    def __post_init__(self) -> None:
+        for knob in fields(self):
+            value = getattr(self, knob.name)
+            wanted = knob.metadata["check"](value)
+            if wanted is not None:
+                raise ConfigError(f"{knob.name} is {value!r}: wanted {wanted}")
+        object.__setattr__(self, "allowed_origins", tuple(self.allowed_origins))
+
+    @classmethod
+    def load(cls, options: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Config:
+        """Options over ``GWS_*`` environment variables over the defaults; a misspelt name names the nearest known
+        one."""
+        options = dict(options or {})
+        known = [knob.name for knob in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise ConfigError(f"{name!r} is not a setting{_nearest(name, known)}")
+        values = _from_environ(os.environ if environ is None else environ)
+        return cls(**{**values, **options})
+
+
+def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
+    variables = {PREFIX + knob.name.upper(): knob for knob in fields(Config)}
+    values: dict[str, Any] = {}
+    for variable, text in environ.items():
+        knob = variables.get(variable)
+        if knob is not None:
+            values[knob.name] = _parse(variable, text, knob.default)
+        elif variable.startswith(PREFIX) and variable not in _NOT_KNOBS and _nearest(variable, variables):
+            # Not ours unless it is almost one of ours: other software may use the prefix too.
+            raise ConfigError(f"the environment variable {variable} is not a setting{_nearest(variable, variables)}")
+    return values
+
+
+def _parse(variable: str, text: str, default: object) -> object:
+    if isinstance(default, tuple):
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    if isinstance(default, str):
+        return text
+    try:
+        return type(default)(text)  # type: ignore[call-arg]
+    except ValueError:
+        raise ConfigError(f"the environment variable {variable} is {text!r}: wanted a number") from None
+
+
+def _nearest(name: str, known: Any) -> str:
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.75)
+    return f": did you mean {match[0]!r}?" if match else ""

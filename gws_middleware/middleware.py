@@ -1,0 +1,349 @@
+"""The lifetime of a WebSocket under WSGI, top to bottom: refuse or run, accept, swallow, close, leave.
+
+Before the 101 the application's response is an ordinary one. After it nothing that the application returns or raises
+reaches the wire: the response is swallowed and closed (a framework cleans up there), an error is logged once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from . import registry, takeover
+from .codes import CloseCode
+from .config import Config
+from .exceptions import ConnectionClosed
+from .protocol.handshake import Handshake, Refusal, Request, judge, wants_websocket
+from .transport import Channel
+from .typing import Environ, Headers, StartResponse, Write, WSGIApp
+from .websocket import WebSocket
+
+__all__ = ["WebSocketMiddleware"]
+
+log = logging.getLogger("gws_middleware")
+
+NO_SOCKET = (
+    "This server cannot open WebSockets: run it with a gevent worker, e.g. "
+    "gunicorn -k gws_middleware.worker.GeventWebSocketWorker."
+)
+
+
+class WebSocketMiddleware:
+    """Wraps a WSGI application; its requests find their WebSocket in ``environ["wsgi.websocket"]``.
+
+    The key is there on upgrade requests alone; everything else passes through untouched. ``options`` are the fields of
+    ``Config``; ConfigError names a wrong or misspelt one.
+    """
+
+    def __init__(self, app: WSGIApp, **options: Any) -> None:
+        self.app = app
+        self.config = Config.load(options)
+        self._told = False
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        upgrade = environ.get("HTTP_UPGRADE")
+        if upgrade is None or not wants_websocket(upgrade) or isinstance(environ.get("wsgi.websocket"), WebSocket):
+            return self.app(environ, start_response)
+        server = takeover.find(environ, start_response)
+        if server is None:
+            return self._no_socket(start_response)
+        config = self.config
+        answer = judge(_request(environ), config.allowed_origins, config.compression)
+        if server.switched:
+            return self._run_switched(environ, start_response, server, answer)
+        if isinstance(answer, Refusal):
+            return _refuse(answer, server, start_response)
+        return _Lifetime(environ, start_response, server, answer, config, self._subprotocol(environ, answer)).run(
+            self.app
+        )
+
+    def _run_switched(
+        self,
+        environ: Environ,
+        start_response: StartResponse,
+        server: takeover.Server,
+        answer: Handshake | Refusal,
+    ) -> Iterable[bytes]:
+        """The server sent the 101 before it asked us; what is left of a refusal is a close frame."""
+        handshake = Handshake("", ()) if isinstance(answer, Refusal) else answer._replace(compression=None)
+        lifetime = _Lifetime(environ, start_response, server, handshake, self.config, None)
+        lifetime.ws.accept()
+        lifetime.ws.subprotocol = server.subprotocol
+        if isinstance(answer, Refusal):
+            log.info("WebSocket %s: refused: %s", ascii(lifetime.ws.path), answer.sentence)
+            lifetime.ws.close(CloseCode.POLICY_VIOLATION, answer.sentence)
+            return lifetime.run(_nothing)
+        return lifetime.run(self.app)
+
+    def _subprotocol(self, environ: Environ, handshake: Handshake) -> str | None:
+        """What gevent-websocket's ``Resource`` names for this path, if the client offers it."""
+        app_protocol = getattr(self.app, "app_protocol", None)
+        name = None if app_protocol is None else app_protocol(environ.get("PATH_INFO", ""))
+        return name if name in handshake.subprotocols else None
+
+    def _no_socket(self, start_response: StartResponse) -> Iterable[bytes]:
+        if not self._told:
+            self._told = True
+            log.warning(NO_SOCKET)
+        body = NO_SOCKET.encode() + b"\n"
+        start_response("501 Not Implemented", _text_headers(body))
+        return [body]
+
+
+def _text_headers(body: bytes) -> Headers:
+    return [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
+
+
+def _refuse(refusal: Refusal, server: takeover.Server, start_response: StartResponse) -> Iterable[bytes]:
+    body = refusal.sentence.encode() + b"\n"
+    headers = [*_text_headers(body), *refusal.headers, *server.close_headers]
+    server.refuse_more(start_response(refusal.status, headers))
+    return _left([body], server)
+
+
+def _left(result: Iterable[bytes], server: takeover.Server) -> Iterable[bytes]:
+    """``result`` itself, unless the server's keep-alive loop must be left by an exception."""
+    return _LeaveByException(result) if server.closes_by_exception else result
+
+
+def _request(environ: Environ) -> Request:
+    get = environ.get
+    return Request(
+        method=get("REQUEST_METHOD", ""),
+        protocol=get("SERVER_PROTOCOL", ""),
+        host=get("HTTP_HOST"),
+        upgrade=get("HTTP_UPGRADE"),
+        connection=get("HTTP_CONNECTION"),
+        key=get("HTTP_SEC_WEBSOCKET_KEY"),
+        version=get("HTTP_SEC_WEBSOCKET_VERSION"),
+        subprotocols=get("HTTP_SEC_WEBSOCKET_PROTOCOL"),
+        extensions=get("HTTP_SEC_WEBSOCKET_EXTENSIONS"),
+        origin=get("HTTP_ORIGIN"),
+        content_length=get("CONTENT_LENGTH"),
+        transfer_encoding=get("HTTP_TRANSFER_ENCODING"),
+    )
+
+
+def _nothing(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    return []
+
+
+def _discard(data: bytes) -> None:
+    """The ``write`` of a swallowed response."""
+
+
+class _Lifetime:
+    """One request that may become a WebSocket."""
+
+    __slots__ = (
+        "_code",
+        "_environ",
+        "_finished",
+        "_server",
+        "_start_response",
+        "_started",
+        "_swallowed",
+        "ws",
+    )
+
+    def __init__(
+        self,
+        environ: Environ,
+        start_response: StartResponse,
+        server: takeover.Server,
+        handshake: Handshake,
+        config: Config,
+        subprotocol: str | None,
+    ) -> None:
+        self._environ, self._server = environ, server
+        self._start_response: StartResponse | None = start_response
+        self._started = self._swallowed = self._finished = False
+        self._code = CloseCode.NORMAL
+        self.ws = WebSocket(environ, handshake, self._switch, config, registry.current(), subprotocol)
+        environ["wsgi.websocket"] = self.ws
+        environ["wsgi.websocket_version"] = "13"
+
+    def _switch(self, headers: Headers) -> tuple[Channel, bytes]:
+        start_response, self._start_response = self._start_response, None
+        assert start_response is not None
+        return self._server.switch(start_response, headers)
+
+    # --- run -------------------------------------------------------------------------------------------------------
+
+    def run(self, app: WSGIApp) -> Iterable[bytes]:
+        """Call the application and give the server what it may send."""
+        try:
+            result = app(self._environ, self.start_response)
+        except BaseException as error:
+            self._raised(error)
+            result = ()
+        if self.ws.accepted:
+            self._swallow(result)
+            return _left([], self._server)
+        if self._started:
+            self._forget()
+            return _left(result, self._server)
+        return _Lazy(self, result)
+
+    def start_response(self, status: str, headers: Headers, exc_info: Any = None) -> Write:
+        """What the application gets as ``start_response``."""
+        if self.ws.accepted:
+            return self._start_swallowed(status, exc_info)
+        start_response, server = self._start_response, self._server
+        assert start_response is not None
+        self._started = True
+        self.ws._refuse()
+        arguments = () if exc_info is None else (exc_info,)
+        write = start_response(status, [*headers, *server.close_headers], *arguments)
+        server.refuse_more(write)
+        return write
+
+    def _start_swallowed(self, status: str, exc_info: Any) -> Write:
+        if exc_info:
+            try:
+                raise exc_info[1].with_traceback(exc_info[2])  # PEP 3333: the headers have gone
+            finally:
+                exc_info = None
+        if self._swallowed:
+            raise AssertionError("start_response was called twice without exc_info (PEP 3333)")
+        self._swallowed = True
+        if status[:1] == "5":
+            log.error(
+                "WebSocket %s: the application answered %s; closed with 1011",
+                ascii(self.ws.path),
+                ascii(status),
+            )
+            self._code = CloseCode.INTERNAL_ERROR
+        return _discard
+
+    # --- swallow ---------------------------------------------------------------------------------------------------
+
+    def lazily(self, result: Iterable[bytes]) -> Iterator[bytes]:
+        """The body of an application that does its work while it is iterated: before the 101 an ordinary one,
+        nothing after."""
+        try:
+            for chunk in result:
+                if not self.ws.accepted:
+                    yield chunk
+                elif self.ws.closed:
+                    break
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self._raised(error)
+        if not self.ws.accepted and not self._started:
+            yield from self._unanswered()
+
+    def _unanswered(self) -> Iterable[bytes]:
+        """Neither accepted nor answered: refused by ``ws.close()``, or forgotten."""
+        refused = self.ws.closed
+        status = "403 Forbidden" if refused else "500 Internal Server Error"
+        body = b"The WebSocket was refused.\n" if refused else b"The application neither accepted nor answered.\n"
+        if not refused:
+            log.error("WebSocket %s: the application neither accepted nor answered", ascii(self.ws.path))
+        self.start_response(status, _text_headers(body))
+        return [body]
+
+    def _swallow(self, result: Iterable[bytes]) -> None:
+        try:
+            try:
+                for _ in result:
+                    if self.ws.closed:
+                        break
+            finally:
+                _close(result)
+        except BaseException as error:
+            self._raised(error)
+        self.finish()
+
+    def _raised(self, error: BaseException) -> None:
+        """The application raised ``error``; what must go on is raised again."""
+        ws = self.ws
+        if not ws.accepted:
+            self._forget()
+            raise error
+        if not isinstance(error, Exception):  # GreenletExit, SystemExit: the worker is stopping
+            self._code = CloseCode.GOING_AWAY
+            self.finish()
+            raise error
+        if isinstance(error, ConnectionClosed) and ws.closed:
+            log.debug("WebSocket %s: %s", ascii(ws.path), error)
+            return
+        log.error("WebSocket %s: the application raised; closed with 1011", ascii(ws.path), exc_info=error)
+        self._code = CloseCode.INTERNAL_ERROR
+
+    # --- close and leave -------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """The application is done: close unless the connection is to live on, and leave the server."""
+        if self._finished or not self.ws.accepted:
+            return
+        self._finished = True
+        ws = self.ws
+        if ws.detached and self._code == CloseCode.NORMAL:
+            sent = ws.stats.bytes_sent
+        else:
+            sent = ws._finish(self._code)
+        self._server.leave(sent)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Environ and WebSocket refer to each other: part them, so that neither waits for the garbage collector."""
+        if self._environ.get("wsgi.websocket") is self.ws:
+            del self._environ["wsgi.websocket"]
+
+    @property
+    def leave_by_exception(self) -> bool:
+        """Whether the server's keep-alive loop must be left by an exception."""
+        return self._server.closes_by_exception
+
+
+def _close(result: Iterable[bytes]) -> None:
+    close = getattr(result, "close", None)
+    if close is not None:
+        close()
+
+
+class _Lazy:
+    """The response of an application that has neither accepted nor answered when it returns: a generator, mostly."""
+
+    def __init__(self, lifetime: _Lifetime, result: Iterable[bytes]) -> None:
+        self._lifetime, self._result = lifetime, result
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._lifetime.lazily(self._result)
+        self._end()
+
+    def _end(self) -> None:
+        result, self._result = self._result, ()
+        try:
+            _close(result)
+        except Exception as error:
+            self._lifetime._raised(error)
+        finally:
+            self._lifetime.finish()
+            self._lifetime._forget()
+
+    def close(self) -> None:
+        """The server is done with the response."""
+        self._end()
+        if self._lifetime.leave_by_exception:
+            raise StopIteration
+
+
+class _LeaveByException:
+    """A response behind which gunicorn must close the connection though its Response object is out of reach:
+    StopIteration from ``close()``, which comes after the access log, ends its keep-alive loop.
+    """
+
+    def __init__(self, result: Iterable[bytes]) -> None:
+        self._result = result
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._result)
+
+    def close(self) -> None:
+        """The server is done with the response."""
+        _close(self._result)
+        raise StopIteration

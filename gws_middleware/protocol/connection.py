@@ -1,0 +1,491 @@
+"""The engine: one end of a WebSocket connection after the handshake (RFC 6455 5 to 8, RFC 7692).
+
+Rule 1: nothing here waits or does I/O; there is no socket, clock, greenlet or environ.
+Rule 2: what the RFCs make mandatory (pong, close echo, the close frame of a failure) is answered here; the shell sends
+what ``take_replies()`` gives it.
+Rule 3: bytes in, whole messages out. The peer's faults never raise: they end the connection (``state``).
+
+==========  ==========================  =======================================
+state       next on our close()         next on what the peer sends
+==========  ==========================  =======================================
+OPEN        CLOSING                     close frame: CLOSED; violation: FAILED
+CLOSING     CLOSING (nothing is sent)   close frame: CLOSED; violation: FAILED
+CLOSED      CLOSED                      CLOSED (ignored)
+FAILED      FAILED                      FAILED (ignored)
+==========  ==========================  =======================================
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+from enum import Enum
+from typing import Any
+
+from ..codes import CloseCode, Opcode, may_travel
+from .deflate import Deflate, InflateError
+from .frames import FIN, LENGTH, MASKED, OPCODE, RSV1, RSV2, RSV3, encode_frame, encode_header, parse_messages
+from .masking import mask
+
+__all__ = ["Connection", "State"]
+
+_CONTINUATION, _TEXT, _BINARY = int(Opcode.CONTINUATION), int(Opcode.TEXT), int(Opcode.BINARY)
+_CLOSE, _PING, _PONG = int(Opcode.CLOSE), int(Opcode.PING), int(Opcode.PONG)
+_DATA = (_TEXT, _BINARY)
+_WHOLE_TEXT, _WHOLE_BINARY = FIN | _TEXT, FIN | _BINARY
+
+MAX_CONTROL = 125
+"""Bytes of a control frame's payload (RFC 6455 5.5)."""
+SPLIT_FROM = 65536
+"""Bytes from which a payload is sent beside its header instead of being copied behind it."""
+SHORT_PIECE = 4096
+"""Pieces of a message below this are merged, so that a peer that dribbles bytes costs no object for each."""
+
+_new_utf8_decoder = codecs.getincrementaldecoder("utf-8")
+
+
+class State(Enum):
+    """Where the connection stands; the table is at the top of this module."""
+
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+    FAILED = "failed"
+
+
+class _Violation(Exception):  # noqa: N818
+    """The peer broke a rule. Never leaves this module."""
+
+    def __init__(self, code: CloseCode, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code, self.reason = code, reason
+
+
+def _protocol_error(reason: str) -> _Violation:
+    return _Violation(CloseCode.PROTOCOL_ERROR, reason)
+
+
+class Connection:
+    """One end of a connection. ``client`` is True on the end that masks what it sends."""
+
+    __slots__ = (
+        "_client",
+        "_deflate",
+        "_fragments",
+        "_frame",
+        "_max_fragments",
+        "_max_message_size",
+        "_message",
+        "_pong_due",
+        "_replies",
+        "_rest",
+        "eventful",
+        "pongs",
+        "received_close",
+        "sent_close",
+        "stalled",
+        "state",
+    )
+
+    def __init__(
+        self,
+        *,
+        client: bool = False,
+        max_message_size: int = 2**20,
+        max_fragments: int = 4096,
+        deflate: Deflate | None = None,
+    ) -> None:
+        self.state = State.OPEN
+        self.received_close: tuple[int, str] | None = None
+        """Code and reason of the peer's close frame; 1005 stands for one without a code (RFC 6455 7.1.5)."""
+        self.sent_close: tuple[int, str] | None = None
+        self.pongs: list[bytes] = []
+        """Payloads of pongs received; the shell takes them out."""
+        self.eventful = False
+        """Something other than whole messages came by since the shell last set this to False."""
+        self.stalled = False
+        """Whole frames wait inside because the messages already given out are enough; ``feed(b"")`` goes on."""
+        self._client = client
+        self._max_message_size = max_message_size
+        self._max_fragments = max_fragments
+        self._deflate = deflate
+        self._rest: bytearray | None = None
+        self._frame: _Frame | None = None
+        self._message: _Partial | None = None
+        self._fragments = 0
+        self._pong_due: bytes | None = None
+        self._replies: list[bytes] | None = None
+
+    # --- receiving -------------------------------------------------------------------------------------------------
+
+    def feed(self, data: bytes | bytearray, end: int | None = None) -> list[str | bytes]:
+        """The whole messages that ``data[:end]`` completes, in order. ``data`` is not kept: the caller may reuse it."""
+        if end is None:
+            end = len(data)
+        messages: list[str | bytes] = []
+        start = 0
+        if self._rest is None and self._frame is None and self._message is None and self.state is State.OPEN:
+            start = parse_messages(data, 0, end, self._max_message_size, not self._client, messages)
+            if start == end:
+                return messages
+        self._feed_rest(data, start, end, messages)
+        return messages
+
+    def _feed_rest(self, data: bytes | bytearray, start: int, end: int, messages: list[str | bytes]) -> None:
+        """The long path: every frame that is not a whole message, one at a time."""
+        if self._rest is not None:
+            with memoryview(data) as view:
+                self._rest += view[start:end]
+            data, start, end = self._rest, 0, len(self._rest)
+        self.stalled = False
+        self.eventful = True
+        try:
+            with memoryview(data) as view:
+                start = self._walk(data, view, start, end, messages)
+                rest = bytearray(view[start:end])
+        except _Violation as violation:
+            self._fail(violation)
+            rest = bytearray()
+        self._rest = rest if rest and self.state in (State.OPEN, State.CLOSING) else None
+
+    def _walk(
+        self, data: bytes | bytearray, view: memoryview, start: int, end: int, messages: list[str | bytes]
+    ) -> int:
+        """Take frames from ``data[start:end]`` until they end or enough came out; returns where it stopped."""
+        size = 0
+        while self.state is State.OPEN or self.state is State.CLOSING:
+            frame = self._frame
+            if frame is None:
+                if self._message is None and self.state is State.OPEN:
+                    start = parse_messages(data, start, end, self._max_message_size, not self._client, messages)
+                after = self._read_header(data, start, end)
+                if after is None:
+                    break
+                start, frame = after, self._frame
+                assert frame is not None
+            if frame.opcode >= _CLOSE:
+                if end - start < frame.left:
+                    # Its few bytes are awaited together, so the header is read again then.
+                    self._frame = None
+                    return start - frame.header_size
+                self._control(frame.opcode, self._payload(frame, view, start))
+                start += frame.size
+                self._frame = None
+                continue
+            message = self._message
+            start = self._data(frame, view, start, end, messages)
+            if self._frame is not None:
+                break
+            if self._message is None and message is not None:
+                size += message.size
+            if size >= self._max_message_size and start < end:
+                # Small compressed frames may inflate to many large messages: they are given out one feed at a time.
+                self.stalled = True
+                break
+        return start
+
+    def _read_header(self, data: bytes | bytearray, start: int, end: int) -> int | None:
+        """Judge a frame's header before any of its payload is stored (RFC 6455 5.2); None while it is incomplete."""
+        if end - start < 2:
+            return None
+        first, second = data[start], data[start + 1]
+        opcode, length = first & OPCODE, second & LENGTH
+        self._check_first_bytes(first, opcode, length, bool(second & MASKED))
+        after = start + 2
+        if length >= 126:
+            width, least = (2, 126) if length == 126 else (8, 65536)
+            if end - after < width:
+                return None
+            length = int.from_bytes(data[after : after + width], "big")
+            if length < least:
+                raise _protocol_error("a frame's length is not encoded in the fewest bytes")  # 5.2 MUST
+            if length >> 63:
+                raise _protocol_error("the top bit of a frame's length is set")  # 5.2 MUST
+            after += width
+        if second & MASKED:
+            if end - after < 4:
+                return None
+            after += 4
+        key = bytes(data[after - 4 : after]) if second & MASKED else None
+        self._frame = _Frame(first, length, key, after - start)
+        if opcode < _CLOSE:
+            self._begin_data(first, opcode, length)
+        return after
+
+    def _check_first_bytes(self, first: int, opcode: int, length: int, masked: bool) -> None:
+        if masked is self._client:
+            raise _protocol_error(
+                "a client's frame is not masked" if not masked else "a server's frame is masked"
+            )  # 5.1
+        if first & (RSV2 | RSV3) or (first & RSV1 and (self._deflate is None or opcode not in _DATA)):
+            raise _protocol_error("a reserved bit is set")  # 5.2; RSV1: RFC 7692 6
+        if opcode >= _CLOSE:
+            if opcode > _PONG:
+                raise _protocol_error(f"opcode {opcode:#x} is reserved")
+            if not first & FIN:
+                raise _protocol_error("a control frame is fragmented")  # 5.5 MUST NOT
+            if length > MAX_CONTROL:
+                raise _protocol_error(f"a control frame has more than {MAX_CONTROL} bytes")  # 5.5 MUST
+        elif opcode == _CONTINUATION:
+            if self._message is None:
+                raise _protocol_error("a continuation frame continues nothing")  # 5.4
+        elif opcode not in _DATA:
+            raise _protocol_error(f"opcode {opcode:#x} is reserved")
+        elif self._message is not None:
+            raise _protocol_error("a new message begins inside a fragmented one")  # 5.4
+
+    def _begin_data(self, first: int, opcode: int, length: int) -> None:
+        """Count a data frame against the limits as soon as its header is known."""
+        message = self._message
+        if message is None:
+            message = self._message = _Partial(opcode == _TEXT, bool(first & RSV1))
+        message.fragments += 1
+        if message.fragments > self._max_fragments:
+            raise _Violation(CloseCode.POLICY_VIOLATION, f"more than {self._max_fragments} fragments in a message")
+        room = self._max_message_size - message.size
+        # Deflate may lengthen what it cannot shrink; the exact limit then falls after inflation.
+        if length > (room + (room >> 3) + 64 if message.compressed else room):
+            raise self._too_big()
+
+    def _too_big(self) -> _Violation:
+        return _Violation(CloseCode.MESSAGE_TOO_BIG, f"a message has more than {self._max_message_size} bytes")
+
+    def _payload(self, frame: _Frame, view: memoryview, start: int) -> bytes:
+        """Unmasked bytes of the frame from ``start`` on, as many as it still wants."""
+        piece = view[start : start + frame.left]
+        if frame.key is None:
+            return bytes(piece)
+        return mask(piece, frame.key)
+
+    def _data(self, frame: _Frame, view: memoryview, start: int, end: int, messages: list[str | bytes]) -> int:
+        """Take what came of a data frame's payload; the message goes out with the last byte of its last frame."""
+        message = self._message
+        assert message is not None
+        taken = min(frame.left, end - start)
+        last = taken == frame.left and bool(frame.first & FIN)
+        if self.state is State.OPEN:
+            self._store(message, self._payload(frame, view[:end], start), last)
+        # else: what comes behind our own close frame is skipped (1.4)
+        frame.advance(taken)
+        if not frame.left:
+            self._frame = None
+        if last:
+            self._message = None
+            if self.state is State.OPEN:
+                messages.append(message.whole())
+        return start + taken
+
+    def _store(self, message: _Partial, piece: bytes, last: bool) -> None:
+        if message.compressed:
+            piece = self._inflate(piece, message, last)
+        message.size += len(piece)
+        try:
+            message.add(piece, last)
+        except UnicodeDecodeError:
+            raise _Violation(CloseCode.INVALID_DATA, "a text message is not UTF-8") from None  # 8.1
+
+    def _inflate(self, piece: bytes, message: _Partial, last: bool) -> bytes:
+        assert self._deflate is not None
+        if not piece and not last:
+            return piece
+        try:
+            return self._deflate.inflate(piece, self._max_message_size - message.size, last)
+        except InflateError as error:
+            if error.too_big:
+                raise self._too_big() from None
+            raise _Violation(CloseCode.INVALID_DATA, "a compressed message is broken") from None
+
+    def _control(self, opcode: int, payload: bytes) -> None:
+        if opcode == _PING:
+            # Only the latest ping needs an answer (5.5.3); none does once we have said goodbye.
+            if self.state is State.OPEN:
+                self._pong_due = payload
+        elif opcode == _PONG:
+            self.pongs.append(payload)
+        else:
+            self._close_received(payload)
+
+    def _close_received(self, payload: bytes) -> None:
+        code, reason = _read_close(payload)
+        self.received_close = (code, reason)
+        self._pong_due = None
+        if self.state is State.OPEN:
+            # 5.5.1: answer with a close frame, typically with the code received.
+            self._queue_close(payload[:2])
+            self.sent_close = (code, "")
+        self.state = State.CLOSED
+
+    def _fail(self, violation: _Violation) -> None:
+        """_Fail the WebSocket Connection_ (RFC 6455 7.1.7): say why, unless goodbye has been said."""
+        if self.state is State.OPEN:
+            self._queue_close(int(violation.code).to_bytes(2, "big") + violation.reason.encode())
+            self.sent_close = (int(violation.code), violation.reason)
+        self.state = State.FAILED
+        self._frame = self._message = self._pong_due = None
+
+    # --- sending ---------------------------------------------------------------------------------------------------
+
+    def encode(self, message: Any, binary: bool | None = None) -> bytes | tuple[bytes, bytes]:
+        """A whole message as one frame, or as (header, payload) where joining them would copy much.
+
+        ``binary`` None goes by the type: ``str`` is text, any buffer of bytes is binary. TypeError for anything else.
+        """
+        if binary is None and self._deflate is None and not self._client:
+            kind = type(message)
+            if kind is str and len(message) < SPLIT_FROM // 4:  # at most 4 bytes of UTF-8 a character
+                return encode_frame(_WHOLE_TEXT, message)
+            if kind is bytes and len(message) < SPLIT_FROM:
+                return encode_frame(_WHOLE_BINARY, message)
+        return self._encode(message, binary)
+
+    def _encode(self, message: Any, binary: bool | None) -> bytes | tuple[bytes, bytes]:
+        payload, text = _as_bytes(message)
+        if binary is False and not text:
+            try:
+                payload.decode()
+            except UnicodeDecodeError:
+                raise ValueError("the bytes to be sent as text are not UTF-8") from None
+        first = FIN | (_BINARY if binary or (binary is None and not text) else _TEXT)
+        if self._deflate is not None and len(payload) >= self._deflate.threshold:
+            payload = self._deflate.compress(payload)
+            first |= RSV1
+        if self._client:
+            return encode_frame(first, payload, os.urandom(4))  # 5.3: a fresh, unpredictable key for each frame
+        if len(payload) < SPLIT_FROM:
+            return encode_frame(first, payload)
+        return encode_header(first, len(payload)), payload
+
+    def ping(self, payload: bytes) -> bytes:
+        """A ping frame; ValueError over 125 bytes."""
+        if len(payload) > MAX_CONTROL:
+            raise ValueError(f"a ping carries {MAX_CONTROL} bytes at the most, not {len(payload)}")
+        return self._control_frame(_PING, payload)
+
+    def close(self, code: int | None = CloseCode.NORMAL, reason: str = "") -> None:
+        """Queue our close frame among the replies, once; later calls do nothing. None sends no code.
+
+        ValueError for a code that may not travel or a reason over 123 bytes of UTF-8 (RFC 6455 5.5.1, 7.4).
+        """
+        payload = close_payload(code, reason)
+        if self.state is State.OPEN:
+            self._pong_due = None
+            self._queue_close(payload)
+            self.sent_close = (int(CloseCode.NO_STATUS if code is None else code), reason)
+            self.state = State.CLOSING
+
+    def _queue_close(self, payload: bytes) -> None:
+        if self._replies is None:
+            self._replies = []
+        self._replies.append(self._control_frame(_CLOSE, payload))
+
+    def _control_frame(self, opcode: int, payload: bytes) -> bytes:
+        return encode_frame(FIN | opcode, payload, os.urandom(4) if self._client else None)
+
+    @property
+    def has_replies(self) -> bool:
+        """Whether ``take_replies()`` has something to send."""
+        return self._pong_due is not None or self._replies is not None
+
+    def take_replies(self) -> bytes:
+        """The frames that are due: at most one pong, and the close frame. A shell that cannot send may ask later: pings
+        that come in between need no answer of their own.
+        """
+        frames = self._replies or []
+        self._replies = None
+        if self._pong_due is not None:
+            frames.insert(0, self._control_frame(_PONG, self._pong_due))
+            self._pong_due = None
+        return b"".join(frames)
+
+
+class _Frame:
+    """A frame whose header has been read."""
+
+    __slots__ = ("first", "header_size", "key", "left", "opcode", "size")
+
+    def __init__(self, first: int, length: int, key: bytes | None, header_size: int) -> None:
+        self.first, self.opcode = first, first & OPCODE
+        self.size = self.left = length
+        self.key = key
+        self.header_size = header_size
+
+    def advance(self, taken: int) -> None:
+        """``taken`` bytes of payload are done: the key goes on where they stopped (RFC 6455 5.3)."""
+        self.left -= taken
+        turn = taken & 3
+        if turn and self.key is not None:
+            self.key = self.key[turn:] + self.key[:turn]
+
+
+class _Partial:
+    """A message of which some frames, or some bytes, have come."""
+
+    __slots__ = ("_decoder", "_pieces", "compressed", "fragments", "size", "text")
+
+    def __init__(self, text: bool, compressed: bool) -> None:
+        self.text, self.compressed = text, compressed
+        self.fragments = self.size = 0
+        self._pieces: list[Any] = []
+        self._decoder: Any = None
+
+    def add(self, piece: bytes, last: bool) -> None:
+        """Keep a piece; UnicodeDecodeError as soon as text is certain not to be UTF-8 (RFC 6455 8.1)."""
+        decoded: Any = piece
+        if self.text:
+            if self._decoder is None:
+                self._decoder = _new_utf8_decoder()
+            decoded = self._decoder.decode(piece, last)
+        pieces = self._pieces
+        if pieces and len(pieces[-1]) < SHORT_PIECE:
+            pieces[-1] += decoded
+        else:
+            pieces.append(decoded)
+
+    def whole(self) -> str | bytes:
+        pieces = self._pieces
+        if len(pieces) == 1:
+            whole: str | bytes = pieces[0]
+            return whole
+        return "".join(pieces) if self.text else b"".join(pieces)
+
+
+def _as_bytes(message: Any) -> tuple[Any, bool]:
+    """The payload, and whether it was text."""
+    if isinstance(message, str):
+        try:
+            return message.encode(), True
+        except UnicodeEncodeError:
+            raise ValueError("the text to be sent has a lone surrogate: it has no UTF-8") from None
+    if isinstance(message, (bytes, bytearray)):
+        return bytes(message), False
+    if isinstance(message, memoryview):
+        return message.tobytes(), False
+    raise TypeError(f"a message is str, bytes, bytearray or memoryview, not {type(message).__name__}")
+
+
+def close_payload(code: int | None, reason: str) -> bytes:
+    """The payload of a close frame (RFC 6455 5.5.1)."""
+    if code is None:
+        if reason:
+            raise ValueError("a close frame without a code carries no reason")
+        return b""
+    if not may_travel(code):
+        raise ValueError(f"close code {code} may not be sent: wanted 1000-1003, 1007-1014 or 3000-4999")
+    text = reason.encode()
+    if len(text) > MAX_CONTROL - 2:
+        raise ValueError(f"the close reason has {len(text)} bytes of UTF-8: wanted {MAX_CONTROL - 2} at the most")
+    return int(code).to_bytes(2, "big") + text
+
+
+def _read_close(payload: bytes) -> tuple[int, str]:
+    if not payload:
+        return int(CloseCode.NO_STATUS), ""
+    if len(payload) == 1:
+        raise _protocol_error("a close frame has a payload of one byte")  # 5.5.1
+    code = int.from_bytes(payload[:2], "big")
+    if not may_travel(code):
+        raise _protocol_error(f"close code {code} may not be sent")  # 7.4
+    try:
+        return code, payload[2:].decode()
+    except UnicodeDecodeError:
+        raise _Violation(CloseCode.INVALID_DATA, "a close reason is not UTF-8") from None

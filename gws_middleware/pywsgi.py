@@ -1,0 +1,34 @@
+"""WebSockets under ``gevent.pywsgi``, the server that comes with gevent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gevent import pywsgi
+
+from .middleware import WebSocketMiddleware
+from .takeover import HANDLER_KEY
+from .typing import Environ, WSGIApp
+
+__all__ = ["WSGIServer", "WebSocketHandler"]
+
+
+class WebSocketHandler(pywsgi.WSGIHandler):
+    """``gevent.pywsgi.WSGIServer(address, WebSocketMiddleware(app), handler_class=WebSocketHandler)``."""
+
+    def get_environ(self) -> Environ:
+        """The request's environ, with the way to its connection."""
+        environ: Environ = super().get_environ()
+        environ[HANDLER_KEY] = self
+        return environ
+
+
+class WSGIServer(pywsgi.WSGIServer):
+    """``gevent.pywsgi.WSGIServer`` with the handler above, and the application wrapped if it is not yet."""
+
+    handler_class = WebSocketHandler
+
+    def __init__(self, listener: Any, application: WSGIApp, **arguments: Any) -> None:
+        if not isinstance(application, WebSocketMiddleware):
+            application = WebSocketMiddleware(application)
+        super().__init__(listener, application, **arguments)

@@ -1,0 +1,212 @@
+"""From a WSGI environ to the socket under it: one small class for each server, and the only reader of their private
+keys.
+
+A server is asked for two things. ``switch()`` sends the 101 through the server's own ``start_response``, so that its
+access log and hooks see a real response, and hands over the connection with the bytes that the server had read already.
+``refuse_more()`` makes the server close the connection behind an ordinary response: a refused upgrade must not leave a
+connection on which a second, smuggled request is served.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gevent.socket
+import gevent.ssl
+from gevent import get_hub, getcurrent
+
+from .transport import Channel, plain_channel, tls_channel
+from .typing import Environ, Headers, StartResponse, Write
+
+__all__ = ["HANDLER_KEY", "SERVER_KEY", "NoSocketError", "Server", "find"]
+
+HANDLER_KEY = "gws_middleware.pywsgi.handler"
+"""Where our handler for ``gevent.pywsgi`` leaves itself in environ."""
+SERVER_KEY = "gws_middleware.server"
+"""Where a server of a kind of its own (the one of ``testing``) leaves a ``Server`` in environ."""
+
+SWITCHING = "101 Switching Protocols"
+
+SWITCHED_ALREADY = "geventwebsocket"
+
+
+class NoSocketError(RuntimeError):
+    """The connection cannot be taken from this server."""
+
+
+class Server:
+    """How one kind of server gives its connection away."""
+
+    close_headers: tuple[tuple[str, str], ...] = ()
+    """Headers that make this server close the connection behind an ordinary response."""
+    subprotocol: str | None = None
+    """What a server that has sent the 101 itself has agreed on."""
+    switched = False
+    """Whether the server has sent a 101 of its own before the application was called."""
+    closes_by_exception = False
+    """Whether the keep-alive loop must be left by StopIteration, because nothing else can be reached."""
+
+    def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
+        """Send the 101 and take the connection: its channel, and the bytes read behind the request."""
+        raise NotImplementedError
+
+    def refuse_more(self, write: Write) -> None:
+        """An ordinary response was started with ``write``: see to it that the connection ends behind it."""
+
+    def leave(self, sent: int) -> None:
+        """The application is done; ``sent`` bytes of frames were written, for the access log."""
+
+
+def find(environ: Environ, start_response: StartResponse) -> Server | None:
+    """How to take this request's connection, or None where the server offers no way."""
+    server = environ.get(SERVER_KEY)
+    if isinstance(server, Server):
+        return server
+    if HANDLER_KEY in environ:
+        return _PyWSGI(environ[HANDLER_KEY])
+    foreign = environ.get("wsgi.websocket")
+    if foreign is not None and type(foreign).__module__.partition(".")[0] == SWITCHED_ALREADY:
+        return _GeventWebSocket(foreign)
+    sock = environ.get("gunicorn.socket")
+    if sock is not None:
+        return _GunicornGevent(sock, environ) if _on_gevent(sock) else None
+    sock = environ.get("gunicorn.sock")
+    if sock is not None and _on_gevent(sock):
+        return _GunicornPyWSGI(start_response)
+    return None
+
+
+def _on_gevent(sock: Any) -> bool:
+    """Whether the connection is a greenlet's own. gunicorn's other workers leave a socket in environ too; in theirs
+    a view that waits would hold up a thread or the whole worker.
+    """
+    return isinstance(sock, gevent.socket.socket) and getcurrent().parent is get_hub()
+
+
+def _channel(sock: Any) -> Channel:
+    return tls_channel(sock) if isinstance(sock, gevent.ssl.SSLSocket) else plain_channel(sock)
+
+
+class _GunicornGevent(Server):
+    """``gunicorn -k gevent`` and its descendants, ours among them (gunicorn.workers.ggevent.GeventWorker)."""
+
+    def __init__(self, sock: Any, environ: Environ) -> None:
+        self._sock, self._input = sock, environ.get("wsgi.input")
+        self._response: Any = None
+
+    def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
+        write = start_response(SWITCHING, headers)
+        write(b"")  # the 101 leaves now; gunicorn drops the body of a 1xx
+        self.refuse_more(write)
+        early = self._read_already()
+        channel = _channel(self._sock)
+        self._sock = self._input = None
+        return channel, early
+
+    def refuse_more(self, write: Write) -> None:
+        # The bound method's owner is gunicorn's Response. Its should_close() is False for a status below 200, and
+        # gunicorn strips an application's "Connection: close": only force_close() ends the keep-alive loop.
+        response: Any = getattr(write, "__self__", None)
+        if hasattr(response, "force_close"):
+            self._response = response
+            response.force_close()
+        else:
+            self.closes_by_exception = True
+
+    def _read_already(self) -> bytes:
+        """Gunicorn's parser reads on behind the request's head; what it read waits in its unreader."""
+        unreader = getattr(getattr(self._input, "reader", None), "unreader", None)
+        if unreader is None:
+            return b""
+        if hasattr(unreader, "take_buffered"):
+            early: bytes = unreader.take_buffered()
+            return early
+        early = unreader.buf.getvalue()  # before gunicorn 27
+        unreader.buf.seek(0)
+        unreader.buf.truncate()
+        return early
+
+    def leave(self, sent: int) -> None:
+        if self._response is not None:
+            self._response.sent = sent
+
+
+class _PyWSGI(Server):
+    """``gevent.pywsgi`` with a handler that can be reached."""
+
+    close_headers = (("Connection", "close"),)
+
+    def __init__(self, handler: Any) -> None:
+        self._handler = handler
+
+    def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
+        start_response(SWITCHING, headers)(b"")
+        return self._take(self._handler)
+
+    def _take(self, handler: Any) -> tuple[Channel, bytes]:
+        sock, rfile = handler.socket, handler.rfile
+        early = _buffered(sock, rfile)
+        handler.close_connection = True
+        channel = _channel(sock)
+        # When it ends, the handler reads from the bare socket behind gevent's and closes that: it must not find it.
+        handler.socket = None
+        return channel, early
+
+    def refuse_more(self, write: Write) -> None:
+        if self._handler is not None:
+            self._handler.close_connection = True
+
+    def leave(self, sent: int) -> None:
+        self._handler.response_length += sent
+
+
+class _GunicornPyWSGI(_PyWSGI):
+    """``gunicorn -k gevent_pywsgi``: the handler owns the ``write`` that ``start_response`` returns."""
+
+    def __init__(self, start_response: StartResponse) -> None:
+        super().__init__(_handler_of(start_response))
+
+    def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
+        write = start_response(SWITCHING, headers)
+        if self._handler is None:
+            self._handler = _handler_of(write)
+        if self._handler is None:
+            raise NoSocketError(
+                "a WSGI wrapper hides the server's start_response: put WebSocketMiddleware outside of it"
+            )
+        write(b"")
+        return self._take(self._handler)
+
+
+def _handler_of(method: Any) -> Any:
+    """The pywsgi handler whose bound method this is, or None where a wrapper hides it."""
+    owner = getattr(method, "__self__", None)
+    return owner if hasattr(owner, "rfile") else None
+
+
+class _GeventWebSocket(_PyWSGI):
+    """gevent-websocket's handler and worker: they have sent the 101 before the application was called."""
+
+    switched = True
+
+    def __init__(self, foreign: Any) -> None:
+        super().__init__(foreign.handler)
+        self._foreign = foreign
+        for name, value in self._handler.response_headers:
+            if name.lower() == b"sec-websocket-protocol":
+                self.subprotocol = value.decode("latin-1")
+
+    def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
+        # Their object would write a close frame of its own when the handler ends.
+        self._foreign.closed = True
+        return self._take(self._handler)
+
+
+def _buffered(sock: Any, rfile: Any) -> bytes:
+    """What the handler's buffered reader holds behind the request's head, without waiting for more."""
+    sock.settimeout(0.0)
+    try:
+        early: bytes = rfile.peek()
+    except OSError:  # nothing buffered, and TLS has nothing to read now
+        early = b""
+    return bytes(early)

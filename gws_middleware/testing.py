@@ -1,0 +1,315 @@
+"""Tests of WebSocket applications in one process: the real middleware and engine over a socket pair, no server.
+
+::
+
+    with connect(app, "/ws") as ws:
+        ws.send("x")
+        assert ws.receive() == "x"
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import gevent
+from gevent import socket as gsocket
+from gevent.event import AsyncResult
+
+from .codes import CloseCode
+from .exceptions import ConnectionClosed, HandshakeRefused
+from .middleware import WebSocketMiddleware
+from .protocol import deflate
+from .protocol.connection import Connection, State
+from .protocol.handshake import check_response
+from .takeover import SERVER_KEY, SWITCHING, Server
+from .transport import Channel, plain_channel
+from .typing import Environ, Headers, Message, StartResponse, Write, WSGIApp
+
+__all__ = ["Client", "connect"]
+
+HOST = "testserver"
+READ_SIZE = 65536
+
+
+def connect(
+    app: WSGIApp,
+    path: str = "/",
+    *,
+    subprotocols: Iterable[str] = (),
+    headers: Mapping[str, str] | None = None,
+    origin: str | None = None,
+    compression: deflate.Parameters | None = None,
+    environ: Mapping[str, Any] | None = None,
+    timeout: float = 5.0,
+    **options: Any,
+) -> Client:
+    """A client for one connection to ``app``; the handshake is done when its ``with`` block is entered.
+
+    ``app`` is wrapped with ``options`` unless it is wrapped already. ``path`` may have a query. ``compression`` is what
+    the client offers, ``environ`` is laid over the WSGI environ, and ``timeout`` (s) bounds each wait, so that no test
+    hangs.
+
+    HandshakeRefused: the application answered with HTTP. An exception that it raised before the 101 comes out as it is.
+    """
+    if not isinstance(app, WebSocketMiddleware):
+        app = WebSocketMiddleware(app, **options)
+    elif options:
+        raise TypeError(f"the application is wrapped already, so these options have no effect: {', '.join(options)}")
+    offers = tuple(subprotocols)
+    key = base64.b64encode(os.urandom(16)).decode()
+    fields = {"Host": HOST, "Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+    fields["Sec-WebSocket-Key"] = key
+    if offers:
+        fields["Sec-WebSocket-Protocol"] = ", ".join(offers)
+    if compression is not None:
+        fields["Sec-WebSocket-Extensions"] = deflate.offer(compression)
+    if origin is not None:
+        fields["Origin"] = origin
+    fields.update(headers or {})
+    request = {**_environ(path, fields), **(environ or {})}
+    return Client(app, request, key, offers, compression, timeout)
+
+
+def _environ(path: str, headers: Mapping[str, str]) -> Environ:
+    path, _, query = path.partition("?")
+    environ: Environ = {
+        "REQUEST_METHOD": "GET",
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
+        "QUERY_STRING": query,
+        "SERVER_NAME": HOST,
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": "127.0.0.1",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    }
+    for name, value in headers.items():
+        environ["HTTP_" + name.upper().replace("-", "_")] = value
+    return environ
+
+
+class _PairServer(Server):
+    """The server's side of the socket pair; it tells ``answered`` whether a 101 or a response came out."""
+
+    def __init__(self, sock: Any) -> None:
+        self.sock = sock
+        self.answered: AsyncResult[tuple[str, Headers, bytes]] = AsyncResult()
+        self._status: tuple[str, Headers] | None = None
+        self._body: list[bytes] = []
+
+    def start_response(self, status: str, headers: Headers, exc_info: Any = None) -> Write:
+        self._status = status, headers
+        return self._body.append
+
+    def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
+        start_response(SWITCHING, headers)
+        self.answered.set((SWITCHING, headers, b""))
+        return plain_channel(self.sock), b""
+
+    def serve(self, app: WSGIApp, environ: Environ) -> None:
+        """One request, as a WSGI server serves it. Runs in a greenlet of its own."""
+        try:
+            result = app(environ, self.start_response)
+            try:
+                for chunk in result:
+                    self._body.append(chunk)
+            finally:
+                close = getattr(result, "close", None)
+                if close is not None:
+                    close()
+        except Exception as error:
+            if self.answered.ready():
+                raise
+            self.answered.set_exception(error)
+        else:
+            if not self.answered.ready():
+                status, headers = self._status or ("500 Internal Server Error", [])
+                self.answered.set((status, headers, b"".join(self._body)))
+        finally:
+            self.sock.close()
+
+
+class Client:
+    """The client's end of one connection. Use it as a ``with`` block; its end waits for the application's."""
+
+    def __init__(
+        self,
+        app: WSGIApp,
+        environ: Environ,
+        key: str,
+        subprotocols: tuple[str, ...],
+        compression: deflate.Parameters | None,
+        timeout: float,
+    ) -> None:
+        self.timeout = timeout
+        """Seconds that each wait may take before TimeoutError is raised."""
+        self.subprotocol: str | None = None
+        self.headers: Headers = []
+        """The headers of the 101."""
+        self._app, self._environ, self._key = app, environ, key
+        self._subprotocols, self._compression = subprotocols, compression
+        self._engine: Connection | None = None
+        self._sock: Any = None
+        self._greenlet: Any = None
+        self._inbox: list[Message] = []
+        self._lost = False
+        self._told = False
+
+    def __enter__(self) -> Client:
+        theirs, self._sock = gsocket.socketpair()
+        server = _PairServer(theirs)
+        self._greenlet = gevent.spawn(server.serve, self._app, {**self._environ, SERVER_KEY: server})
+        try:
+            with gevent.Timeout(self.timeout, TimeoutError(f"no answer to the handshake in {self.timeout} s")):
+                answer: Any = server.answered.get()
+            status, headers, body = answer
+            if status != SWITCHING:
+                raise HandshakeRefused(status, headers, body)
+        except BaseException:
+            self._leave()
+            raise
+        self.headers = headers
+        lower = {name.lower(): value for name, value in headers}
+        self.subprotocol, agreed = check_response(101, lower, self._key, self._subprotocols, self._compression)
+        self._engine = Connection(
+            client=True,
+            max_message_size=2**30,
+            deflate=None if agreed is None else deflate.Deflate(agreed, client=True),
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.close()
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        self._sock.close()
+        self._greenlet.join(self.timeout)
+        stuck = not self._greenlet.dead
+        self._greenlet.kill()
+        if stuck and sys.exc_info()[0] is None:
+            raise TimeoutError(f"the application did not end within {self.timeout} s after the connection had ended")
+
+    # --- talking ---------------------------------------------------------------------------------------------------
+
+    def send(self, message: Message, binary: bool | None = None) -> None:
+        """Send a message: ``str`` as text, bytes as binary. ConnectionClosed on an ended connection."""
+        engine = self._connection()
+        if engine.state is not State.OPEN or self._lost:
+            raise self._closed_error()
+        frame = engine.encode(message, binary)
+        assert isinstance(frame, bytes)
+        self.send_raw(frame)
+
+    def send_json(self, value: Any) -> None:
+        """Send a value as JSON text."""
+        self.send(json.dumps(value))
+
+    def send_raw(self, data: bytes) -> None:
+        """Put bytes on the wire as they are, to play a broken peer."""
+        self._sock.settimeout(self.timeout)
+        try:
+            self._sock.sendall(data)
+        except TimeoutError:
+            raise
+        except OSError:
+            self._lost = True
+
+    def receive(self, timeout: float | None = None) -> Message | None:
+        """The next message; None, once, when the connection has ended, then ConnectionClosed. TimeoutError in time."""
+        while not self._inbox:
+            if self._lost or self._connection().state is not State.OPEN:
+                if self._told:
+                    raise self._closed_error()
+                self._told = True
+                return None
+            self._read(self.timeout if timeout is None else timeout)
+        return self._inbox.pop(0)
+
+    def receive_json(self, timeout: float | None = None) -> Any:
+        """The next message as JSON; ConnectionClosed at the end."""
+        message = self.receive(timeout)
+        if message is None:
+            raise self._closed_error()
+        return json.loads(message)
+
+    def __iter__(self) -> Iterator[Message]:
+        """The messages until the connection ends."""
+        while not self._told:
+            message = self.receive()
+            if message is None:
+                return
+            yield message
+
+    def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+        """Close, and wait for the answer. Messages that come before it can still be received."""
+        engine = self._connection()
+        engine.close(code, reason)
+        self.send_raw(engine.take_replies())
+        while not self._lost and engine.state is State.CLOSING:
+            self._read(self.timeout)
+
+    def _read(self, timeout: float) -> None:
+        engine = self._connection()
+        self._sock.settimeout(timeout)
+        try:
+            data = self._sock.recv(READ_SIZE)
+        except TimeoutError:
+            raise TimeoutError(f"nothing came from the application within {timeout} s") from None
+        except OSError:
+            data = b""
+        if not data:
+            self._lost = True
+            return
+        self._inbox += engine.feed(data)
+        while engine.stalled:
+            self._inbox += engine.feed(b"")
+        if engine.has_replies:
+            self.send_raw(engine.take_replies())
+
+    def _connection(self) -> Connection:
+        if self._engine is None:
+            raise RuntimeError("the connection is opened by its with block: with connect(…) as ws:")
+        return self._engine
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    @property
+    def close_code(self) -> int | None:
+        """The code of the application's close frame, 1006 if it sent none, None while the connection is open."""
+        received = self._connection().received_close
+        if received is not None:
+            return received[0]
+        return int(CloseCode.ABNORMAL) if self._lost else None
+
+    @property
+    def close_reason(self) -> str | None:
+        """The reason beside ``close_code``."""
+        received = self._connection().received_close
+        if received is not None:
+            return received[1]
+        return "" if self._lost else None
+
+    def _closed_error(self) -> ConnectionClosed:
+        engine = self._connection()
+        code, reason = engine.received_close or (CloseCode.ABNORMAL, "")
+        return ConnectionClosed(code, reason, received=engine.received_close, sent=engine.sent_close)

@@ -1,0 +1,453 @@
+"""One non-blocking socket on gevent's loop: event-driven reads, a batched outbox, TLS, half-close and drain.
+
+Rule 1: only the outbox writes to the socket, so frames of concurrent senders never interleave.
+Rule 2: what runs in the hub says so and never blocks.
+Rule 3: the owner hears ``connection_lost()`` exactly once, and by then the descriptor and the watchers are gone.
+"""
+
+from __future__ import annotations
+
+import _socket
+import socket
+import ssl
+import weakref
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from gevent import get_hub, getcurrent
+
+__all__ = ["Owner", "Transport", "plain_channel", "tls_channel"]
+
+READ_SIZE = 65536
+"""Bytes of one read; it also bounds by how much the inbox can overshoot."""
+JOIN_UP_TO = 131072
+"""Bytes of outbox that are cheaper to join than to hand over as a vector."""
+VECTOR = 512
+"""Buffers of one vectored write (IOV_MAX is 1024 on Linux)."""
+DRAIN_LIMIT = 2**20
+"""Bytes that are read and dropped behind a half-close before a peer that keeps sending is cut."""
+
+_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class Owner(Protocol):
+    """Whom a transport serves."""
+
+    def data_received(self, buffer: bytearray, size: int) -> None:
+        """``buffer[:size]`` came. The buffer is lent for the call only. Runs in the hub."""
+
+    def connection_lost(self) -> None:
+        """The socket is gone, for whatever reason. Runs in the hub."""
+
+    def writable(self) -> None:
+        """The outbox has become empty after it had been blocked, or the kernel has refused a write."""
+
+
+class _Nobody:
+    """Whom a transport serves when its socket is gone: the two let go of each other without the garbage collector."""
+
+    def data_received(self, buffer: bytearray, size: int) -> None: ...
+    def connection_lost(self) -> None: ...
+    def writable(self) -> None: ...
+
+
+_NOBODY = _Nobody()
+
+
+class Channel(Protocol):
+    """What a transport needs of a non-blocking socket."""
+
+    def fileno(self) -> int: ...
+    def recv_into(self, buffer: Any, /) -> int: ...
+    def send(self, data: Any, /) -> int: ...
+    def close(self) -> None: ...
+    def shutdown(self, how: int, /) -> None: ...
+
+
+def plain_channel(sock: Any) -> Channel:
+    """Move the connection of a gevent or plain socket to an object of ours: the old one is left empty
+    (``detach()``), so that whatever its owner does to it later touches nothing.
+    """
+    family, kind, proto = sock.family, sock.type, sock.proto
+    channel = _socket.socket(family, kind, proto, fileno=sock.detach())
+    channel.setblocking(False)
+    if family != getattr(socket, "AF_UNIX", None):
+        # A lone small frame must not wait for the acknowledgement of the one before it.
+        channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return channel
+
+
+def tls_channel(sock: Any) -> Channel:
+    """The connection of a TLS socket. Its SSL object is bound to the socket object, so that stays; the file object
+    counts as a user of it, which makes its owner's ``close()`` wait for ours.
+    """
+    keep_open = sock.makefile("rb", 0)
+    sock.settimeout(0.0)
+    if sock.family != getattr(socket, "AF_UNIX", None):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return _TLS(sock, keep_open)
+
+
+class _TLS:
+    """A TLS socket of gevent's, used without waiting."""
+
+    __slots__ = ("_keep_open", "_sock", "recv_into")
+
+    def __init__(self, sock: Any, keep_open: Any) -> None:
+        self._sock, self._keep_open = sock, keep_open
+        self.recv_into = sock.recv_into
+
+    def fileno(self) -> int:
+        number: int = self._sock.fileno()
+        return number
+
+    def pending(self) -> int:
+        """Bytes that are decrypted already: no watcher will tell of them."""
+        count: int = self._sock.pending()
+        return count
+
+    def send(self, data: Any) -> int:
+        sent: int = self._sock.send(data)
+        if not sent and len(data):
+            raise BlockingIOError  # gevent's way to say it at timeout 0
+        return sent
+
+    def shutdown(self, how: int) -> None:
+        try:
+            self._sock.unwrap()  # sends close_notify; the peer's own is not waited for
+        except (OSError, ValueError):
+            pass
+        self._sock.shutdown(how)
+
+    def close(self) -> None:
+        self._keep_open.close()
+        self._sock.close()
+
+
+_buffers: weakref.WeakKeyDictionary[Any, bytearray] = weakref.WeakKeyDictionary()
+
+
+def _buffer_of(hub: Any) -> bytearray:
+    """The read buffer that all connections of one hub share: reads never overlap in one thread."""
+    buffer = _buffers.get(hub)
+    if buffer is None:
+        buffer = _buffers[hub] = bytearray(READ_SIZE)
+    return buffer
+
+
+class Transport:
+    """Carries bytes between a socket and its ``owner`` without ever waiting."""
+
+    __slots__ = (
+        "_buffer",
+        "_channel",
+        "_deadline",
+        "_drained",
+        "_finish",
+        "_flush_due",
+        "_hub",
+        "_loop",
+        "_outbox",
+        "_owner",
+        "_reader",
+        "_reading",
+        "_tick",
+        "_writer",
+        "broken",
+        "bytes_received",
+        "bytes_sent",
+        "outbox_size",
+    )
+
+    def __init__(self, channel: Channel, owner: Owner) -> None:
+        self._channel: Any = channel
+        self._owner = owner
+        self._hub = hub = get_hub()
+        self._loop = loop = hub.loop
+        self._buffer = _buffer_of(hub)
+        self._outbox: list[Any] = []
+        self.outbox_size = 0
+        """Bytes that wait for the peer to read."""
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        """Bytes that the application has had sent, those in the outbox included."""
+        self.broken = False
+        """The kernel refused a write; the reader finds out how the connection ended."""
+        self._tick = -1
+        self._flush_due = False
+        self._finish: str | None = None
+        self._drained = 0
+        self._deadline: Any = None
+        self._writer: Any = None
+        self._reader = loop.io(channel.fileno(), 1)
+        self._reading = False
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def start(self, early: bytes = b"") -> None:
+        """Begin to read; ``early`` is what the server had read already."""
+        if early:
+            self._loop.run_callback(self._deliver_early, bytearray(early))
+        else:
+            self.resume()
+
+    def _deliver_early(self, early: bytearray) -> None:
+        """Runs in the hub."""
+        if self._channel is not None:
+            self.bytes_received += len(early)
+            self.resume()
+            self._owner.data_received(early, len(early))
+
+    def resume(self) -> None:
+        """Go on reading after ``pause()``."""
+        if not self._reading and self._channel is not None:
+            self._reading = True
+            self._reader.start(self._readable)
+            pending = getattr(self._channel, "pending", None)
+            if pending is not None and pending():
+                self._loop.run_callback(self._read_pending)
+
+    def _read_pending(self) -> None:
+        """Runs in the hub."""
+        if self._reading:
+            self._readable()
+
+    def pause(self) -> None:
+        """Stop reading: TCP holds the peer back."""
+        if self._reading:
+            self._reading = False
+            self._reader.stop()
+
+    def _readable(self) -> None:
+        """Runs in the hub."""
+        try:
+            size = self._channel.recv_into(self._buffer)
+        except _WOULD_BLOCK:
+            return
+        except OSError:
+            size = 0
+        if not size:
+            self._lost()
+            return
+        self.bytes_received += size
+        if self._finish is None:
+            self._owner.data_received(self._buffer, size)
+        else:
+            self._drain(size)
+
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes | tuple[bytes, bytes], hold: bool = False) -> None:
+        """Send a frame, or (header, payload) of one, without waiting.
+
+        A frame that finds the outbox empty goes to the kernel at once, unless ``hold`` says that more is about to
+        follow. Frames that follow in the same tick of the loop are joined and leave together when the tick ends.
+        """
+        if self._channel is None or self.broken:
+            return
+        if type(data) is tuple:
+            self._queue(data)
+            return
+        size = len(data)
+        self.bytes_sent += size
+        if not self._outbox and not hold:
+            tick = self._loop.iteration
+            if tick != self._tick:
+                self._tick = tick
+                try:
+                    sent = self._channel.send(data)
+                except _WOULD_BLOCK:
+                    sent = 0
+                except OSError:
+                    self._break()
+                    return
+                if sent != size:
+                    self._outbox.append(memoryview(data)[sent:])  # type: ignore[arg-type]
+                    self.outbox_size = size - sent
+                    self._watch_writable()
+                return
+        self._outbox.append(data)
+        self.outbox_size += size
+        if not self._flush_due and self._writer is None:
+            self._flush_due = True
+            self._loop.run_callback(self._end_of_tick)
+
+    def _queue(self, parts: Sequence[bytes]) -> None:
+        """A big frame: its parts join the outbox uncopied, and what the kernel takes goes at once."""
+        size = sum(map(len, parts))
+        self.bytes_sent += size
+        self._outbox.extend(parts)
+        self.outbox_size += size
+        self.flush()
+
+    def flush(self) -> None:
+        """Hand to the kernel what it takes now, without waiting for the tick to end."""
+        if self._writer is None and self._outbox:
+            self._write_out()
+
+    def _end_of_tick(self) -> None:
+        """Runs in the hub."""
+        self._flush_due = False
+        self.flush()
+
+    def _write_out(self) -> None:
+        """Write until the outbox is empty or the kernel takes no more."""
+        outbox = self._outbox
+        try:
+            while outbox:
+                if len(outbox) == 1:
+                    sent, size = self._channel.send(outbox[0]), self.outbox_size
+                elif self.outbox_size <= JOIN_UP_TO:
+                    outbox[:] = [b"".join(outbox)]
+                    sent, size = self._channel.send(outbox[0]), self.outbox_size
+                else:
+                    sent, size = self._send_many(outbox)
+                self.outbox_size -= sent
+                _drop(outbox, sent)
+                if sent < size:
+                    break
+        except _WOULD_BLOCK:
+            pass
+        except OSError:
+            self._break()
+            return
+        if outbox:
+            self._watch_writable()
+        elif self._finish is not None:
+            self._finish_now()
+
+    def _send_many(self, outbox: list[Any]) -> tuple[int, int]:
+        """The bytes taken, and the bytes offered."""
+        if hasattr(self._channel, "sendmsg"):
+            vector = outbox[:VECTOR]
+            return self._channel.sendmsg(vector), sum(map(len, vector))
+        return self._channel.send(outbox[0]), len(outbox[0])
+
+    def _watch_writable(self) -> None:
+        if self._writer is None:
+            self._writer = self._loop.io(self._channel.fileno(), 2)
+            self._writer.start(self._on_writable)
+
+    def _on_writable(self) -> None:
+        """Runs in the hub."""
+        self._write_out()
+        if not self._outbox and self._writer is not None:
+            self._stop_writer()
+            self._owner.writable()
+
+    def _stop_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.stop()
+            self._writer.close()
+            self._writer = None
+
+    def _break(self) -> None:
+        """The peer has gone as far as writing is concerned. What it sent before may still be unread, its close frame
+        too: the reader goes on to the end.
+        """
+        self.broken = True
+        self._outbox.clear()
+        self.outbox_size = 0
+        self._stop_writer()
+        if self._finish is not None:
+            self._loop.run_callback(self._lost)
+        self._owner.writable()
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def set_deadline(self, seconds: float) -> None:
+        """Cut the connection in ``seconds``, later as long as the peer takes what waits in the outbox."""
+        if self._deadline is None and self._channel is not None:
+            self._deadline = self._loop.timer(seconds)
+            self._deadline.start(self._on_deadline, seconds, self.outbox_size)
+
+    def _on_deadline(self, seconds: float, outbox_size: int) -> None:
+        """Runs in the hub."""
+        self._deadline.close()
+        self._deadline = None
+        if 0 < self.outbox_size < outbox_size:
+            self.set_deadline(seconds)
+        else:
+            self._lost()
+
+    def close(self, linger: bool = False) -> None:
+        """Close as soon as the outbox is empty. ``linger``: the peer may be sending still, and closing on unread
+        bytes makes the kernel reset the connection, which can cost the peer our last frames; so half-close, and read
+        and drop until the peer closes too (RFC 6455 7.1.1).
+        """
+        if self._channel is None or self._finish is not None:
+            return
+        self._finish = "linger" if linger else "close"
+        self.resume()
+        self.flush()
+        if not self._outbox and self._channel is not None:
+            self._finish_now()
+
+    def _finish_now(self) -> None:
+        """The outbox is empty and the end was asked for."""
+        if self._finish == "close":
+            self._in_hub(self._lost)
+        elif self._finish == "linger":
+            self._finish = "drain"
+            try:
+                self._channel.shutdown(socket.SHUT_WR)
+            except OSError:
+                self._in_hub(self._lost)
+
+    def _drain(self, size: int) -> None:
+        """Runs in the hub."""
+        self._drained += size
+        if self._drained > DRAIN_LIMIT:
+            self._lost()
+
+    def abort(self) -> None:
+        """Cut the connection now, whatever waits in the outbox."""
+        if self._channel is not None:
+            self._outbox.clear()
+            self._in_hub(self._lost)
+
+    def _in_hub(self, callback: Any) -> None:
+        if getcurrent() is self._hub:
+            callback()
+        else:
+            self._loop.run_callback(callback)
+
+    def _lost(self) -> None:
+        """Runs in the hub. Releases all that the transport holds."""
+        if self._channel is None:
+            return
+        self._reading = False
+        self._reader.stop()
+        self._reader.close()
+        self._stop_writer()
+        if self._deadline is not None:
+            self._deadline.stop()
+            self._deadline.close()
+            self._deadline = None
+        self._outbox.clear()
+        self.outbox_size = 0
+        channel, self._channel = self._channel, None
+        try:
+            channel.close()
+        except OSError:
+            pass
+        owner, self._owner = self._owner, _NOBODY
+        owner.connection_lost()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the socket is gone."""
+        return self._channel is None
+
+
+def _drop(outbox: list[Any], sent: int) -> None:
+    """Take the first ``sent`` bytes off the outbox."""
+    whole = 0
+    for part in outbox:
+        if sent < len(part):
+            break
+        sent -= len(part)
+        whole += 1
+    del outbox[:whole]
+    if sent:
+        outbox[0] = memoryview(outbox[0])[sent:]

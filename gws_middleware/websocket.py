@@ -1,0 +1,663 @@
+"""``WebSocket``: what application code holds. It joins the engine, the transport and an inbox.
+
+Three older contracts hold too, so that code written for them moves over unchanged: gevent-websocket's (``receive``,
+``send(message, binary)``, ``close(code, message)``, ``closed``), django-websocket's and dwebsocket's (``wait``,
+``read``, ``has_messages``, ``count_messages``, ``is_closed``), eventlet's (``wait``, ``send``, ``close``).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import gevent
+from gevent import get_hub
+from gevent.hub import Waiter
+
+from .codes import CloseCode
+from .config import Config
+from .exceptions import ConnectionClosed
+from .protocol.connection import Connection, State, close_payload
+from .protocol.deflate import Deflate
+from .protocol.handshake import Handshake, accept_headers
+from .protocol.headers import check_field, check_token
+from .registry import Registry
+from .transport import Channel, Transport
+from .typing import Environ, Headers, Message
+
+__all__ = ["Stats", "WebSocket"]
+
+log = logging.getLogger("gws_middleware")
+
+Switch = Callable[[Headers], "tuple[Channel, bytes]"]
+"""Sends the 101 with these headers and gives the connection away, with the bytes read behind the request."""
+OnMessage = Callable[["WebSocket", Message], object]
+OnClose = Callable[["WebSocket"], object]
+
+_TIMED_OUT = object()
+_OPEN = State.OPEN
+
+
+class Stats(NamedTuple):
+    """What went over one connection so far; bytes count frames, not payloads."""
+
+    messages_received: int
+    messages_sent: int
+    bytes_received: int
+    bytes_sent: int
+
+
+class WebSocket:
+    """One WebSocket connection, from the handshake on.
+
+    Until the application accepts - by ``accept()``, or by the first ``receive``, ``send``, ``detach`` or iteration -
+    its ordinary HTTP response goes out instead, e.g. a 403 or a redirect to the login page.
+
+    Any number of greenlets may send; one at a time may receive.
+    """
+
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_config",
+        "_ended",
+        "_engine",
+        "_handshake",
+        "_inbox",
+        "_latency",
+        "_messages_received",
+        "_messages_sent",
+        "_on_close",
+        "_on_message",
+        "_open",
+        "_paused",
+        "_ping",
+        "_reader",
+        "_registry",
+        "_senders",
+        "_stage",
+        "_switch",
+        "_told",
+        "_transport",
+        "environ",
+        "subprotocol",
+    )
+
+    def __init__(
+        self,
+        environ: Environ,
+        handshake: Handshake,
+        switch: Switch,
+        config: Config,
+        registry: Registry,
+        subprotocol: str | None = None,
+    ) -> None:
+        self.environ: Environ = environ
+        """The request's WSGI environ; after ``detach()`` a copy with its plain strings alone."""
+        self.subprotocol = subprotocol
+        """The subprotocol that was agreed on, or None (RFC 6455 1.9)."""
+        self._config = config
+        self._registry = registry
+        self._handshake: Handshake | None = handshake
+        self._switch: Switch | None = switch
+        self._engine: Connection | None = None
+        self._transport: Transport | None = None
+        self._open = False
+        self._ended = False
+        self._told = False
+        self._stage = "attached"
+        self._paused = False
+        self._inbox: list[Message] = []  # the oldest message is the last item
+        self._reader: Any = None
+        self._senders: list[Any] | None = None
+        self._on_message: OnMessage | None = None
+        self._on_close: OnClose | None = None
+        self._ping: tuple[bytes, float] | None = None
+        self._latency: float | None = None
+        self._messages_received = 0
+        self._messages_sent = 0
+
+    def __repr__(self) -> str:
+        state = "closed" if self._ended else "open" if self._engine is not None else "not accepted"
+        return f"<WebSocket {self.path!a} {state}>"
+
+    # --- the opening -----------------------------------------------------------------------------------------------
+
+    def accept(self, subprotocol: str | None = None, headers: Iterable[tuple[str, str]] = ()) -> None:
+        """Answer the handshake with 101 (RFC 6455 4.2.2).
+
+        ``subprotocol`` must be one that the client offers (``offered_subprotocols``); ``headers`` are added to the 101.
+        ValueError: a header or subprotocol that may not be sent; nothing was written. RuntimeError: accepted
+        already, or the application has already started an HTTP response. ConnectionClosed: the peer has gone.
+        """
+        if self._engine is not None:
+            raise RuntimeError("this WebSocket has been accepted already")
+        handshake = self._handshake
+        if handshake is None or self._switch is None:
+            raise RuntimeError("this WebSocket has been refused: an HTTP response has been started")
+        if subprotocol is None:
+            subprotocol = self.subprotocol
+        elif check_token(subprotocol, "the subprotocol") not in handshake.subprotocols:
+            offers = ", ".join(handshake.subprotocols) or "none"
+            raise ValueError(f"the subprotocol {subprotocol!r} was not offered by the client, which offers: {offers}")
+        response = accept_headers(handshake, subprotocol) + _checked(headers)
+        switch, self._switch, self._handshake = self._switch, None, None
+        try:
+            channel, early = switch(response)
+        except OSError:
+            self._ended = True
+            raise self._closed_error() from None
+        self.subprotocol = subprotocol
+        self._begin(channel, early, handshake)
+
+    def _begin(self, channel: Channel, early: bytes, handshake: Handshake) -> None:
+        config = self._config
+        compression = handshake.compression
+        self._engine = Connection(
+            max_message_size=config.max_message_size,
+            max_fragments=config.max_fragments,
+            deflate=None if compression is None else Deflate(compression),
+        )
+        self._transport = Transport(channel, self)
+        self._open = True
+        self._registry.add(self)
+        self._transport.start(early)
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the 101 has been sent."""
+        return self._engine is not None
+
+    @property
+    def offered_subprotocols(self) -> tuple[str, ...]:
+        """What the client offers, most wanted first; empty once accepted."""
+        return () if self._handshake is None else self._handshake.subprotocols
+
+    def _refuse(self) -> None:
+        """An HTTP response has been started: there will be no 101."""
+        self._switch = self._handshake = None
+
+    # --- receiving -------------------------------------------------------------------------------------------------
+
+    def receive(self, timeout: float | None = None) -> Message | None:
+        """The next message: ``str`` for text, ``bytes`` for binary. Waits for one, ``timeout`` seconds at the most.
+
+        None, once, when the connection has ended; ConnectionClosed on a further call. TimeoutError when nothing came in
+        time: the connection stays usable. RuntimeError when another greenlet is waiting here, or after ``detach()``.
+        """
+        inbox = self._inbox
+        if inbox:
+            message = inbox.pop()
+            if self._paused:
+                self._relax()
+            return message
+        return self._receive(timeout)
+
+    def _receive(self, timeout: float | None) -> Message | None:
+        """The inbox is empty."""
+        if self._stage != "attached":
+            raise RuntimeError("this WebSocket is detached: its messages go to on_message")
+        if self._engine is None and not self._ended and not self._accepted_late():
+            self._tell_end()
+            return None
+        while not self._inbox:
+            if self._ended:
+                self._tell_end()
+                return None
+            if not self._wait(timeout):
+                raise TimeoutError(f"no message within {timeout} seconds")
+        message = self._inbox.pop()
+        if self._paused:
+            self._relax()
+        return message
+
+    def _accepted_late(self) -> bool:
+        """Accept because the application uses the connection; False when the peer has gone."""
+        try:
+            self.accept()
+        except ConnectionClosed:
+            return False
+        return True
+
+    def _tell_end(self) -> None:
+        if self._told:
+            raise self._closed_error()
+        self._told = True
+
+    def _wait(self, timeout: float | None) -> bool:
+        """Wait for the inbox or for the end; False when ``timeout`` seconds have passed."""
+        if self._reader is not None:
+            raise RuntimeError("another greenlet is waiting in receive() of this WebSocket")
+        waiter: Any = Waiter()
+        self._reader = waiter
+        timer = None
+        if timeout is not None:
+            timer = get_hub().loop.timer(timeout)
+            timer.start(waiter.switch, _TIMED_OUT)
+        try:
+            return waiter.get() is not _TIMED_OUT
+        finally:
+            self._reader = None
+            if timer is not None:
+                timer.close()
+
+    def __iter__(self) -> Iterator[Message]:
+        """The messages until the connection ends, however it ends."""
+        while not self._told:
+            message = self.receive()
+            if message is None:
+                return
+            yield message
+
+    def receive_json(self, timeout: float | None = None) -> Any:
+        """The next message as JSON. ConnectionClosed at the end, TimeoutError as in ``receive``.
+
+        A message that is not JSON is the peer's fault: the connection is closed with 1007 and ConnectionClosed raised.
+        """
+        message = self.receive(timeout)
+        if message is None:
+            raise self._closed_error()
+        try:
+            return json.loads(message)
+        except (ValueError, RecursionError):
+            self.close(CloseCode.INVALID_DATA, "a message is not JSON")
+            raise self._closed_error() from None
+
+    # --- sending ---------------------------------------------------------------------------------------------------
+
+    def send(self, message: Message, binary: bool | None = None) -> None:
+        """Send a message: ``str`` as text, bytes as binary; ``binary`` says otherwise.
+
+        Waits while more than ``send_high_water`` bytes wait for the peer to read. ConnectionClosed on an ended
+        connection, and when the peer read nothing for ``send_timeout`` seconds. TypeError, ValueError: not a message.
+        """
+        if not self._open:
+            self._check_open()
+        transport: Any = self._transport
+        if transport.outbox_size > self._config.send_high_water:
+            self._wait_writable(transport)
+        transport.write(self._engine.encode(message, binary), self._inbox)  # type: ignore[union-attr]
+        self._messages_sent += 1
+
+    def send_json(self, value: Any) -> None:
+        """Send a value as JSON text. TypeError for a value that has no JSON."""
+        self.send(json.dumps(value, separators=(",", ":"), ensure_ascii=False))
+
+    def offer(self, frame: bytes) -> bool:
+        """Queue one ready frame without ever waiting; False when the connection has ended.
+
+        A peer with more than ``send_limit`` bytes unread is too slow for the rest: its connection ends with 1013.
+        """
+        if not self._open:
+            return False
+        transport: Any = self._transport
+        if transport.outbox_size + len(frame) > self._config.send_limit:
+            self.close(CloseCode.TRY_AGAIN_LATER, "too slow")
+            return False
+        transport.write(frame)
+        self._messages_sent += 1
+        return True
+
+    def _check_open(self) -> None:
+        """Accept if that is what is missing; ConnectionClosed if the connection has ended."""
+        if self._engine is None and not self._ended:
+            self.accept()
+        else:
+            raise self._closed_error()
+
+    def _wait_writable(self, transport: Transport) -> None:
+        transport.flush()
+        high_water, seconds = self._config.send_high_water, self._config.send_timeout
+        while transport.outbox_size > high_water and self._open:
+            waiting = transport.outbox_size
+            waiter: Any = Waiter()
+            timer = get_hub().loop.timer(seconds)
+            timer.start(waiter.switch, _TIMED_OUT)
+            if self._senders is None:
+                self._senders = []
+            self._senders.append(waiter)
+            try:
+                timed_out = waiter.get() is _TIMED_OUT
+            finally:
+                timer.close()
+                if self._senders is not None and waiter in self._senders:
+                    self._senders.remove(waiter)
+            if timed_out and transport.outbox_size >= waiting:
+                log.info("WebSocket %s: the peer read nothing for %s s: cut", ascii(self.path), seconds)
+                self._open = False
+                transport.abort()
+        if not self._open:
+            raise self._closed_error()
+
+    def ping(self, payload: bytes | None = None) -> None:
+        """Send a ping (RFC 6455 5.5.2); the pong's way back shows in ``latency``. At most 125 bytes."""
+        if not self._open:
+            self._check_open()
+        now = get_hub().loop.now()
+        if payload is None:
+            payload = int(now * 1000).to_bytes(8, "big")
+        frame = self._engine.ping(payload)  # type: ignore[union-attr]
+        self._ping = payload, now
+        self._transport.write(frame)  # type: ignore[union-attr]
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def close(self, code: int = CloseCode.NORMAL, reason: str | bytes = "", message: str | bytes | None = None) -> None:
+        """Say goodbye with ``code`` and ``reason`` (RFC 6455 7.1.2) without waiting for the answer; later calls do
+        nothing.
+
+        The rest happens in the background: the peer has ``close_timeout`` seconds to answer. ``message`` is
+        gevent-websocket's name of ``reason``. ValueError for a code that may not travel, or over 123 bytes of reason.
+        Before the 101, it refuses the handshake: 403 unless the application answers otherwise.
+        """
+        text = reason if message is None else message
+        if isinstance(text, bytes):
+            text = text.decode()
+        close_payload(code, text)  # a wrong call is told as one even when the connection has ended
+        engine, transport = self._engine, self._transport
+        if engine is None or transport is None:
+            self._refuse()
+            self._ended = True
+            return
+        if engine.state is not _OPEN or transport.closed:
+            return
+        engine.close(code, text)
+        transport.write(engine.take_replies())
+        self._paused = False
+        transport.resume()
+        transport.set_deadline(self._config.close_timeout)
+        self._end()
+
+    def abort(self) -> None:
+        """Cut the connection without a goodbye (1006 to the peer)."""
+        self._open = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _finish(self, code: int) -> int:
+        """The application is done with an attached connection: close it, and tell how many bytes it sent."""
+        if self._transport is None:
+            return 0
+        self.close(code)
+        self._transport.flush()
+        return self._transport.bytes_sent
+
+    def _end(self) -> None:
+        """Nothing more is received or sent: tell those who wait."""
+        self._open = False
+        self._ended = True
+        self._wake_senders()
+        self._wake_reader()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection has ended or is ending: nothing can be sent any more."""
+        return self._ended or (self._engine is not None and not self._open)
+
+    def _closed_error(self) -> ConnectionClosed:
+        engine = self._engine
+        if engine is None:
+            return ConnectionClosed()
+        code, reason = self._first_close()
+        return ConnectionClosed(code, reason, received=engine.received_close, sent=engine.sent_close)
+
+    def _first_close(self) -> tuple[int, str]:
+        """Of the side that said goodbye first: an answer repeats the code and has no reason."""
+        engine = self._engine
+        if engine is None:
+            return CloseCode.ABNORMAL, ""
+        sent, received = engine.sent_close, engine.received_close
+        if sent is not None and received is not None and sent == (received[0], ""):
+            return received
+        return sent or received or (int(CloseCode.ABNORMAL), "")
+
+    @property
+    def close_code(self) -> int | None:
+        """The code of the first close frame, whoever sent it; 1005 if it had none, 1006 if there was no frame, None
+        while the connection is open (RFC 6455 7.1.5).
+        """
+        return int(self._first_close()[0]) if self.closed else None
+
+    @property
+    def close_reason(self) -> str | None:
+        """The reason beside ``close_code``."""
+        return self._first_close()[1] if self.closed else None
+
+    # --- a connection without a view -------------------------------------------------------------------------------
+
+    def detach(self, on_message: OnMessage | None = None, on_close: OnClose | None = None) -> None:
+        """Let the connection live on after the view has returned; it then holds no greenlet and no frame.
+
+        ``on_message(ws, message)`` is called for each message in order, in one greenlet at a time for this connection;
+        without it messages are dropped. ``on_close(ws)`` is called exactly once, at the end. An exception in either is
+        logged once and closes with 1011. ``ws.environ`` keeps the request's strings only.
+        """
+        if self._stage != "attached":
+            raise RuntimeError("this WebSocket is detached already")
+        if self._engine is None and not self._ended:
+            self.accept()
+        self._stage = "idle"
+        self._on_message, self._on_close = on_message, on_close
+        self.environ = {sys.intern(key): value for key, value in self.environ.items() if type(value) is str}
+        if self._inbox or self._ended:
+            self._start_work()
+
+    @property
+    def detached(self) -> bool:
+        """Whether ``detach()`` was called."""
+        return self._stage != "attached"
+
+    def _start_work(self) -> None:
+        """One greenlet at a time works through the inbox of a detached connection."""
+        if self._stage == "idle":
+            self._stage = "working"
+            gevent.spawn(self._work)
+
+    def _work(self) -> None:
+        try:
+            while self._inbox:
+                message = self._inbox.pop()
+                if self._paused:
+                    self._relax()
+                if self._on_message is not None:
+                    self._call(self._on_message, message)
+        finally:
+            self._stage = "idle"
+        if self._ended and not self._told:
+            self._told = True
+            on_close, self._on_message, self._on_close = self._on_close, None, None
+            if on_close is not None:
+                self._call(on_close)
+
+    def _call(self, callback: Callable[..., object], *arguments: object) -> None:
+        try:
+            callback(self, *arguments)
+        except ConnectionClosed:
+            pass  # the end of the connection, seen from a callback
+        except Exception:
+            log.exception("WebSocket %s: %r raised; closed with 1011", ascii(self.path), callback)
+            self._inbox.clear()
+            self.close(CloseCode.INTERNAL_ERROR)
+
+    # --- what the transport says (in the hub) ----------------------------------------------------------------------
+
+    def data_received(self, buffer: bytearray, size: int) -> None:
+        """Runs in the hub."""
+        engine: Any = self._engine
+        messages = engine.feed(buffer, size)
+        if messages:
+            self._put(messages)
+        if engine.eventful:
+            self._after_feed(engine)
+        if messages and self._inbox:
+            reader = self._reader
+            if reader is not None:
+                self._reader = None
+                reader.switch(None)  # runs the view until it waits again: nothing may follow
+            elif self._stage == "idle":
+                self._start_work()
+
+    def _put(self, messages: list[Message]) -> None:
+        count = len(messages)
+        self._messages_received += count
+        if count > 1:
+            messages.reverse()
+        if self._inbox:
+            messages.extend(self._inbox)
+        self._inbox = messages
+        if len(messages) >= self._config.inbox_messages or (
+            len(messages) > 1 and sum(map(len, messages)) >= self._config.max_message_size
+        ):
+            self._pause()
+
+    def _pause(self) -> None:
+        if not self._paused and not self._ended:
+            self._paused = True
+            self._transport.pause()  # type: ignore[union-attr]
+
+    def _relax(self) -> None:
+        """The application has taken a message while reading was paused."""
+        engine, transport = self._engine, self._transport
+        assert engine is not None and transport is not None
+        if len(self._inbox) > self._config.inbox_messages // 2 or (
+            self._inbox and sum(map(len, self._inbox)) >= self._config.max_message_size
+        ):
+            return
+        self._paused = False
+        if engine.stalled:
+            messages = engine.feed(b"")
+            if messages:
+                self._put(messages)
+            self._after_feed(engine)
+        if not self._paused:
+            transport.resume()
+
+    def _after_feed(self, engine: Connection) -> None:
+        """Something other than whole messages came: a control frame, a piece of a message, a fault."""
+        engine.eventful = False
+        transport = self._transport
+        assert transport is not None
+        if engine.pongs:
+            self._pongs(engine)
+        if engine.has_replies and (transport.outbox_size <= self._config.send_high_water or engine.state is not _OPEN):
+            transport.write(engine.take_replies())
+        if engine.stalled:
+            self._pause()
+        if engine.state is State.CLOSED or engine.state is State.FAILED:
+            transport.set_deadline(self._config.close_timeout)
+            transport.close(linger=engine.state is State.FAILED)
+            self._end()
+
+    def _pongs(self, engine: Connection) -> None:
+        pongs, engine.pongs = engine.pongs, []
+        if self._ping is not None and self._ping[0] in pongs:
+            self._latency = get_hub().loop.now() - self._ping[1]
+            self._ping = None
+
+    def writable(self) -> None:
+        """The outbox is empty again, or writing has failed."""
+        transport, engine = self._transport, self._engine
+        assert transport is not None and engine is not None
+        if transport.broken:
+            self._open = False
+        elif engine.has_replies:
+            transport.write(engine.take_replies())
+        self._wake_senders()
+
+    def connection_lost(self) -> None:
+        """The socket is gone. Runs in the hub."""
+        self._registry.remove(self)
+        self._end()
+
+    def _wake_senders(self) -> None:
+        senders, self._senders = self._senders, None
+        for waiter in senders or ():
+            get_hub().loop.run_callback(waiter.switch, None)
+
+    def _wake_reader(self) -> None:
+        """The end has come."""
+        reader = self._reader
+        if reader is not None:
+            self._reader = None
+            get_hub().loop.run_callback(reader.switch, None)
+        elif self._stage == "idle" and not self._told:
+            self._start_work()
+
+    # --- facts -----------------------------------------------------------------------------------------------------
+
+    @property
+    def origin(self) -> str | None:
+        """The request's Origin header (RFC 6454 7)."""
+        return self.environ.get("HTTP_ORIGIN")
+
+    @property
+    def path(self) -> str:
+        """The request's path below the application."""
+        path: str = self.environ.get("PATH_INFO", "")
+        return path
+
+    @property
+    def version(self) -> str | None:
+        """The protocol version: "13"."""
+        return self.environ.get("HTTP_SEC_WEBSOCKET_VERSION")
+
+    @property
+    def protocol(self) -> str | None:
+        """The request's Sec-WebSocket-Protocol header as it came; what was agreed on is ``subprotocol``."""
+        return self.environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL")
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds between the last ping and its pong, or None before the first."""
+        return self._latency
+
+    @property
+    def stats(self) -> Stats:
+        """Messages and bytes both ways so far."""
+        transport = self._transport
+        received, sent = (0, 0) if transport is None else (transport.bytes_received, transport.bytes_sent)
+        return Stats(self._messages_received, self._messages_sent, received, sent)
+
+    # --- django-websocket's, dwebsocket's and eventlet's names -----------------------------------------------------
+
+    def wait(self) -> Message | None:
+        """The next message, or None when the connection has ended, however often it is called."""
+        return None if self._told else self.receive()
+
+    def read(self, fallback: Any = None) -> Any:
+        """The next message if one is there, else ``fallback``; never waits for one."""
+        return self.receive() if self.has_messages() else fallback
+
+    def has_messages(self) -> bool:
+        """Whether ``receive`` would return a message at once."""
+        return self.count_messages() > 0
+
+    def count_messages(self) -> int:
+        """How many messages wait in the inbox."""
+        if self._engine is None and not self._ended:
+            self._accepted_late()
+        if not self._inbox and not self._ended:
+            gevent.sleep(0)  # so that a loop around this call lets the messages in
+        return len(self._inbox)
+
+    def is_closed(self) -> bool:
+        """The same as ``closed``."""
+        return self.closed
+
+
+def _checked(headers: Iterable[tuple[str, str]]) -> Headers:
+    """Headers of the application for the 101; ValueError for those that are the handshake's own."""
+    checked = []
+    for name, value in headers:
+        check_field(name, value)
+        if name.lower().startswith("sec-websocket-") or name.lower() in (
+            "upgrade",
+            "connection",
+            "content-length",
+        ):
+            raise ValueError(f"the header {name} belongs to the handshake: it is set for you")
+        checked.append((name, value))
+    return checked

@@ -1,0 +1,56 @@
+"""``GeventWebSocketWorker``: gunicorn's gevent worker with every application wrapped, not a line of the project
+changed."""
+
+from __future__ import annotations
+
+from types import FrameType
+from typing import Any, ClassVar
+
+import gevent
+from gunicorn.workers.ggevent import GeventWorker
+
+from . import registry
+from .codes import CloseCode
+from .middleware import WebSocketMiddleware
+from .typing import WSGIApp
+
+__all__ = ["GeventWebSocketWorker"]
+
+
+class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]
+    """``gunicorn -k gws_middleware.worker.GeventWebSocketWorker project.wsgi``.
+
+    Settings come from ``GWS_*`` environment variables, or from ``options`` of a subclass. An application that is
+    wrapped already keeps its own wrapper and settings.
+    """
+
+    wsgi: WSGIApp
+    options: ClassVar[dict[str, Any]] = {}
+    """Fields of ``Config``."""
+
+    def load_wsgi(self) -> None:
+        """Load the application and wrap it."""
+        super().load_wsgi()
+        if not isinstance(self.wsgi, WebSocketMiddleware):
+            self.wsgi = WebSocketMiddleware(self.wsgi, **self.options)
+
+    def run(self) -> None:
+        """Serve until told to stop; connections without a view are sent home last."""
+        super().run()
+        registry.current().drain(CloseCode.GOING_AWAY, self._grace())
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM: stop, and say goodbye to every WebSocket, so that their views end."""
+        super().handle_exit(sig, frame)
+        gevent.spawn(registry.current().drain, CloseCode.GOING_AWAY, self._grace())
+
+    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGINT, SIGQUIT: the same, without waiting for the answers."""
+        for member in registry.current():
+            gevent.spawn(member.close, CloseCode.GOING_AWAY)
+        super().handle_quit(sig, frame)
+
+    def _grace(self) -> float:
+        """Part of the graceful timeout, behind which the arbiter kills."""
+        grace: float = self.cfg.graceful_timeout / 3
+        return grace
