@@ -127,7 +127,8 @@ class Config:
     @classmethod
     def load(cls, options: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Config:
         """Options over ``GWS_*`` environment variables over the defaults; a misspelt name names the nearest known
-        one."""
+        one.
+        """
         options = dict(options or {})
         known = [knob.name for knob in fields(cls)]
         for name in options:

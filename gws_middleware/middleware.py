@@ -221,7 +221,8 @@ class _Lifetime:
 
     def lazily(self, result: Iterable[bytes]) -> Iterator[bytes]:
         """The body of an application that does its work while it is iterated: before the 101 an ordinary one,
-        nothing after."""
+        nothing after.
+        """
         try:
             for chunk in result:
                 if not self.ws.accepted:

@@ -54,7 +54,8 @@ class Registry:
 
     def drain(self, code: int = CloseCode.GOING_AWAY, timeout: float = 10.0) -> None:
         """Close every connection with ``code`` and wait until their sockets are gone; cut those left after
-        ``timeout`` s."""
+        ``timeout`` s.
+        """
         for member in self:
             member.close(code)
         deadline = gevent.get_hub().loop.now() + timeout

@@ -1,5 +1,6 @@
 """``GeventWebSocketWorker``: gunicorn's gevent worker with every application wrapped, not a line of the project
-changed."""
+changed.
+"""
 
 from __future__ import annotations
 

@@ -201,7 +201,8 @@ def _deflate(compressor: Any, payload: bytes, flush: int) -> bytes:
 
 class _SharedCompressor:
     """One for all connections that agreed on the same window; the lock is for programs with a gevent hub in each of
-    several threads."""
+    several threads.
+    """
 
     def __init__(self, bits: int) -> None:
         self._zlib = zlib.compressobj(6, zlib.DEFLATED, -bits)

@@ -39,7 +39,8 @@ def check_field(name: str, value: str) -> tuple[str, str]:
 
 def parse_list(value: str) -> list[str]:
     """The lower-cased items of a comma-separated list such as ``Connection`` (RFC 9110 5.6.1); empty ones are left
-    out."""
+    out.
+    """
     return [item for item in (part.strip(" \t").lower() for part in value.split(",")) if item]
 
 
