@@ -10,6 +10,8 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from gevent import GreenletExit
+
 from . import registry, takeover
 from .codes import CloseCode
 from .config import Config
@@ -267,6 +269,8 @@ class _Lifetime:
         if not isinstance(error, Exception):  # GreenletExit, SystemExit: the worker is stopping
             self._code = CloseCode.GOING_AWAY
             self.finish()
+            if isinstance(error, GreenletExit):
+                return  # gunicorn would swallow it and go on to read a request from the socket that is ours now
             raise error
         if isinstance(error, ConnectionClosed) and ws.closed:
             log.debug("WebSocket %s: %s", ascii(ws.path), error)

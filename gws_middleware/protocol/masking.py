@@ -45,11 +45,11 @@ def byte_view(data: BytesLike) -> memoryview:
     return view if view.format == "B" and view.ndim == 1 else memoryview(view.tobytes())
 
 
+_from_bytes = int.from_bytes  # Looked up once: that is a fifth of the time for a short message.
+
 # Row b is the table with which bytes.translate() XORs every byte with b.
-_EACH_BYTE = int.from_bytes(bytes(range(256)), "little")
-_XOR_TABLES = tuple(
-    (_EACH_BYTE ^ int.from_bytes(bytes((b,)) * 256, "little")).to_bytes(256, "little") for b in range(256)
-)
+_EACH_BYTE = _from_bytes(bytes(range(256)), "little")
+_XOR_TABLES = tuple((_EACH_BYTE ^ _from_bytes(bytes((b,)) * 256, "little")).to_bytes(256, "little") for b in range(256))
 
 # Up to here one XOR of long integers is quicker; above it, four translations, each of every fourth byte:
 # 0.5 against 1.1 µs for 64 bytes, 68 against 43 µs for 16 KiB (CPython 3.11).
@@ -60,9 +60,8 @@ def xor_key(data: BytesLike, key: bytes) -> bytes:
     """``mask()`` in pure Python, without its checks: ``data`` has single bytes, ``key`` has four."""
     length = len(data)
     if length <= _AS_INTEGERS_UP_TO:
-        repeated = key * (length >> 2) + key[: length & 3]
-        number = int.from_bytes(data, "little") ^ int.from_bytes(repeated, "little")
-        return number.to_bytes(length, "little")
+        repeated = (key * ((length >> 2) + 1))[:length]
+        return (_from_bytes(data, "little") ^ _from_bytes(repeated, "little")).to_bytes(length, "little")
     result = bytearray(data)
     for lane, byte in enumerate(key):
         result[lane::4] = result[lane::4].translate(_XOR_TABLES[byte])
