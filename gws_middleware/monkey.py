@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 from gevent import pywsgi
 
 from .takeover import HANDLER_KEY
@@ -19,5 +21,5 @@ def patch_pywsgi() -> None:
 
 def _get_environ(self: pywsgi.WSGIHandler) -> Environ:
     environ: Environ = _original(self)
-    environ[HANDLER_KEY] = self
+    environ[HANDLER_KEY] = weakref.ref(self)
     return environ

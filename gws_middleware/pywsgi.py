@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from gevent import pywsgi
@@ -19,7 +20,7 @@ class WebSocketHandler(pywsgi.WSGIHandler):
     def get_environ(self) -> Environ:
         """The request's environ, with the way to its connection."""
         environ: Environ = super().get_environ()
-        environ[HANDLER_KEY] = self
+        environ[HANDLER_KEY] = weakref.ref(self)
         return environ
 
 

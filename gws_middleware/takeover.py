@@ -21,7 +21,9 @@ from .typing import Environ, Headers, StartResponse, Write
 __all__ = ["HANDLER_KEY", "SERVER_KEY", "NoSocketError", "Server", "find"]
 
 HANDLER_KEY = "gws_middleware.pywsgi.handler"
-"""Where our handler for ``gevent.pywsgi`` leaves itself in environ."""
+"""Where our handler for ``gevent.pywsgi`` leaves a weak reference to itself in environ. A strong one would be a cycle,
+and a TLS connection would stay open until the garbage collector comes by.
+"""
 SERVER_KEY = "gws_middleware.server"
 """Where a server of a kind of its own (the one of ``testing``) leaves a ``Server`` in environ."""
 
@@ -63,7 +65,7 @@ def find(environ: Environ, start_response: StartResponse) -> Server | None:
     if isinstance(server, Server):
         return server
     if HANDLER_KEY in environ:
-        return _PyWSGI(environ[HANDLER_KEY])
+        return _PyWSGI(environ[HANDLER_KEY]())
     foreign = environ.get("wsgi.websocket")
     if foreign is not None and type(foreign).__module__.partition(".")[0] == SWITCHED_ALREADY:
         return _GeventWebSocket(foreign)
@@ -148,6 +150,7 @@ class _PyWSGI(Server):
         early = _buffered(sock, rfile)
         handler.close_connection = True
         channel = _channel(sock)
+        rfile.close()  # environ refers to it, and it counts as a user of a TLS socket: close() would wait for it
         # When it ends, the handler reads from the bare socket behind gevent's and closes that: it must not find it.
         handler.socket = None
         return channel, early

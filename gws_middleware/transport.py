@@ -54,6 +54,39 @@ class _Nobody:
 _NOBODY = _Nobody()
 
 
+class _Drain:
+    """Stands in for an owner that has said all it had to say: what still comes is read and dropped."""
+
+    __slots__ = ("_dropped", "_owner", "_transport")
+
+    def __init__(self, transport: Transport, owner: Owner) -> None:
+        self._transport, self._owner = transport, owner
+        self._dropped = 0
+
+    def data_received(self, buffer: bytearray, size: int) -> None:
+        """Runs in the hub."""
+        self._dropped += size
+        if self._dropped > DRAIN_LIMIT:
+            self._transport._lost()
+
+    def writable(self) -> None:
+        """Nobody waits for it any more."""
+
+    def connection_lost(self) -> None:
+        """Runs in the hub."""
+        self._owner.connection_lost()
+
+
+class _Gone:
+    """The channel of a transport whose socket is gone: a late write fails like one to a peer that has gone."""
+
+    def send(self, data: Any) -> int:
+        raise BrokenPipeError
+
+
+_GONE = _Gone()
+
+
 class Channel(Protocol):
     """What a transport needs of a non-blocking socket."""
 
@@ -142,7 +175,6 @@ class Transport:
         "_buffer",
         "_channel",
         "_deadline",
-        "_drained",
         "_finish",
         "_flush_due",
         "_hub",
@@ -176,7 +208,6 @@ class Transport:
         self._tick = -1
         self._flush_due = False
         self._finish: str | None = None
-        self._drained = 0
         self._deadline: Any = None
         self._writer: Any = None
         self._reader = loop.io(channel.fileno(), 1)
@@ -193,14 +224,14 @@ class Transport:
 
     def _deliver_early(self, early: bytearray) -> None:
         """Runs in the hub."""
-        if self._channel is not None:
+        if not self.closed:
             self.bytes_received += len(early)
             self.resume()
             self._owner.data_received(early, len(early))
 
     def resume(self) -> None:
         """Go on reading after ``pause()``."""
-        if not self._reading and self._channel is not None:
+        if not self._reading and not self.closed:
             self._reading = True
             self._reader.start(self._readable)
             pending = getattr(self._channel, "pending", None)
@@ -226,54 +257,53 @@ class Transport:
             return
         except OSError:
             size = 0
-        if not size:
-            self._lost()
-            return
-        self.bytes_received += size
-        if self._finish is None:
+        if size:
+            self.bytes_received += size
             self._owner.data_received(self._buffer, size)
         else:
-            self._drain(size)
+            self._lost()
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
-    def write(self, data: bytes | tuple[bytes, bytes], hold: bool = False) -> None:
-        """Send a frame, or (header, payload) of one, without waiting.
+    def write(self, data: bytes) -> None:
+        """Send a frame without waiting.
 
-        A frame that finds the outbox empty goes to the kernel at once, unless ``hold`` says that more is about to
-        follow. Frames that follow in the same tick of the loop are joined and leave together when the tick ends.
+        One that finds the outbox empty goes to the kernel at once; those that follow in the same tick of the loop are
+        joined and leave together when the tick ends.
         """
-        if self._channel is None or self.broken:
+        tick = self._loop.iteration
+        if self.outbox_size or tick == self._tick:
+            self.queue(data)
             return
-        if type(data) is tuple:
-            self._queue(data)
+        self._tick = tick
+        self.bytes_sent += len(data)
+        try:
+            sent = self._channel.send(data)
+        except _WOULD_BLOCK:
+            sent = 0
+        except OSError:
+            self._break()
             return
-        size = len(data)
-        self.bytes_sent += size
-        if not self._outbox and not hold:
-            tick = self._loop.iteration
-            if tick != self._tick:
-                self._tick = tick
-                try:
-                    sent = self._channel.send(data)
-                except _WOULD_BLOCK:
-                    sent = 0
-                except OSError:
-                    self._break()
-                    return
-                if sent != size:
-                    self._outbox.append(memoryview(data)[sent:])  # type: ignore[arg-type]
-                    self.outbox_size = size - sent
-                    self._watch_writable()
-                return
+        if sent != len(data):
+            self._outbox.append(memoryview(data)[sent:])
+            self.outbox_size = len(data) - sent
+            self._watch_writable()
+
+    def queue(self, data: bytes) -> None:
+        """Send a frame when the tick ends, because more is about to follow."""
+        if self.broken or self.closed:
+            return
+        self.bytes_sent += len(data)
         self._outbox.append(data)
-        self.outbox_size += size
+        self.outbox_size += len(data)
         if not self._flush_due and self._writer is None:
             self._flush_due = True
             self._loop.run_callback(self._end_of_tick)
 
-    def _queue(self, parts: Sequence[bytes]) -> None:
-        """A big frame: its parts join the outbox uncopied, and what the kernel takes goes at once."""
+    def write_parts(self, parts: Sequence[bytes]) -> None:
+        """Send a big frame in parts: they join the outbox uncopied, and what the kernel takes goes at once."""
+        if self.broken or self.closed:
+            return
         size = sum(map(len, parts))
         self.bytes_sent += size
         self._outbox.extend(parts)
@@ -357,7 +387,7 @@ class Transport:
 
     def set_deadline(self, seconds: float) -> None:
         """Cut the connection in ``seconds``, later as long as the peer takes what waits in the outbox."""
-        if self._deadline is None and self._channel is not None:
+        if self._deadline is None and not self.closed:
             self._deadline = self._loop.timer(seconds)
             self._deadline.start(self._on_deadline, seconds, self.outbox_size)
 
@@ -375,12 +405,13 @@ class Transport:
         bytes makes the kernel reset the connection, which can cost the peer our last frames; so half-close, and read
         and drop until the peer closes too (RFC 6455 7.1.1).
         """
-        if self._channel is None or self._finish is not None:
+        if self.closed or self._finish is not None:
             return
         self._finish = "linger" if linger else "close"
+        self._owner = _Drain(self, self._owner)
         self.resume()
         self.flush()
-        if not self._outbox and self._channel is not None:
+        if not self._outbox and not self.closed:
             self._finish_now()
 
     def _finish_now(self) -> None:
@@ -394,15 +425,9 @@ class Transport:
             except OSError:
                 self._in_hub(self._lost)
 
-    def _drain(self, size: int) -> None:
-        """Runs in the hub."""
-        self._drained += size
-        if self._drained > DRAIN_LIMIT:
-            self._lost()
-
     def abort(self) -> None:
         """Cut the connection now, whatever waits in the outbox."""
-        if self._channel is not None:
+        if not self.closed:
             self._outbox.clear()
             self._in_hub(self._lost)
 
@@ -414,7 +439,7 @@ class Transport:
 
     def _lost(self) -> None:
         """Runs in the hub. Releases all that the transport holds."""
-        if self._channel is None:
+        if self.closed:
             return
         self._reading = False
         self._reader.stop()
@@ -426,7 +451,7 @@ class Transport:
             self._deadline = None
         self._outbox.clear()
         self.outbox_size = 0
-        channel, self._channel = self._channel, None
+        channel, self._channel = self._channel, _GONE
         try:
             channel.close()
         except OSError:
@@ -437,7 +462,7 @@ class Transport:
     @property
     def closed(self) -> bool:
         """Whether the socket is gone."""
-        return self._channel is None
+        return self._channel is _GONE
 
 
 def _drop(outbox: list[Any], sent: int) -> None:

@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import gevent
-from gevent import get_hub
+from gevent import get_hub, getcurrent
 from gevent.hub import Waiter
 
 from .codes import CloseCode
 from .config import Config
 from .exceptions import ConnectionClosed
-from .protocol.connection import Connection, State, close_payload
+from .protocol.connection import WHOLE_TEXT, Connection, State, close_payload
 from .protocol.deflate import Deflate
+from .protocol.frames import encode_frame
 from .protocol.handshake import Handshake, accept_headers
 from .protocol.headers import check_field, check_token
 from .registry import Registry
@@ -38,6 +39,8 @@ OnMessage = Callable[["WebSocket", Message], object]
 OnClose = Callable[["WebSocket"], object]
 
 _TIMED_OUT = object()
+ATTACHED, IDLE, WORKING = "attached", "idle", "working"
+"""Who takes the messages: the view; nobody yet, and the first one starts a greenlet; that greenlet."""
 _OPEN = State.OPEN
 
 
@@ -66,6 +69,8 @@ class WebSocket:
         "_ended",
         "_engine",
         "_handshake",
+        "_high_water",
+        "_hub",
         "_inbox",
         "_latency",
         "_messages_received",
@@ -75,6 +80,7 @@ class WebSocket:
         "_open",
         "_paused",
         "_ping",
+        "_plain",
         "_reader",
         "_registry",
         "_senders",
@@ -100,6 +106,8 @@ class WebSocket:
         self.subprotocol = subprotocol
         """The subprotocol that was agreed on, or None (RFC 6455 1.9)."""
         self._config = config
+        self._high_water = config.send_high_water
+        self._hub: Any = get_hub()
         self._registry = registry
         self._handshake: Handshake | None = handshake
         self._switch: Switch | None = switch
@@ -108,7 +116,8 @@ class WebSocket:
         self._open = False
         self._ended = False
         self._told = False
-        self._stage = "attached"
+        self._plain = False
+        self._stage = ATTACHED
         self._paused = False
         self._inbox: list[Message] = []  # the oldest message is the last item
         self._reader: Any = None
@@ -161,6 +170,7 @@ class WebSocket:
             max_fragments=config.max_fragments,
             deflate=None if compression is None else Deflate(compression),
         )
+        self._plain = self._engine.plain
         self._transport = Transport(channel, self)
         self._open = True
         self._registry.add(self)
@@ -189,16 +199,26 @@ class WebSocket:
         time: the connection stays usable. RuntimeError when another greenlet is waiting here, or after ``detach()``.
         """
         inbox = self._inbox
-        if inbox:
-            message = inbox.pop()
-            if self._paused:
-                self._relax()
-            return message
-        return self._receive(timeout)
+        if not inbox:
+            if timeout is not None or not self._open or self._reader is not None or self._stage is not ATTACHED:
+                return self._receive(timeout)
+            # The common case of _receive, at the cost of this one call.
+            self._reader = getcurrent()
+            try:
+                self._hub.switch()
+            finally:
+                self._reader = None
+            inbox = self._inbox
+            if not inbox:
+                return self._receive(None)
+        message = inbox.pop()
+        if self._paused:
+            self._relax()
+        return message
 
     def _receive(self, timeout: float | None) -> Message | None:
         """The inbox is empty."""
-        if self._stage != "attached":
+        if self._stage is not ATTACHED:
             raise RuntimeError("this WebSocket is detached: its messages go to on_message")
         if self._engine is None and not self._ended and not self._accepted_late():
             self._tell_end()
@@ -231,14 +251,13 @@ class WebSocket:
         """Wait for the inbox or for the end; False when ``timeout`` seconds have passed."""
         if self._reader is not None:
             raise RuntimeError("another greenlet is waiting in receive() of this WebSocket")
-        waiter: Any = Waiter()
-        self._reader = waiter
+        self._reader = reader = getcurrent()
         timer = None
         if timeout is not None:
-            timer = get_hub().loop.timer(timeout)
-            timer.start(waiter.switch, _TIMED_OUT)
+            timer = self._hub.loop.timer(timeout)
+            timer.start(reader.switch, _TIMED_OUT)
         try:
-            return waiter.get() is not _TIMED_OUT
+            return self._hub.switch() is not _TIMED_OUT
         finally:
             self._reader = None
             if timer is not None:
@@ -247,6 +266,9 @@ class WebSocket:
     def __iter__(self) -> Iterator[Message]:
         """The messages until the connection ends, however it ends."""
         while not self._told:
+            if self._inbox and not self._paused:
+                yield self._inbox.pop()
+                continue
             message = self.receive()
             if message is None:
                 return
@@ -277,10 +299,21 @@ class WebSocket:
         if not self._open:
             self._check_open()
         transport: Any = self._transport
-        if transport.outbox_size > self._config.send_high_water:
+        if transport.outbox_size > self._high_water:
             self._wait_writable(transport)
-        transport.write(self._engine.encode(message, binary), self._inbox)  # type: ignore[union-attr]
+        if binary is None and type(message) is str and self._plain:
+            frame: Any = encode_frame(WHOLE_TEXT, message)
+        else:
+            frame = self._engine.encode(message, binary)  # type: ignore[union-attr]
+            if type(frame) is tuple:
+                self._messages_sent += 1
+                transport.write_parts(frame)
+                return
         self._messages_sent += 1
+        if self._inbox:
+            transport.queue(frame)  # the answer to a burst of which more waits
+        else:
+            transport.write(frame)
 
     def send_json(self, value: Any) -> None:
         """Send a value as JSON text. TypeError for a value that has no JSON."""
@@ -310,11 +343,11 @@ class WebSocket:
 
     def _wait_writable(self, transport: Transport) -> None:
         transport.flush()
-        high_water, seconds = self._config.send_high_water, self._config.send_timeout
+        high_water, seconds = self._high_water, self._config.send_timeout
         while transport.outbox_size > high_water and self._open:
             waiting = transport.outbox_size
             waiter: Any = Waiter()
-            timer = get_hub().loop.timer(seconds)
+            timer = self._hub.loop.timer(seconds)
             timer.start(waiter.switch, _TIMED_OUT)
             if self._senders is None:
                 self._senders = []
@@ -336,7 +369,7 @@ class WebSocket:
         """Send a ping (RFC 6455 5.5.2); the pong's way back shows in ``latency``. At most 125 bytes."""
         if not self._open:
             self._check_open()
-        now = get_hub().loop.now()
+        now = self._hub.loop.now()
         if payload is None:
             payload = int(now * 1000).to_bytes(8, "big")
         frame = self._engine.ping(payload)  # type: ignore[union-attr]
@@ -435,11 +468,11 @@ class WebSocket:
         without it messages are dropped. ``on_close(ws)`` is called exactly once, at the end. An exception in either is
         logged once and closes with 1011. ``ws.environ`` keeps the request's strings only.
         """
-        if self._stage != "attached":
+        if self._stage is not ATTACHED:
             raise RuntimeError("this WebSocket is detached already")
         if self._engine is None and not self._ended:
             self.accept()
-        self._stage = "idle"
+        self._stage = IDLE
         self._on_message, self._on_close = on_message, on_close
         self.environ = {sys.intern(key): value for key, value in self.environ.items() if type(value) is str}
         if self._inbox or self._ended:
@@ -448,12 +481,12 @@ class WebSocket:
     @property
     def detached(self) -> bool:
         """Whether ``detach()`` was called."""
-        return self._stage != "attached"
+        return self._stage is not ATTACHED
 
     def _start_work(self) -> None:
         """One greenlet at a time works through the inbox of a detached connection."""
-        if self._stage == "idle":
-            self._stage = "working"
+        if self._stage is IDLE:
+            self._stage = WORKING
             gevent.spawn(self._work)
 
     def _work(self) -> None:
@@ -465,7 +498,7 @@ class WebSocket:
                 if self._on_message is not None:
                     self._call(self._on_message, message)
         finally:
-            self._stage = "idle"
+            self._stage = IDLE
         if self._ended and not self._told:
             self._told = True
             on_close, self._on_message, self._on_close = self._on_close, None, None
@@ -488,23 +521,25 @@ class WebSocket:
         """Runs in the hub."""
         engine: Any = self._engine
         messages = engine.feed(buffer, size)
-        if messages:
+        if engine.eventful or self._inbox or len(messages) > 1:
             self._put(messages)
-        if engine.eventful:
-            self._after_feed(engine)
-        if messages and self._inbox:
-            reader = self._reader
-            if reader is not None:
-                self._reader = None
-                reader.switch(None)  # runs the view until it waits again: nothing may follow
-            elif self._stage == "idle":
-                self._start_work()
+            if engine.eventful:
+                self._after_feed(engine)
+            if not messages:
+                return
+        else:
+            self._messages_received += 1
+            self._inbox = messages
+        reader = self._reader
+        if reader is not None:
+            self._reader = None
+            reader.switch()  # runs the view until it waits again: nothing may follow
+        elif self._stage is IDLE:
+            self._start_work()
 
     def _put(self, messages: list[Message]) -> None:
-        count = len(messages)
-        self._messages_received += count
-        if count > 1:
-            messages.reverse()
+        self._messages_received += len(messages)
+        messages.reverse()
         if self._inbox:
             messages.extend(self._inbox)
         self._inbox = messages
@@ -528,9 +563,7 @@ class WebSocket:
             return
         self._paused = False
         if engine.stalled:
-            messages = engine.feed(b"")
-            if messages:
-                self._put(messages)
+            self._put(engine.feed(b""))
             self._after_feed(engine)
         if not self._paused:
             transport.resume()
@@ -542,7 +575,7 @@ class WebSocket:
         assert transport is not None
         if engine.pongs:
             self._pongs(engine)
-        if engine.has_replies and (transport.outbox_size <= self._config.send_high_water or engine.state is not _OPEN):
+        if engine.has_replies and (transport.outbox_size <= self._high_water or engine.state is not _OPEN):
             transport.write(engine.take_replies())
         if engine.stalled:
             self._pause()
@@ -554,7 +587,7 @@ class WebSocket:
     def _pongs(self, engine: Connection) -> None:
         pongs, engine.pongs = engine.pongs, []
         if self._ping is not None and self._ping[0] in pongs:
-            self._latency = get_hub().loop.now() - self._ping[1]
+            self._latency = self._hub.loop.now() - self._ping[1]
             self._ping = None
 
     def writable(self) -> None:
@@ -575,16 +608,20 @@ class WebSocket:
     def _wake_senders(self) -> None:
         senders, self._senders = self._senders, None
         for waiter in senders or ():
-            get_hub().loop.run_callback(waiter.switch, None)
+            self._hub.loop.run_callback(waiter.switch, None)
 
     def _wake_reader(self) -> None:
         """The end has come."""
-        reader = self._reader
-        if reader is not None:
-            self._reader = None
-            get_hub().loop.run_callback(reader.switch, None)
-        elif self._stage == "idle" and not self._told:
+        if self._reader is not None:
+            self._hub.loop.run_callback(self._switch_to, self._reader)
+        elif self._stage is IDLE and not self._told:
             self._start_work()
+
+    def _switch_to(self, reader: Any) -> None:
+        """Runs in the hub. The reader may have gone, or come back for another wait, since this was asked for."""
+        if self._reader is reader:
+            self._reader = None
+            reader.switch()
 
     # --- facts -----------------------------------------------------------------------------------------------------
 

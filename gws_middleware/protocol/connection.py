@@ -27,12 +27,13 @@ from .deflate import Deflate, InflateError
 from .frames import FIN, LENGTH, MASKED, OPCODE, RSV1, RSV2, RSV3, encode_frame, encode_header, parse_messages
 from .masking import mask
 
-__all__ = ["Connection", "State"]
+__all__ = ["WHOLE_TEXT", "Connection", "State"]
 
 _CONTINUATION, _TEXT, _BINARY = int(Opcode.CONTINUATION), int(Opcode.TEXT), int(Opcode.BINARY)
 _CLOSE, _PING, _PONG = int(Opcode.CLOSE), int(Opcode.PING), int(Opcode.PONG)
 _DATA = (_TEXT, _BINARY)
-_WHOLE_TEXT, _WHOLE_BINARY = FIN | _TEXT, FIN | _BINARY
+WHOLE_TEXT, _WHOLE_BINARY = FIN | _TEXT, FIN | _BINARY
+"""First bytes of a message in one frame."""
 
 MAX_CONTROL = 125
 """Bytes of a control frame's payload (RFC 6455 5.5)."""
@@ -69,10 +70,12 @@ class Connection:
     """One end of a connection. ``client`` is True on the end that masks what it sends."""
 
     __slots__ = (
+        "_between",
         "_client",
         "_deflate",
         "_fragments",
         "_frame",
+        "_masked",
         "_max_fragments",
         "_max_message_size",
         "_message",
@@ -80,6 +83,7 @@ class Connection:
         "_replies",
         "_rest",
         "eventful",
+        "plain",
         "pongs",
         "received_close",
         "sent_close",
@@ -106,9 +110,13 @@ class Connection:
         self.stalled = False
         """Whole frames wait inside because the messages already given out are enough; ``feed(b"")`` goes on."""
         self._client = client
+        self._masked = not client
+        self._between = True  # nothing but whole messages has come: the next byte begins a frame
         self._max_message_size = max_message_size
         self._max_fragments = max_fragments
         self._deflate = deflate
+        self.plain = deflate is None and not client
+        """Messages go out as they are: neither compressed nor masked."""
         self._rest: bytearray | None = None
         self._frame: _Frame | None = None
         self._message: _Partial | None = None
@@ -124,8 +132,8 @@ class Connection:
             end = len(data)
         messages: list[str | bytes] = []
         start = 0
-        if self._rest is None and self._frame is None and self._message is None and self.state is State.OPEN:
-            start = parse_messages(data, 0, end, self._max_message_size, not self._client, messages)
+        if self._between:
+            start = parse_messages(data, 0, end, self._max_message_size, self._masked, messages)
             if start == end:
                 return messages
         self._feed_rest(data, start, end, messages)
@@ -147,6 +155,9 @@ class Connection:
             self._fail(violation)
             rest = bytearray()
         self._rest = rest if rest and self.state in (State.OPEN, State.CLOSING) else None
+        self._between = (
+            self._rest is None and self._frame is None and self._message is None and self.state is State.OPEN
+        )
 
     def _walk(
         self, data: bytes | bytearray, view: memoryview, start: int, end: int, messages: list[str | bytes]
@@ -157,7 +168,7 @@ class Connection:
             frame = self._frame
             if frame is None:
                 if self._message is None and self.state is State.OPEN:
-                    start = parse_messages(data, start, end, self._max_message_size, not self._client, messages)
+                    start = parse_messages(data, start, end, self._max_message_size, self._masked, messages)
                 after = self._read_header(data, start, end)
                 if after is None:
                     break
@@ -286,8 +297,6 @@ class Connection:
 
     def _inflate(self, piece: bytes, message: _Partial, last: bool) -> bytes:
         assert self._deflate is not None
-        if not piece and not last:
-            return piece
         try:
             return self._deflate.inflate(piece, self._max_message_size - message.size, last)
         except InflateError as error:
@@ -330,11 +339,10 @@ class Connection:
 
         ``binary`` None goes by the type: ``str`` is text, any buffer of bytes is binary. TypeError for anything else.
         """
-        if binary is None and self._deflate is None and not self._client:
-            kind = type(message)
-            if kind is str and len(message) < SPLIT_FROM // 4:  # at most 4 bytes of UTF-8 a character
-                return encode_frame(_WHOLE_TEXT, message)
-            if kind is bytes and len(message) < SPLIT_FROM:
+        if binary is None and self.plain:
+            if type(message) is str:
+                return encode_frame(WHOLE_TEXT, message)
+            if type(message) is bytes and len(message) < SPLIT_FROM:
                 return encode_frame(_WHOLE_BINARY, message)
         return self._encode(message, binary)
 
@@ -372,6 +380,7 @@ class Connection:
             self._queue_close(payload)
             self.sent_close = (int(CloseCode.NO_STATUS if code is None else code), reason)
             self.state = State.CLOSING
+            self._between = False
 
     def _queue_close(self, payload: bytes) -> None:
         if self._replies is None:

@@ -20,6 +20,7 @@ __all__ = [
     "InflateError",
     "Parameters",
     "agree",
+    "answer",
     "format_parameters",
     "negotiate",
     "offer",
@@ -104,6 +105,12 @@ def negotiate(offers: Sequence[Extension], mode: str) -> Parameters | None:
     return None
 
 
+def answer(agreed: Parameters) -> str:
+    """The server's answer. It always names server_max_window_bits, as an offer that names it demands (7.1.2.1)."""
+    text = format_parameters(agreed)
+    return text if "server_max_window_bits" in text else text + "; server_max_window_bits=15"
+
+
 def offer(wanted: Parameters) -> str:
     """The client's offer of ``wanted``; it always says that it knows client_max_window_bits."""
     text = format_parameters(wanted)
@@ -118,7 +125,8 @@ def agree(answer: Sequence[Extension], offered: Parameters) -> Parameters | None
     found = _read(pairs, response=True)
     if more or name != NAME or found is None:
         raise ValueError("the server answered with an extension that was not offered")
-    agreed = Parameters(**found)
+    # Without client_max_window_bits the server takes any window (7.1.2.2): the client keeps to its own offer.
+    agreed = Parameters(**{"client_max_window_bits": offered.client_max_window_bits, **found})
     if offered.server_no_context_takeover and not agreed.server_no_context_takeover:
         raise ValueError("the server did not accept server_no_context_takeover")
     if agreed.server_max_window_bits > offered.server_max_window_bits:
@@ -132,6 +140,7 @@ class Deflate:
     """Compresses and inflates the messages of one connection, on the side that ``client`` names."""
 
     __slots__ = (
+        "_begun",
         "_bits",
         "_compressor",
         "_final_blocks",
@@ -150,6 +159,7 @@ class Deflate:
         self._keep, self._inflate_bits = not theirs[0], max(theirs[1], 9)
         self._compressor: Any = None
         self._inflater: Any = None
+        self._begun = False
         self._final_blocks = 0
         self.threshold = SHARED_FROM if self._shared else 1
         """Bytes from which a message is worth compressing."""
@@ -164,6 +174,9 @@ class Deflate:
 
     def inflate(self, piece: bytes, room: int, last: bool) -> bytes:
         """The next piece of a message, inflated; InflateError as soon as it is broken or longer than ``room`` bytes."""
+        if not piece and not (last and self._begun):
+            return piece  # 7.2.3.6: an empty message is one byte; with none, the tail alone would inflate to garbage
+        self._begun = not last
         if self._inflater is None:
             self._inflater = zlib.decompressobj(-self._inflate_bits)
         try:

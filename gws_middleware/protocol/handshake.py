@@ -187,7 +187,7 @@ def accept_headers(handshake: Handshake, subprotocol: str | None) -> list[tuple[
     if subprotocol is not None:
         headers.append(("Sec-WebSocket-Protocol", subprotocol))
     if handshake.compression is not None:
-        headers.append(("Sec-WebSocket-Extensions", deflate.format_parameters(handshake.compression)))
+        headers.append(("Sec-WebSocket-Extensions", deflate.answer(handshake.compression)))
     return headers
 
 

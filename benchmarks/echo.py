@@ -1,0 +1,123 @@
+"""The benchmark's door: ``python -m benchmarks.echo``, or ``main(scale)`` from a test.
+
+All servers are measured in one run and take turns, so that whatever else the machine does falls on all of
+them; the server has one core for itself and the load generator the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from .frames import WrongReplyError
+from .launch import SERVERS, Fleet, Server, ServerError
+from .meters import Cores, allow_files, pinned
+from .report import render
+from .results import Report, environment
+from .scenarios import SCENARIOS, Scale, Scenario
+
+__all__ = ["DEFAULT_SERVERS", "main"]
+
+DEFAULT_SERVERS = ("ours", "gevent-websocket", "uvicorn", "picows")
+
+_CROWD = max(getattr(scenario, "connections", 1) for scenario in SCENARIOS.values())
+_SPARE_FILES = 500
+
+
+def main(
+    scale: float = 1.0,
+    servers: Sequence[str] = DEFAULT_SERVERS,
+    scenarios: Sequence[str] = tuple(SCENARIOS),
+    rounds: int | None = None,
+) -> Report:
+    """Measure and return what was found. ``scale`` 1 takes minutes; 0.01 takes seconds and does one round."""
+    rounds = rounds or (3 if scale >= 0.1 else 1)
+    absent = {name: reason for name in servers if (reason := SERVERS[name].absence())}
+    absent |= {name: reason for name in scenarios if (reason := SCENARIOS[name].absence())}
+    present = [name for name in servers if name not in absent]
+    scenarios = [name for name in scenarios if name not in absent]
+    cores = Cores()
+    report = Report(scale, rounds, present, scenarios, absent, cores.apart, environment())
+    allow_files(_SPARE_FILES + 2 * Scale(scale).connections(_CROWD))
+    with pinned(cores.load), Fleet(cores) as fleet, _Progress() as progress:
+        for number in range(rounds):
+            for scenario in (SCENARIOS[name] for name in scenarios):
+                for name in _in_turn(present, number):
+                    progress.show(f"round {number + 1}/{rounds}: {scenario.title}: {name}")
+                    _measure(report, fleet, scenario, SERVERS[name])
+    return report
+
+
+def _in_turn(servers: Sequence[str], number: int) -> Sequence[str]:
+    """All servers, each round beginning with another one."""
+    first = number % len(servers) if servers else 0
+    return [*servers[first:], *servers[:first]]
+
+
+def _measure(report: Report, fleet: Fleet, scenario: Scenario, server: Server) -> None:
+    """Add one sample. A server that fails is reported as such, and the others are measured all the same."""
+    if not scenario.takes(server):
+        return
+    result = report.result(scenario.name, server.name)
+    if result.failure:
+        return
+    try:
+        result.samples.append(scenario.measure(fleet, server, Scale(report.scale)))
+    except (WrongReplyError, ServerError, OSError) as error:
+        result.failure = f"{type(error).__name__}: {error}"
+        fleet.drop(server)
+
+
+class _Progress:
+    """What is going on, on stderr: one line that changes on a terminal, nothing elsewhere."""
+
+    def __init__(self) -> None:
+        self._on = sys.stderr.isatty()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def show(self, text: str) -> None:
+        if self._on:
+            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+    def __exit__(self, *error: object) -> None:
+        self.show("")
+
+
+def _names(text: str, known: Iterable[str]) -> list[str]:
+    """Comma-separated names or shell patterns, in the order of ``known``."""
+    known = list(known)
+    patterns = text.split(",")
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in known):
+            raise argparse.ArgumentTypeError(f"{pattern!r} is none of {', '.join(known)}")
+    return [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.echo", description=__doc__)
+    parser.add_argument("--scale", type=float, default=1.0, help="1 for figures, 0.01 to see that it works")
+    parser.add_argument("--servers", type=lambda text: _names(text, SERVERS), default=list(DEFAULT_SERVERS))
+    parser.add_argument("--scenarios", type=lambda text: _names(text, SCENARIOS), default=list(SCENARIOS))
+    parser.add_argument("--rounds", type=int, help="default 3, or 1 below scale 0.1")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
+    return parser.parse_args(arguments)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """The command line. The exit status is 1 when a server has failed in a scenario, never for a figure."""
+    options = _arguments(arguments)
+    report = main(options.scale, options.servers, options.scenarios, options.rounds)
+    print(render(report), end="")
+    if options.json:
+        options.json.write_text(json.dumps(report.as_json(), indent=1, ensure_ascii=False) + "\n")
+    return 1 if report.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,178 @@
+"""Connections of the load generator: opened, driven and closed; every byte that comes back is compared.
+
+A lane keeps one burst (``in_flight`` frames, sent with one system call) and the exact bytes that must answer
+it. A reply is read into a buffer of exactly that size: too few bytes and the run stops for want of a reply,
+other bytes fail the comparison, surplus bytes fail the next one, or else the close handshake.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeAlias
+
+from .frames import (
+    Payload,
+    WrongReplyError,
+    check_close,
+    check_upgrade,
+    client_close,
+    client_frame,
+    server_frame,
+    upgrade_request,
+)
+
+__all__ = ["PATIENCE", "Address", "Lane", "close_all", "connect", "echo_lanes", "opened"]
+
+Address: TypeAlias = tuple[str, int]
+
+PATIENCE = 30.0
+"""Seconds without any sign of life after which a server counts as stuck."""
+
+_TOGETHER = 64
+"""Handshakes under way at a time while many connections are opened."""
+
+
+class Lane:
+    """One open connection, the burst that it sends again and again and the reply that must come back."""
+
+    __slots__ = (
+        "_buffer",
+        "_expected",
+        "_free",
+        "_recv_into",
+        "_request",
+        "_unsent",
+        "_view",
+        "fd",
+        "messages",
+        "sock",
+    )
+
+    def __init__(self, sock: socket.socket, request: bytes, expected: bytes, messages: int = 1) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.messages = messages
+        self._request = memoryview(request)
+        self._unsent = self._request[:0]
+        self._expected = expected
+        self._buffer = bytearray(len(expected))
+        self._view = self._free = memoryview(self._buffer)
+        self._recv_into = sock.recv_into
+
+    def send(self) -> bool:
+        """Start a burst. True when the kernel took all of it."""
+        self._unsent = self._request
+        return self.flush()
+
+    def flush(self) -> bool:
+        """Hand the rest of the burst to the kernel as far as it takes it. True when nothing is left."""
+        try:
+            sent = self.sock.send(self._unsent)
+        except BlockingIOError:
+            return False
+        self._unsent = self._unsent[sent:]
+        return not self._unsent
+
+    def receive(self) -> bool:
+        """Read once. True when the burst has been answered in full and every byte was right."""
+        size = self._recv_into(self._free)
+        if size == 0:
+            raise WrongReplyError("the server closed the connection instead of replying")
+        if size < len(self._free):
+            self._free = self._free[size:]
+            return False
+        self._free = self._view
+        if self._buffer != self._expected:
+            raise WrongReplyError(_difference(self._buffer, self._expected))
+        return True
+
+
+def _difference(received: bytearray, expected: bytes) -> str:
+    at = next(index for index, (a, b) in enumerate(zip(received, expected, strict=True)) if a != b)
+    window = slice(max(0, at - 4), at + 12)
+    return f"wrong reply at byte {at} of {len(expected)}: {bytes(received[window])!r}, not {expected[window]!r}"
+
+
+def echo_lanes(sockets: Sequence[socket.socket], payload: Payload, in_flight: int = 1) -> list[Lane]:
+    """A lane on each socket that sends ``in_flight`` messages at a time and expects their echoes."""
+    data = payload.build()
+    expected = server_frame(payload.opcode, data) * in_flight
+    return [
+        Lane(sock, client_frame(payload.opcode, data, client) * in_flight, expected, in_flight)
+        for client, sock in enumerate(sockets)
+    ]
+
+
+def connect(address: Address) -> socket.socket:
+    """A TCP connection to a server on this machine."""
+    sock = socket.create_connection(address, timeout=PATIENCE)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def open_all(address: Address, path: str, count: int) -> list[socket.socket]:
+    """Open ``count`` WebSockets, some handshakes at a time; each 101 is checked."""
+    request = upgrade_request("{}:{}".format(*address), path)
+    sockets: list[socket.socket] = []
+    try:
+        for size in _portions(count):
+            newest = [connect(address) for _ in range(size)]
+            sockets += newest
+            for sock in newest:
+                sock.sendall(request)
+            for sock in newest:
+                check_upgrade(_read_head(sock))
+    except BaseException:
+        _discard(sockets)
+        raise
+    return sockets
+
+
+def _portions(count: int) -> Iterator[int]:
+    for start in range(0, count, _TOGETHER):
+        yield min(_TOGETHER, count - start)
+
+
+def _read_head(sock: socket.socket) -> bytes:
+    head = b""
+    while b"\r\n\r\n" not in head:
+        data = sock.recv(65536)
+        if not data:
+            break
+        head += data
+    return head
+
+
+@contextmanager
+def opened(address: Address, path: str, count: int) -> Iterator[list[socket.socket]]:
+    """``count`` open WebSockets for a ``with`` block; closed cleanly unless the block has failed."""
+    sockets = open_all(address, path, count)
+    try:
+        yield sockets
+        close_all(sockets)
+    finally:
+        _discard(sockets)
+
+
+def close_all(sockets: Sequence[socket.socket]) -> None:
+    """Close cleanly. Nothing may come but the answer to our close frame and the end of the connection."""
+    for sock in sockets:
+        sock.settimeout(PATIENCE)
+        sock.sendall(client_close())
+    for sock in sockets:
+        check_close(_read_rest(sock))
+
+
+def _read_rest(sock: socket.socket) -> bytes:
+    rest = b""
+    while data := sock.recv(65536):
+        rest += data
+    return rest
+
+
+def _discard(sockets: Sequence[socket.socket]) -> None:
+    for sock in sockets:
+        sock.close()

@@ -1,0 +1,193 @@
+"""The servers and how each is started and stopped.
+
+Every server gets a socket that is bound and listening already, so that there is no race for a port and a
+client may connect before the server is up; it is asked for the pid that answers, and that process alone is
+measured.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from .frames import TEXT_64, WrongReplyError, client_frame
+from .lanes import Address, opened
+from .meters import Cores
+
+__all__ = ["SERVERS", "Fleet", "Running", "Server", "ServerError", "absence", "stop_all"]
+
+_ROOT = Path(__file__).resolve().parent.parent
+_STOP_WITHIN = 10.0
+
+
+class ServerError(Exception):
+    """A server did not start; its log is in the sentence."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """How to start an echo server: ``command`` takes the listening descriptor and the application."""
+
+    name: str
+    needs: tuple[str, ...]
+    command: Callable[[int, str], Sequence[str]]
+    application: str
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    def absence(self) -> str | None:
+        """Why this server cannot be measured here, or None."""
+        return absence(self.needs)
+
+
+def absence(modules: Sequence[str]) -> str | None:
+    """A sentence that names those that are not installed, or None."""
+    missing = [module for module in modules if not _installed(module)]
+    return f"not installed: {', '.join(missing)}" if missing else None
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent package is missing
+        return False
+
+
+def _gunicorn(worker: str) -> Callable[[int, str], Sequence[str]]:
+    def command(fd: int, application: str) -> Sequence[str]:
+        options = ("--config", "python:benchmarks.servers.gunicorn_options", "--bind", f"fd://{fd}")
+        return "-m", "gunicorn", *options, "--worker-class", worker, f"{application}:application"
+
+    return command
+
+
+def _module(fd: int, application: str) -> Sequence[str]:
+    return "-m", application, str(fd)
+
+
+_OURS = _gunicorn("gws_middleware.worker.GeventWebSocketWorker")
+_OTHER = _gunicorn("geventwebsocket.gunicorn.workers.GeventWebSocketWorker")
+_OURS_NEEDS = ("gws_middleware.worker", "gunicorn")
+
+SERVERS: dict[str, Server] = {
+    server.name: server
+    for server in (
+        Server("ours", _OURS_NEEDS, _OURS, "benchmarks.servers.ours"),
+        Server("ours-pure", _OURS_NEEDS, _OURS, "benchmarks.servers.ours", {"GWS_SPEEDUPS": "0"}),
+        Server("gevent-websocket", ("geventwebsocket", "gunicorn"), _OTHER, "benchmarks.servers.gevent_websocket"),
+        Server(
+            "uvicorn",
+            ("uvicorn", "uvloop", "websockets", "httptools"),
+            _module,
+            "benchmarks.servers.on_uvicorn",
+        ),
+        Server("picows", ("picows", "uvloop"), _module, "benchmarks.servers.on_picows"),
+    )
+}
+
+
+class Running(AbstractContextManager["Running"]):
+    """A server process of ours: ``address`` to connect to, ``pid`` of the worker that answers there."""
+
+    def __init__(self, server: Server, application: str, cores: Cores) -> None:
+        self.server = server
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
+        with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
+            self.address: Address = listener.getsockname()
+            self._process = self._spawn(listener, application)
+        try:
+            os.sched_setaffinity(self._process.pid, cores.server)
+            self.pid = self._answering_pid()
+        except (OSError, WrongReplyError, ValueError) as error:
+            said = self._end_of_log()
+            stop_all([self])
+            raise ServerError(f"{server.name} did not start: {error}\n{said}") from error
+        except BaseException:
+            stop_all([self])
+            raise
+
+    def _spawn(self, listener: socket.socket, application: str) -> subprocess.Popen[bytes]:
+        fd = listener.fileno()
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("GUNICORN_")}
+        return subprocess.Popen(
+            [sys.executable, *self.server.command(fd, application)],
+            cwd=_ROOT,
+            env={**environment, **self.server.env},
+            pass_fds=[fd],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,
+        )
+
+    def _answering_pid(self) -> int:
+        with opened(self.address, "/pid", 1) as [sock]:
+            sock.sendall(client_frame(TEXT_64.opcode, b"pid?"))
+            return int(sock.recv(64)[2:])
+
+    def ask_to_stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+
+    def stop(self) -> None:
+        """Wait for the end; a server that ignores SIGTERM is killed, and its children (its group) with it."""
+        try:
+            self._process.wait(_STOP_WITHIN)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._log.close()
+
+    def _end_of_log(self) -> str:
+        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - 2000))
+        return self._log.read().decode(errors="replace")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stop_all([self])
+
+
+def stop_all(running: Sequence[Running]) -> None:
+    """Stop servers together: each takes a second to see that it is meant."""
+    for server in running:
+        server.ask_to_stop()
+    for server in running:
+        server.stop()
+
+
+class Fleet(AbstractContextManager["Fleet"]):
+    """The servers of a run. Shared ones start when first needed and stay; fresh ones are for one use."""
+
+    def __init__(self, cores: Cores) -> None:
+        self._cores = cores
+        self._shared: dict[str, Running] = {}
+
+    def shared(self, server: Server) -> Running:
+        if server.name not in self._shared:
+            self._shared[server.name] = self.fresh(server)
+        return self._shared[server.name]
+
+    def fresh(self, server: Server, application: str | None = None) -> Running:
+        return Running(server, application or server.application, self._cores)
+
+    def drop(self, server: Server) -> None:
+        """Stop a shared server that has failed: whoever needs it next gets a new one."""
+        stop_all([running for name, running in self._shared.items() if name == server.name])
+        self._shared.pop(server.name, None)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stop_all(list(self._shared.values()))
+        self._shared.clear()

@@ -1,0 +1,167 @@
+"""The load generator: one process, one epoll, no event loop that could have a bug of its own.
+
+Each of the three drivers ends with nothing under way, so that what was counted and what the server spent are
+about the same messages, and returns how many replies it has checked.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import NamedTuple
+
+from .frames import (
+    Payload,
+    WrongReplyError,
+    check_close,
+    check_upgrade,
+    client_close,
+    client_frame,
+    server_frame,
+    upgrade_request,
+)
+from .lanes import PATIENCE, Address, Lane, connect
+
+__all__ = ["broadcast", "cycles", "saturate"]
+
+_IN = select.EPOLLIN
+_OUT = select.EPOLLOUT
+
+
+def _wait(poll: select.epoll) -> list[tuple[int, int]]:
+    ready = poll.poll(PATIENCE)
+    if not ready:
+        raise WrongReplyError(f"no reply within {PATIENCE:g} s")
+    return ready
+
+
+def saturate(lanes: Sequence[Lane], seconds: float) -> int:
+    """Keep every lane busy for ``seconds``, then let what is under way arrive; at least one burst each."""
+    by_fd = {lane.fd: lane for lane in lanes}
+    replies = 0
+    with select.epoll() as poll:
+        for lane in lanes:
+            poll.register(lane.fd, _IN if lane.send() else _IN | _OUT)
+        deadline = perf_counter() + seconds
+        while by_fd:
+            for fd, events in _wait(poll):
+                lane = by_fd[fd]
+                if events & _OUT and lane.flush():
+                    poll.modify(fd, _IN)
+                if events & ~_OUT and lane.receive():
+                    replies += lane.messages
+                    if perf_counter() >= deadline:
+                        poll.unregister(fd)
+                        del by_fd[fd]
+                    elif not lane.send():
+                        poll.modify(fd, _IN | _OUT)
+    return replies
+
+
+def broadcast(lanes: Sequence[Lane], seconds: float) -> int:
+    """Send on the first lane, await the reply on all, again and again for ``seconds``; at least once."""
+    by_fd = {lane.fd: lane for lane in lanes}
+    delivered = 0
+    with select.epoll() as poll:
+        for lane in lanes:
+            poll.register(lane.fd, _IN)
+        deadline = perf_counter() + seconds
+        while not delivered or perf_counter() < deadline:
+            lanes[0].send()
+            awaited = len(lanes)
+            while awaited:
+                awaited -= sum(by_fd[fd].receive() for fd, _ in _wait(poll))
+            delivered += len(lanes)
+    return delivered
+
+
+def cycles(address: Address, path: str, payload: Payload, slots: int, seconds: float) -> int:
+    """Connect, upgrade, echo, close cleanly, again and again in each slot; at least one cycle each."""
+    script = _Script.of(address, path, payload)
+    under_way: dict[int, _Cycle] = {}
+    done = 0
+    with select.epoll() as poll:
+        try:
+            deadline = perf_counter() + seconds
+            for _ in range(slots):
+                _start(address, script, poll, under_way)
+            while under_way:
+                for fd, _ in _wait(poll):
+                    if not under_way[fd].receive():
+                        continue
+                    done += 1
+                    poll.unregister(fd)
+                    under_way.pop(fd).sock.close()
+                    if perf_counter() < deadline:
+                        _start(address, script, poll, under_way)
+        finally:
+            for cycle in under_way.values():
+                cycle.sock.close()
+    return done
+
+
+class _Script(NamedTuple):
+    """What the client says in a cycle, and the echo that it expects."""
+
+    hello: bytes
+    request: bytes
+    expected: bytes
+
+    @classmethod
+    def of(cls, address: Address, path: str, payload: Payload) -> _Script:
+        data = payload.build()
+        return cls(
+            upgrade_request("{}:{}".format(*address), path),
+            client_frame(payload.opcode, data),
+            server_frame(payload.opcode, data),
+        )
+
+
+def _start(address: Address, script: _Script, poll: select.epoll, under_way: dict[int, _Cycle]) -> None:
+    cycle = _Cycle(connect(address), script)
+    under_way[cycle.sock.fileno()] = cycle
+    poll.register(cycle.sock, _IN)
+    cycle.sock.sendall(script.hello)
+
+
+class _Cycle:
+    """One connection from the 101 to the server's FIN: each phase checks what came and starts the next."""
+
+    __slots__ = ("_phase", "_received", "_script", "sock")
+
+    def __init__(self, sock: socket.socket, script: _Script) -> None:
+        self.sock = sock
+        self._script = script
+        self._received = b""
+        self._phase: Callable[[bool], bool] = self._upgrade
+
+    def receive(self) -> bool:
+        """Read once. True when the server has closed the connection as it should."""
+        data = self.sock.recv(65536)
+        self._received += data
+        return self._phase(not data)
+
+    def _upgrade(self, ended: bool) -> bool:
+        if ended or b"\r\n\r\n" in self._received:
+            check_upgrade(self._received)
+            self._proceed(self._echo, self._script.request)
+        return False
+
+    def _echo(self, ended: bool) -> bool:
+        if ended or len(self._received) >= len(self._script.expected):
+            if self._received != self._script.expected:
+                raise WrongReplyError(f"wrong reply: {self._received[:80]!r}, not {self._script.expected[:80]!r}")
+            self._proceed(self._close, client_close())
+        return False
+
+    def _close(self, ended: bool) -> bool:
+        if ended:
+            check_close(self._received)
+        return ended
+
+    def _proceed(self, phase: Callable[[bool], bool], request: bytes) -> None:
+        self._received = b""
+        self._phase = phase
+        self.sock.sendall(request)

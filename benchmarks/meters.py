@@ -1,0 +1,79 @@
+"""What a process has used, as the kernel counts it (Linux), and which core it runs on."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["Cores", "allow_files", "cpu_seconds", "pinned", "resident_bytes", "stolen_seconds", "waited_seconds"]
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process: user and system, all its threads, also those that have ended, to the nanosecond.
+
+    This is the clock of clock_getcpuclockid(3). Unlike /proc/<pid>/stat it does not count in ticks of 10 ms,
+    and unlike /proc/<pid>/schedstat it does not leave out the other threads.
+    """
+    return time.clock_gettime_ns((~pid << 3) | 2) / 1e9
+
+
+def waited_seconds(pid: int) -> float:
+    """How long the process was ready to run and had to wait for a core: the work of others shows here."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(task.read_text().split()[1]) for task in tasks) / 1e9
+
+
+def stolen_seconds() -> float:
+    """How long a core of this machine, on average, was not there because the hypervisor ran something else on it."""
+    total = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+    return int(total[8]) / os.sysconf("SC_CLK_TCK") / (os.cpu_count() or 1)
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory; its private part alone also grows when a page shared with the arbiter is written."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Rss:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"no Rss in /proc/{pid}/smaps_rollup")
+
+
+class Cores:
+    """One core for the server, another for the load generator; with one core in all, no choice."""
+
+    def __init__(self) -> None:
+        self._all = os.sched_getaffinity(0)
+        self.apart = len(self._all) > 1
+
+    @property
+    def load(self) -> set[int]:
+        return {min(self._all)} if self.apart else self._all
+
+    @property
+    def server(self) -> set[int]:
+        return {max(self._all)} if self.apart else self._all
+
+
+@contextmanager
+def pinned(cores: set[int]) -> Iterator[None]:
+    """Keep this process on ``cores`` for a ``with`` block."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def allow_files(count: int) -> None:
+    """Raise the limit of open files, which the servers inherit, to at least ``count``."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < count:
+        raise OSError(
+            f"{count} open files are needed and `ulimit -Hn` allows {hard}: raise it or use a smaller --scale"
+        )
+    if soft != resource.RLIM_INFINITY and soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))

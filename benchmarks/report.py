@@ -1,0 +1,174 @@
+"""A run's findings for people: tables that read in a terminal and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
+from statistics import median
+
+from .results import Report, Result
+from .scenarios import SCENARIOS, Cycle, Echo, Fanout, Idle
+from .targets import TARGETS
+
+__all__ = ["render"]
+
+_LATENCY = "one connection, so both sides wait for each other: no core is full, and the rate is a latency"
+
+
+def render(report: Report) -> str:
+    """The whole report."""
+    sections = (
+        _heading(report),
+        _section("Server CPU per message, µs (cycle: per connection; fan-out: per delivery)", _cpu_rows(report)),
+        _section("Messages per second", _rate_rows(report)),
+        _section("Share of a core: server / load generator, %", _use_rows(report)),
+        _section("Memory per idle connection, KiB resident", _memory_rows(report)),
+        _targets(report),
+        _notes(report),
+    )
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _heading(report: Report) -> str:
+    versions = ", ".join(f"{name} {value}" for name, value in report.environment.items())
+    lines = [f"scale {report.scale:g}, {report.rounds} rounds in turns, medians", versions]
+    lines += [f"ABSENT: {server}: {reason}" for server, reason in report.absent.items()]
+    if report.scale < 1:
+        lines.append("Below scale 1 the figures show that the benchmark works, not what a server costs.")
+    if not report.pinned:
+        lines.append("Only one core: the servers and the load generator disturb each other.")
+    return "\n".join(lines)
+
+
+def _section(title: str, rows: Sequence[Sequence[str]]) -> str:
+    """A table whose columns line up; nothing when there is no row below the head."""
+    if len(rows) < 2:
+        return ""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join([f"## {title}", "", *(_line(row, widths) for row in (rows[0], rule, *rows[1:]))])
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    cells = [row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]
+    return f"| {' | '.join(cells)} |"
+
+
+def _rows(report: Report, idle: bool, cell: Callable[[Result], str], ratios: bool = False) -> list[list[str]]:
+    """The head, then one row per scenario of that kind: a cell per server, and ours divided by each other."""
+    others = _others(report) if ratios else []
+    rows = [["", *report.servers, *(f"ours/{other}" for other in others)]]
+    for name in report.scenarios:
+        cells = [_cell(report, name, server, cell) for server in report.servers]
+        if isinstance(SCENARIOS[name], Idle) is idle and set(cells) != {"–"}:
+            rows.append([SCENARIOS[name].title, *cells, *(_number(report.ratio(name, other)) for other in others)])
+    return rows
+
+
+def _others(report: Report) -> list[str]:
+    return [server for server in report.servers if server != "ours"] if "ours" in report.servers else []
+
+
+def _cell(report: Report, scenario: str, server: str, cell: Callable[[Result], str]) -> str:
+    result = report.results.get((scenario, server))
+    if result is None:
+        return "–"
+    return "FAILED" if result.failure else cell(result)
+
+
+def _number(value: float | None) -> str:
+    """Three digits that count."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.1 else f"{value:.2g}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value * 100:.0f}"
+
+
+def _cpu_rows(report: Report) -> list[list[str]]:
+    return _rows(report, False, lambda result: _number(result.figure), ratios=True)
+
+
+def _rate_rows(report: Report) -> list[list[str]]:
+    return _rows(report, False, lambda result: _number(result.middle(attrgetter("rate"))))
+
+
+def _use_rows(report: Report) -> list[list[str]]:
+    def cell(result: Result) -> str:
+        uses = (result.middle(attrgetter(name)) for name in ("server_use", "load_use"))
+        return " / ".join(map(_percent, uses))
+
+    return _rows(report, False, cell)
+
+
+def _memory_rows(report: Report) -> list[list[str]]:
+    return _rows(report, True, lambda result: _number(result.figure), ratios=True)
+
+
+def _targets(report: Report) -> str:
+    lines = []
+    for target in TARGETS:
+        reached = target.reached(report.figure)
+        if reached is not None:
+            verdict = "holds" if reached <= target.limit else "MISSED"
+            best = _number(target.reached(report.least))
+            lines.append(f"- {verdict:6}  {target.sentence} (it is {_number(reached)}; best rounds: {best})")
+    return "\n".join(["## Targets", "", *lines]) if lines else ""
+
+
+def _notes(report: Report) -> str:
+    """Whatever makes a number less than it looks."""
+    lines = [f"FAILED: {result.scenario}, {result.server}: {result.failure}" for result in report.failures]
+    measured = [result for result in report.results.values() if result.figure is not None]
+    lines += _grouped("the rounds lie far apart, %", measured, _spread)
+    lines += _disturbances(measured)
+    worked = [result for result in measured if _saturates(result.scenario)]
+    lines += _grouped("THE LOAD GENERATOR WAS THE LIMIT, the server busy %", worked, _outrun)
+    lines += _grouped("neither side was busy all the time (the rate is a lower bound), server busy %", worked, _slack)
+    singles = [name for name in report.scenarios if _single(name)]
+    lines += [f"{', '.join(singles)}: {_LATENCY}"] * bool(singles)
+    return "\n".join(["## Notes", "", *(f"- {line}" for line in lines)]) if lines else ""
+
+
+def _grouped(title: str, results: Sequence[Result], share: Callable[[Result], float | None]) -> Iterator[str]:
+    """One line for all results that have such a share."""
+    found = [(result, value) for result in results if (value := share(result)) is not None]
+    if found:
+        places = (f"{result.scenario} {result.server} {_percent(value)}" for result, value in found)
+        yield f"{title}: {', '.join(places)}"
+
+
+def _spread(result: Result) -> float | None:
+    return result.spread if result.spread > 0.2 else None
+
+
+def _disturbances(results: Sequence[Result]) -> Iterator[str]:
+    """What was taken from both sides, over all results."""
+    for who, share in (("OTHER PROCESSES", "disturbance"), ("THE HYPERVISOR", "stolen_share")):
+        shares = [value for result in results if (value := result.middle(attrgetter(share))) is not None]
+        if shares and max(shares) > 0.1:
+            usual, most = _percent(median(shares)), _percent(max(shares))
+            yield f"{who} TOOK THESE CORES {usual} % of the time, up to {most} %; rates are too low, CPU is too high"
+
+
+def _outrun(result: Result) -> float | None:
+    """How busy the server was, where the load generator was fully occupied and the server was not."""
+    busy, load = result.middle(attrgetter("server_wish")), result.middle(attrgetter("load_wish"))
+    return busy if busy is not None and load is not None and busy < 0.9 <= load else None
+
+
+def _slack(result: Result) -> float | None:
+    busy, load = result.middle(attrgetter("server_wish")), result.middle(attrgetter("load_wish"))
+    return busy if busy is not None and load is not None and busy < 0.9 and load < 0.9 else None
+
+
+def _single(scenario: str) -> bool:
+    found = SCENARIOS[scenario]
+    return isinstance(found, Echo) and found.connections == 1
+
+
+def _saturates(scenario: str) -> bool:
+    """Whether the scenario is meant to keep the server busy all the time."""
+    return isinstance(SCENARIOS[scenario], Echo | Cycle | Fanout) and not _single(scenario)

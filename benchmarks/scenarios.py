@@ -1,0 +1,255 @@
+"""What is measured: one class per kind of work, one table of all of them.
+
+A scenario measures one server once and returns a ``Sample``. Whatever is not the subject (opening the
+connections, warming up, closing) happens outside of the measured stretch; nothing is under way when it begins
+or ends.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from .frames import BINARY_1M, BINARY_16K, TEXT_4K, TEXT_64, Payload, client_frame, server_frame
+from .lanes import Lane, echo_lanes, opened
+from .launch import Fleet, Running, Server, absence
+from .load import broadcast, cycles, saturate
+from .meters import cpu_seconds, resident_bytes, stolen_seconds, waited_seconds
+
+__all__ = ["SCENARIOS", "Cycle", "Echo", "Fanout", "Idle", "Sample", "Scale", "Scenario"]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much work a run does: 1 is for figures, 0.01 for checking that the benchmark works."""
+
+    factor: float = 1.0
+
+    @property
+    def seconds(self) -> float:
+        """How long one measurement lasts; slow servers get fewer messages, not more time."""
+        return max(0.02, 1.0 * self.factor)
+
+    @property
+    def warm_up(self) -> float:
+        return 0.2 * self.seconds
+
+    def connections(self, count: int) -> int:
+        """All connections from a tenth of full scale up; below it fewer, but a crowd stays a crowd."""
+        return max(min(count, 2), min(count, round(count * self.factor * 10)))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One measurement. Every one of ``messages`` has come back and has been compared."""
+
+    messages: int
+    connections: int
+    seconds: float
+    server_cpu: float
+    load_cpu: float
+    server_wait: float
+    """Seconds in which the server was ready to run and something else had its core; ``load_wait`` is the same."""
+    load_wait: float
+    stolen: float = 0.0
+    """Seconds that the hypervisor took from a core. The kernel cannot tell whose they were: they are in the CPU."""
+    resident: int = 0
+    """Bytes by which the server has grown; only the idle scenarios look."""
+
+    @property
+    def rate(self) -> float:
+        return self.messages / self.seconds
+
+    @property
+    def cpu_us(self) -> float:
+        return self.server_cpu / self.messages * 1e6
+
+    @property
+    def resident_kib(self) -> float:
+        return self.resident / self.connections / 1024
+
+    @property
+    def server_use(self) -> float:
+        """The share of one core that the server has used."""
+        return self.server_cpu / self.seconds
+
+    @property
+    def load_use(self) -> float:
+        return self.load_cpu / self.seconds
+
+    @property
+    def server_wish(self) -> float:
+        """The share of a core that the server would have used, had the core been free."""
+        return (self.server_cpu + self.server_wait) / self.seconds
+
+    @property
+    def load_wish(self) -> float:
+        return (self.load_cpu + self.load_wait) / self.seconds
+
+    @property
+    def disturbance(self) -> float:
+        """The greater of the two shares of time that were lost to other processes."""
+        return max(self.server_wait, self.load_wait) / self.seconds
+
+    @property
+    def stolen_share(self) -> float:
+        return self.stolen / self.seconds
+
+
+def _measure(pid: int, connections: int, work: Callable[[], int]) -> Sample:
+    """Do the work, which returns its number of checked replies, between two looks at all clocks."""
+    before = _clocks(pid)
+    messages = work()
+    after = _clocks(pid)
+    seconds, *spent = (late - early for early, late in zip(before, after, strict=True))
+    server_cpu, load_cpu, server_wait, load_wait, stolen = spent
+    return Sample(messages, connections, seconds, server_cpu, load_cpu, server_wait, load_wait, stolen)
+
+
+def _clocks(pid: int) -> tuple[float, ...]:
+    """The time, then what server and load generator have used, then what they have waited, then what was stolen."""
+    used = cpu_seconds(pid), time.process_time()
+    return time.perf_counter(), *used, waited_seconds(pid), waited_seconds(os.getpid()), stolen_seconds()
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """The base: a name for the command line and for JSON, a title for people, and who takes part."""
+
+    name: str
+    title: str
+    only: tuple[str, ...] | None = None
+    needs: tuple[str, ...] = ()
+
+    def absence(self) -> str | None:
+        """Why this cannot be measured here, on whatever server, or None."""
+        return absence(self.needs)
+
+    def takes(self, server: Server) -> bool:
+        return self.only is None or server.name in self.only
+
+    def measure(self, fleet: Fleet, server: Server, scale: Scale) -> Sample:
+        return self.work(fleet.shared(server), scale)
+
+    def work(self, target: Running, scale: Scale) -> Sample:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Echo(Scenario):
+    """Every message comes back. A connection has ``in_flight`` messages under way, sent in one piece."""
+
+    connections: int = 1
+    payload: Payload = TEXT_64
+    in_flight: int = 1
+
+    def work(self, target: Running, scale: Scale) -> Sample:
+        count = scale.connections(self.connections)
+        with opened(target.address, "/echo", count) as sockets:
+            # one message each and then some: a full burst on each may take a slow server seconds
+            saturate(echo_lanes(sockets, self.payload), scale.warm_up)
+            lanes = echo_lanes(sockets, self.payload, self.in_flight)
+            return _measure(target.pid, count, lambda: saturate(lanes, scale.seconds))
+
+
+@dataclass(frozen=True)
+class Cycle(Scenario):
+    """Connect, upgrade, echo one message, close cleanly: a connection that does next to nothing."""
+
+    slots: int = 16
+
+    def work(self, target: Running, scale: Scale) -> Sample:
+        def turn(seconds: float) -> int:
+            return cycles(target.address, "/echo", TEXT_64, self.slots, seconds)
+
+        turn(scale.warm_up)
+        return _measure(target.pid, self.slots, lambda: turn(scale.seconds))
+
+
+@dataclass(frozen=True)
+class Fanout(Scenario):
+    """One message in on one connection, the same message out on all: the cost per delivery."""
+
+    connections: int = 1000
+
+    def work(self, target: Running, scale: Scale) -> Sample:
+        count = scale.connections(self.connections)
+        data = TEXT_64.build()
+        command, reply = client_frame(TEXT_64.opcode, data), server_frame(TEXT_64.opcode, data)
+        with opened(target.address, "/fanout", count) as sockets:
+            lanes = [Lane(sock, command, reply) for sock in sockets]
+            broadcast(lanes, scale.warm_up)
+            return _measure(target.pid, count, lambda: broadcast(lanes, scale.seconds))
+
+
+@dataclass(frozen=True)
+class Idle(Scenario):
+    """Memory of a connection that has echoed one message and now waits.
+
+    The server is a fresh one, so that no memory freed by earlier work is there to be reused, and some
+    connections are open before the first look, so that what is loaded or built once is not counted. What the
+    kernel holds for a socket is not in these figures. CPU is that of the one echo.
+    """
+
+    connections: int = 2000
+    path: str = "/echo"
+    application: str | None = None
+
+    def measure(self, fleet: Fleet, server: Server, scale: Scale) -> Sample:
+        with fleet.fresh(server, self.application) as target:
+            return self.work(target, scale)
+
+    def work(self, target: Running, scale: Scale) -> Sample:
+        count = scale.connections(self.connections)
+        with opened(target.address, self.path, max(20, count // 10)) as first:
+            saturate(echo_lanes(first, TEXT_64), 0)
+            before = _settled(target.pid, scale)
+            with opened(target.address, self.path, count) as sockets:
+                lanes = echo_lanes(sockets, TEXT_64)
+                sample = _measure(target.pid, count, lambda: saturate(lanes, 0))
+                return replace(sample, resident=_settled(target.pid, scale) - before)
+
+
+def _settled(pid: int, scale: Scale) -> int:
+    """Resident memory after a moment in which greenlets and tasks that have nothing more to do can end."""
+    time.sleep(min(0.5, scale.seconds))
+    return resident_bytes(pid)
+
+
+_OURS = ("ours", "ours-pure")
+
+
+def _echo(size: str, payload: Payload, connections: int, in_flight: int = 1) -> Echo:
+    suffix, burst = (f"/{in_flight}", f", {in_flight} in flight") if in_flight > 1 else ("", "")
+    return Echo(
+        name=f"{connections}x{size}{suffix}",
+        title=f"{connections} × {payload.name}{burst}",
+        connections=connections,
+        payload=payload,
+        in_flight=in_flight,
+    )
+
+
+_TABLE: tuple[Scenario, ...] = (
+    _echo("64B", TEXT_64, 1),
+    _echo("64B", TEXT_64, 1, in_flight=16),
+    _echo("64B", TEXT_64, 100),
+    _echo("64B", TEXT_64, 100, in_flight=16),
+    _echo("4KiB", TEXT_4K, 1),
+    _echo("4KiB", TEXT_4K, 1, in_flight=16),
+    _echo("4KiB", TEXT_4K, 100),
+    _echo("4KiB", TEXT_4K, 100, in_flight=16),
+    _echo("16KiB", BINARY_16K, 1),
+    _echo("16KiB", BINARY_16K, 100),
+    _echo("1MiB", BINARY_1M, 1),
+    _echo("1MiB", BINARY_1M, 4),
+    Cycle("cycle", "connect–echo–close"),
+    Fanout("fanout", "fan-out to 1,000"),
+    Idle("idle", "idle connection"),
+    Idle("idle-django", "idle in a Django view", _OURS, ("django",), application="benchmarks.servers.ours_django"),
+    Idle("idle-detached", "idle, detached", _OURS, path="/detached"),
+)
+
+SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in _TABLE}

@@ -1,0 +1,51 @@
+"""What this project wants to reach. Information for the reader of a report: no test asserts on time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+__all__ = ["TARGETS", "Target"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """``ours`` divided by ``other`` (or ours alone, in KiB, where there is no other) is at most ``limit``."""
+
+    scenario: str
+    other: str | None
+    limit: float
+
+    @property
+    def sentence(self) -> str:
+        if self.other is None:
+            return f"{self.scenario}: at most {self.limit:g} KiB per connection"
+        limit = f"{self.limit:g} ×" if self.limit >= 1 else f"1/{1 / self.limit:.0f} of"
+        return f"{self.scenario}: at most {limit} {self.other}"
+
+    def reached(self, figure: Callable[[str, str], float | None]) -> float | None:
+        """The number that ``limit`` bounds, or None where it was not measured. ``figure(scenario, server)``."""
+        ours = figure(self.scenario, "ours")
+        if ours is None or self.other is None:
+            return ours
+        other = figure(self.scenario, self.other)
+        return ours / other if other else None
+
+
+def _pairs(scenario: str, gevent_websocket: float, picows: float) -> tuple[Target, Target]:
+    return Target(scenario, "gevent-websocket", gevent_websocket), Target(scenario, "picows", picows)
+
+
+TARGETS: tuple[Target, ...] = (
+    *_pairs("100x64B", 1 / 3, 1.2),
+    Target("100x64B/16", "picows", 1 / 3),
+    *_pairs("100x4KiB", 1 / 20, 1.4),
+    *_pairs("100x16KiB", 1 / 20, 1.4),
+    *_pairs("1x1MiB", 1 / 50, 1.4),
+    *_pairs("4x1MiB", 1 / 50, 1.4),
+    Target("cycle", "gevent-websocket", 1.0),
+    Target("fanout", "picows", 1.0),
+    Target("idle", None, 16),
+    Target("idle-django", None, 24),
+    Target("idle-detached", None, 4),
+)

@@ -1,0 +1,281 @@
+"""benchmarks/: they run, they measure what they say, and a wrong reply does not pass. Nothing here asserts on time."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from benchmarks import echo, frames, lanes, load, meters
+from benchmarks.launch import SERVERS, Server
+from benchmarks.report import render
+from benchmarks.results import Report
+from benchmarks.scenarios import SCENARIOS, Idle, Sample, Scale
+from benchmarks.targets import TARGETS, Target
+
+MEASURED = ("ours", "gevent-websocket")
+SMALLEST = 0.01
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return echo.main(SMALLEST, MEASURED)
+
+
+class TestRun:
+    def test_every_scenario_is_measured_on_every_server(self, report: Report) -> None:
+        """No cell is missing, failed or empty but those that are ours alone."""
+        expected = {
+            (name, server)
+            for name, scenario in SCENARIOS.items()
+            for server in MEASURED
+            if scenario.only is None or server in scenario.only
+        }
+        assert report.absent == {}
+        assert [(result.scenario, result.server, result.failure) for result in report.failures] == []
+        assert {key for key, result in report.results.items() if len(result.samples) == 1} == expected
+
+    def test_every_sample_holds_checked_messages_and_their_cost(self, report: Report) -> None:
+        """Messages came back, the server worked for them and so did the load generator."""
+        for result in report.results.values():
+            for sample in result.samples:
+                assert sample.messages > 0, result
+                assert min(sample.server_cpu, sample.load_cpu, sample.seconds) > 0, result
+                assert min(sample.server_wait, sample.load_wait) >= 0, result
+
+    def test_counts_are_whole_bursts_and_whole_rounds(self, report: Report) -> None:
+        """Sixteen in flight come back by sixteens, a broadcast reaches all, every connection has taken part."""
+        for (name, _), result in report.results.items():
+            [sample] = result.samples
+            assert sample.messages >= sample.connections
+            assert not name.endswith("/16") or sample.messages % 16 == 0
+            assert name != "fanout" or sample.messages % sample.connections == 0
+
+    @pytest.mark.parametrize("server", MEASURED)
+    def test_idle_connections_take_memory(self, report: Report, server: str) -> None:
+        """The growth of the worker is seen, not that of some other process."""
+        figure = report.figure("idle", server)
+        assert figure is not None
+        assert figure > 1
+
+    def test_report_has_a_row_per_scenario_and_a_line_per_target(self, report: Report) -> None:
+        """What was measured is printed; what was not (picows) has no verdict."""
+        text = render(report)
+        assert [scenario.title for scenario in SCENARIOS.values() if f"| {scenario.title} " not in text] == []
+        assert "- holds" in text or "- MISSED" in text
+        assert "picows (it is" not in text
+
+    def test_json_holds_every_sample(self, report: Report) -> None:
+        """The file has the same as the report, down to the single rounds."""
+        found = json.loads(json.dumps(report.as_json()))
+        assert len(found["results"]) == len(report.results)
+        assert all(result["samples"] and result["figure"] is not None for result in found["results"])
+        assert len(found["targets"]) == len(TARGETS)
+
+    def test_the_test_process_keeps_its_cores(self, report: Report) -> None:
+        """Pinning ends with the run."""
+        assert len(os.sched_getaffinity(0)) == int(report.environment["cores"])
+
+
+class TestWhatCannotBeMeasured:
+    def test_a_server_that_is_not_installed_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Absence is stated with its reason, and is not a failure."""
+        monkeypatch.setitem(SERVERS, "elsewhere", Server("elsewhere", ("no_such.module",), _dying, ""))
+        report = echo.main(SMALLEST, ["elsewhere"], ["1x64B"])
+        assert "ABSENT: elsewhere: not installed: no_such.module" in render(report)
+        assert report.failures == []
+
+    def test_a_scenario_that_wants_what_is_not_installed_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The benchmark needs no Django, but says what it has left out."""
+        unmeasurable = replace(SCENARIOS["idle-django"], needs=("no_such_module",))
+        monkeypatch.setitem(SCENARIOS, "idle-django", unmeasurable)
+        report = echo.main(SMALLEST, [], ["idle-django"])
+        assert "ABSENT: idle-django: not installed: no_such_module" in render(report)
+
+    def test_a_server_that_does_not_start_is_a_failure(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Its own last words are in the report and the exit status is 1."""
+        monkeypatch.setitem(SERVERS, "dying", Server("dying", (), _dying, ""))
+        status = echo.run(["--scale", "0.01", "--servers", "dying", "--scenarios", "1x64B"])
+        assert "no port today" in capsys.readouterr().out
+        assert status == 1
+
+
+def _dying(fd: int, application: str) -> list[str]:
+    return ["-c", "raise SystemExit('no port today')"]
+
+
+class _Corrupting:
+    """A server that upgrades correctly and answers each message with its last byte changed; for a ``with`` block."""
+
+    def __enter__(self) -> lanes.Address:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+        address: lanes.Address = self._listener.getsockname()
+        return address
+
+    def _serve(self) -> None:
+        while True:
+            sock, _ = self._listener.accept()
+            with sock:
+                if not sock.recv(4096).startswith(b"GET"):
+                    return
+                sock.sendall(RIGHT_HEAD)
+                if sock.recv(4096):
+                    sock.sendall(WRONG_REPLIES["another byte"])
+                    sock.recv(4096)
+
+    def __exit__(self, *error: object) -> None:
+        with socket.create_connection(self._listener.getsockname()) as sock:
+            sock.sendall(b"the end")
+        self._thread.join()
+        self._listener.close()
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    client, server = socket.socketpair()
+    with client, server:
+        yield client, server
+
+
+RIGHT_HEAD = b"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+REPLY = frames.server_frame(frames.TEXT, frames.TEXT_64.build())
+
+WRONG_REPLIES = {
+    "another byte": REPLY[:-1] + b"!",
+    "binary for text": bytes([REPLY[0] ^ 3]) + REPLY[1:],
+    "compressed": bytes([REPLY[0] | 0x40]) + REPLY[1:],
+    "a ping before it": b"\x89\x00" + REPLY,
+    "masked": frames.client_frame(frames.TEXT, frames.TEXT_64.build()),
+    "the end instead of it": b"",
+    "the end within it": REPLY[:30],
+}
+
+
+class TestChecker:
+    def test_right_replies_pass(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        """A burst counts as all of its messages, in however many pieces it comes."""
+        client, server = pair
+        server.sendall(REPLY * 16)
+        assert load.saturate(lanes.echo_lanes([client], frames.TEXT_64, 16), 0) == 16
+        assert len(server.recv(4096)) == 16 * (len(REPLY) + 4)
+
+    @pytest.mark.parametrize("reply", WRONG_REPLIES.values(), ids=WRONG_REPLIES)
+    def test_wrong_replies_are_refused(self, pair: tuple[socket.socket, socket.socket], reply: bytes) -> None:
+        """One bit is enough, also in the last message of a burst."""
+        client, server = pair
+        server.sendall(REPLY * 3 + reply)
+        server.shutdown(socket.SHUT_WR)
+        with pytest.raises(frames.WrongReplyError):
+            load.saturate(lanes.echo_lanes([client], frames.TEXT_64, 4), 0)
+
+    def test_a_wrong_delivery_is_refused(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        """The same comparison stands behind the fan-out."""
+        client, server = pair
+        server.sendall(WRONG_REPLIES["another byte"])
+        with pytest.raises(frames.WrongReplyError, match="wrong reply at byte 65 of 66"):
+            load.broadcast(lanes.echo_lanes([client], frames.TEXT_64), 0)
+
+    def test_surplus_bytes_fail_the_closing_handshake(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        """A reply too many cannot hide behind the last one."""
+        client, server = pair
+        server.sendall(REPLY + b"\x88\x02\x03\xe8")
+        server.shutdown(socket.SHUT_WR)
+        with pytest.raises(frames.WrongReplyError):
+            lanes.close_all([client])
+
+    @pytest.mark.parametrize("answer", [b"", b"\x88\x02\x03\xe9", b"\x88\x02\x03\xe8\x88\x00", b"\x8a\x00"])
+    def test_wrong_closes_are_refused(self, answer: bytes) -> None:
+        """The end of the connection alone is not a closing handshake, and neither is another code."""
+        with pytest.raises(frames.WrongReplyError):
+            frames.check_close(answer)
+
+    @pytest.mark.parametrize(
+        "head",
+        [
+            b"HTTP/1.1 403 Forbidden\r\n\r\n",
+            b"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: AAAA\r\n\r\n",
+            RIGHT_HEAD + b"\x89\x00",
+            b"",
+        ],
+    )
+    def test_wrong_handshakes_are_refused(self, head: bytes) -> None:
+        """Only a 101 that answers our key, with nothing behind it."""
+        with pytest.raises(frames.WrongReplyError):
+            frames.check_upgrade(head)
+
+    def test_a_server_that_corrupts_fails_in_every_driver(self) -> None:
+        """Against a real port: neither an echo nor a cycle passes with one wrong byte."""
+        with _Corrupting() as address:
+            with (
+                pytest.raises(frames.WrongReplyError, match="wrong reply"),
+                lanes.opened(address, "/echo", 1) as sockets,
+            ):
+                load.saturate(lanes.echo_lanes(sockets, frames.TEXT_64), 0)
+            with pytest.raises(frames.WrongReplyError, match="wrong reply"):
+                load.cycles(address, "/echo", frames.TEXT_64, 1, 0)
+
+
+class TestFrames:
+    @pytest.mark.parametrize("payload", [frames.TEXT_64, frames.TEXT_4K, frames.BINARY_16K, frames.BINARY_1M])
+    def test_payload_has_the_size_in_its_name(self, payload: frames.Payload) -> None:
+        """64 B, 4 KiB, 16 KiB and 1 MiB on the wire, whatever the number of characters."""
+        number, unit = payload.name.split()[:2]
+        assert len(payload.build()) == int(number) * {"B": 1, "KiB": 1024, "MiB": 1024**2}[unit]
+
+    def test_text_of_4_kib_has_no_ascii(self) -> None:
+        """Every character takes more than one byte."""
+        assert min(frames.TEXT_4K.build().decode()) > "\x7f"
+
+    @pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536])
+    def test_frames_of_both_sides_carry_the_same_payload(self, size: int) -> None:
+        """RFC 6455 5.2, 5.3: a client's frame has four bytes of key more, and its payload unmasks to the server's."""
+        payload = os.urandom(size)
+        ours, theirs = frames.client_frame(2, payload, client=7), frames.server_frame(2, payload)
+        head = len(theirs) - size
+        key, masked = ours[head : head + 4], ours[head + 4 :]
+        assert (ours[0], ours[1] & 0x7F, ours[2:head]) == (theirs[0], theirs[1], theirs[2:head])
+        assert bytes(byte ^ key[index % 4] for index, byte in enumerate(masked)) == theirs[head:] == payload
+
+
+class TestMeters:
+    def test_cpu_clock_of_a_process_is_its_own(self) -> None:
+        """The clock of a pid is what the process itself reads."""
+        before = time.process_time()
+        between = meters.cpu_seconds(os.getpid())
+        assert before <= between <= time.process_time()
+
+    def test_scale_below_a_tenth_has_fewer_connections(self) -> None:
+        """Figures are for full crowds, and a crowd never becomes a single connection."""
+        smallest, tenth = Scale(0.01), Scale(0.1)
+        assert [smallest.connections(count) for count in (1, 4, 100, 2000)] == [1, 2, 10, 200]
+        assert [tenth.connections(count) for count in (1, 4, 100, 2000)] == [1, 4, 100, 2000]
+
+    def test_median_and_ratio_come_from_the_samples(self) -> None:
+        """Ours over the other's, each the median of its rounds; a failure has no figure at all."""
+        report = Report(1, 3, list(MEASURED), ["100x64B"], {}, True, {})
+        for server, costs in (("ours", (9, 1, 2)), ("gevent-websocket", (30, 8, 7))):
+            for cost in costs:
+                report.result("100x64B", server).samples.append(Sample(1_000_000, 100, 1, cost, 1, 0, 0))
+        assert report.figure("100x64B", "ours") == 2
+        assert report.ratio("100x64B", "gevent-websocket") == 0.25
+        assert Target("100x64B", "gevent-websocket", 1 / 3).reached(report.figure) == 0.25
+        assert Target("100x64B", "gevent-websocket", 1 / 3).reached(report.least) == 1 / 7
+        report.result("100x64B", "ours").failure = "wrong reply"
+        assert report.ratio("100x64B", "gevent-websocket") is None
+
+    def test_idle_scenarios_are_compared_in_memory(self) -> None:
+        """KiB per connection, not CPU."""
+        name = next(name for name, scenario in SCENARIOS.items() if isinstance(scenario, Idle))
+        report = Report(1, 1, ["ours"], [name], {}, True, {})
+        report.result(name, "ours").samples.append(Sample(10, 10, 1, 1, 1, 0, 0, resident=10 * 3 * 1024))
+        assert report.figure(name, "ours") == 3
