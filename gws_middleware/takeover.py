@@ -9,11 +9,13 @@ connection on which a second, smuggled request is served.
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import gevent.socket
 import gevent.ssl
 from gevent import get_hub, getcurrent
+from gevent.pywsgi import Input
 
 from .transport import Channel, plain_channel, tls_channel
 from .typing import Environ, Headers, StartResponse, Write
@@ -30,6 +32,18 @@ SERVER_KEY = "gws_middleware.server"
 SWITCHING = "101 Switching Protocols"
 
 SWITCHED_ALREADY = "geventwebsocket"
+
+# The headers that browsers and proxies send with a handshake, spelt as gunicorn spells them.
+_HEADER_NAMES = {
+    name: name
+    for name in (
+        "HOST CONNECTION UPGRADE ORIGIN USER-AGENT COOKIE ACCEPT ACCEPT-ENCODING ACCEPT-LANGUAGE CACHE-CONTROL PRAGMA "
+        "SEC-WEBSOCKET-KEY SEC-WEBSOCKET-VERSION SEC-WEBSOCKET-EXTENSIONS SEC-WEBSOCKET-PROTOCOL SEC-FETCH-DEST "
+        "SEC-FETCH-MODE SEC-FETCH-SITE DNT AUTHORIZATION FORWARDED VIA X-FORWARDED-FOR X-FORWARDED-PROTO "
+        "X-FORWARDED-HOST X-FORWARDED-PORT X-REAL-IP X-REQUEST-ID"
+    ).split()
+}
+_ENVIRON_NAMES = {name: name for name in ("HTTP_" + header.replace("-", "_") for header in _HEADER_NAMES)}
 
 
 class NoSocketError(RuntimeError):
@@ -93,7 +107,7 @@ class _GunicornGevent(Server):
     """``gunicorn -k gevent`` and its descendants, ours among them (gunicorn.workers.ggevent.GeventWorker)."""
 
     def __init__(self, sock: Any, environ: Environ) -> None:
-        self._sock, self._input = sock, environ.get("wsgi.input")
+        self._sock, self._input, self._environ = sock, environ.get("wsgi.input"), environ
         self._response: Any = None
 
     def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
@@ -103,7 +117,19 @@ class _GunicornGevent(Server):
         early = self._read_already()
         channel = _channel(self._sock)
         self._sock = self._input = None
+        self._share_names()
         return channel, early
+
+    def _share_names(self) -> None:
+        """An open WebSocket keeps its request, and so does the next one: keep one copy of what is the same in all."""
+        environ = self._environ
+        environ.pop("wsgi.early_hints", None)  # nothing may be sent before a response any more
+        items = [(_ENVIRON_NAMES.get(name, name), value) for name, value in environ.items()]
+        environ.clear()
+        environ.update(items)
+        request = getattr(self._response, "req", None)
+        if request is not None:
+            request.headers = [(_HEADER_NAMES.get(name, name), value) for name, value in request.headers]
 
     def refuse_more(self, write: Write) -> None:
         # The bound method's owner is gunicorn's Response. Its should_close() is False for a status below 200, and
@@ -150,7 +176,10 @@ class _PyWSGI(Server):
         early = _buffered(sock, rfile)
         handler.close_connection = True
         channel = _channel(sock)
-        rfile.close()  # environ refers to it, and it counts as a user of a TLS socket: close() would wait for it
+        # There is no request body any more, for the application to read or for the handler to discard. The reader itself
+        # counts as a user of a TLS socket: as long as something refers to it, close() would not close.
+        handler.wsgi_input = handler.environ["wsgi.input"] = Input(io.BytesIO(), 0)
+        rfile.close()
         # When it ends, the handler reads from the bare socket behind gevent's and closes that: it must not find it.
         handler.socket = None
         return channel, early

@@ -276,7 +276,8 @@ class Transport:
             self.queue(data)
             return
         self._tick = tick
-        self.bytes_sent += len(data)
+        size = len(data)
+        self.bytes_sent += size
         try:
             sent = self._channel.send(data)
         except _WOULD_BLOCK:
@@ -284,9 +285,9 @@ class Transport:
         except OSError:
             self._break()
             return
-        if sent != len(data):
+        if sent != size:
             self._outbox.append(memoryview(data)[sent:])
-            self.outbox_size = len(data) - sent
+            self.outbox_size = size - sent
             self._watch_writable()
 
     def queue(self, data: bytes) -> None:

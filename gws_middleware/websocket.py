@@ -532,7 +532,6 @@ class WebSocket:
             self._inbox = messages
         reader = self._reader
         if reader is not None:
-            self._reader = None
             reader.switch()  # runs the view until it waits again: nothing may follow
         elif self._stage is IDLE:
             self._start_work()
@@ -620,7 +619,6 @@ class WebSocket:
     def _switch_to(self, reader: Any) -> None:
         """Runs in the hub. The reader may have gone, or come back for another wait, since this was asked for."""
         if self._reader is reader:
-            self._reader = None
             reader.switch()
 
     # --- facts -----------------------------------------------------------------------------------------------------

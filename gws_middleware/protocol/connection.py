@@ -73,7 +73,6 @@ class Connection:
         "_between",
         "_client",
         "_deflate",
-        "_fragments",
         "_frame",
         "_masked",
         "_max_fragments",
@@ -120,7 +119,6 @@ class Connection:
         self._rest: bytearray | None = None
         self._frame: _Frame | None = None
         self._message: _Partial | None = None
-        self._fragments = 0
         self._pong_due: bytes | None = None
         self._replies: list[bytes] | None = None
 
@@ -317,7 +315,7 @@ class Connection:
     def _close_received(self, payload: bytes) -> None:
         code, reason = _read_close(payload)
         self.received_close = (code, reason)
-        self._pong_due = None
+        self._pong_due = self._message = None
         if self.state is State.OPEN:
             # 5.5.1: answer with a close frame, typically with the code received.
             self._queue_close(payload[:2])
@@ -444,6 +442,8 @@ class _Partial:
             if self._decoder is None:
                 self._decoder = _new_utf8_decoder()
             decoded = self._decoder.decode(piece, last)
+            if b"\xed\xa0" <= self._decoder.getstate()[0] < b"\xee":
+                self._decoder.decode(b"", True)  # raises: half a surrogate, of which CPython awaits the third byte
         pieces = self._pieces
         if pieces and len(pieces[-1]) < SHORT_PIECE:
             pieces[-1] += decoded
