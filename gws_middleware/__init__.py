@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .config import Config
     from .exceptions import ConfigError, ConnectionClosed, HandshakeRefused, WebSocketError
     from .middleware import WebSocketMiddleware
+    from .protocol.connection import prepare
     from .websocket import WebSocket
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "WebSocketError",
     "WebSocketMiddleware",
     "__version__",
+    "prepare",
 ]
 
 __version__ = "0.1.0"
@@ -40,6 +42,7 @@ _HOMES = {
     "WebSocket": "websocket",
     "WebSocketError": "exceptions",
     "WebSocketMiddleware": "middleware",
+    "prepare": "protocol.connection",
 }
 
 

@@ -33,17 +33,34 @@ SWITCHING = "101 Switching Protocols"
 
 SWITCHED_ALREADY = "geventwebsocket"
 
-# The headers that browsers and proxies send with a handshake, spelt as gunicorn spells them.
-_HEADER_NAMES = {
-    name: name
-    for name in (
+# What browsers and proxies send with every handshake: header names as gunicorn spells them, and a few values.
+_SHARED = {
+    text: text
+    for text in (  # noqa: SIM905
         "HOST CONNECTION UPGRADE ORIGIN USER-AGENT COOKIE ACCEPT ACCEPT-ENCODING ACCEPT-LANGUAGE CACHE-CONTROL PRAGMA "
         "SEC-WEBSOCKET-KEY SEC-WEBSOCKET-VERSION SEC-WEBSOCKET-EXTENSIONS SEC-WEBSOCKET-PROTOCOL SEC-FETCH-DEST "
         "SEC-FETCH-MODE SEC-FETCH-SITE DNT AUTHORIZATION FORWARDED VIA X-FORWARDED-FOR X-FORWARDED-PROTO "
         "X-FORWARDED-HOST X-FORWARDED-PORT X-REAL-IP X-REQUEST-ID"
     ).split()
 }
-_ENVIRON_NAMES = {name: name for name in ("HTTP_" + header.replace("-", "_") for header in _HEADER_NAMES)}
+_SHARED.update({text: text for text in ["HTTP_" + name.replace("-", "_") for name in _SHARED]})
+_SHARED.update(
+    {
+        text: text
+        for text in (
+            "websocket",
+            "Upgrade",
+            "keep-alive, Upgrade",
+            "upgrade",
+            "13",
+            "no-cache",
+            "gzip, deflate, br, zstd",
+            "gzip, deflate, br",
+            "permessage-deflate; client_max_window_bits",
+            "permessage-deflate",
+        )
+    }
+)
 
 
 class NoSocketError(RuntimeError):
@@ -122,14 +139,14 @@ class _GunicornGevent(Server):
 
     def _share_names(self) -> None:
         """An open WebSocket keeps its request, and so does the next one: keep one copy of what is the same in all."""
-        environ = self._environ
+        environ, shared = self._environ, _SHARED.get
         environ.pop("wsgi.early_hints", None)  # nothing may be sent before a response any more
-        items = [(_ENVIRON_NAMES.get(name, name), value) for name, value in environ.items()]
+        items = [(shared(k, k), shared(v, v) if type(v) is str else v) for k, v in environ.items()]
         environ.clear()
         environ.update(items)
         request = getattr(self._response, "req", None)
         if request is not None:
-            request.headers = [(_HEADER_NAMES.get(name, name), value) for name, value in request.headers]
+            request.headers = [(shared(name, name), shared(value, value)) for name, value in request.headers]
 
     def refuse_more(self, write: Write) -> None:
         # The bound method's owner is gunicorn's Response. Its should_close() is False for a status below 200, and
@@ -176,9 +193,9 @@ class _PyWSGI(Server):
         early = _buffered(sock, rfile)
         handler.close_connection = True
         channel = _channel(sock)
-        # There is no request body any more, for the application to read or for the handler to discard. The reader itself
-        # counts as a user of a TLS socket: as long as something refers to it, close() would not close.
-        handler.wsgi_input = handler.environ["wsgi.input"] = Input(io.BytesIO(), 0)
+        # There is no request body any more, for the application to read or for the handler to discard. The reader
+        # itself counts as a user of a TLS socket: as long as something refers to it, close() would not close.
+        handler.wsgi_input = handler.environ["wsgi.input"] = Input(io.BytesIO(), 0)  # type: ignore[arg-type]
         rfile.close()
         # When it ends, the handler reads from the bare socket behind gevent's and closes that: it must not find it.
         handler.socket = None

@@ -292,12 +292,18 @@ class Transport:
 
     def queue(self, data: bytes) -> None:
         """Send a frame when the tick ends, because more is about to follow."""
-        if self.broken or self.closed:
-            return
-        self.bytes_sent += len(data)
+        size = len(data)
+        self.bytes_sent += size
         self._outbox.append(data)
-        self.outbox_size += len(data)
-        if not self._flush_due and self._writer is None:
+        self.outbox_size += size
+        if not self._flush_due:
+            self._flush_later()
+
+    def _flush_later(self) -> None:
+        if self.broken or self.closed:
+            self._outbox.clear()
+            self.outbox_size = 0
+        elif self._writer is None:
             self._flush_due = True
             self._loop.run_callback(self._end_of_tick)
 

@@ -320,14 +320,14 @@ class WebSocket:
         self.send(json.dumps(value, separators=(",", ":"), ensure_ascii=False))
 
     def offer(self, frame: bytes) -> bool:
-        """Queue one ready frame without ever waiting; False when the connection has ended.
+        """Send one ready frame (``prepare()``) without ever waiting; False when the connection has ended.
 
         A peer with more than ``send_limit`` bytes unread is too slow for the rest: its connection ends with 1013.
         """
         if not self._open:
             return False
         transport: Any = self._transport
-        if transport.outbox_size + len(frame) > self._config.send_limit:
+        if transport.outbox_size and transport.outbox_size + len(frame) > self._config.send_limit:
             self.close(CloseCode.TRY_AGAIN_LATER, "too slow")
             return False
         transport.write(frame)

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from gws_middleware import prepare
+
 MEMBERS: set[Any] = set()
 
 
@@ -22,9 +24,10 @@ def fanout(ws: Any) -> None:
 
 
 def send_to_all(text: str) -> None:
-    """The one place to change when a frame can be built once for all members."""
+    """One frame, built once; ``offer`` never waits for a slow member."""
+    frame = prepare(text)
     for member in tuple(MEMBERS):
-        member.send(text)
+        member.offer(frame)
 
 
 def detached(ws: Any) -> None:

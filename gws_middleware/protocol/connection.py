@@ -27,7 +27,7 @@ from .deflate import Deflate, InflateError
 from .frames import FIN, LENGTH, MASKED, OPCODE, RSV1, RSV2, RSV3, encode_frame, encode_header, parse_messages
 from .masking import mask
 
-__all__ = ["WHOLE_TEXT", "Connection", "State"]
+__all__ = ["WHOLE_TEXT", "Connection", "State", "prepare"]
 
 _CONTINUATION, _TEXT, _BINARY = int(Opcode.CONTINUATION), int(Opcode.TEXT), int(Opcode.BINARY)
 _CLOSE, _PING, _PONG = int(Opcode.CLOSE), int(Opcode.PING), int(Opcode.PONG)
@@ -456,6 +456,12 @@ class _Partial:
             whole: str | bytes = pieces[0]
             return whole
         return "".join(pieces) if self.text else b"".join(pieces)
+
+
+def prepare(message: Any, binary: bool | None = None) -> bytes:
+    """A message as one ready frame, built once and sent to many by ``WebSocket.offer``; never compressed or masked."""
+    payload, text = _as_bytes(message)
+    return encode_frame(_WHOLE_BINARY if binary or (binary is None and not text) else WHOLE_TEXT, payload)
 
 
 def _as_bytes(message: Any) -> tuple[Any, bool]:
