@@ -6,6 +6,7 @@ reaches the wire: the response is swallowed and closed (a framework cleans up th
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Iterable, Iterator
 from types import MethodType
@@ -145,6 +146,7 @@ class _Lifetime:
         "_code",
         "_environ",
         "_finished",
+        "_lost",
         "_server",
         "_start_response",
         "_started",
@@ -163,16 +165,26 @@ class _Lifetime:
     ) -> None:
         self._environ, self._server = environ, server
         self._start_response: StartResponse | None = start_response
-        self._started = self._swallowed = self._finished = False
+        self._started = self._swallowed = self._finished = self._lost = False
         self._code = CloseCode.NORMAL
         self.ws = WebSocket(environ, handshake, self._switch, config, registry.current(), subprotocol)
         environ["wsgi.websocket"] = self.ws
         environ["wsgi.websocket_version"] = "13"
 
     def _switch(self, headers: Headers) -> tuple[Channel, bytes]:
-        start_response, self._start_response = self._start_response, None
-        assert start_response is not None
-        return self._server.switch(start_response, headers)
+        assert self._start_response is not None
+        try:
+            switched = self._server.switch(self._start_response, headers)
+        except OSError:
+            self._lost = True
+            raise
+        self._start_response = None
+        return switched
+
+    @property
+    def over(self) -> bool:
+        """Whether HTTP is over on this connection: the 101 has been sent, or the peer had gone before it could be."""
+        return self.ws.accepted or self._lost
 
     # --- run -------------------------------------------------------------------------------------------------------
 
@@ -183,8 +195,9 @@ class _Lifetime:
         except BaseException as error:
             self._raised(error)
             result = ()
-        if self.ws.accepted:
+        if self.over:
             self._swallow(result)
+            self._tell_lost()
             return _left([], self._server)
         if self._started:
             self._forget()
@@ -193,7 +206,7 @@ class _Lifetime:
 
     def start_response(self, status: str, headers: Headers, exc_info: Any = None) -> Write:
         """What the application gets as ``start_response``."""
-        if self.ws.accepted:
+        if self.over:
             return self._start_swallowed(status, exc_info)
         start_response, server = self._start_response, self._server
         assert start_response is not None
@@ -213,7 +226,7 @@ class _Lifetime:
         if self._swallowed:
             raise AssertionError("start_response was called twice without exc_info (PEP 3333)")
         self._swallowed = True
-        if status[:1] == "5":
+        if status[:1] == "5" and not self._lost:
             log.error(
                 "WebSocket %s: the application answered %s; closed with 1011",
                 ascii(self.ws.path),
@@ -230,7 +243,7 @@ class _Lifetime:
         """
         try:
             for chunk in result:
-                if not self.ws.accepted:
+                if not self.over:
                     yield chunk
                 elif self.ws.closed:
                     break
@@ -238,6 +251,7 @@ class _Lifetime:
             raise
         except BaseException as error:
             self._raised(error)
+        self._tell_lost()
         if not self.ws.accepted and not self._started:
             yield from self._unanswered()
 
@@ -266,7 +280,7 @@ class _Lifetime:
     def _raised(self, error: BaseException) -> None:
         """The application raised ``error``; what must go on is raised again."""
         ws = self.ws
-        if not ws.accepted:
+        if not self.over:
             self._forget()
             raise error
         if not isinstance(error, Exception):  # GreenletExit, SystemExit: the worker is stopping
@@ -280,6 +294,12 @@ class _Lifetime:
             return
         log.error("WebSocket %s: the application raised; closed with 1011", ascii(ws.path), exc_info=error)
         self._code = CloseCode.INTERNAL_ERROR
+
+    def _tell_lost(self) -> None:
+        """The peer went before the 101: what every server takes for that, and drops the connection without a word."""
+        if self._lost:
+            self._forget()
+            raise BrokenPipeError(errno.EPIPE, "the peer went before the 101")
 
     # --- close and leave -------------------------------------------------------------------------------------------
 

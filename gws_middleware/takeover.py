@@ -159,8 +159,11 @@ class _GunicornGevent(Server):
             self.closes_by_exception = True
 
     def _read_already(self) -> bytes:
-        """Gunicorn's parser reads on behind the request's head; what it read waits in its unreader."""
-        unreader = getattr(getattr(self._input, "reader", None), "unreader", None)
+        """Gunicorn's parser reads on behind the request's head; what it read waits in its unreader. A wrapper may have
+        put something of its own in the place of ``wsgi.input``, but hardly of the Response too.
+        """
+        owner = getattr(self._response, "req", None) or getattr(self._input, "reader", None)
+        unreader = getattr(owner, "unreader", None)
         if unreader is None:
             return b""
         if hasattr(unreader, "take_buffered"):

@@ -521,12 +521,11 @@ class WebSocket:
         """Runs in the hub."""
         engine: Any = self._engine
         messages = engine.feed(buffer, size)
-        if engine.eventful or self._inbox or len(messages) > 1:
+        if engine.eventful:
+            self._eventful(engine, messages)
+            return
+        if self._inbox or len(messages) > 1:
             self._put(messages)
-            if engine.eventful:
-                self._after_feed(engine)
-            if not messages:
-                return
         else:
             self._messages_received += 1
             self._inbox = messages
@@ -535,6 +534,18 @@ class WebSocket:
             reader.switch()  # runs the view until it waits again: nothing may follow
         elif self._stage is IDLE:
             self._start_work()
+
+    def _eventful(self, engine: Connection, messages: list[Message]) -> None:
+        """Something other than whole messages came: a control frame, a piece of a message, a fault. Runs in the hub."""
+        self._put(messages)
+        self._answer(engine)
+        if messages and self._reader is not None:
+            self._reader.switch()
+        elif messages and self._stage is IDLE:
+            self._start_work()
+        if engine.over:
+            # What came before the end is answered before the end: a greenlet that was started for it runs first.
+            self._hub.loop.run_callback(self._conclude)
 
     def _put(self, messages: list[Message]) -> None:
         self._messages_received += len(messages)
@@ -563,25 +574,34 @@ class WebSocket:
         self._paused = False
         if engine.stalled:
             self._put(engine.feed(b""))
-            self._after_feed(engine)
+            self._answer(engine)
+            if engine.over:
+                self._hub.loop.run_callback(self._conclude)
         if not self._paused:
             transport.resume()
 
-    def _after_feed(self, engine: Connection) -> None:
-        """Something other than whole messages came: a control frame, a piece of a message, a fault."""
+    def _answer(self, engine: Connection) -> None:
+        """Answer pings, unless the peer does not read; note pongs."""
         engine.eventful = False
         transport = self._transport
         assert transport is not None
         if engine.pongs:
             self._pongs(engine)
-        if engine.has_replies and (transport.outbox_size <= self._high_water or engine.state is not _OPEN):
-            transport.write(engine.take_replies())
+        if engine.pongs_due and transport.outbox_size <= self._high_water:
+            transport.write(engine.take_pongs())
         if engine.stalled:
             self._pause()
-        if engine.state is State.CLOSED or engine.state is State.FAILED:
-            transport.set_deadline(self._config.close_timeout)
-            transport.close(linger=engine.state is State.FAILED)
-            self._end()
+
+    def _conclude(self) -> None:
+        """The peer has said goodbye or broken a rule: answer, and let go of the socket. Runs in the hub."""
+        transport, engine = self._transport, self._engine
+        assert transport is not None
+        assert engine is not None
+        if engine.has_replies:
+            transport.write(engine.take_replies())
+        transport.close(linger=engine.state is State.FAILED)
+        transport.set_deadline(self._config.close_timeout)  # nothing to do where the socket is gone already
+        self._end()
 
     def _pongs(self, engine: Connection) -> None:
         pongs, engine.pongs = engine.pongs, []
@@ -595,8 +615,8 @@ class WebSocket:
         assert transport is not None and engine is not None
         if transport.broken:
             self._open = False
-        elif engine.has_replies:
-            transport.write(engine.take_replies())
+        elif engine.pongs_due:
+            transport.write(engine.take_pongs())
         self._wake_senders()
 
     def connection_lost(self) -> None:

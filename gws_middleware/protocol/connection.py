@@ -37,6 +37,8 @@ WHOLE_TEXT, _WHOLE_BINARY = FIN | _TEXT, FIN | _BINARY
 
 MAX_CONTROL = 125
 """Bytes of a control frame's payload (RFC 6455 5.5)."""
+MAX_PONGS = 16
+"""Pings that are answered one by one while the answers cannot be sent."""
 SPLIT_FROM = 65536
 """Bytes from which a payload is sent beside its header instead of being copied behind it."""
 SHORT_PIECE = 4096
@@ -78,7 +80,7 @@ class Connection:
         "_max_fragments",
         "_max_message_size",
         "_message",
-        "_pong_due",
+        "_pongs_due",
         "_replies",
         "_rest",
         "eventful",
@@ -119,7 +121,7 @@ class Connection:
         self._rest: bytearray | None = None
         self._frame: _Frame | None = None
         self._message: _Partial | None = None
-        self._pong_due: bytes | None = None
+        self._pongs_due: list[bytes] = []
         self._replies: list[bytes] | None = None
 
     # --- receiving -------------------------------------------------------------------------------------------------
@@ -304,9 +306,12 @@ class Connection:
 
     def _control(self, opcode: int, payload: bytes) -> None:
         if opcode == _PING:
-            # Only the latest ping needs an answer (5.5.3); none does once we have said goodbye.
+            # Only the latest ping needs an answer (5.5.3), so of a flood the latest few get one; none does once we have
+            # said goodbye.
             if self.state is State.OPEN:
-                self._pong_due = payload
+                self._pongs_due.append(payload)
+                if len(self._pongs_due) > MAX_PONGS:
+                    del self._pongs_due[0]
         elif opcode == _PONG:
             self.pongs.append(payload)
         else:
@@ -315,7 +320,8 @@ class Connection:
     def _close_received(self, payload: bytes) -> None:
         code, reason = _read_close(payload)
         self.received_close = (code, reason)
-        self._pong_due = self._message = None
+        self._pongs_due.clear()
+        self._message = None
         if self.state is State.OPEN:
             # 5.5.1: answer with a close frame, typically with the code received.
             self._queue_close(payload[:2])
@@ -328,7 +334,8 @@ class Connection:
             self._queue_close(int(violation.code).to_bytes(2, "big") + violation.reason.encode())
             self.sent_close = (int(violation.code), violation.reason)
         self.state = State.FAILED
-        self._frame = self._message = self._pong_due = None
+        self._pongs_due.clear()
+        self._frame = self._message = None
 
     # --- sending ---------------------------------------------------------------------------------------------------
 
@@ -374,7 +381,7 @@ class Connection:
         """
         payload = close_payload(code, reason)
         if self.state is State.OPEN:
-            self._pong_due = None
+            self._pongs_due.clear()
             self._queue_close(payload)
             self.sent_close = (int(CloseCode.NO_STATUS if code is None else code), reason)
             self.state = State.CLOSING
@@ -389,20 +396,31 @@ class Connection:
         return encode_frame(FIN | opcode, payload, os.urandom(4) if self._client else None)
 
     @property
+    def pongs_due(self) -> bool:
+        """Whether ``take_pongs()`` has something to send."""
+        return bool(self._pongs_due)
+
+    @property
+    def over(self) -> bool:
+        """Whether the peer has said goodbye or broken a rule: nothing more comes out of ``feed``."""
+        return self.state is State.CLOSED or self.state is State.FAILED
+
+    @property
     def has_replies(self) -> bool:
         """Whether ``take_replies()`` has something to send."""
-        return self._pong_due is not None or self._replies is not None
+        return bool(self._pongs_due) or self._replies is not None
 
     def take_replies(self) -> bytes:
-        """The frames that are due: at most one pong, and the close frame. A shell that cannot send may ask later: pings
-        that come in between need no answer of their own.
-        """
-        frames = self._replies or []
-        self._replies = None
-        if self._pong_due is not None:
-            frames.insert(0, self._control_frame(_PONG, self._pong_due))
-            self._pong_due = None
-        return b"".join(frames)
+        """The frames that are due: pongs, and the close frame. A shell that cannot send may ask later."""
+        pongs = self.take_pongs()
+        frames, self._replies = self._replies or [], None
+        return pongs + b"".join(frames)
+
+    def take_pongs(self) -> bytes:
+        """The pongs that are due."""
+        pongs = b"".join([self._control_frame(_PONG, payload) for payload in self._pongs_due])
+        self._pongs_due.clear()
+        return pongs
 
 
 class _Frame:
