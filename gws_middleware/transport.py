@@ -396,13 +396,14 @@ class Transport:
         """Cut the connection in ``seconds``, later as long as the peer takes what waits in the outbox."""
         if self._deadline is None and not self.closed:
             self._deadline = self._loop.timer(seconds)
-            self._deadline.start(self._on_deadline, seconds, self.outbox_size)
+            # The loop's clock stands still while a view computes: the seconds count from now.
+            self._deadline.start(self._on_deadline, seconds, self.outbox_size, update=True)
 
     def _on_deadline(self, seconds: float, outbox_size: int) -> None:
         """Runs in the hub."""
         self._deadline.close()
         self._deadline = None
-        if 0 < self.outbox_size < outbox_size:
+        if self.outbox_size < outbox_size:
             self.set_deadline(seconds)
         else:
             self._lost()

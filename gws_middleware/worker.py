@@ -28,6 +28,7 @@ class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]
     wsgi: WSGIApp
     options: ClassVar[dict[str, Any]] = {}
     """Fields of ``Config``."""
+    _draining = False
 
     def load_wsgi(self) -> None:
         """Load the application and wrap it."""
@@ -43,10 +44,16 @@ class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]
         super().run()
         registry.current().drain(CloseCode.GOING_AWAY, self._grace())
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGTERM: stop, and say goodbye to every WebSocket, so that their views end."""
-        super().handle_exit(sig, frame)
-        gevent.spawn(registry.current().drain, CloseCode.GOING_AWAY, self._grace())
+    def notify(self) -> None:
+        """Tell the arbiter that this worker lives; once it is to stop, say goodbye to every WebSocket too.
+
+        gunicorn calls this each second, and when it stops - for a signal, ``max_requests`` or a reload - not before it
+        has stopped accepting: nobody comes in behind the goodbye.
+        """
+        super().notify()
+        if self.booted and not self.alive and not self._draining:
+            self._draining = True
+            gevent.spawn(registry.current().drain, CloseCode.GOING_AWAY, self._grace())
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
         """SIGINT, SIGQUIT: the same, without waiting for the answers."""

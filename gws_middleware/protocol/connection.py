@@ -352,13 +352,7 @@ class Connection:
         return self._encode(message, binary)
 
     def _encode(self, message: Any, binary: bool | None) -> bytes | tuple[bytes, bytes]:
-        payload, text = _as_bytes(message)
-        if binary is False and not text:
-            try:
-                payload.decode()
-            except UnicodeDecodeError:
-                raise ValueError("the bytes to be sent as text are not UTF-8") from None
-        first = FIN | (_BINARY if binary or (binary is None and not text) else _TEXT)
+        first, payload = _whole_frame(message, binary)
         if self._deflate is not None and len(payload) >= self._deflate.threshold:
             payload = self._deflate.compress(payload)
             first |= RSV1
@@ -369,7 +363,8 @@ class Connection:
         return encode_header(first, len(payload)), payload
 
     def ping(self, payload: bytes) -> bytes:
-        """A ping frame; ValueError over 125 bytes."""
+        """A ping frame; ValueError over 125 bytes, TypeError for anything but bytes."""
+        payload = bytes(memoryview(payload))
         if len(payload) > MAX_CONTROL:
             raise ValueError(f"a ping carries {MAX_CONTROL} bytes at the most, not {len(payload)}")
         return self._control_frame(_PING, payload)
@@ -478,8 +473,18 @@ class _Partial:
 
 def prepare(message: Any, binary: bool | None = None) -> bytes:
     """A message as one ready frame, built once and sent to many by ``WebSocket.offer``; never compressed or masked."""
+    return encode_frame(*_whole_frame(message, binary))
+
+
+def _whole_frame(message: Any, binary: bool | None) -> tuple[int, bytes]:
+    """The first byte and the payload of a message in one frame."""
     payload, text = _as_bytes(message)
-    return encode_frame(_WHOLE_BINARY if binary or (binary is None and not text) else WHOLE_TEXT, payload)
+    if binary is False and not text:
+        try:
+            payload.decode()
+        except UnicodeDecodeError:
+            raise ValueError("the bytes to be sent as text are not UTF-8") from None
+    return _WHOLE_BINARY if binary or (binary is None and not text) else WHOLE_TEXT, payload
 
 
 def _as_bytes(message: Any) -> tuple[Any, bool]:
