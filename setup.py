@@ -1,7 +1,7 @@
-"""Builds the optional C extension; everything static stands in pyproject.toml.
+"""Builds the two optional C extensions; everything static stands in pyproject.toml.
 
-``GWS_SPEEDUPS=1`` makes a failed build an error, ``GWS_SPEEDUPS=0`` builds none; unset, the extension is built where
-a compiler is found and the pure Python code does the whole job elsewhere.
+``GWS_SPEEDUPS=1`` makes a failed build an error, ``GWS_SPEEDUPS=0`` builds none; unset, they are built where a compiler
+is found and the pure Python code does the whole job elsewhere.
 """
 
 import os
@@ -12,11 +12,9 @@ choice = os.environ.get("GWS_SPEEDUPS", "")
 if choice not in ("", "0", "1"):
     raise SystemExit(f"GWS_SPEEDUPS is {choice!r}: set it to 1 (must build), 0 (must not) or leave it unset")
 
-speedups = Extension(
-    "gws_middleware.protocol._speedups",
-    ["gws_middleware/protocol/_speedups.c"],
-    extra_compile_args=["-O3"],
-    optional=choice != "1",
-)
+extensions = [
+    Extension(name, [name.replace(".", "/") + ".c"], extra_compile_args=["-O3"], optional=choice != "1")
+    for name in ("gws_middleware._channel", "gws_middleware.protocol._speedups")
+]
 
-setup(ext_modules=[] if choice == "0" else [speedups])
+setup(ext_modules=[] if choice == "0" else extensions)

@@ -78,9 +78,11 @@ class Config:
         (websockets and daphne: 1 MiB).""",
     )
     max_fragments: int = _knob(
-        4096,
+        2**17,
         _count(1),
-        """Fragments of one message, empty ones counted; one more ends the connection with 1008 (websockets: 4096).""",
+        """Fragments of one message, empty ones counted; one more ends the connection with 1008. Pieces are merged as
+        they come, so fragments cost no memory, and this bounds the work: at 32 bytes each they fill 4 MiB (ws:
+        16384).""",
     )
     inbox_messages: int = _knob(
         16,

@@ -281,14 +281,23 @@ class _Lifetime:
         """The application raised ``error``; what must go on is raised again."""
         ws = self.ws
         if not self.over:
+            if self._start_response is not None:  # a wrapper outside may make an ordinary response of it
+                self._server.refuse_more(self._start_response)
             self._forget()
-            raise error
-        if not isinstance(error, Exception):  # GreenletExit, SystemExit: the worker is stopping
+            try:
+                raise error
+            finally:
+                del error  # its traceback refers to this frame
+        # The worker is stopping. (Other errors that are no Exception, e.g. gevent.Timeout, are the application's.)
+        if isinstance(error, (GreenletExit, SystemExit, KeyboardInterrupt)):
             self._code = CloseCode.GOING_AWAY
             self.finish()
             if isinstance(error, GreenletExit):
                 return  # gunicorn would swallow it and go on to read a request from the socket that is ours now
-            raise error
+            try:
+                raise error
+            finally:
+                del error
         if isinstance(error, ConnectionClosed) and ws.closed:
             log.debug("WebSocket %s: %s", ascii(ws.path), error)
             return
@@ -317,7 +326,10 @@ class _Lifetime:
         self._forget()
 
     def _forget(self) -> None:
-        """Environ and WebSocket refer to each other: part them, so that neither waits for the garbage collector."""
+        """Environ and WebSocket refer to each other, so do the WebSocket and its way to the server: part them, so that
+        none waits for the garbage collector.
+        """
+        self.ws._refuse()
         if self._environ.get("wsgi.websocket") is self.ws:
             del self._environ["wsgi.websocket"]
 
@@ -357,12 +369,12 @@ class _Lazy:
         """The server is done with the response."""
         self._end()
         if self._lifetime.leave_by_exception:
-            raise StopIteration
+            raise _left_behind()
 
 
 class _LeaveByException:
-    """A response behind which gunicorn must close the connection though its Response object is out of reach:
-    StopIteration from ``close()``, which comes after the access log, ends its keep-alive loop.
+    """A response behind which gunicorn must close the connection though its Response object is out of reach: an error
+    from ``close()``, which comes after the access log, ends its keep-alive loop.
     """
 
     def __init__(self, result: Iterable[bytes]) -> None:
@@ -374,4 +386,9 @@ class _LeaveByException:
     def close(self) -> None:
         """The server is done with the response."""
         _close(self._result)
-        raise StopIteration
+        raise _left_behind()
+
+
+def _left_behind() -> OSError:
+    """What gunicorn takes for a peer that has gone. StopIteration would do too, but not through a generator."""
+    return OSError(errno.ENOTCONN, "the connection ends here")

@@ -77,7 +77,7 @@ class Server:
     switched = False
     """Whether the server has sent a 101 of its own before the application was called."""
     closes_by_exception = False
-    """Whether the keep-alive loop must be left by StopIteration, because nothing else can be reached."""
+    """Whether the keep-alive loop must be left by an exception, because nothing else can be reached."""
 
     def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
         """Send the 101 and take the connection: its channel, and the bytes read behind the request."""
@@ -129,9 +129,11 @@ class _GunicornGevent(Server):
 
     def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
         write = start_response(SWITCHING, headers)
-        write(b"")  # the 101 leaves now; gunicorn drops the body of a 1xx
+        early = self._read_already(write)
         self.refuse_more(write)
-        early = self._read_already()
+        if self._response is not None:
+            self._response.chunked = False  # before 26.1 gunicorn would announce chunks in the 101, and end them later
+        write(b"")  # the 101 leaves now; gunicorn drops the body of a 1xx
         channel = _channel(self._sock)
         self._sock = self._input = None
         self._share_names()
@@ -155,15 +157,24 @@ class _GunicornGevent(Server):
         if hasattr(response, "force_close"):
             self._response = response
             response.force_close()
-        else:
+            return
+        unreader = self._unreader(write)
+        if unreader is None:
             self.closes_by_exception = True
+        else:  # a wrapper hides the Response; but the parser, when it looks for another request, can find the end
+            self._read_already(write)
+            unreader.chunk = bytes
 
-    def _read_already(self) -> bytes:
-        """Gunicorn's parser reads on behind the request's head; what it read waits in its unreader. A wrapper may have
-        put something of its own in the place of ``wsgi.input``, but hardly of the Response too.
+    def _unreader(self, write: Write) -> Any:
+        """What gunicorn's parser reads from. A wrapper may have put something of its own in the place of the Response
+        or of ``wsgi.input``, but hardly of both.
         """
-        owner = getattr(self._response, "req", None) or getattr(self._input, "reader", None)
-        unreader = getattr(owner, "unreader", None)
+        request = getattr(getattr(write, "__self__", None), "req", None)
+        return getattr(request or getattr(self._input, "reader", None), "unreader", None)
+
+    def _read_already(self, write: Write) -> bytes:
+        """Gunicorn's parser reads on behind the request's head; what it read waits in its unreader."""
+        unreader = self._unreader(write)
         if unreader is None:
             return b""
         if hasattr(unreader, "take_buffered"):

@@ -11,10 +11,12 @@ import _socket
 import socket
 import ssl
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from gevent import get_hub, getcurrent
+
+from .protocol.masking import speedups
 
 __all__ = ["Owner", "Transport", "plain_channel", "tls_channel"]
 
@@ -97,16 +99,32 @@ class Channel(Protocol):
     def shutdown(self, how: int, /) -> None: ...
 
 
+def _load_socket_channel() -> Callable[[int], Channel] | None:
+    """The socket in C, or None where ``_socket.socket`` does the work. As for the codec: ``masking`` has chosen."""
+    if speedups is None:
+        return None
+    try:
+        from ._channel import SocketChannel
+    except ImportError:
+        return None
+    return SocketChannel
+
+
+_socket_channel = _load_socket_channel()
+
+
 def plain_channel(sock: Any) -> Channel:
     """Move the connection of a gevent or plain socket to an object of ours: the old one is left empty
     (``detach()``), so that whatever its owner does to it later touches nothing.
     """
     family, kind, proto = sock.family, sock.type, sock.proto
-    channel = _socket.socket(family, kind, proto, fileno=sock.detach())
-    channel.setblocking(False)
     if family != getattr(socket, "AF_UNIX", None):
         # A lone small frame must not wait for the acknowledgement of the one before it.
-        channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if _socket_channel is not None:
+        return _socket_channel(sock.detach())
+    channel = _socket.socket(family, kind, proto, fileno=sock.detach())
+    channel.setblocking(False)
     return channel
 
 

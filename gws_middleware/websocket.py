@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -199,7 +200,7 @@ class WebSocket:
         time: the connection stays usable. RuntimeError when another greenlet is waiting here, or after ``detach()``.
         """
         inbox = self._inbox
-        if not inbox:
+        if not inbox or self._stage is not ATTACHED:
             if timeout is not None or not self._open or self._reader is not None or self._stage is not ATTACHED:
                 return self._receive(timeout)
             # The common case of _receive, at the cost of this one call.
@@ -255,7 +256,8 @@ class WebSocket:
         timer = None
         if timeout is not None:
             timer = self._hub.loop.timer(timeout)
-            timer.start(reader.switch, _TIMED_OUT)
+            # The loop's clock stands still while a view computes: the seconds count from now.
+            timer.start(reader.switch, _TIMED_OUT, update=True)
         try:
             return self._hub.switch() is not _TIMED_OUT
         finally:
@@ -266,7 +268,7 @@ class WebSocket:
     def __iter__(self) -> Iterator[Message]:
         """The messages until the connection ends, however it ends."""
         while not self._told:
-            if self._inbox and not self._paused:
+            if self._inbox and not self._paused and self._stage is ATTACHED:
                 yield self._inbox.pop()
                 continue
             message = self.receive()
@@ -348,7 +350,7 @@ class WebSocket:
             waiting = transport.outbox_size
             waiter: Any = Waiter()
             timer = self._hub.loop.timer(seconds)
-            timer.start(waiter.switch, _TIMED_OUT)
+            timer.start(waiter.switch, _TIMED_OUT, update=True)
             if self._senders is None:
                 self._senders = []
             self._senders.append(waiter)
@@ -369,7 +371,7 @@ class WebSocket:
         """Send a ping (RFC 6455 5.5.2); the pong's way back shows in ``latency``. At most 125 bytes."""
         if not self._open:
             self._check_open()
-        now = self._hub.loop.now()
+        now = time.monotonic()  # the loop's clock stands still while a view computes
         if payload is None:
             payload = int(now * 1000).to_bytes(8, "big")
         frame = self._engine.ping(payload)  # type: ignore[union-attr]
@@ -386,7 +388,7 @@ class WebSocket:
         gevent-websocket's name of ``reason``. ValueError for a code that may not travel, or over 123 bytes of reason.
         Before the 101, it refuses the handshake: 403 unless the application answers otherwise.
         """
-        text = reason if message is None else message
+        text = (reason if message is None else message) or ""
         if isinstance(text, bytes):
             text = text.decode()
         close_payload(code, text)  # a wrong call is told as one even when the connection has ended
@@ -397,11 +399,16 @@ class WebSocket:
             return
         if engine.state is not _OPEN or transport.closed:
             return
-        engine.close(code, text)
-        transport.write(engine.take_replies())
+        if self._open:  # else it has been cut, or a write was refused: no close frame can go out
+            engine.close(code, text)
+            transport.write(engine.take_replies())
         self._paused = False
         transport.resume()
         transport.set_deadline(self._config.close_timeout)
+        if engine.stalled:
+            engine.feed(b"")  # what waits inside is skipped, up to the peer's close frame
+            if engine.over:
+                self._hub.loop.run_callback(self._conclude)
         self._end()
 
     def abort(self) -> None:
@@ -473,6 +480,7 @@ class WebSocket:
         if self._engine is None and not self._ended:
             self.accept()
         self._stage = IDLE
+        self._told = False  # on_close tells it once more where receive() has
         self._on_message, self._on_close = on_message, on_close
         self.environ = {sys.intern(key): value for key, value in self.environ.items() if type(value) is str}
         if self._inbox or self._ended:
@@ -499,21 +507,25 @@ class WebSocket:
                     self._call(self._on_message, message)
         finally:
             self._stage = IDLE
-        if self._ended and not self._told:
-            self._told = True
-            on_close, self._on_message, self._on_close = self._on_close, None, None
-            if on_close is not None:
-                self._call(on_close)
+            if self._ended and not self._told:
+                self._told = True
+                on_close, self._on_message, self._on_close = self._on_close, None, None
+                if on_close is not None:
+                    self._call(on_close)
 
     def _call(self, callback: Callable[..., object], *arguments: object) -> None:
         try:
             callback(self, *arguments)
-        except ConnectionClosed:
-            pass  # the end of the connection, seen from a callback
-        except Exception:
+        except (Exception, gevent.Timeout) as error:
+            if isinstance(error, ConnectionClosed) and self.closed:
+                return  # the end of the connection, seen from a callback
             log.exception("WebSocket %s: %r raised; closed with 1011", ascii(self.path), callback)
             self._inbox.clear()
             self.close(CloseCode.INTERNAL_ERROR)
+        except BaseException:  # GreenletExit, SystemExit: the worker is stopping
+            self._inbox.clear()
+            self.close(CloseCode.GOING_AWAY)
+            raise
 
     # --- what the transport says (in the hub) ----------------------------------------------------------------------
 
@@ -587,8 +599,11 @@ class WebSocket:
         assert transport is not None
         if engine.pongs:
             self._pongs(engine)
-        if engine.pongs_due and transport.outbox_size <= self._high_water:
-            transport.write(engine.take_pongs())
+        if engine.pongs_due:
+            if transport.outbox_size > self._high_water:
+                transport.flush()  # it may only wait for the tick to end
+            if transport.outbox_size <= self._high_water:
+                transport.write(engine.take_pongs())
         if engine.stalled:
             self._pause()
 
@@ -606,7 +621,7 @@ class WebSocket:
     def _pongs(self, engine: Connection) -> None:
         pongs, engine.pongs = engine.pongs, []
         if self._ping is not None and self._ping[0] in pongs:
-            self._latency = self._hub.loop.now() - self._ping[1]
+            self._latency = time.monotonic() - self._ping[1]
             self._ping = None
 
     def writable(self) -> None:

@@ -57,8 +57,8 @@ class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
         """SIGINT, SIGQUIT: the same, without waiting for the answers."""
-        for member in registry.current():
-            gevent.spawn(member.close, CloseCode.GOING_AWAY)
+        # In a greenlet: the signal may have come between a view's 101 and its entry in the registry.
+        gevent.spawn(registry.current().drain, CloseCode.GOING_AWAY, self._grace())
         super().handle_quit(sig, frame)
 
     def _grace(self) -> float:

@@ -74,6 +74,7 @@ class Connection:
     __slots__ = (
         "_between",
         "_client",
+        "_close_due",
         "_deflate",
         "_frame",
         "_masked",
@@ -81,7 +82,6 @@ class Connection:
         "_max_message_size",
         "_message",
         "_pongs_due",
-        "_replies",
         "_rest",
         "eventful",
         "plain",
@@ -97,7 +97,7 @@ class Connection:
         *,
         client: bool = False,
         max_message_size: int = 2**20,
-        max_fragments: int = 4096,
+        max_fragments: int = 2**17,
         deflate: Deflate | None = None,
     ) -> None:
         self.state = State.OPEN
@@ -122,7 +122,7 @@ class Connection:
         self._frame: _Frame | None = None
         self._message: _Partial | None = None
         self._pongs_due: list[bytes] = []
-        self._replies: list[bytes] | None = None
+        self._close_due: bytes | None = None
 
     # --- receiving -------------------------------------------------------------------------------------------------
 
@@ -383,9 +383,7 @@ class Connection:
             self._between = False
 
     def _queue_close(self, payload: bytes) -> None:
-        if self._replies is None:
-            self._replies = []
-        self._replies.append(self._control_frame(_CLOSE, payload))
+        self._close_due = self._control_frame(_CLOSE, payload)
 
     def _control_frame(self, opcode: int, payload: bytes) -> bytes:
         return encode_frame(FIN | opcode, payload, os.urandom(4) if self._client else None)
@@ -403,13 +401,12 @@ class Connection:
     @property
     def has_replies(self) -> bool:
         """Whether ``take_replies()`` has something to send."""
-        return bool(self._pongs_due) or self._replies is not None
+        return bool(self._pongs_due) or self._close_due is not None
 
     def take_replies(self) -> bytes:
-        """The frames that are due: pongs, and the close frame. A shell that cannot send may ask later."""
-        pongs = self.take_pongs()
-        frames, self._replies = self._replies or [], None
-        return pongs + b"".join(frames)
+        """What is due: pongs, or our close frame, the last that we send. A shell that cannot send may ask later."""
+        close, self._close_due = self._close_due, None
+        return self.take_pongs() if close is None else close
 
     def take_pongs(self) -> bytes:
         """The pongs that are due."""

@@ -1,0 +1,50 @@
+"""A chat written for gevent-websocket: its ``WebSocketApplication`` and ``Resource``, unchanged, on our worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from geventwebsocket import Resource, WebSocketApplication, WebSocketError
+
+
+class Chat(WebSocketApplication):
+    """Everybody hears what anybody says. The members are those of one worker process: run it with one."""
+
+    members: ClassVar[list[Chat]] = []
+    joined: ClassVar[int] = 0
+
+    def on_open(self) -> None:
+        Chat.joined += 1
+        self.name = f"guest {Chat.joined}"
+        Chat.members.append(self)
+        tell_all(f"* {self.name} is here, {len(Chat.members)} in the room")
+
+    def on_message(self, message: str | bytes | None) -> None:
+        if message is None:  # the end; on_close() follows
+            return
+        if isinstance(message, bytes):
+            self.ws.close(1003, "this chat is text")
+            return
+        tell_all(f"{self.name}: {message}")
+
+    def on_close(self, reason: object = None) -> None:
+        Chat.members.remove(self)
+        tell_all(f"* {self.name} has left, {len(Chat.members)} in the room")
+
+
+def tell_all(line: str) -> None:
+    """A member who does not read makes this wait, 30 seconds (``send_timeout``) at the most; then it is out."""
+    for member in list(Chat.members):
+        try:
+            member.ws.send(line)
+        except WebSocketError:
+            pass  # gone; its own on_close() follows
+
+
+def page(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain; charset=utf-8")])
+    return [b"The chat is at /chat, over a WebSocket.\n"]
+
+
+application = Resource([("^/chat$", Chat), ("^/", page)])

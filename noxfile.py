@@ -1,0 +1,49 @@
+"""The suite on every CPython that this machine has: ``python -m nox``, or ``make test-all``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import nox
+
+VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
+
+
+def _candidates(version: str) -> Iterator[str]:
+    """Where an interpreter of this version may be: on the PATH, or below pyenv."""
+    on_path = shutil.which(f"python{version}")
+    if on_path is not None:
+        yield on_path
+    pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
+    yield from map(str, sorted(pyenv.glob(f"versions/{version}.*/bin/python{version}"), reverse=True))
+
+
+def _runs(interpreter: str) -> bool:
+    """Whether it is more than a shim of pyenv's for a version that is not selected."""
+    look = "import sys; sys.exit(sys.implementation.name != 'cpython')"
+    return subprocess.run([interpreter, "-c", look], capture_output=True, check=False).returncode == 0
+
+
+FOUND = {version: next(filter(_runs, _candidates(version)), None) for version in VERSIONS}
+MISSING = ", ".join(version for version, interpreter in FOUND.items() if interpreter is None)
+
+nox.options.error_on_missing_interpreters = True
+
+
+def tests(session: nox.Session) -> None:
+    """Install the package with all that the tests need, and run them; arguments behind ``--`` go to pytest."""
+    session.install("--editable", ".[dev]")
+    # gunicorn's C parser is tested where it can be built; elsewhere the run's last lines say that it was not.
+    session.run("python", "-m", "pip", "install", "--quiet", "gunicorn_h1c>=0.6.6", success_codes=[0, 1], silent=True)
+    session.run("python", "-m", "pytest", *session.posargs)
+    if MISSING:
+        session.log(f"not on this machine, so not tested: CPython {MISSING}")
+
+
+for version, interpreter in FOUND.items():
+    if interpreter is not None:
+        nox.session(tests, python=interpreter, name=f"tests-{version}")

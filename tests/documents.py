@@ -1,0 +1,61 @@
+"""Programs and commands as README and its neighbours print them, so that the tests run what a reader would type."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from .servers import ROOT, Server, launch
+
+__all__ = ["blocks", "command", "serve", "url"]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced code blocks of a page that are in this language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def command(page: Path, mark: str) -> list[str]:
+    """The arguments of the one gunicorn command of a page that has ``mark`` in it."""
+    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    found = [line for line in lines if "gunicorn " in line and mark in line]
+    assert len(found) == 1, f"{page} has {len(found)} gunicorn commands with {mark!r}: {found}"
+    words = shlex.split(found[0], comments=True)
+    return words[[Path(word).name for word in words].index("gunicorn") + 1 :]
+
+
+@contextmanager
+def serve(
+    arguments: list[str],
+    directory: Path,
+    *,
+    files: Path = ROOT,
+    kind: str = "worker",
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
+    """Run gunicorn with ``arguments`` as if in the folder ``files``; only the address is another: that of the test."""
+    *options, app = arguments
+    if "--bind" in options:
+        at = options.index("--bind")
+        del options[at : at + 2]
+    for option in ("--config", "--chdir"):
+        if option in options:
+            at = options.index(option) + 1
+            options[at] = str(files / options[at])
+    if "--chdir" not in options:
+        options += ["--chdir", str(files)]
+    app = app if ":" in app else f"{app}:application"
+    # One worker, because gunicorn loses a signal to stop that comes while a worker is being forked. Nothing is asked
+    # before the test: its first connection waits in the kernel's queue until the server answers.
+    env = {"WEB_CONCURRENCY": "1", **(env or {})}
+    with launch(kind, directory, app, options=options, env=env, answers=False) as server:
+        yield server
+
+
+def url(server: Server, path: str = "/", scheme: str = "ws") -> str:
+    """An address of the server."""
+    host, port = server.tcp
+    return f"{scheme}://{host}:{port}{path}"

@@ -1,0 +1,42 @@
+"""What this machine could not test, said where nobody can miss it: in the last lines of the run.
+
+``conftest.py`` imports the hook, which makes it one.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator
+from importlib.util import find_spec
+
+import pytest
+
+__all__ = ["find_chromium", "pytest_sessionfinish", "untested"]
+
+
+def find_chromium() -> str | None:
+    """The browser that test_browser drives, or None where there is none."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def untested() -> list[str]:
+    """One sentence for each thing that is tested only where it is installed."""
+    sentences = []
+    if find_chromium() is None:
+        sentences.append("the example's page in a real browser: chromium was not found")
+    if find_spec("gunicorn_h1c") is None:
+        sentences.append("gunicorn's C parser: gunicorn_h1c is not installed")
+    if find_spec("gws_middleware.protocol._speedups") is None:
+        sentences.append("the C speedups: the extension was not built")
+    return sentences
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
+    """Outermost wrapper of the end, so that it comes behind the summary and its "passed" line."""
+    result = yield
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        for sentence in untested():
+            reporter.write_line(f"NOT TESTED HERE: {sentence}", yellow=True, bold=True)
+    return result

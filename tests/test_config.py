@@ -1,0 +1,225 @@
+"""``config``: every knob with its default, and every sentence that refuses a value. Messages are interface."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import pytest
+
+from gws_middleware.config import SAME_ORIGIN, Config
+from gws_middleware.exceptions import ConfigError
+
+DEFAULTS = {
+    "allowed_origins": ("same-origin",),
+    "max_message_size": 1_048_576,
+    "max_fragments": 131_072,
+    "inbox_messages": 16,
+    "send_high_water": 65_536,
+    "send_limit": 1_048_576,
+    "send_timeout": 30.0,
+    "close_timeout": 10.0,
+    "compression": "off",
+}
+
+COUNT = "wanted a whole number from"
+SECONDS = "wanted a number of seconds above 0"
+ORIGINS = (
+    'wanted a list of origins: "https://example.com", "https://*.example.com", "same-origin", "null", "*" '
+    "or compiled patterns"
+)
+
+REFUSED: list[tuple[str, Any, str]] = [
+    *[
+        (knob, value, f"{knob} is {value!r}: {COUNT} {low}")
+        for knob, low in (("max_fragments", 1), ("inbox_messages", 1), ("send_high_water", 0), ("send_limit", 1))
+        for value in (low - 1, 1.0, "16", True, None)
+    ],
+    *[
+        ("max_message_size", value, f"max_message_size is {value!r}: {COUNT} 1 to 1099511627776")
+        for value in (0, -1, 2**40 + 1, "1", False, None, 1e6)
+    ],
+    *[
+        (knob, value, f"{knob} is {value!r}: {SECONDS}")
+        for knob in ("send_timeout", "close_timeout")
+        for value in (0, -0.1, float("inf"), float("nan"), "30", True, None)
+    ],
+    *[
+        ("compression", value, f'compression is {value!r}: wanted "off", "shared" or "dedicated"')
+        for value in ("on", "Shared", True, None, 0)
+    ],
+    *[
+        ("allowed_origins", value, f"allowed_origins is {value!r}: {ORIGINS}")
+        for value in ("https://example.com", "*", None, 5, {"*"})
+    ],
+    *[
+        ("allowed_origins", [entry], f"allowed_origins is {[entry]!r}: {ORIGINS}; {entry!r} is none of these")
+        for entry in (
+            "example.com",
+            "https://example.com/",
+            "https://example.com/chat",
+            "https://",
+            "https://*",
+            "https://*.*.example.com",
+            "https://user@example.com",
+            "https://a.example, https://b.example",
+            "HTTPS://example.com",
+            "same_origin",
+            "",
+            None,
+            7,
+        )
+    ],
+]
+
+ACCEPTED: list[tuple[str, Any]] = [
+    ("max_message_size", 1),
+    ("max_message_size", 2**40),
+    ("max_fragments", 1),
+    ("inbox_messages", 1),
+    ("send_high_water", 0),
+    ("send_limit", 1),
+    ("send_timeout", 1),
+    ("close_timeout", 0.001),
+    ("compression", "shared"),
+    ("compression", "dedicated"),
+    ("allowed_origins", ()),
+    ("allowed_origins", ("null", "*", SAME_ORIGIN)),
+    ("allowed_origins", ("https://example.com", "https://example.com:8443", "http://localhost:8000")),
+    ("allowed_origins", ("https://*.example.com", "ws://example.com", "http://[::1]:8000")),
+    ("allowed_origins", ("chrome-extension://abcdef", re.compile(r"https://.*\.example\.com"))),
+]
+
+
+def test_config_has_these_knobs_with_these_defaults() -> None:
+    """The table that documentation and settings derive from; a change here is one for users."""
+    assert dataclasses.asdict(Config()) == DEFAULTS
+
+
+@pytest.mark.parametrize("knob", dataclasses.fields(Config), ids=lambda knob: knob.name)
+def test_knob_explains_itself(knob: dataclasses.Field[Any]) -> None:
+    """In whole sentences without the line breaks of its source."""
+    doc = knob.metadata["doc"]
+    assert len(doc) > 40
+    assert doc == " ".join(doc.split())
+    assert doc.endswith(".")
+
+
+@pytest.mark.parametrize(("knob", "value", "sentence"), REFUSED, ids=lambda value: repr(value)[:30])
+def test_wrong_value_is_refused(knob: str, value: Any, sentence: str) -> None:
+    """The sentence says which setting, what was found and what was wanted."""
+    with pytest.raises(ConfigError) as caught:
+        Config(**{knob: value})
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(("knob", "value"), ACCEPTED, ids=lambda value: repr(value)[:30])
+def test_right_value_is_kept(knob: str, value: Any) -> None:
+    """As it was given."""
+    assert getattr(Config(**{knob: value}), knob) == value
+
+
+def test_list_of_origins_cannot_be_changed_afterwards() -> None:
+    """A list of the application's own is copied, and a Config is frozen."""
+    origins = ["https://example.com"]
+    config = Config(allowed_origins=origins)  # type: ignore[arg-type]
+    origins.append("*")
+    assert config.allowed_origins == ("https://example.com",)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.send_limit = 5  # type: ignore[misc]
+
+
+def test_knobs_are_named() -> None:
+    """Positions would be a trap in a table that grows."""
+    with pytest.raises(TypeError):
+        Config(("*",))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("max_mesage_size", "'max_mesage_size' is not a setting: did you mean 'max_message_size'?"),
+        ("allowed_origin", "'allowed_origin' is not a setting: did you mean 'allowed_origins'?"),
+        ("send_timout", "'send_timout' is not a setting: did you mean 'send_timeout'?"),
+        ("colour", "'colour' is not a setting"),
+    ],
+)
+def test_misspelt_option_is_refused_with_the_nearest_name(name: str, sentence: str) -> None:
+    """And without a suggestion where none is near."""
+    with pytest.raises(ConfigError) as caught:
+        Config.load({name: 1}, {})
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "knob", "value"),
+    [
+        ("GWS_MAX_MESSAGE_SIZE", "65536", "max_message_size", 65536),
+        ("GWS_SEND_HIGH_WATER", "0", "send_high_water", 0),
+        ("GWS_SEND_TIMEOUT", "2.5", "send_timeout", 2.5),
+        ("GWS_CLOSE_TIMEOUT", "3", "close_timeout", 3.0),
+        ("GWS_COMPRESSION", "shared", "compression", "shared"),
+        ("GWS_ALLOWED_ORIGINS", "*", "allowed_origins", ("*",)),
+        ("GWS_ALLOWED_ORIGINS", "", "allowed_origins", ()),
+        (
+            "GWS_ALLOWED_ORIGINS",
+            " same-origin , https://*.example.com,",
+            "allowed_origins",
+            ("same-origin", "https://*.example.com"),
+        ),
+    ],
+)
+def test_environment_variable_sets_a_knob(variable: str, text: str, knob: str, value: Any) -> None:
+    """GWS_ and the knob's name in capitals; the other knobs keep their defaults."""
+    assert dataclasses.asdict(Config.load(None, {variable: text})) == {**DEFAULTS, knob: value}
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "sentence"),
+    [
+        (
+            "GWS_MAX_MESSAGE_SIZE",
+            "1 MiB",
+            "the environment variable GWS_MAX_MESSAGE_SIZE is '1 MiB': wanted a number",
+        ),
+        ("GWS_SEND_TIMEOUT", "", "the environment variable GWS_SEND_TIMEOUT is '': wanted a number"),
+        ("GWS_SEND_LIMIT", "2.5", "the environment variable GWS_SEND_LIMIT is '2.5': wanted a number"),
+        ("GWS_SEND_TIMEOUT", "nan", f"send_timeout is nan: {SECONDS}"),
+        ("GWS_SEND_LIMIT", "0", f"send_limit is 0: {COUNT} 1"),
+        ("GWS_COMPRESSION", "on", 'compression is \'on\': wanted "off", "shared" or "dedicated"'),
+        (
+            "GWS_ALLOWED_ORIGINS",
+            "example.com",
+            f"allowed_origins is ('example.com',): {ORIGINS}; 'example.com' is none of these",
+        ),
+        (
+            "GWS_MAX_MESAGE_SIZE",
+            "1",
+            "the environment variable GWS_MAX_MESAGE_SIZE is not a setting: did you mean 'GWS_MAX_MESSAGE_SIZE'?",
+        ),
+    ],
+)
+def test_wrong_environment_variable_is_refused(variable: str, text: str, sentence: str) -> None:
+    """Misspelt names too: a setting that silently has no effect is worse than a server that does not start."""
+    with pytest.raises(ConfigError) as caught:
+        Config.load({}, {variable: text})
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize("variable", ["GWS_SPEEDUPS", "GWS_REGION", "GWSMAX_FRAGMENTS", "MAX_FRAGMENTS", "PATH"])
+def test_foreign_environment_variable_is_left_alone(variable: str) -> None:
+    """Other software may use the prefix too; GWS_SPEEDUPS is ours and no knob."""
+    assert Config.load({}, {variable: "x"}) == Config()
+
+
+def test_options_come_before_the_environment() -> None:
+    """What is written in code is meant; the environment is for what code leaves open."""
+    config = Config.load({"max_fragments": 5}, {"GWS_MAX_FRAGMENTS": "6", "GWS_INBOX_MESSAGES": "7"})
+    assert (config.max_fragments, config.inbox_messages, config.send_limit) == (5, 7, DEFAULTS["send_limit"])
+
+
+def test_environment_is_the_processs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read when the configuration is loaded, not when the module is imported."""
+    monkeypatch.setenv("GWS_INBOX_MESSAGES", "3")
+    assert Config.load().inbox_messages == 3

@@ -1,0 +1,99 @@
+"""``exceptions``: the tree, what rides on an error, and its sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from geventwebsocket.exceptions import WebSocketError as GeventWebSocketError
+
+from gws_middleware.codes import CloseCode
+from gws_middleware.exceptions import ConfigError, ConnectionClosed, HandshakeRefused, WebSocketError
+
+TREE = {
+    ConnectionClosed: (WebSocketError, GeventWebSocketError, OSError),
+    WebSocketError: (GeventWebSocketError, OSError),
+    HandshakeRefused: (Exception,),
+    ConfigError: (ValueError,),
+}
+
+LOST = "the connection was lost without a close frame (1006)"
+CLOSED = "the connection has been closed: "
+
+SENTENCES: list[tuple[Exception, str]] = [
+    (ConnectionClosed(), LOST),
+    (ConnectionClosed(1000, received=(1000, "")), CLOSED + "the peer sent 1000"),
+    (ConnectionClosed(4001, "bye", received=(4001, "bye")), CLOSED + "the peer sent 4001 'bye'"),
+    (ConnectionClosed(1001, sent=(1001, "")), CLOSED + "we sent 1001"),
+    (
+        ConnectionClosed(4001, "bye", received=(4001, "bye"), sent=(4001, "")),
+        CLOSED + "the peer sent 4001 'bye', we sent 4001",
+    ),
+    (
+        ConnectionClosed(1002, received=(1000, "\x1b[31m\n"), sent=(1002, "a reserved bit is set")),
+        CLOSED + r"the peer sent 1000 '\x1b[31m\n', we sent 1002 'a reserved bit is set'",
+    ),
+    (
+        HandshakeRefused("403 Forbidden", [], b"Pages of this origin may not open a WebSocket here.\n"),
+        "the handshake was answered with 403 Forbidden: Pages of this origin may not open a WebSocket here.\n",
+    ),
+    (HandshakeRefused("302 Found", [("Location", "/login")], b""), "the handshake was answered with 302 Found: "),
+    (
+        HandshakeRefused("500 Internal Server Error", [], b"x" * 1000),
+        "the handshake was answered with 500 Internal Server Error: " + "x" * 200,
+    ),
+    (HandshakeRefused("400 Bad Request", [], b"\xff"), "the handshake was answered with 400 Bad Request: \ufffd"),
+    (ConfigError("send_limit is 0"), "send_limit is 0"),
+]
+
+
+@pytest.mark.parametrize(("kind", "bases"), TREE.items(), ids=lambda value: getattr(value, "__name__", ""))
+def test_error_is_caught_by(kind: type[Exception], bases: tuple[type[Exception], ...]) -> None:
+    """The tree at the top of the module; gevent-websocket's own class stands in it."""
+    assert all(issubclass(kind, base) for base in bases)
+
+
+def test_only_the_end_of_a_connection_is_a_websocket_error() -> None:
+    """A refusal and a wrong setting are not caught by mistake where ends are."""
+    assert not issubclass(HandshakeRefused, (OSError, ValueError))
+    assert not issubclass(ConfigError, OSError)
+
+
+@pytest.mark.parametrize(("error", "sentence"), SENTENCES, ids=lambda value: str(value)[-30:])
+def test_error_says(error: Exception, sentence: str) -> None:
+    """What the peer sent is quoted, so that it cannot forge a log line."""
+    assert str(error) == sentence
+
+
+@pytest.mark.parametrize(
+    ("arguments", "facts"),
+    [
+        ({}, (1006, "", None, None)),
+        (
+            {"code": CloseCode.GOING_AWAY, "reason": "x", "received": (1001, "x"), "sent": (1001, "")},
+            (1001, "x", (1001, "x"), (1001, "")),
+        ),
+    ],
+)
+def test_connection_closed_carries_its_facts(arguments: dict[str, Any], facts: tuple[Any, ...]) -> None:
+    """Code and reason of whichever frame came first, and those of both sides; the code is a plain number."""
+    error = ConnectionClosed(**arguments)
+    assert (error.code, error.reason, error.received, error.sent) == facts
+    assert type(error.code) is int
+
+
+def test_connection_closed_is_no_system_call_that_failed() -> None:
+    """An OSError by descent alone: code that compares ``errno`` finds none."""
+    error = ConnectionClosed(4001, "bye", received=(4001, "bye"))
+    assert (error.errno, error.args) == (None, (str(error),))
+
+
+def test_handshake_refused_carries_the_response() -> None:
+    """All of it, so that a test can look at the page that came instead."""
+    error = HandshakeRefused("302 Found", [("Location", "/login")], b"moved")
+    assert (error.status, error.status_code, error.headers, error.body) == (
+        "302 Found",
+        302,
+        [("Location", "/login")],
+        b"moved",
+    )

@@ -1,0 +1,353 @@
+"""The lifetime of a WebSocket under WSGI, in real servers: refuse or run, accept, swallow, close, leave."""
+
+from __future__ import annotations
+
+import json
+import re
+from urllib.parse import quote
+
+import pytest
+
+from .rawclient import ACCEPT, CLOSE, TEXT, Frame, RawClient, close_frame, request, upgrade_request
+from .servers import LATE, SWITCHED, Server
+
+late = pytest.mark.parametrize("server", LATE, indirect=True)
+ABLE = [*LATE, *SWITCHED]
+every_server = pytest.mark.parametrize("server", ABLE, indirect=True)
+
+
+# --- after the 101 -------------------------------------------------------------------------------------------------
+
+QUIET = {  # how the view ends, the code that the peer is told
+    "nothing": 1000,
+    "list": 1000,
+    "not-found": 1000,
+    "big": 1000,
+    "generator": 1000,
+    "write": 1000,
+    "lazily": 1000,
+    "killed": 1001,
+}
+LOUD = {  # how the view ends, what the one log record says, how often close() of its response is called
+    "error-page": (r"the application answered '500 Internal Server Error'; closed with 1011$", 1),
+    "twice": (r"the application raised; closed with 1011 .*start_response was called twice without exc_info", 0),
+    "exc_info": (r"the application raised; closed with 1011 .*LookupError: the reason$", 0),
+    "raise": (r"the application raised; closed with 1011 .*LookupError: the reason$", 0),
+    "timeout": (r"the application raised; closed with 1011 .*gevent\.timeout\.Timeout: 0\.01 seconds$", 0),
+    "base-exception": (r"the application raised; closed with 1011 .*Odd: the reason$", 0),
+    "raise-while-iterated": (r"the application raised; closed with 1011 .*LookupError: the reason$", 1),
+    "raise-in-close": (r"the application raised; closed with 1011 .*LookupError: the reason$", 1),
+    "lazily-raise": (r"the application raised; closed with 1011 .*LookupError: the reason$", 1),
+}
+
+
+def rest_of(client: RawClient) -> tuple[int | None, bytes]:
+    """The code of the server's close frame, which comes next, and every byte that comes behind it."""
+    close = client.read_frame()
+    client.send(close_frame(close.code))
+    return close.code, client.read_until_eof()
+
+
+@pytest.mark.parametrize("ending", QUIET)
+@every_server
+def test_response_behind_the_101_is_swallowed(server: Server, token: str, ending: str) -> None:
+    """Whatever the view returns, the wire carries frames and then nothing; the response is closed exactly once."""
+    with server.connect() as client:
+        client.upgrade(f"/after/{ending}?id={token}")
+        assert client.read_frame() == Frame(TEXT, b"ready")
+        code, rest = rest_of(client)
+    assert (code, rest) == (QUIET[ending], b"")
+    assert server.events(token, "closed").count("closed") == 1
+
+
+@pytest.mark.parametrize("ending", LOUD)
+@every_server
+def test_error_behind_the_101_is_logged_once(server: Server, token: str, ending: str) -> None:
+    """A view that fails is one record in the log and 1011 to the peer, no HTTP byte; others are unharmed (row 23)."""
+    pattern, closes = LOUD[ending]
+    with server.connect() as bystander, server.connect() as client:
+        bystander.upgrade("/echo")
+        client.upgrade(f"/after/{ending}?id={token}")
+        assert client.read_frame() == Frame(TEXT, b"ready")
+        code, rest = rest_of(client)
+        bystander.text("unharmed")
+        echo = bystander.read_frame()
+    server.log.expect(rf"^ERROR gws_middleware: WebSocket '/after/{ending}': {pattern}")
+    assert (code, rest, echo) == (1011, b"", Frame(TEXT, b"unharmed"))
+    assert server.events(token, "closed" if closes else "").count("closed") == closes
+
+
+@pytest.mark.parametrize("server", ["worker", "worker/tls", "gevent"], indirect=True)
+def test_exit_of_the_view_is_going_away(server: Server, token: str) -> None:
+    """SystemExit behind the 101 is 1001 to the peer; gunicorn, which logs it, writes nothing behind it."""
+    # Under pywsgi it ends the process, WebSocket or not.
+    with server.connect() as client:
+        client.upgrade("/after/exit")
+        client.read_frame()
+        code, rest = rest_of(client)
+    server.log.expect("Error handling request.*SystemExit: 3")
+    assert (code, rest) == (1001, b"")
+
+
+@pytest.mark.parametrize("server", [f"{kind}/tls" for kind in ABLE], indirect=True)
+@pytest.mark.parametrize("ending", ["list", "killed", "raise", "timeout", "base-exception"])
+def test_nothing_comes_behind_the_101_over_tls(server: Server, token: str, ending: str) -> None:
+    """A TLS socket stays the server's own object: it must not write on it either."""
+    with server.connect() as client:
+        client.upgrade(f"/after/{ending}?id={token}")
+        client.read_frame()
+        code, rest = rest_of(client)
+    if ending in LOUD:
+        server.log.expect(rf"^ERROR gws_middleware: WebSocket '/after/{ending}': {LOUD[ending][0]}")
+    assert (code, rest) == (QUIET.get(ending, 1011), b"")
+
+
+@every_server
+def test_end_of_the_connection_is_no_error(server: Server, token: str) -> None:
+    """ConnectionClosed that escapes a view because the peer has left is neither logged nor answered."""
+    with server.connect() as client:
+        client.upgrade(f"/pushing?id={token}")
+        client.read_frame()
+        client.send(close_frame(4000, "enough"))
+        frames = client.read_frames_until_eof()
+    assert server.events(token, "left by ConnectionClosed") == ["left by ConnectionClosed"]
+    assert {one.payload for one in frames[:-1]} <= {b"tick"}
+    assert frames[-1] == Frame(CLOSE, b"\x0f\xa0")
+
+
+@every_server
+def test_response_of_a_view_whose_peer_has_left_is_closed(server: Server, token: str) -> None:
+    """The view that finds the connection ended returns as ever, and its response is closed once."""
+    with server.connect() as client:
+        client.upgrade(f"/sleeping?id={token}")
+        client.read_frame()
+        client.say_goodbye()
+    assert server.events(token, "closed") == ["woke up after 1000", "closed"]
+
+
+# --- before the 101: the application's own answer ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden", "404 Not Found", "302 Found", "200 OK"])
+@late
+def test_answer_of_the_application_is_real_http(server: Server, token: str, status: str) -> None:
+    """Until it accepts, the application answers with status, headers and body of its own; the response is closed."""
+    with server.connect() as client:
+        client.send(upgrade_request(f"/answer?id={token}&status={quote(status)}"))
+        response = client.read_response()
+        rest = client.read_until_eof()
+    assert (f"{response.status} {response.reason}", response.body, rest) == (status, b"the body\n", b"")
+    assert (response.headers["set-cookie"], response.headers.get("location", "")) == (
+        "a=b",
+        "/login" if status == "302 Found" else "",
+    )
+    assert server.events(token, "closed") == ["closed"]
+
+
+@pytest.mark.parametrize("path", ["/answer/generator", "/answer/write", "/answer/again", "/answer/then-accept"])
+@late
+def test_answer_by_any_means_of_wsgi_goes_out(server: Server, token: str, path: str) -> None:
+    """A generator, the write callable, a second start_response with exc_info: PEP 3333 holds until the 101."""
+    with server.connect() as client:
+        client.send(upgrade_request(f"{path}?id={token}") + request(f"/second?id={token}"))
+        response = client.read_response()
+        rest = client.read_until_eof()
+    expected = ["this WebSocket has been refused: an HTTP response has been started"] if "accept" in path else []
+    assert (response.status, response.body, rest) == (403, b"the body\n", b"")
+    assert server.events(token, "closed") == [*expected, "closed"]
+
+
+@late
+def test_close_before_the_101_is_a_403(server: Server, token: str) -> None:
+    """``ws.close()`` refuses; the application's response is closed."""
+    with server.connect() as client:
+        client.send(upgrade_request(f"/answer/close?id={token}"))
+        response = client.read_response()
+        rest = client.read_until_eof()
+    assert (response.status, response.body, rest) == (403, b"The WebSocket was refused.\n", b"")
+    assert server.events(token, "closed") == ["closed"]
+
+
+@late
+def test_view_that_does_nothing_is_a_500(server: Server, token: str) -> None:
+    """A view that neither accepts nor answers is an error, told to the log once and to the peer."""
+    with server.connect() as client:
+        client.send(upgrade_request(f"/answer/nothing?id={token}"))
+        response = client.read_response()
+        rest = client.read_until_eof()
+    server.log.expect(
+        "^ERROR gws_middleware: WebSocket '/answer/nothing': the application neither accepted nor answered$"
+    )
+    assert (response.status, rest) == (500, b"")
+    assert server.events(token, "closed") == ["closed"]
+
+
+@late
+def test_error_before_the_101_is_the_servers(server: Server, token: str) -> None:
+    """An exception before the 101 is the server's to answer, as for any request, and the connection ends behind it."""
+    with server.connect() as client:
+        client.send(upgrade_request("/answer/raise") + request(f"/second?id={token}"))
+        response = client.read_response()
+        rest = client.read_until_eof()
+    server.log.expect("LookupError: the reason|failed with LookupError")
+    assert (response.status, rest, server.events(token)) == (500, b"", [])
+
+
+VANISHING = [f"{kind}/{one}" for kind in ("worker", "gevent_pywsgi", "pywsgi") for one in ("tcp", "tls")]
+
+
+@pytest.mark.parametrize("path", ["", "/and-return", "/and-answer", "/lazily"])
+@pytest.mark.parametrize("server", VANISHING, indirect=True)
+def test_peer_that_vanished_before_the_101_is_no_error(server: Server, token: str, path: str) -> None:
+    """``accept()`` says ConnectionClosed; whatever the view makes of it, nothing is logged or held (row 24)."""
+    before = server.status()
+    client = server.connect()
+    client.send(upgrade_request(f"/accept/late{path}?id={token}"))
+    server.events(token, "called")
+    client.reset()
+    last = "closed" if path else "ConnectionClosed 1006"
+    assert server.events(token, last) == ["called", "ConnectionClosed 1006", "closed"][: 3 if path else 2]
+    assert server.settled(fds=before["fds"], greenlets=before["greenlets"])["websockets"] == 0
+
+
+# --- refused by the rules ------------------------------------------------------------------------------------------
+
+REFUSALS = {  # the request, the status, a header that must be there
+    "two protocols": (upgrade_request("/echo", ("Upgrade", "websocket, h2c")), 400, None),
+    "post": (upgrade_request("/echo", ("Content-Length", "0"), method="POST"), 405, ("allow", "GET")),
+    "post with a body": (upgrade_request("/echo", ("Content-Length", "3"), method="POST") + b"abc", 405, None),
+    "body": (upgrade_request("/echo", ("Content-Length", "3")) + b"abc", 400, None),
+    "chunked body": (
+        upgrade_request("/echo", ("Transfer-Encoding", "chunked")) + b"3\r\nabc\r\n0\r\n\r\n",
+        400,
+        None,
+    ),
+    "http/1.0": (upgrade_request("/echo").replace(b"HTTP/1.1", b"HTTP/1.0", 1), 400, None),
+    "no host": (upgrade_request("/echo", without=["Host"]), 400, None),
+    "no connection": (upgrade_request("/echo", without=["Connection"]), 400, None),
+    "no version": (upgrade_request("/echo", without=["Sec-WebSocket-Version"]), 426, ("sec-websocket-version", "13")),
+    "old version": (upgrade_request("/echo", ("Sec-WebSocket-Version", "8")), 426, ("sec-websocket-version", "13")),
+    "no key": (upgrade_request("/echo", without=["Sec-WebSocket-Key"]), 400, None),
+    "short key": (upgrade_request("/echo", ("Sec-WebSocket-Key", "c2hvcnQ=")), 400, None),
+    "subprotocol": (upgrade_request("/echo", ("Sec-WebSocket-Protocol", "a b")), 400, None),
+    "origin": (upgrade_request("/echo", ("Origin", "https://evil.example")), 403, None),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+@late
+def test_request_that_breaks_a_rule_is_refused(server: Server, token: str, case: str) -> None:
+    """A sentence and the right status; the connection closes, and nothing behind the request is served (row 20)."""
+    sent, status, header = REFUSALS[case]
+    with server.connect() as client:
+        client.send(sent + request(f"/second?id={token}"))
+        response = client.read_response()
+        rest = client.read_until_eof()
+    assert (response.status, rest, server.events(token)) == (status, b"", [])
+    assert header is None or response.headers[header[0]] == header[1]
+
+
+# --- accept(subprotocol, headers) ----------------------------------------------------------------------------------
+
+
+def accept(client: RawClient, *offer: str, **arguments: object) -> None:
+    """Ask ``/accept`` to accept with these arguments."""
+    headers = [("Sec-WebSocket-Protocol", ", ".join(offer))] if offer else []
+    client.send(upgrade_request(f"/accept?arguments={quote(json.dumps(arguments))}", *headers))
+
+
+@pytest.mark.parametrize("subprotocol", ["chat", "superchat", None])
+@late
+def test_accept_answers_with_the_subprotocol(server: Server, subprotocol: str | None) -> None:
+    """One of those offered, or none; the WebSocket tells which (RFC 6455 4.2.2)."""
+    with server.connect() as client:
+        accept(client, "chat", "superchat", subprotocol=subprotocol)
+        response = client.read_response()
+        told = client.read_frame().payload.decode()
+    assert (response.status, response.headers.get("sec-websocket-protocol"), told) == (
+        101,
+        subprotocol,
+        repr(subprotocol),
+    )
+
+
+@late
+def test_accept_adds_headers(server: Server) -> None:
+    """Headers of the application travel in the 101, once for each time they are given."""
+    given = [["Set-Cookie", "a=b"], ["Set-Cookie", "c=d"], ["X-Caf", "caf\xe9"]]
+    with server.connect() as client:
+        accept(client, headers=given)
+        response = client.read_response()
+    assert (response.status, response.headers["sec-websocket-accept"]) == (101, ACCEPT)
+    assert (response.headers["set-cookie"], response.headers["x-caf"]) == ("a=b, c=d", "caf\xe9")
+
+
+BAD_ARGUMENTS = [  # the arguments of accept(), what the ValueError says
+    ({"subprotocol": "absent"}, "the subprotocol 'absent' was not offered by the client, which offers: chat"),
+    ({"subprotocol": "chat\r\nX: y"}, r"the subprotocol is 'chat\r\nX: y': wanted a token"),
+    ({"subprotocol": "chat\0"}, r"the subprotocol is 'chat\x00': wanted a token"),
+    ({"subprotocol": "chat, a"}, "the subprotocol is 'chat, a': wanted a token"),
+    ({"subprotocol": ""}, "the subprotocol is '': wanted a token"),
+    ({"headers": [["X", "a\r\nSet-Cookie: b"]]}, r"the value of header X is 'a\r\nSet-Cookie: b': wanted latin-1"),
+    ({"headers": [["X", "a\nb"]]}, r"the value of header X is 'a\nb': wanted latin-1"),
+    ({"headers": [["X", "a\0"]]}, r"the value of header X is 'a\x00': wanted latin-1"),
+    ({"headers": [["X", "\u20ac"]]}, "the value of header X is '€': wanted latin-1"),
+    ({"headers": [["X", 1]]}, "the value of header X is 1: wanted latin-1"),
+    ({"headers": [["X: y\r\nZ", "a"]]}, r"the header name is 'X: y\r\nZ': wanted a token"),
+    ({"headers": [["", "a"]]}, "the header name is '': wanted a token"),
+    ({"headers": [["Connection", "close"]]}, "the header Connection belongs to the handshake"),
+    ({"headers": [["sec-websocket-accept", "x"]]}, "the header sec-websocket-accept belongs to the handshake"),
+    ({"headers": [["A", "fine"], ["Content-Length", "0"]]}, "the header Content-Length belongs to the handshake"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), BAD_ARGUMENTS)
+@pytest.mark.parametrize("server", ["worker", "gevent_pywsgi", "pywsgi"], indirect=True)
+def test_accept_with_what_may_not_be_sent_raises(server: Server, arguments: dict[str, object], sentence: str) -> None:
+    """ValueError at the call, a sentence that names the fault, nothing written: the 400 is all there is (row 15)."""
+    with server.connect() as client:
+        accept(client, "chat", **arguments)
+        response = client.read_response()
+        rest = client.read_until_eof()
+    assert (response.status, rest) == (400, b"")
+    assert sentence in response.body.decode()
+
+
+# --- what a log may contain ----------------------------------------------------------------------------------------
+
+
+@every_server
+def test_path_is_escaped_in_the_log(server: Server) -> None:
+    """A line break and an escape sequence in the path stay visible, harmless characters of one line (row 17)."""
+    with server.connect() as client:
+        client.upgrade("/after/raise/%0Aforged%1B%5B31m%C3%A9")
+        client.read_frame()
+        rest_of(client)
+    [record] = server.log.expect("forged")
+    assert r"WebSocket '/after/raise/\nforged\x1b[31m" in record.text
+    assert not re.search(r"[^\x20-\x7e]", record.text)
+
+
+@every_server
+def test_close_reason_is_escaped_in_the_log(server: Server, token: str) -> None:
+    """What the peer gives as its reason too, at the level that tells of it (row 17)."""
+    with server.connect() as client:
+        client.upgrade(f"/pushing?id={token}")
+        client.send(close_frame(4001, f"{token}\nforged\x1b[31m"))
+        client.read_frames_until_eof()
+    [record] = server.log.find(token)
+    assert record.text == (
+        "DEBUG gws_middleware: WebSocket '/pushing': the connection has been closed: "
+        rf"the peer sent 4001 '{token}\nforged\x1b[31m', we sent 4001"
+    )
+
+
+@every_server
+def test_status_is_escaped_in_the_log(server: Server, token: str) -> None:
+    """And what the application answers behind the 101."""
+    with server.connect() as client:
+        client.upgrade(f"/after/status?id={token}")
+        client.read_frame()
+        code, _ = rest_of(client)
+    server.log.expect(rf"the application answered '500 {token}\\nforged\\x1b'; closed with 1011$")
+    assert code == 1011

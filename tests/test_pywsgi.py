@@ -1,0 +1,163 @@
+"""Our handler and server for ``gevent.pywsgi``, and the patch of a stock one, in this process; ``test_takeover`` and
+``test_middleware`` run them as servers of their own.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import gevent
+import pytest
+from gevent import pywsgi as stock
+from gevent import socket as gsocket
+from gevent.event import Event
+
+from gws_middleware import WebSocketMiddleware, monkey, pywsgi
+from gws_middleware.takeover import HANDLER_KEY
+
+from .rawclient import CLOSE, TEXT, Frame, RawClient, close_frame
+
+T = TypeVar("T")
+
+
+def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    """Echoes, or says hello."""
+    ws = environ.get("wsgi.websocket")
+    if ws is None:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"hello"]
+    for message in ws:
+        ws.send(message)
+    return []
+
+
+@contextmanager
+def serving(server_class: Any, app: Any = application, **options: Any) -> Iterator[Any]:
+    """A server of this class on a port of its own."""
+    listener = gsocket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    server = server_class(listener, app, log=None, **options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop(timeout=1)
+
+
+def from_outside(function: Callable[[RawClient], T], server: Any) -> T:
+    """What ``function`` makes of a connection to the server: in a thread, because it blocks."""
+
+    def talk() -> T:
+        with RawClient(server.address) as client:
+            return function(client)
+
+    result: T = gevent.get_hub().threadpool.apply(talk)
+    return result
+
+
+def echo(client: RawClient) -> list[Frame]:
+    """What comes back of one message and a goodbye."""
+    client.upgrade("/")
+    client.text("x")
+    return [client.read_frame(), *client.say_goodbye()]
+
+
+def hello(client: RawClient) -> bytes:
+    """An ordinary request's body."""
+    return client.get("/", ("Connection", "close")).body
+
+
+@pytest.fixture
+def patched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A patched gevent, for one test."""
+    monkeypatch.setattr(stock.WSGIHandler, "get_environ", stock.WSGIHandler.get_environ)
+    monkey.patch_pywsgi()
+    monkey.patch_pywsgi()
+
+
+ECHO = [Frame(TEXT, b"x"), Frame(CLOSE, b"\x03\xe8")]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_server_wraps_the_application_once(wrapped: bool) -> None:
+    """A bare application is wrapped with the defaults, one that is wrapped already keeps its own wrapper."""
+    app = WebSocketMiddleware(application, max_message_size=7) if wrapped else application
+    with serving(pywsgi.WSGIServer, app) as server:
+        found = server.application
+        frames = from_outside(echo, server)
+    assert frames == ECHO
+    assert (found is app, found.config.max_message_size) == ((True, 7) if wrapped else (False, 2**20))
+
+
+def test_handler_class_serves_a_wrapped_application() -> None:
+    """``handler_class=WebSocketHandler`` is all that a stock server needs."""
+    app = WebSocketMiddleware(application)
+    with serving(stock.WSGIServer, app, handler_class=pywsgi.WebSocketHandler) as server:
+        answers = from_outside(echo, server), from_outside(hello, server)
+    assert answers == (ECHO, b"hello")
+
+
+@pytest.mark.usefixtures("patched")
+@pytest.mark.parametrize("server_class", [stock.WSGIServer, pywsgi.WSGIServer])
+def test_patch_serves_every_handler(server_class: Any) -> None:
+    """After ``patch_pywsgi()``, twice, stock handlers give their connections away, and ours still do."""
+    with serving(server_class, WebSocketMiddleware(application)) as server:
+        answers = from_outside(echo, server), from_outside(hello, server)
+    assert answers == (ECHO, b"hello")
+
+
+@pytest.mark.usefixtures("patched")
+@pytest.mark.parametrize("request_", [echo, hello], ids=["websocket", "http"])
+@pytest.mark.parametrize("server_class", [stock.WSGIServer, pywsgi.WSGIServer])
+def test_handler_goes_when_its_connection_does(server_class: Any, request_: Callable[[RawClient], Any]) -> None:
+    """What we leave in environ makes no cycle: a handler, and the TLS socket that it may hold, needs no collector."""
+    handlers: list[weakref.ref[Any]] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        handlers.append(weakref.ref(environ[HANDLER_KEY]()))
+        return application(environ, start_response)
+
+    gc.collect()
+    gc.disable()
+    try:
+        with serving(server_class, WebSocketMiddleware(app)) as server:
+            from_outside(request_, server)
+            with gevent.Timeout(5, AssertionError("the handler is still there")):
+                while handlers[0]() is not None:
+                    gevent.sleep(0.01)
+    finally:
+        gc.enable()
+    assert len(handlers) == 1
+
+
+def test_stopped_server_ends_its_views() -> None:
+    """With a pool, ``server.stop()`` kills the greenlets of views: ``finally`` runs and the peer hears 1001."""
+    events: list[str] = []
+    sleeping = Event()
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        environ["wsgi.websocket"].send("ready")
+        try:
+            sleeping.set()
+            gevent.sleep(60)
+        finally:
+            events.append("finally")
+        return []
+
+    def listen(client: RawClient) -> list[Frame]:
+        client.upgrade("/")
+        frames = [client.read_frame(), client.read_frame()]
+        client.send(close_frame(1001))
+        return [*frames, *client.read_frames_until_eof()]
+
+    with serving(pywsgi.WSGIServer, app, spawn=10) as server:
+        listening = gevent.spawn(from_outside, listen, server)
+        assert sleeping.wait(5)
+        server.stop(timeout=0.1)
+        frames = listening.get()
+    assert (frames, events) == ([Frame(TEXT, b"ready"), Frame(CLOSE, b"\x03\xe9")], ["finally"])

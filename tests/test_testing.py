@@ -1,0 +1,423 @@
+"""``testing``: the client that applications test themselves with, around the real middleware."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gevent
+import pytest
+
+from gws_middleware import ConnectionClosed, HandshakeRefused, WebSocketMiddleware
+from gws_middleware.codes import Opcode
+from gws_middleware.protocol.deflate import Parameters
+from gws_middleware.testing import Client, connect
+from gws_middleware.typing import Environ, StartResponse
+
+from .inprocess import PING_FRAME, forever, hub_errors, masked_frame, ticks, until
+
+__all__ = ["hub_errors"]
+
+
+def echo(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    ws = environ["wsgi.websocket"]
+    for message in ws:
+        ws.send(message)
+    return []
+
+
+def close_with_4001(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    ws = environ["wsgi.websocket"]
+    ws.send("last")
+    ws.close(4001, "bye")
+    return []
+
+
+def abort(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    ws = environ["wsgi.websocket"]
+    ws.accept()
+    ws.abort()
+    return []
+
+
+def tell(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    """Sends the strings of its environ."""
+    ws = environ["wsgi.websocket"]
+    ws.send_json({name: value for name, value in environ.items() if isinstance(value, str)})
+    return []
+
+
+def sleep(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    environ["wsgi.websocket"].accept()
+    gevent.sleep(60)
+    return []
+
+
+class TestConnect:
+    def test_request_is_a_browsers_handshake(self) -> None:
+        """Path and query are split and decoded as a server does it; headers, Origin and environ are added."""
+        with connect(
+            tell,
+            "/caf%C3%A9/a%2Fb?q=%20&r",
+            subprotocols=("chat", "superchat"),
+            headers={"X-Token": "t", "Cookie": "a=b"},
+            origin="http://testserver",
+            environ={"REMOTE_USER": "ann", "REMOTE_ADDR": "10.0.0.1"},
+        ) as client:
+            environ = client.receive_json()
+        expected = {
+            "REQUEST_METHOD": "GET",
+            "PATH_INFO": "/caf\u00c3\u00a9/a/b",
+            "QUERY_STRING": "q=%20&r",
+            "HTTP_HOST": "testserver",
+            "HTTP_ORIGIN": "http://testserver",
+            "HTTP_X_TOKEN": "t",
+            "HTTP_COOKIE": "a=b",
+            "HTTP_SEC_WEBSOCKET_PROTOCOL": "chat, superchat",
+            "HTTP_SEC_WEBSOCKET_VERSION": "13",
+            "REMOTE_USER": "ann",
+            "REMOTE_ADDR": "10.0.0.1",
+        }
+        assert {name: environ[name] for name in expected} == expected
+
+    def test_options_are_those_of_the_middleware(self) -> None:
+        """The application is wrapped with them."""
+        with connect(echo, max_message_size=10) as client:
+            client.send("x" * 11)
+            assert client.receive() is None
+            assert client.close_code == 1009
+
+    def test_wrapped_application_is_used_as_it_is(self) -> None:
+        """Options would have no effect, so they are refused."""
+        app = WebSocketMiddleware(echo, max_message_size=10)
+        with pytest.raises(TypeError, match="is wrapped already, so these options have no effect: max_message_size"):
+            connect(app, max_message_size=20)
+        with connect(app) as client:
+            client.send("x" * 11)
+            assert client.receive() is None
+
+    def test_answer_is_at_hand(self) -> None:
+        """The subprotocol that was chosen, and the headers of the 101."""
+
+        def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+            environ["wsgi.websocket"].accept("b", [("X-A", "1")])
+            return []
+
+        with connect(app, subprotocols=("a", "b")) as client:
+            assert (client.subprotocol, ("X-A", "1") in client.headers) == ("b", True)
+
+    @pytest.mark.parametrize("offer", [None, Parameters(), Parameters(True, True, 10, 10)], ids=["none", "all", "few"])
+    @pytest.mark.parametrize("mode", ["off", "shared", "dedicated"])
+    def test_compression_is_negotiated(self, offer: Parameters | None, mode: str) -> None:
+        """Both sides then speak it; the client compresses too."""
+        with connect(WebSocketMiddleware(echo, compression=mode), compression=offer) as client:
+            for message in ("x" * 5000, b"y" * 5000, "z"):
+                client.send(message)
+                assert client.receive() == message
+            agreed = any(name == "Sec-WebSocket-Extensions" for name, _ in client.headers)
+            assert agreed is (offer is not None and mode != "off")
+
+
+class TestRefusal:
+    def test_response_instead_of_a_101_is_raised(self) -> None:
+        """With all that a test may want to look at."""
+
+        def app(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+            write = start_response("302 Found", [("Location", "/login")])
+            write(b"written, ")
+            yield b"yielded"
+
+        with pytest.raises(HandshakeRefused) as caught, connect(app):
+            pass
+        assert (caught.value.status_code, caught.value.headers, caught.value.body) == (
+            302,
+            [("Location", "/login")],
+            b"written, yielded",
+        )
+
+    def test_response_is_closed(self) -> None:
+        """As a server does it: frameworks clean up there."""
+        closed: list[bool] = []
+
+        class Response(list[bytes]):
+            def close(self) -> None:
+                closed.append(True)
+
+        def app(environ: Environ, start_response: StartResponse) -> Response:
+            start_response("404 Not Found", [])
+            return Response([b"nothing"])
+
+        with pytest.raises(HandshakeRefused), connect(app):
+            pass
+        assert closed == [True]
+
+    @pytest.mark.parametrize(
+        ("arguments", "status"),
+        [
+            ({"origin": "http://elsewhere.example"}, 403),
+            ({"headers": {"Sec-WebSocket-Version": "8"}}, 426),
+            ({"headers": {"Sec-WebSocket-Key": "short"}}, 400),
+            ({"environ": {"REQUEST_METHOD": "POST"}}, 405),
+        ],
+        ids=lambda value: str(value)[:40],
+    )
+    def test_rules_of_the_handshake_are_the_real_ones(self, arguments: dict[str, Any], status: int) -> None:
+        """The request can be broken in any way, and the middleware judges it."""
+        with pytest.raises(HandshakeRefused) as caught, connect(echo, **arguments):
+            pass
+        assert caught.value.status_code == status
+
+    def test_application_that_neither_accepts_nor_answers_is_refused(self) -> None:
+        """500, as on a server."""
+        with pytest.raises(HandshakeRefused) as caught, connect(lambda environ, start_response: []):
+            pass
+        assert caught.value.status_code == 500
+
+    def test_request_that_is_no_upgrade_may_stay_unanswered(self) -> None:
+        """An application that starts no response at all is a 500 too."""
+        with (
+            pytest.raises(HandshakeRefused) as caught,
+            connect(lambda environ, start_response: [], environ={"HTTP_UPGRADE": "h2c"}),
+        ):
+            pass
+        assert caught.value.status == "500 Internal Server Error"
+
+    def test_error_before_the_101_comes_out_as_it_is(self) -> None:
+        """So that a test shows the application's own traceback."""
+        error = KeyError("x")
+
+        def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+            raise error
+
+        with pytest.raises(KeyError) as caught, connect(app):
+            pass
+        assert caught.value is error
+
+    def test_application_that_does_not_answer_in_time_ends_the_test(self) -> None:
+        """And is killed: the next test starts clean."""
+        ended: list[bool] = []
+
+        def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+            try:
+                gevent.sleep(60)
+            finally:
+                ended.append(True)
+            return []
+
+        with pytest.raises(TimeoutError, match=r"no answer to the handshake in 0\.02 s"), connect(app, timeout=0.02):
+            pass
+        assert ended == [True]
+
+
+class TestTalking:
+    def test_messages_go_both_ways(self) -> None:
+        """Text and binary, empty and large."""
+        with connect(echo) as client:
+            for message in ("text", b"binary", "", b"", "x" * 100_000):
+                client.send(message)
+                assert client.receive() == message
+            client.send("text", binary=True)
+            assert client.receive() == b"text"
+
+    def test_json_goes_both_ways(self) -> None:
+        """With the verbs of the WebSocket."""
+        with connect(echo) as client:
+            client.send_json({"a": [1, None]})
+            assert client.receive_json() == {"a": [1, None]}
+
+    def test_nothing_within_the_timeout_raises(self) -> None:
+        """No test hangs; the client's timeout counts where the call names none."""
+        with connect(echo, timeout=0.05) as client:
+            for timeout in (None, 0.02):
+                with pytest.raises(TimeoutError, match=f"nothing came from the application within {timeout or 0.05} s"):
+                    client.receive(timeout)
+            client.send("still usable")
+            assert client.receive() == "still usable"
+
+    def test_application_that_does_not_read_ends_the_test(self) -> None:
+        """``send`` waits as a client does, and no longer than the timeout."""
+        with pytest.raises(TimeoutError), connect(sleep, timeout=0.05) as client:
+            forever(client.send, bytes(2**20))
+
+    def test_end_is_none_once_and_then_connection_closed(self) -> None:
+        """Behind the messages that came before it; code and reason are the application's."""
+        with connect(close_with_4001) as client:
+            assert (client.close_code, client.close_reason) == (None, None)
+            assert (client.receive(), client.receive()) == ("last", None)
+            assert (client.close_code, client.close_reason) == (4001, "bye")
+            for use in (client.receive, lambda: client.send("x")):
+                with pytest.raises(ConnectionClosed) as caught:
+                    use()
+                assert (caught.value.code, caught.value.reason) == (4001, "bye")
+
+    def test_json_at_the_end_raises(self) -> None:
+        """None is a JSON value."""
+        with connect(close_with_4001) as client:
+            client.receive()
+            with pytest.raises(ConnectionClosed):
+                client.receive_json()
+
+    def test_iteration_ends_with_the_connection(self) -> None:
+        """And finds nothing more afterwards."""
+        with connect(close_with_4001) as client:
+            assert (list(client), list(client)) == (["last"], [])
+
+    def test_connection_that_is_cut_is_1006(self) -> None:
+        """There was no close frame."""
+        with connect(abort) as client:
+            assert (client.receive(), client.close_code, client.close_reason) == (None, 1006, "")
+            with pytest.raises(ConnectionClosed, match="lost without a close frame"):
+                client.send("x")
+
+    def test_bytes_go_out_as_they_are(self) -> None:
+        """To play a broken peer; the application's side is the real engine."""
+        with connect(echo) as client:
+            client.send_raw(b"\x81\x01x")
+            assert client.receive() is None
+            assert (client.close_code, client.close_reason) == (1002, "a client's frame is not masked")
+
+    def test_bytes_to_a_connection_that_is_gone_are_dropped(self) -> None:
+        """The end shows in ``receive``."""
+        with connect(abort) as client:
+            until(lambda: client.send_raw(PING_FRAME) or client._lost)
+            assert client.receive() is None
+
+    def test_pings_are_answered(self) -> None:
+        """Whenever the client reads."""
+        latencies: list[float | None] = []
+
+        def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+            ws = environ["wsgi.websocket"]
+            ws.ping()
+            ws.send("x")
+            ws.receive()
+            latencies.append(ws.latency)
+            return []
+
+        with connect(app) as client:
+            client.receive()
+            client.send("y")
+            client.receive()
+        assert latencies[0] is not None
+
+    def test_messages_that_inflate_much_all_come(self) -> None:
+        """The engine gives them out in portions; the client asks until it has all."""
+
+        def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+            ws = environ["wsgi.websocket"]
+            ws.receive()
+            for _ in range(10):
+                ws.send("x" * 10_000)
+            return []
+
+        with connect(WebSocketMiddleware(app, compression="shared"), compression=Parameters()) as client:
+            client._engine._max_message_size = 10_000
+            client.send("go")
+            ticks()
+            assert list(client) == ["x" * 10_000] * 10
+
+
+class TestEnd:
+    def test_close_waits_for_the_answer(self) -> None:
+        """What came before it can still be received."""
+        seen: list[Any] = []
+
+        def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+            ws = environ["wsgi.websocket"]
+            ws.send("before")
+            seen.extend([ws.receive(), ws.close_code, ws.close_reason])
+            return []
+
+        with connect(app) as client:
+            client.receive()
+            client.close(4002, "enough")
+            assert client.close_code == 4002
+            client.close()
+        assert seen == [None, 4002, "enough"]
+
+    def test_block_closes_with_1000_and_waits_for_the_application(self) -> None:
+        """Behind it everything that the application does has been done."""
+        seen: list[Any] = []
+
+        def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+            ws = environ["wsgi.websocket"]
+            ws.receive()
+            gevent.sleep(0.01)
+            seen.append(ws.close_code)
+            return []
+
+        with connect(app) as client:
+            client.send_raw(PING_FRAME)
+        assert seen == [1000]
+
+    def test_error_in_the_block_passes_through(self) -> None:
+        """And ends the application by the end of the connection, without a goodbye."""
+        seen: list[Any] = []
+
+        def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+            ws = environ["wsgi.websocket"]
+            ws.accept()
+            seen.extend([ws.receive(), ws.close_code])
+            return []
+
+        with pytest.raises(KeyError), connect(app):
+            raise KeyError
+        assert seen == [None, 1006]
+
+    def test_application_that_does_not_end_fails_the_test(self) -> None:
+        """It is killed all the same."""
+        with (
+            pytest.raises(TimeoutError, match=r"the application did not end within 0\.05 s after the connection"),
+            connect(sleep, timeout=0.05) as client,
+        ):
+            pass
+        assert client._greenlet.dead
+
+    def test_application_that_does_not_end_hides_no_error(self) -> None:
+        """The test's own error is the one to see."""
+        with pytest.raises(KeyError), connect(sleep, timeout=0.05):
+            raise KeyError
+
+    def test_error_of_the_application_is_logged_as_on_a_server(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Behind the 101 it is a close with 1011."""
+
+        def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+            environ["wsgi.websocket"].receive()
+            raise KeyError("x")
+
+        with connect(app) as client:
+            client.send("x")
+            assert client.receive() is None
+            assert client.close_code == 1011
+        assert len(caplog.records) == 1
+
+    def test_error_that_the_middleware_lets_through_is_not_lost(self, hub_errors: list[BaseException]) -> None:
+        """It would be a fault of the middleware, or of a wrapper around it: the hub reports it."""
+
+        class Faulty(WebSocketMiddleware):
+            def __call__(self, environ: Environ, start_response: StartResponse) -> Any:
+                super().__call__(environ, start_response)
+                raise KeyError("a fault behind the 101")
+
+        with connect(Faulty(echo)):
+            pass
+        (error,) = hub_errors
+        hub_errors.clear()
+        assert isinstance(error, KeyError)
+
+    @pytest.mark.parametrize("verb", ["send", "receive", "close"])
+    def test_client_outside_of_its_block_says_how_to_use_it(self, verb: str) -> None:
+        """The connection is opened by the block."""
+        client: Client = connect(echo)
+        with pytest.raises(RuntimeError, match=r"opened by its with block: with connect\(…\) as ws:"):
+            getattr(client, verb)(*["x"] * (verb == "send"))
+
+    def test_client_masks_its_frames(self) -> None:
+        """As every client must (RFC 6455 5.3)."""
+        with connect(echo) as client:
+            sent: list[bytes] = []
+            send_raw = client.send_raw
+            client.send_raw = lambda data: (sent.append(data), send_raw(data))  # type: ignore[method-assign]
+            client.send("x" * 5)
+            client.receive()
+        assert sent[0][:2] == masked_frame(Opcode.TEXT, b"x" * 5)[:2]
