@@ -11,17 +11,12 @@
 
 #include <errno.h>
 #include <limits.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #define CLOSED (-1) /* no descriptor: the kernel answers EBADF to it */
-
-#ifndef IOV_MAX
-#define IOV_MAX 1024
-#endif
 
 #ifndef MSG_NOSIGNAL
 #define MSG_NOSIGNAL 0 /* macOS; Python ignores SIGPIPE anyway unless it is told otherwise */
@@ -104,7 +99,7 @@ static Py_ssize_t
 send_vector(Channel *self, struct iovec *vector, Py_ssize_t count)
 {
     struct msghdr message = {.msg_iov = vector};
-    message.msg_iovlen = count; /* of a type that differs between systems */
+    message.msg_iovlen = count; /* of a type that differs between systems; to too many the kernel says EMSGSIZE */
     Py_ssize_t size;
     do {
         Py_BEGIN_ALLOW_THREADS
@@ -152,14 +147,7 @@ channel_sendmsg(Channel *self, PyObject *sequence)
     if (buffers == NULL) {
         return NULL;
     }
-    Py_ssize_t size = -1;
-    if (PyTuple_GET_SIZE(buffers) > IOV_MAX) {
-        errno = EMSGSIZE; /* the kernel's own answer */
-        PyErr_SetFromErrno(PyExc_OSError);
-    }
-    else {
-        size = send_all_of(self, buffers);
-    }
+    Py_ssize_t size = send_all_of(self, buffers);
     Py_DECREF(buffers);
     return size_or_error(size);
 }

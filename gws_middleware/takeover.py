@@ -163,7 +163,7 @@ class _GunicornGevent(Server):
             self.closes_by_exception = True
         else:  # a wrapper hides the Response; but the parser, when it looks for another request, can find the end
             self._read_already(write)
-            unreader.chunk = bytes
+            unreader.chunk = _end_of_stream
 
     def _unreader(self, write: Write) -> Any:
         """What gunicorn's parser reads from. A wrapper may have put something of its own in the place of the Response
@@ -188,6 +188,11 @@ class _GunicornGevent(Server):
     def leave(self, sent: int) -> None:
         if self._response is not None:
             self._response.sent = sent
+
+
+def _end_of_stream(*size: int) -> bytes:
+    """What reading returns at the end."""
+    return b""
 
 
 class _PyWSGI(Server):

@@ -26,8 +26,9 @@ def untested() -> list[str]:
         sentences.append("the example's page in a real browser: chromium was not found")
     if find_spec("gunicorn_h1c") is None:
         sentences.append("gunicorn's C parser: gunicorn_h1c is not installed")
-    if find_spec("gws_middleware.protocol._speedups") is None:
-        sentences.append("the C speedups: the extension was not built")
+    unbuilt = [name for name in ("_channel", "protocol._speedups") if find_spec(f"gws_middleware.{name}") is None]
+    if unbuilt:
+        sentences.append(f"the C speedups: not built: {', '.join(f'gws_middleware.{name}' for name in unbuilt)}")
     return sentences
 
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
+import weakref
+from typing import Any
 from urllib.parse import quote
 
+import gevent
 import pytest
+
+from gws_middleware import ConnectionClosed, HandshakeRefused, WebSocketMiddleware, takeover
+from gws_middleware.testing import connect
+from gws_middleware.typing import Environ, Headers, StartResponse
 
 from .rawclient import ACCEPT, CLOSE, TEXT, Frame, RawClient, close_frame, request, upgrade_request
 from .servers import LATE, SWITCHED, Server
@@ -351,3 +359,101 @@ def test_status_is_escaped_in_the_log(server: Server, token: str) -> None:
         code, _ = rest_of(client)
     server.log.expect(rf"the application answered '500 {token}\\nforged\\x1b'; closed with 1011$")
     assert code == 1011
+
+
+# --- without a server ----------------------------------------------------------------------------------------------
+
+
+class Untouchable(takeover.Server):
+    """A server whose connection must not be taken."""
+
+    def switch(self, start_response: StartResponse, headers: Headers) -> Any:
+        raise AssertionError("the connection was taken")
+
+
+@pytest.mark.parametrize("protocol", ["HTTP/2", "HTTP/2.0", "HTTP/1.0", "HTTP/0.9", ""])
+def test_connection_of_another_protocol_is_never_taken(protocol: str) -> None:
+    """On HTTP/2 the socket carries other requests too: an upgrade header there is refused (row 20)."""
+    answers = []
+    environ = {
+        "REQUEST_METHOD": "GET",
+        "SERVER_PROTOCOL": protocol,
+        "HTTP_HOST": "test",
+        "HTTP_UPGRADE": "websocket",
+        "HTTP_CONNECTION": "Upgrade",
+        "HTTP_SEC_WEBSOCKET_KEY": "dGhlIHNhbXBsZSBub25jZQ==",
+        "HTTP_SEC_WEBSOCKET_VERSION": "13",
+        takeover.SERVER_KEY: Untouchable(),
+    }
+
+    def start_response(status: str, headers: Headers) -> Any:
+        answers.append(status)
+        return lambda data: None
+
+    def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        raise AssertionError("the application was called")
+
+    body = b"".join(WebSocketMiddleware(application)(environ, start_response))
+    assert answers == ["400 Bad Request"]
+    assert body == f"A WebSocket is opened over HTTP/1.1, not {protocol}.\n".encode()
+
+
+def test_end_of_another_connection_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    """ConnectionClosed is no error at the end of the view's own connection; while that is open, it is one."""
+
+    def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        environ["wsgi.websocket"].send("ready")
+        raise ConnectionClosed(4000, received=(4000, "of another one"))
+
+    with connect(application) as client:
+        assert (client.receive(), client.receive()) == ("ready", None)
+        code = client.close_code
+    assert (code, [record.levelname for record in caplog.records]) == (1011, ["ERROR"])
+
+
+@pytest.mark.parametrize(("offered", "agreed"), [(["b", "a"], "a"), (["b"], None), ([], None)])
+def test_subprotocol_of_the_application_is_agreed_on(offered: list[str], agreed: str | None) -> None:
+    """An application may name its subprotocol as gevent-websocket's ``Resource`` does, by path, without accept()."""
+
+    class Resource:
+        def app_protocol(self, path: str) -> str:
+            return {"/chat": "a"}[path]
+
+        def __call__(self, environ: Environ, start_response: StartResponse) -> list[bytes]:
+            environ["wsgi.websocket"].send(repr(environ["wsgi.websocket"].subprotocol))
+            return []
+
+    with connect(Resource(), "/chat", subprotocols=offered) as client:
+        told = client.receive()
+    assert (client.subprotocol, told) == (agreed, repr(agreed))
+
+
+@pytest.mark.parametrize("accepts", [True, False])
+def test_websocket_goes_when_its_request_does(accepts: bool) -> None:
+    """Nothing of a request waits for the garbage collector, whether it was accepted or answered."""
+    seen: list[weakref.ref[Any]] = []
+
+    def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        ws = environ["wsgi.websocket"]
+        seen.append(weakref.ref(ws))
+        if accepts:
+            ws.accept()
+        else:
+            start_response("403 Forbidden", [])
+        return []
+
+    gc.collect()
+    gc.disable()
+    try:
+        if accepts:
+            with connect(application) as client:
+                assert client.receive() is None
+        else:
+            with pytest.raises(HandshakeRefused), connect(application):
+                pass
+        with gevent.Timeout(5, AssertionError("the WebSocket is still there")):
+            while seen[0]() is not None:
+                gevent.sleep(0.01)
+    finally:
+        gc.enable()
+    assert len(seen) == 1

@@ -269,6 +269,21 @@ class TestTalking:
             with pytest.raises(ConnectionClosed, match="lost without a close frame"):
                 client.send("x")
 
+    def test_connection_that_is_reset_is_1006(self) -> None:
+        """A socket that is closed with unread bytes in it is one."""
+
+        def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+            ws = environ["wsgi.websocket"]
+            ws.accept()
+            ws._transport.pause()
+            gevent.sleep(0.01)
+            ws.abort()
+            return []
+
+        with connect(app) as client:
+            client.send("unread")
+            assert (client.receive(), client.close_code) == (None, 1006)
+
     def test_bytes_go_out_as_they_are(self) -> None:
         """To play a broken peer; the application's side is the real engine."""
         with connect(echo) as client:

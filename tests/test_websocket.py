@@ -414,12 +414,21 @@ class TestInbox:
             assert [ws.receive() for _ in messages] == messages
             sending.get(timeout=5)
 
-    def test_inbox_of_one_message_works(self) -> None:
-        """The smallest value of the knob."""
+    @pytest.mark.parametrize("timeout", [None, 5])
+    @pytest.mark.parametrize("together", [False, True])
+    def test_inbox_of_one_message_works(self, timeout: float | None, together: bool) -> None:
+        """The smallest value of the knob: reading pauses at each message, and goes on when the view takes it."""
         with connected(inbox_messages=1) as (ws, peer):
-            peer.send(*map(str, range(10)))
+            receiving = gevent.spawn(lambda: list(iter(lambda: ws.receive(timeout), None)))
+            messages = list(map(str, range(10)))
+            if together:
+                peer.send(*messages)
+            else:
+                for message in messages:
+                    peer.send(message)
+                    gevent.sleep(0)
             peer.close()
-            assert list(ws) == list(map(str, range(10)))
+            assert receiving.get(timeout=5) == messages
 
     def test_reading_goes_on_when_the_inbox_is_half_empty(self) -> None:
         """Not at each message: that would be two changes of the watcher for each."""

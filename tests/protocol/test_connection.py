@@ -1015,16 +1015,17 @@ class TestSection10_4:
         assert (outcome.messages, outcome.failure) == (["a"], (1008, "more than 1 fragments in a message"))
 
     def test_defaults(self) -> None:
-        """Without arguments a message has at most 1 MiB and 4096 fragments."""
-        by_size = only_failure(SERVER.read(header_of(SERVER, BINARY, 2**20 + 1)))
+        """Without arguments a message has at most 1 MiB and 131072 fragments."""
+        too_big = Connection()
+        too_big.feed(header_of(SERVER, BINARY, 2**20 + 1))
         engine = Connection()
-        engine.feed(frame(TEXT, b"", fin=False) + frame(CONTINUATION, b"", fin=False) * 4095)
+        engine.feed(frame(TEXT, b"", fin=False) + frame(CONTINUATION, b"", fin=False) * (2**17 - 1))
         within = engine.state
         engine.feed(frame(CONTINUATION))
-        assert (by_size, within, engine.sent_close) == (
+        assert (too_big.sent_close, within, engine.sent_close) == (
             (1009, "a message has more than 1048576 bytes"),
             State.OPEN,
-            (1008, "more than 4096 fragments in a message"),
+            (1008, "more than 131072 fragments in a message"),
         )
 
 

@@ -1,0 +1,134 @@
+"""Peers that are gone, with a RST, in the middle of something (row 24).
+
+The view sees the end and everything is freed: behind this module, as behind each of this package, descriptors,
+greenlets and watchers are back at their start, and the log is clean behind each test.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+
+from ..rawclient import BINARY, CLOSE, CONTINUATION, PING, TEXT, Frame, close_frame, frame, upgrade_request
+from ..servers import Server, eventually
+
+CROWD = 20
+"""Peers that vanish at once."""
+
+MOMENTS = {  # what the peer has sent last, before a view that waits in receive()
+    "idle": b"",
+    "in a header": frame(BINARY, b"x" * 300)[:3],
+    "in a mask": frame(TEXT, b"x")[:4],
+    "in a payload": frame(TEXT, b"x" * 100)[:50],
+    "behind a big announcement": frame(BINARY, length=2**20),
+    "between fragments": frame(TEXT, b"x", fin=False),
+    "in a second fragment": frame(TEXT, b"x", fin=False) + frame(CONTINUATION, b"x" * 100)[:50],
+    "in a ping": frame(PING, b"x" * 100)[:50],
+    "behind pings": frame(PING, b"x" * 100) * 50,
+    "in a close frame": close_frame(1000, "x" * 50)[:20],
+    "behind a close frame": close_frame(),
+    "behind a violation": frame(TEXT, b"\xff"),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_peer_that_vanishes_ends_the_view_that_receives(worker: Server, token: str, moment: str) -> None:
+    """Whatever it was in the middle of."""
+    for _ in range(CROWD):
+        client = worker.connect()
+        client.upgrade(f"/echo?id={token}", then=MOMENTS[moment])
+        client.reset()
+    eventually(lambda: len(worker.events(token, "ended")) == CROWD, "the end of every view")
+    assert set(worker.events(token)) == {"ended"}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_peer_that_vanishes_ends_a_detached_connection(worker: Server, token: str, moment: str) -> None:
+    """``on_close`` is called once for each."""
+    for _ in range(CROWD):
+        client = worker.connect()
+        client.upgrade(f"/detached?id={token}", then=MOMENTS[moment])
+        client.reset()
+
+    def left() -> list[str]:
+        return [event for event in worker.events(token) if event.startswith("left after ")]
+
+    eventually(lambda: len(left()) >= CROWD, "on_close of every connection")
+    assert len(left()) == CROWD
+
+
+@pytest.mark.parametrize("reads", [0, 10], ids=["at once", "while it is served"])
+def test_peer_that_vanishes_ends_the_view_that_sends(worker: Server, token: str, reads: int) -> None:
+    """``send`` raises ConnectionClosed, be it waiting for room or not; the log has no error for it."""
+    for _ in range(CROWD):
+        client = worker.connect(receive_buffer=65536)
+        client.upgrade(f"/flooding?id={token}")
+        for _ in range(reads):
+            assert client.read_frame() == Frame(BINARY, b"x" * 16384)
+        client.reset()
+    eventually(lambda: len(worker.events(token)) == CROWD, "the end of every view")
+    assert set(worker.events(token)) == {"left by ConnectionClosed"}
+
+
+def test_members_that_vanish_leave_a_broadcast_to_the_others(worker: Server, token: str) -> None:
+    """Every message reaches those who are there, while others go in the middle of it."""
+    with ExitStack() as stack:
+        speaker, reader = (stack.enter_context(worker.connect()) for _ in range(2))
+        reader.upgrade(f"/waiting?id={token}")
+        assert reader.read_frame() == Frame(TEXT, b"ready")
+        speaker.upgrade(f"/broadcasting?id={token}")
+        members = []
+        for _ in range(CROWD):
+            member = stack.enter_context(worker.connect(receive_buffer=4096))
+            member.upgrade(f"/waiting?id={token}")
+            members.append(member)
+        for number in range(2 * CROWD):
+            message = b"%d" % number * 20_000
+            speaker.binary(message)
+            if number % 2:
+                members.pop().reset()
+            assert [one.read_frame() for one in (speaker, reader)] == [Frame(BINARY, message)] * 2
+        assert [one.say_goodbye()[-1].code for one in (speaker, reader)] == [1000, 1000]
+
+
+@pytest.mark.parametrize("path", ["/after/nothing", "/after/list", "/idle"])
+@pytest.mark.parametrize("answers", [False, True])
+def test_peer_that_vanishes_during_our_close_is_no_error(worker: Server, path: str, answers: bool) -> None:
+    """Between our close frame and its answer, or behind that; nobody waits out ``close_timeout`` for it."""
+    there = worker.status()["websockets"]
+    for _ in range(CROWD):
+        client = worker.connect()
+        client.upgrade(path)
+        while client.read_frame().opcode != CLOSE:
+            pass
+        if answers:
+            client.send(close_frame())
+        client.reset()
+    assert worker.settled(websockets=there)["websockets"] == there
+
+
+def test_peer_that_vanishes_before_the_101_is_no_error(worker: Server) -> None:
+    """The handshake has been sent, the answer is not awaited."""
+    there = worker.status()["websockets"]
+    for _ in range(CROWD):
+        client = worker.connect()
+        client.send(upgrade_request("/flooding") + frame(TEXT, b"x"))
+        client.reset()
+    assert worker.settled(websockets=there)["websockets"] == there
+
+
+def test_views_that_raise_leave_other_connections_alone(worker: Server) -> None:
+    """One log record and 1011 for each (row 23); the honest peer beside them is answered all the while."""
+    with ExitStack() as stack:
+        clients = [stack.enter_context(worker.connect()) for _ in range(CROWD)]
+        for client in clients:
+            client.upgrade("/after/raise")
+        codes = []
+        for client in clients:
+            assert client.read_frame() == Frame(TEXT, b"ready")
+            codes.append(client.read_frame().code)
+            client.send(close_frame())
+            assert client.read_until_eof() == b""
+    worker.log.expect("'/after/raise': the application raised; closed with 1011 .*the reason$", CROWD)
+    assert codes == [1011] * CROWD

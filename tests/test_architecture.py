@@ -1,0 +1,302 @@
+"""Arrows point one way: one table of rooms, every import checked against it, and nothing happens on import."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import gws_middleware
+
+from .inprocess import package_path
+
+PACKAGE = Path(gws_middleware.__file__).parent
+DESIGN = Path(__file__).parents[1] / "docs" / "design.md"
+
+ROOMS: dict[str, tuple[int, set[str]]] = {
+    "codes": (0, set()),
+    "typing": (0, set()),
+    "exceptions": (1, {"codes"}),
+    "config": (2, {"exceptions"}),
+    # Not exceptions: that loads the geventwebsocket package, and with it gevent.
+    "protocol": (2, {"codes"}),
+    "transport": (3, {"exceptions", "protocol"}),
+    "takeover": (3, {"typing", "exceptions", "transport"}),
+    "registry": (3, {"codes", "typing"}),
+    "websocket": (4, {"codes", "typing", "exceptions", "config", "protocol", "transport", "registry"}),
+    "middleware": (
+        5,
+        {"codes", "typing", "exceptions", "config", "protocol", "transport", "takeover", "registry", "websocket"},
+    ),
+    "worker": (6, {"codes", "typing", "config", "registry", "middleware"}),
+    "pywsgi": (6, {"typing", "takeover", "middleware"}),
+    "monkey": (6, {"typing", "takeover"}),
+    "testing": (
+        6,
+        {
+            "codes",
+            "typing",
+            "exceptions",
+            "config",
+            "protocol",
+            "transport",
+            "takeover",
+            "registry",
+            "websocket",
+            "middleware",
+        },
+    ),
+}
+"""Each room with its line in docs/design.md and the rooms that it may import."""
+
+LINES = [line for line, _ in ROOMS.values()]
+
+EXTENSIONS = {"_channel": "transport"}
+"""Modules in C at the top of the package, and the room that they belong to."""
+
+LATE = {("transport", "_channel"), ("protocol", "protocol")}
+"""Imports of ours that may stand inside a function: a C extension is loaded if it is there."""
+
+FOREIGN = {
+    "gevent": {"transport", "takeover", "registry", "websocket", "middleware", "worker", "pywsgi", "monkey", "testing"},
+    "geventwebsocket": {"exceptions"},
+    "gunicorn": {"worker"},
+}
+"""Other people's packages, and who may import them. Nobody imports anything that is not here or in Python itself."""
+
+SOCKETS = {"socket", "_socket", "ssl", "select", "selectors"}
+"""Parts of Python's library that do input and output on the network."""
+
+MODULES = sorted(path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
+
+
+class Import(NamedTuple):
+    """One import in the source: ``of`` is a room of ours, or the top-level name of a foreign package."""
+
+    room: str
+    of: str
+    ours: bool
+    kind: str
+    """``top``, ``late`` (inside a function) or ``typing`` (under ``if TYPE_CHECKING``)."""
+    where: str
+
+
+def room_of(module: Path) -> str:
+    """``protocol/frames`` is in the room ``protocol``."""
+    return module.parts[0]
+
+
+@cache
+def imports() -> list[Import]:
+    """Every import of the package, wherever it stands."""
+    return [found for module in MODULES for found in _imports_of(module)]
+
+
+def _imports_of(module: Path) -> Iterator[Import]:
+    tree = ast.parse((PACKAGE / module).with_suffix(".py").read_text())
+    for node, kind in _walk(tree, "top"):
+        where = f"{module}.py:{node.lineno}"
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                top, _, rest = alias.name.partition(".")
+                ours = top == "gws_middleware"
+                yield Import(room_of(module), rest.partition(".")[0] if ours else top, ours, kind, where)
+        elif node.level or (node.module or "").partition(".")[0] == "gws_middleware":
+            for target in _targets(module, node):
+                yield Import(room_of(module), target, True, kind, where)
+        else:
+            yield Import(room_of(module), str(node.module).partition(".")[0], False, kind, where)
+
+
+def _targets(module: Path, node: ast.ImportFrom) -> Iterator[str]:
+    """The rooms that ``from … import …`` of ours names."""
+    if node.level:
+        base = ["gws_middleware", *module.parts[: -node.level if module.name != "__init__" or node.level > 1 else -1]]
+        path = [*base, *(node.module or "").split(".")] if node.module else base
+    else:
+        path = str(node.module).split(".")
+    if len(path) > 1:
+        yield path[1]
+    else:
+        for alias in node.names:
+            yield alias.name
+
+
+def _walk(node: ast.AST, kind: str) -> Iterator[tuple[Any, str]]:
+    """Import nodes with their kind."""
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        yield node, kind
+        return
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+        kind = "late"
+    elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        kind = "typing"
+    for child in ast.iter_child_nodes(node):
+        yield from _walk(child, kind)
+
+
+def lines_of_the_document() -> dict[str, int]:
+    """The rooms in the table of docs/design.md with their lines."""
+    rows = re.findall(r"^\| (\d+) \| (.*?) \|", DESIGN.read_text(), re.MULTILINE)
+    return {name.rstrip("/"): int(line) for line, names in rows for name in re.findall(r"`([\w/]+)`", names)}
+
+
+class TestImports:
+    def test_every_module_has_a_room(self) -> None:
+        """A new module is entered in the table, with what it may know."""
+        assert {room_of(module) for module in MODULES} == {"__init__", *ROOMS}
+
+    def test_document_has_the_same_rooms(self) -> None:
+        """docs/design.md says what each holds, on the same line."""
+        assert lines_of_the_document() == {room: line for room, (line, _) in ROOMS.items()}
+
+    def test_table_points_downward(self) -> None:
+        """No room may know one on a higher line, so no cycle can appear; on one line the table is free of them too."""
+        known: set[str] = set()
+        for room, (line, may) in sorted(ROOMS.items(), key=lambda row: row[1][0]):
+            assert all(ROOMS[other][0] <= line for other in may), room
+        left = dict(ROOMS)
+        while left:
+            free = {room for room, (_, may) in left.items() if may <= known}
+            assert free, f"a cycle among {sorted(left)}"
+            known |= free
+            left = {room: row for room, row in left.items() if room not in free}
+
+    @pytest.mark.parametrize("room", list(ROOMS))
+    def test_room_imports_what_it_may(self, room: str) -> None:
+        """At the top, inside functions and for types alone."""
+        may = ROOMS[room][1] | {room} | {name for name, owner in EXTENSIONS.items() if owner == room}
+        assert [found for found in imports() if found.ours and found.room == room and found.of not in may] == []
+
+    def test_package_itself_imports_for_types_alone(self) -> None:
+        """Its names are loaded when they are first used."""
+        found = [found for found in imports() if found.room == "__init__" and found.ours]
+        assert {one.kind for one in found} == {"typing"}
+
+    def test_nothing_of_ours_is_imported_late(self) -> None:
+        """Cycles are removed by order, not by imports inside functions; under ``if TYPE_CHECKING`` they would hide."""
+        hidden = [found for found in imports() if found.ours and found.kind != "top" and found.room != "__init__"]
+        assert [found for found in hidden if (found.room, found.of) not in LATE] == []
+
+    def test_foreign_packages_stand_where_they_may(self) -> None:
+        """One room speaks to gunicorn, one to gevent-websocket; django and redis nowhere."""
+        foreign = [found for found in imports() if not found.ours and found.of not in sys.stdlib_module_names]
+        assert [found for found in foreign if found.room not in FOREIGN.get(found.of, ())] == []
+
+    def test_sockets_stay_in_the_transport(self) -> None:
+        """Nobody else of ours reads or writes; gevent's sockets are named by ``takeover`` and ``testing``."""
+        assert {found.room for found in imports() if found.of in SOCKETS and not found.ours} == {"transport"}
+
+    def test_private_keys_of_servers_stand_in_takeover_alone(self) -> None:
+        """Other people's habits live in one module."""
+        keys = {"gunicorn.socket", "gunicorn.sock", "wsgi.input", "unreader", "take_buffered", "force_close", "rfile"}
+        speaking = set()
+        for module in MODULES:
+            tree = ast.parse((PACKAGE / module).with_suffix(".py").read_text())
+            for node in ast.walk(tree):
+                name = node.value if isinstance(node, ast.Constant) else getattr(node, "attr", None)
+                if isinstance(name, str) and name in keys:
+                    speaking.add((str(module), name))
+        assert {module for module, _ in speaking} <= {"takeover", "testing"}
+        assert {name for module, name in speaking if module == "testing"} == {"wsgi.input"}  # it makes an environ
+
+
+# --- a fresh interpreter ------------------------------------------------------------------------------------------
+
+LOADED = """
+import sys
+before = set(sys.modules)
+import importlib, json
+importlib.import_module(sys.argv[1])
+print(json.dumps(sorted(set(sys.modules) - before)))
+"""
+
+EFFECTS = """
+import importlib, json, logging, os, select, signal, socket, ssl, subprocess, sys, threading, time
+import gevent.pywsgi
+from gevent._hub_local import get_hub_if_exists
+
+def state():
+    return {
+        "socket": (socket.socket, socket.create_connection, socket.getaddrinfo, select.select),
+        "ssl": (ssl.SSLSocket, ssl.SSLContext),
+        "threading": (threading.Thread, threading.Lock, threading.get_ident),
+        "time": time.sleep,
+        "subprocess": subprocess.Popen,
+        "os": (os.fork, os.read),
+        "pywsgi": dict(vars(gevent.pywsgi.WSGIHandler)),
+        "signals": [signal.getsignal(number) for number in sorted(signal.valid_signals())],
+        "logging": [logging.getLogger(name).handlers[:] for name in (None, "gws_middleware")],
+        "hooks": (sys.excepthook, sys.unraisablehook, threading.excepthook),
+        "threads": threading.active_count(),
+        "hub": get_hub_if_exists(),
+        "descriptors": sorted(os.listdir("/dev/fd")),
+    }
+
+before = state()
+importlib.import_module(sys.argv[1])
+after = state()
+print(json.dumps([name for name in before if before[name] != after[name]]))
+"""
+
+IMPORTABLE = [".".join(("gws_middleware", *module.parts)).removesuffix(".__init__") for module in MODULES]
+WITHOUT_IO = [name for name in IMPORTABLE if room_of(Path(name.partition(".")[2] or "x")).startswith("protocol")]
+
+
+def ask(script: str, module: str) -> Any:
+    """What a fresh interpreter says that imports one module."""
+    command = [sys.executable, "-c", script, module]
+    answer = subprocess.run(command, env=package_path(), capture_output=True, text=True, timeout=60, check=False)
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout)
+
+
+class TestFreshInterpreter:
+    def test_package_alone_loads_no_module_of_ours(self) -> None:
+        """``import gws_middleware`` costs nothing."""
+        assert [name for name in ask(LOADED, "gws_middleware") if name.startswith("gws_middleware.")] == []
+
+    @pytest.mark.parametrize("module", ["gws_middleware.codes", "gws_middleware.typing", *WITHOUT_IO])
+    def test_engine_loads_no_server_and_no_socket(self, module: str) -> None:
+        """``protocol`` is without I/O: it can be used, tested and fuzzed with nothing but Python."""
+        loaded = {name.partition(".")[0] for name in ask(LOADED, module)}
+        assert loaded & {"gevent", "geventwebsocket", "greenlet", "gunicorn", "django", "redis", *SOCKETS} == set()
+
+    @pytest.mark.parametrize("module", ["middleware", "testing", "pywsgi", "monkey"])
+    def test_everything_but_the_worker_does_without_gunicorn(self, module: str) -> None:
+        """And nothing needs Django or redis."""
+        loaded = {name.partition(".")[0] for name in ask(LOADED, f"gws_middleware.{module}")}
+        assert loaded & {"gunicorn", "django", "redis"} == set()
+
+    @pytest.mark.parametrize("room", [room for room, (line, _) in ROOMS.items() if line == max(LINES)])
+    def test_import_has_no_effect(self, room: str) -> None:
+        """Nothing is patched, started, opened or registered; the application decides about that. The uppermost rooms
+        load all the others.
+        """
+        assert ask(EFFECTS, f"gws_middleware.{room}") == []
+
+
+@pytest.mark.parametrize("module", IMPORTABLE)
+def test_every_public_name_exists(module: str) -> None:
+    """What ``__all__`` lists can be imported, once each, and none is private."""
+    loaded = importlib.import_module(module)
+    names = getattr(loaded, "__all__", [])
+    assert sorted(set(names)) == sorted(names)
+    assert [name for name in names if not hasattr(loaded, name) or (name[0] == "_" and name != "__version__")] == []
+
+
+@pytest.mark.parametrize("module", [name for name in IMPORTABLE if name != "gws_middleware.protocol"])
+def test_every_module_names_what_is_public(module: str) -> None:
+    """By ``__all__``; and its first lines say what it is."""
+    loaded = importlib.import_module(module)
+    assert loaded.__all__
+    assert (loaded.__doc__ or "").strip()
