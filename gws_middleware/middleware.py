@@ -15,11 +15,11 @@ from typing import Any
 from gevent import GreenletExit
 
 from . import registry, takeover
+from .channel import Channel
 from .codes import CloseCode
 from .config import Config
 from .exceptions import ConnectionClosed
 from .protocol.handshake import Handshake, Refusal, Request, judge, wants_websocket
-from .transport import Channel
 from .typing import Environ, Headers, StartResponse, Write, WSGIApp
 from .websocket import WebSocket
 
@@ -78,7 +78,7 @@ class WebSocketMiddleware:
         lifetime.ws.subprotocol = server.subprotocol
         if isinstance(answer, Refusal):
             log.info("WebSocket %s: refused: %s", ascii(lifetime.ws.path), answer.sentence)
-            lifetime.ws.close(CloseCode.POLICY_VIOLATION, answer.sentence)
+            lifetime.ws.close(CloseCode.POLICY_VIOLATION, answer.sentence[:123])  # 5.5.1
             return lifetime.run(_nothing)
         return lifetime.run(self._call)
 

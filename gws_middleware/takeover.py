@@ -17,7 +17,7 @@ import gevent.ssl
 from gevent import get_hub, getcurrent
 from gevent.pywsgi import Input
 
-from .transport import Channel, plain_channel, tls_channel
+from .channel import Channel, plain_channel, tls_channel
 from .typing import Environ, Headers, StartResponse, Write
 
 __all__ = ["HANDLER_KEY", "SERVER_KEY", "NoSocketError", "Server", "find"]

@@ -23,6 +23,7 @@ import gevent
 from gevent import socket as gsocket
 from gevent.event import AsyncResult
 
+from .channel import Channel, plain_channel
 from .codes import CloseCode
 from .exceptions import ConnectionClosed, HandshakeRefused
 from .middleware import WebSocketMiddleware
@@ -30,7 +31,6 @@ from .protocol import deflate
 from .protocol.connection import Connection, State
 from .protocol.handshake import check_response
 from .takeover import SERVER_KEY, SWITCHING, Server
-from .transport import Channel, plain_channel
 from .typing import Environ, Headers, Message, StartResponse, Write, WSGIApp
 
 __all__ = ["Client", "connect"]

@@ -1,4 +1,4 @@
-"""One non-blocking socket on gevent's loop: event-driven reads, a batched outbox, TLS, half-close and drain.
+"""One channel on gevent's loop: event-driven reads, a batched outbox, half-close and drain.
 
 Rule 1: only the outbox writes to the socket, so frames of concurrent senders never interleave.
 Rule 2: what runs in the hub says so and never blocks.
@@ -7,18 +7,17 @@ Rule 3: the owner hears ``connection_lost()`` exactly once, and by then the desc
 
 from __future__ import annotations
 
-import _socket
 import socket
 import ssl
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from gevent import get_hub, getcurrent
 
-from .protocol.masking import speedups
+from .channel import Channel
 
-__all__ = ["Owner", "Transport", "plain_channel", "tls_channel"]
+__all__ = ["Owner", "Transport"]
 
 READ_SIZE = 65536
 """Bytes of one read; it also bounds by how much the inbox can overshoot."""
@@ -87,92 +86,6 @@ class _Gone:
 
 
 _GONE = _Gone()
-
-
-class Channel(Protocol):
-    """What a transport needs of a non-blocking socket."""
-
-    def fileno(self) -> int: ...
-    def recv_into(self, buffer: Any, /) -> int: ...
-    def send(self, data: Any, /) -> int: ...
-    def close(self) -> None: ...
-    def shutdown(self, how: int, /) -> None: ...
-
-
-def _load_socket_channel() -> Callable[[int], Channel] | None:
-    """The socket in C, or None where ``_socket.socket`` does the work. As for the codec: ``masking`` has chosen."""
-    if speedups is None:
-        return None
-    try:
-        from ._channel import SocketChannel
-    except ImportError:
-        return None
-    return SocketChannel
-
-
-_socket_channel = _load_socket_channel()
-
-
-def plain_channel(sock: Any) -> Channel:
-    """Move the connection of a gevent or plain socket to an object of ours: the old one is left empty
-    (``detach()``), so that whatever its owner does to it later touches nothing.
-    """
-    family, kind, proto = sock.family, sock.type, sock.proto
-    if family != getattr(socket, "AF_UNIX", None):
-        # A lone small frame must not wait for the acknowledgement of the one before it.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if _socket_channel is not None:
-        return _socket_channel(sock.detach())
-    channel = _socket.socket(family, kind, proto, fileno=sock.detach())
-    channel.setblocking(False)
-    return channel
-
-
-def tls_channel(sock: Any) -> Channel:
-    """The connection of a TLS socket. Its SSL object is bound to the socket object, so that stays; the file object
-    counts as a user of it, which makes its owner's ``close()`` wait for ours.
-    """
-    keep_open = sock.makefile("rb", 0)
-    sock.settimeout(0.0)
-    if sock.family != getattr(socket, "AF_UNIX", None):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return _TLS(sock, keep_open)
-
-
-class _TLS:
-    """A TLS socket of gevent's, used without waiting."""
-
-    __slots__ = ("_keep_open", "_sock", "recv_into")
-
-    def __init__(self, sock: Any, keep_open: Any) -> None:
-        self._sock, self._keep_open = sock, keep_open
-        self.recv_into = sock.recv_into
-
-    def fileno(self) -> int:
-        number: int = self._sock.fileno()
-        return number
-
-    def pending(self) -> int:
-        """Bytes that are decrypted already: no watcher will tell of them."""
-        count: int = self._sock.pending()
-        return count
-
-    def send(self, data: Any) -> int:
-        sent: int = self._sock.send(data)
-        if not sent and len(data):
-            raise BlockingIOError  # gevent's way to say it at timeout 0
-        return sent
-
-    def shutdown(self, how: int) -> None:
-        try:
-            self._sock.unwrap()  # sends close_notify; the peer's own is not waited for
-        except (OSError, ValueError):
-            pass
-        self._sock.shutdown(how)
-
-    def close(self) -> None:
-        self._keep_open.close()
-        self._sock.close()
 
 
 _buffers: weakref.WeakKeyDictionary[Any, bytearray] = weakref.WeakKeyDictionary()

@@ -1,8 +1,6 @@
 """``WebSocket``: what application code holds. It joins the engine, the transport and an inbox.
 
-Three older contracts hold too, so that code written for them moves over unchanged: gevent-websocket's (``receive``,
-``send(message, binary)``, ``close(code, message)``, ``closed``), django-websocket's and dwebsocket's (``wait``,
-``read``, ``has_messages``, ``count_messages``, ``is_closed``), eventlet's (``wait``, ``send``, ``close``).
+gevent-websocket's contract holds: ``receive``, ``send(message, binary)``, ``close(code, message)``, ``closed``.
 """
 
 from __future__ import annotations
@@ -18,8 +16,10 @@ import gevent
 from gevent import get_hub, getcurrent
 from gevent.hub import Waiter
 
+from .channel import Channel
 from .codes import CloseCode
 from .config import Config
+from .contracts import OlderNames
 from .exceptions import ConnectionClosed
 from .protocol.connection import WHOLE_TEXT, Connection, State, close_payload
 from .protocol.deflate import Deflate
@@ -27,7 +27,7 @@ from .protocol.frames import encode_frame
 from .protocol.handshake import Handshake, accept_headers
 from .protocol.headers import check_field, check_token
 from .registry import Registry
-from .transport import Channel, Transport
+from .transport import Transport
 from .typing import Environ, Headers, Message
 
 __all__ = ["Stats", "WebSocket"]
@@ -54,7 +54,7 @@ class Stats(NamedTuple):
     bytes_sent: int
 
 
-class WebSocket:
+class WebSocket(OlderNames):
     """One WebSocket connection, from the handshake on.
 
     Until the application accepts - by ``accept()``, or by the first ``receive``, ``send``, ``detach`` or iteration -
@@ -275,6 +275,14 @@ class WebSocket:
             if message is None:
                 return
             yield message
+
+    def count_messages(self) -> int:
+        """How many messages wait in the inbox. Lets the loop run once if there is none."""
+        if self._engine is None and not self._ended:
+            self._accepted_late()
+        if not self._inbox and not self._ended:
+            gevent.sleep(0)  # so that a loop around this call lets the messages in
+        return len(self._inbox)
 
     def receive_json(self, timeout: float | None = None) -> Any:
         """The next message as JSON. ConnectionClosed at the end, TimeoutError as in ``receive``.
@@ -690,32 +698,6 @@ class WebSocket:
         transport = self._transport
         received, sent = (0, 0) if transport is None else (transport.bytes_received, transport.bytes_sent)
         return Stats(self._messages_received, self._messages_sent, received, sent)
-
-    # --- django-websocket's, dwebsocket's and eventlet's names -----------------------------------------------------
-
-    def wait(self) -> Message | None:
-        """The next message, or None when the connection has ended, however often it is called."""
-        return None if self._told else self.receive()
-
-    def read(self, fallback: Any = None) -> Any:
-        """The next message if one is there, else ``fallback``; never waits for one."""
-        return self.receive() if self.has_messages() else fallback
-
-    def has_messages(self) -> bool:
-        """Whether ``receive`` would return a message at once."""
-        return self.count_messages() > 0
-
-    def count_messages(self) -> int:
-        """How many messages wait in the inbox."""
-        if self._engine is None and not self._ended:
-            self._accepted_late()
-        if not self._inbox and not self._ended:
-            gevent.sleep(0)  # so that a loop around this call lets the messages in
-        return len(self._inbox)
-
-    def is_closed(self) -> bool:
-        """The same as ``closed``."""
-        return self.closed
 
 
 def _checked(headers: Iterable[tuple[str, str]]) -> Headers:

@@ -23,6 +23,7 @@ from gevent import socket as gsocket
 from gevent import ssl as gssl
 
 import gws_middleware
+from gws_middleware.channel import Channel, plain_channel
 from gws_middleware.codes import CloseCode, Opcode
 from gws_middleware.config import Config
 from gws_middleware.protocol.connection import Connection, State
@@ -30,7 +31,6 @@ from gws_middleware.protocol.deflate import Deflate, Parameters
 from gws_middleware.protocol.frames import FIN, encode_frame
 from gws_middleware.protocol.handshake import Handshake
 from gws_middleware.registry import Registry
-from gws_middleware.transport import Channel, plain_channel
 from gws_middleware.typing import Environ, Headers
 from gws_middleware.websocket import WebSocket
 

@@ -1,4 +1,4 @@
-"""What ``transport`` asks of a plain socket. Each test of ``make`` runs on both: on ``SocketChannel``, which is in C,
+"""What a channel does on a plain socket. Each test of ``make`` runs on both: on ``SocketChannel``, which is in C,
 and on ``_socket.socket``, which does the same job where that is not built.
 """
 
@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 
+from gws_middleware import channel as channels
 from gws_middleware import transport
-from gws_middleware.transport import plain_channel
+from gws_middleware.channel import plain_channel
 
 from .inprocess import hub_errors, receive_rest, reset, tcp_pair, unix_pair
 
@@ -46,7 +47,7 @@ def c_channel() -> Any:
 @pytest.fixture(params=["c", "socket"])
 def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """Makes a channel and its peer, of ``tcp_pair()`` or ``unix_pair()``; all are closed when the test is over."""
-    monkeypatch.setattr(transport, "_socket_channel", c_channel() if request.param == "c" else None)
+    monkeypatch.setattr(channels, "_socket_channel", c_channel() if request.param == "c" else None)
     ends: list[Any] = []
 
     def make(pair: Callable[..., tuple[Any, Any]] = unix_pair, buffers: int | None = None) -> tuple[Any, Any]:
@@ -490,7 +491,7 @@ def test_plain_channel_follows_the_choice(choice: str | None, expected: str) -> 
     c_channel()
     program = (
         "import socket\n"
-        "from gws_middleware.transport import plain_channel\n"
+        "from gws_middleware.channel import plain_channel\n"
         "with socket.socketpair()[0] as ours:\n"
         "    channel = plain_channel(ours)\n"
         "print(type(channel).__name__)\n"
@@ -504,12 +505,12 @@ def test_plain_channel_follows_the_choice(choice: str | None, expected: str) -> 
 
 def test_load_socket_channel_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where only the codec was built, ``_socket.socket`` does the work."""
-    monkeypatch.setattr(transport, "speedups", object())
+    monkeypatch.setattr(channels, "speedups", object())
     monkeypatch.setitem(sys.modules, "gws_middleware._channel", None)
-    assert transport._load_socket_channel() is None
+    assert channels._load_socket_channel() is None
 
 
 def test_load_socket_channel_in_pure_python(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the codec is in pure Python, so is the rest, built or not."""
-    monkeypatch.setattr(transport, "speedups", None)
-    assert transport._load_socket_channel() is None
+    monkeypatch.setattr(channels, "speedups", None)
+    assert channels._load_socket_channel() is None

@@ -16,7 +16,8 @@ import gevent
 import pytest
 
 from gws_middleware import transport as module
-from gws_middleware.transport import DRAIN_LIMIT, READ_SIZE, Channel, Transport, plain_channel, tls_channel
+from gws_middleware.channel import Channel, plain_channel, tls_channel
+from gws_middleware.transport import DRAIN_LIMIT, READ_SIZE, Transport
 
 from .inprocess import (
     CountingChannel,

@@ -111,7 +111,10 @@ class _Reader:
             return self.token()
         self.position = match.end()
         self.skip_space()
-        return check_token(re.sub(r"\\(.)", r"\1", match.group(1)), "a quoted extension parameter")
+        text = re.sub(r"\\(.)", r"\1", match.group(1))
+        if not _TOKEN.fullmatch(text):
+            raise ValueError("Sec-WebSocket-Extensions has a quoted parameter that is not a token")
+        return text
 
     def extension(self) -> Extension:
         name = self.token()

@@ -211,18 +211,9 @@ def test_extensions_in_order(value: str, extensions: list[headers.Extension]) ->
         ("grün", "Sec-WebSocket-Extensions is malformed at character 2"),
         ("a\xa0", "Sec-WebSocket-Extensions is malformed at character 1"),
         ("a\n", "Sec-WebSocket-Extensions is malformed at character 1"),
-        (
-            'a;b=""',
-            "a quoted extension parameter is '': wanted a token (letters, digits and !#$%&'*+-.^_`|~)",
-        ),
-        (
-            'a;b="1 2"',
-            "a quoted extension parameter is '1 2': wanted a token (letters, digits and !#$%&'*+-.^_`|~)",
-        ),
-        (
-            r'a;b="\""',
-            "a quoted extension parameter is '\"': wanted a token (letters, digits and !#$%&'*+-.^_`|~)",
-        ),
+        ('a;b=""', "Sec-WebSocket-Extensions has a quoted parameter that is not a token"),
+        ('a;b="1 2"', "Sec-WebSocket-Extensions has a quoted parameter that is not a token"),
+        (r'a;b="\""', "Sec-WebSocket-Extensions has a quoted parameter that is not a token"),
     ],
 )
 def test_extensions_malformed(value: str, sentence: str) -> None:
