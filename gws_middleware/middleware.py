@@ -47,6 +47,8 @@ class WebSocketMiddleware:
         self._call: WSGIApp = call if isinstance(call, MethodType) else app
         self.config = Config.load(options)
         self._told = False
+        if hasattr(app, "app_protocol"):  # gevent-websocket's handler asks the application that it is given
+            self.app_protocol = app.app_protocol
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         upgrade = environ.get("HTTP_UPGRADE")
@@ -74,8 +76,7 @@ class WebSocketMiddleware:
         """The server sent the 101 before it asked us; what is left of a refusal is a close frame."""
         handshake = Handshake("", ()) if isinstance(answer, Refusal) else answer._replace(compression=None)
         lifetime = _Lifetime(environ, start_response, server, handshake, self.config, None)
-        lifetime.ws.accept()
-        lifetime.ws.subprotocol = server.subprotocol
+        lifetime.ws._accept_switched(server.subprotocol)
         if isinstance(answer, Refusal):
             log.info("WebSocket %s: refused: %s", ascii(lifetime.ws.path), answer.sentence)
             lifetime.ws.close(CloseCode.POLICY_VIOLATION, answer.sentence[:123])  # 5.5.1
@@ -84,7 +85,7 @@ class WebSocketMiddleware:
 
     def _subprotocol(self, environ: Environ, handshake: Handshake) -> str | None:
         """What gevent-websocket's ``Resource`` names for this path, if the client offers it."""
-        app_protocol = getattr(self.app, "app_protocol", None)
+        app_protocol = getattr(self, "app_protocol", None)
         name = None if app_protocol is None else app_protocol(environ.get("PATH_INFO", ""))
         return name if name in handshake.subprotocols else None
 

@@ -87,6 +87,7 @@ class WebSocket(OlderNames):
         "_senders",
         "_stage",
         "_switch",
+        "_switched",
         "_told",
         "_transport",
         "environ",
@@ -112,6 +113,7 @@ class WebSocket(OlderNames):
         self._registry = registry
         self._handshake: Handshake | None = handshake
         self._switch: Switch | None = switch
+        self._switched = False
         self._engine: Connection | None = None
         self._transport: Transport | None = None
         self._open = False
@@ -143,6 +145,11 @@ class WebSocket(OlderNames):
         ValueError: a header or subprotocol that may not be sent; nothing was written. RuntimeError: accepted
         already, or the application has already started an HTTP response. ConnectionClosed: the peer has gone.
         """
+        if self._switched:
+            self._switched = False
+            if subprotocol not in (None, self.subprotocol):
+                raise ValueError(f"the server has sent the 101 already, with the subprotocol {self.subprotocol!r}")
+            return
         if self._engine is not None:
             raise RuntimeError("this WebSocket has been accepted already")
         handshake = self._handshake
@@ -176,6 +183,12 @@ class WebSocket(OlderNames):
         self._open = True
         self._registry.add(self)
         self._transport.start(early)
+
+    def _accept_switched(self, subprotocol: str | None) -> None:
+        """The server has sent the 101 itself. The application may still say ``accept()``, once."""
+        self.accept()
+        self.subprotocol = subprotocol
+        self._switched = True
 
     @property
     def accepted(self) -> bool:
@@ -531,7 +544,6 @@ class WebSocket(OlderNames):
             self._inbox.clear()
             self.close(CloseCode.INTERNAL_ERROR)
         except BaseException:  # GreenletExit, SystemExit: the worker is stopping
-            self._inbox.clear()
             self.close(CloseCode.GOING_AWAY)
             raise
 

@@ -95,6 +95,15 @@ class TestMessages:
             peer.send("x")
             assert peer.receive() == "x"
 
+    def test_message_and_close_frame_in_one_piece_are_both_seen(self, diary: Diary) -> None:
+        """The callback answers the message before our close frame goes out."""
+        with connected() as (ws, peer):
+            ws.detach(lambda ws, message: ws.send(f"re: {message}"), diary.on_close)
+            peer.sock.sendall(masked_frame(Opcode.TEXT, b"last") + masked_frame(Opcode.CLOSE, b"\x0f\xa1"))
+            assert (peer.receive(), peer.close_frame()) == ("re: last", (4001, ""))
+            until(lambda: diary.closes)
+            assert diary.closes == [4001]
+
     def test_others_may_send_to_a_detached_connection(self) -> None:
         """This is what it is for: push."""
         with connected() as (ws, peer):
@@ -284,13 +293,13 @@ class TestOnClose:
             until(lambda: ws._told)
             assert peer.close_frame() == (4001, "")
 
-    def test_end_may_be_asked_for_as_older_names_do(self) -> None:
-        """``wait`` and iteration find the end, once it has come."""
+    def test_loop_behind_the_end_finds_nothing(self) -> None:
+        """Iteration ends quietly once ``on_close`` has told the end."""
         with connected() as (ws, peer):
             ws.detach()
             peer.vanish()
             until(lambda: ws._told)
-            assert (ws.wait(), list(ws)) == (None, [])
+            assert (list(ws), ws.closed) == ([], True)
 
 
 class TestErrors:

@@ -457,3 +457,17 @@ def test_websocket_goes_when_its_request_does(accepts: bool) -> None:
     finally:
         gc.enable()
     assert len(seen) == 1
+
+
+def test_app_protocol_shows_through() -> None:
+    """gevent-websocket's handler asks the outermost application for its subprotocol: the middleware passes it on."""
+
+    class Resource:
+        def app_protocol(self, path: str) -> str:
+            return f"protocol of {path}"
+
+        def __call__(self, environ: object, start_response: object) -> list[bytes]:
+            return []
+
+    assert WebSocketMiddleware(Resource()).app_protocol("/chat") == "protocol of /chat"
+    assert not hasattr(WebSocketMiddleware(lambda environ, start_response: []), "app_protocol")

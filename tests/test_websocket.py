@@ -16,12 +16,14 @@ import gevent
 import pytest
 
 from gws_middleware import ConnectionClosed, HandshakeRefused, WebSocket, prepare
+from gws_middleware.channel import Channel
 from gws_middleware.codes import CloseCode, Opcode
+from gws_middleware.protocol.connection import MAX_PONGS
 from gws_middleware.protocol.deflate import Parameters
 from gws_middleware.registry import Registry
 from gws_middleware.takeover import SERVER_KEY, Server
 from gws_middleware.testing import connect
-from gws_middleware.transport import Channel, Transport
+from gws_middleware.transport import Transport
 from gws_middleware.typing import Environ, Headers, StartResponse
 
 from .inprocess import (
@@ -698,6 +700,7 @@ class TestSend:
             waiting = gevent.spawn(ws.send, "sent")
             ticks()
             killed.kill()
+            assert len(ws._senders) == 1
             assert [peer.receive() for _ in range(filled)] == [bytes(1 << 16)] * filled
             waiting.get(timeout=5)
             assert peer.receive() == "sent"
@@ -825,6 +828,7 @@ class TestPing:
             assert [peer.receive() for _ in range(filled)] == [bytes(1 << 16)] * filled
             until(lambda: peer.engine.pongs[-1:] == [b"199"] or peer.read())
             assert peer.engine.pongs[-1] == b"199"
+            assert len(peer.engine.pongs) <= MAX_PONGS
 
     def test_pong_is_sent_behind_frames_that_only_wait_for_the_tick_to_end(self) -> None:
         """More than the high water may be queued in one tick though the peer reads: the pong is not forgotten."""
@@ -1195,3 +1199,38 @@ def test_connection_whose_view_raised_is_freed_at_once(
     ours.close()
     theirs.close()
     until(lambda: references[0]() is None, "the WebSocket is freed", seconds=1)
+
+
+class TestSwitchedServers:
+    """Servers that have sent the 101 before they call the application (gevent-websocket's)."""
+
+    @pytest.fixture(autouse=True)
+    def switched(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("gws_middleware.testing._PairServer.switched", True)
+
+    def test_accept_once_is_no_error(self) -> None:
+        """An application that says ``accept()`` runs there too; a second one is an error as everywhere."""
+
+        def app(environ: Any, start_response: Any) -> list[bytes]:
+            ws = environ["wsgi.websocket"]
+            ws.accept()
+            with pytest.raises(RuntimeError, match="accepted already"):
+                ws.accept()
+            ws.send("open")
+            return []
+
+        with connect(app) as client:
+            assert client.receive() == "open"
+
+    def test_accept_with_another_subprotocol_is_refused(self) -> None:
+        """What the 101 has said cannot be changed any more."""
+
+        def app(environ: Any, start_response: Any) -> list[bytes]:
+            ws = environ["wsgi.websocket"]
+            with pytest.raises(ValueError, match="has sent the 101 already, with the subprotocol None"):
+                ws.accept("chat")
+            ws.send("open")
+            return []
+
+        with connect(app) as client:
+            assert client.receive() == "open"

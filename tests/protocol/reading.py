@@ -15,7 +15,7 @@ from gws_middleware.protocol.connection import Connection, State
 from gws_middleware.protocol.deflate import Deflate, Parameters
 from tests.rawclient import CLOSE, CONTINUATION, PING, PONG, Frame, frame
 
-__all__ = ["End", "Message", "Outcome", "frames_of", "implementations", "outcome_of", "read", "split", "using"]
+__all__ = ["End", "Message", "Outcome", "frames_of", "implementations", "joined", "outcome_of", "read", "using"]
 
 Message = str | bytes
 Close = tuple[int, str]
@@ -47,7 +47,6 @@ class Outcome(NamedTuple):
 
 def _implementations() -> dict[str, dict[str, object]]:
     """What ``connection`` takes from ``frames`` and ``masking``, in pure Python and, where it is built, in C."""
-    names = {"parse_messages": "parse_messages", "encode_frame": "encode_frame", "mask": "mask"}
     found: dict[str, dict[str, object]] = {
         "python": {"parse_messages": frames._py_parse, "encode_frame": frames._py_encode, "mask": masking._py_mask}
     }
@@ -55,7 +54,7 @@ def _implementations() -> dict[str, dict[str, object]]:
         extension = importlib.import_module("gws_middleware.protocol._speedups")
     except ImportError:
         return found
-    found["c"] = {name: getattr(extension, function) for name, function in names.items()}
+    found["c"] = {name: getattr(extension, name) for name in found["python"]}
     return found
 
 
@@ -101,6 +100,11 @@ def split(data: bytes) -> tuple[list[Frame], bytes]:
         found.append(Frame(first & 0x0F, payload, bool(first & 0x80), first >> 4 & 7))
         start = position + length
     return found, data[start:]
+
+
+def joined(data: bytes | tuple[bytes, bytes]) -> bytes:
+    """What ``encode()`` gave, in one piece."""
+    return data if isinstance(data, bytes) else data[0] + data[1]
 
 
 def frames_of(data: bytes) -> list[Frame]:

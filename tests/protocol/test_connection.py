@@ -7,14 +7,11 @@ Every input goes through ``reading.read()``: whole, byte by byte, in halves, wit
 
 from __future__ import annotations
 
-import gc
 import itertools
 import random
 import re
-import tracemalloc
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 
@@ -22,10 +19,9 @@ from gws_middleware.codes import CloseCode
 from gws_middleware.protocol import connection
 from gws_middleware.protocol.connection import MAX_CONTROL, MAX_PONGS, SPLIT_FROM, Connection, State, prepare
 from gws_middleware.protocol.deflate import Deflate, Parameters
-from tests.protocol.reading import End, Outcome, frames_of, implementations, outcome_of, read, using
+from tests.protocol.measuring import measured
+from tests.protocol.reading import End, Message, Outcome, frames_of, implementations, joined, outcome_of, read, using
 from tests.rawclient import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, frame
-
-Message = str | bytes
 
 SERVER, CLIENT = End(client=False), End(client=True)
 DATA, CONTROL = [TEXT, BINARY], [CLOSE, PING, PONG]
@@ -555,10 +551,6 @@ class TestSection5_7:
             bytes.fromhex("890548656c6c6f"),
             bytes.fromhex("827e0100" + "5a" * 256),
         ]
-
-
-def joined(data: bytes | tuple[bytes, bytes]) -> bytes:
-    return data if isinstance(data, bytes) else data[0] + data[1]
 
 
 class TestSection6_1:
@@ -1283,28 +1275,6 @@ class TestShell:
         """An engine that neither masks nor compresses says so."""
         compressing = Connection(client=end.client, deflate=Deflate(RESET, end.client))
         assert (Connection(client=end.client).plain, compressing.plain) == (not end.client, False)
-
-
-class Memory:
-    """Bytes that Python allocated inside a ``measured()`` block."""
-
-    peak = held = 0
-
-
-@contextmanager
-def measured() -> Iterator[Memory]:
-    """Measure the block: the most that was allocated at once, and what is still held when it ends."""
-    memory = Memory()
-    gc.collect()
-    tracemalloc.start()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
-        tracemalloc.reset_peak()
-        yield memory
-        now, peak = tracemalloc.get_traced_memory()
-        memory.peak, memory.held = peak - before, now - before
-    finally:
-        tracemalloc.stop()
 
 
 def dribble(engine: Connection, data: bytes, size: int) -> list[Message]:

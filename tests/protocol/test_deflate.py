@@ -10,7 +10,6 @@ import random
 import re
 import sys
 import threading
-import tracemalloc
 import zlib
 
 import pytest
@@ -32,6 +31,7 @@ from gws_middleware.protocol.deflate import (
     offer,
 )
 from gws_middleware.protocol.headers import parse_extensions
+from tests.protocol.measuring import measured
 
 MODES = ["shared", "dedicated"]
 FLAGS = list(itertools.product([False, True], repeat=2))
@@ -410,13 +410,9 @@ class TestSection7_2:
     def test_window_costs_what_was_agreed_on(self, bits: int) -> None:
         """An inflater keeps no larger window than the peer's: that is what a dedicated connection saves."""
         data, codec = raw(TEXT * 50, bits), Deflate(Parameters(client_max_window_bits=bits))
-        tracemalloc.start()
-        try:
+        with measured() as memory:
             codec.inflate(data, NO_LIMIT, True)
-            held = tracemalloc.get_traced_memory()[0]
-        finally:
-            tracemalloc.stop()
-        assert held < 2**bits + 12_000
+        assert memory.held < 2**bits + 12_000
 
 
 class TestFinalBlocks:
@@ -480,27 +476,17 @@ class TestLimit:
         """A message that would inflate to 64 MiB costs what the limit allows, twice while zlib joins its blocks."""
         bomb, limit = BOMB, 2**20
         codec = Deflate(Parameters())
-        tracemalloc.start()
-        try:
-            with pytest.raises(InflateError) as caught:
-                codec.inflate(bomb, limit, True)
-            peak = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-        assert caught.value.too_big and peak < 2 * limit + len(bomb) + 2**18
+        with measured() as memory, pytest.raises(InflateError) as caught:
+            codec.inflate(bomb, limit, True)
+        assert caught.value.too_big and memory.peak < 2 * limit + len(bomb) + 2**18
 
     def test_bomb_behind_a_final_block(self) -> None:
         """The limit holds behind a final block too."""
         bomb, limit = raw(b"x", finish=zlib.Z_FINISH) + BOMB, 2**20
         codec = Deflate(Parameters())
-        tracemalloc.start()
-        try:
-            with pytest.raises(InflateError):
-                codec.inflate(bomb, limit, True)
-            peak = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-        assert peak < 3 * limit + 3 * len(bomb) + 2**18
+        with measured() as memory, pytest.raises(InflateError):
+            codec.inflate(bomb, limit, True)
+        assert memory.peak < 3 * limit + 3 * len(bomb) + 2**18
 
     def test_errors_say_which(self) -> None:
         """Too big and broken can be told apart."""

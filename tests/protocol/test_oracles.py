@@ -27,7 +27,7 @@ from tests.protocol.peers import (
     WsprotoServer,
     cut,
 )
-from tests.protocol.reading import Message, frames_of
+from tests.protocol.reading import Message, frames_of, joined
 from tests.rawclient import KEY, upgrade_request
 
 LIMIT = 2**23
@@ -99,10 +99,6 @@ def connect(
 
 
 # The conversation
-
-
-def joined(data: bytes | tuple[bytes, bytes]) -> bytes:
-    return data if isinstance(data, bytes) else data[0] + data[1]
 
 
 class Talk:
