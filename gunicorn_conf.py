@@ -25,8 +25,8 @@ workers = int(os.environ.get("WEB_CONCURRENCY") or _cores())
 
 # Connections of one worker, idle and busy, HTTP and WebSocket; gunicorn's 1000 is meant for HTTP. A WebSocket holds its
 # place until its view returns, or calls detach(). At the limit the worker stops accepting without a word, and new
-# clients wait in the backlog: so keep it above what you expect, and below what memory allows (about 22 KB for an idle
-# Django view: 10,000 are 220 MB) and what `ulimit -n` does, since each is a descriptor, and so is each database
+# clients wait in the backlog: so keep it above what you expect, and below what memory allows (about 31 KB for an idle
+# Django view: 10,000 are 310 MB) and what `ulimit -n` does, since each is a descriptor, and so is each database
 # connection. With too few descriptors accept() fails with EMFILE, and new clients wait until some are free.
 worker_connections = 10_000
 
