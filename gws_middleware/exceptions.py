@@ -17,6 +17,9 @@ code except as the end of the connection; the caller's own (``ws.send(3.5)``) is
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 from geventwebsocket.exceptions import WebSocketError as _GeventWebSocketError
 
 from .codes import CloseCode
@@ -47,6 +50,10 @@ class ConnectionClosed(WebSocketError):  # noqa: N818 - the end of a connection 
         self.received, self.sent = received, sent
         super().__init__(str(self))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied by its facts, not by its sentence."""
+        return partial(type(self), received=self.received, sent=self.sent), (self.code, self.reason)
+
     def __str__(self) -> str:
         if self.received is None and self.sent is None:
             return "the connection was lost without a close frame (1006)"
@@ -63,6 +70,10 @@ class HandshakeRefused(Exception):  # noqa: N818 - a refusal is an answer, not a
     def __init__(self, status: str, headers: list[tuple[str, str]], body: bytes) -> None:
         self.status, self.headers, self.body = status, headers, body
         super().__init__(str(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied by its facts, not by its sentence."""
+        return type(self), (self.status, self.headers, self.body)
 
     @property
     def status_code(self) -> int:

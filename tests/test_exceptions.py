@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
@@ -97,3 +98,21 @@ def test_handshake_refused_carries_the_response() -> None:
         [("Location", "/login")],
         b"moved",
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "facts"),
+    [
+        (
+            ConnectionClosed(4000, "why", received=(4000, "why"), sent=(4000, "")),
+            ("code", "reason", "received", "sent"),
+        ),
+        (HandshakeRefused("403 Forbidden", [("X", "y")], b"no"), ("status", "headers", "body")),
+    ],
+)
+def test_error_survives_a_pickle(error: Exception, facts: tuple[str, ...]) -> None:
+    """A task queue or a process pool hands it on with all of its facts and the same sentence."""
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert [getattr(copy, fact) for fact in facts] == [getattr(error, fact) for fact in facts]
