@@ -21,6 +21,8 @@ __all__ = ["Owner", "Transport"]
 
 READ_SIZE = 65536
 """Bytes of one read; it also bounds by how much the inbox can overshoot."""
+BIG_READ = 262144
+"""Bytes of one read inside a big frame, which ends no message on the way: fewer wake-ups for as many bytes."""
 JOIN_UP_TO = 131072
 """Bytes of outbox that are cheaper to join than to hand over as a vector."""
 VECTOR = 512
@@ -88,15 +90,16 @@ class _Gone:
 _GONE = _Gone()
 
 
-_buffers: weakref.WeakKeyDictionary[Any, bytearray] = weakref.WeakKeyDictionary()
+_buffers: weakref.WeakKeyDictionary[Any, tuple[bytearray, memoryview]] = weakref.WeakKeyDictionary()
 
 
-def _buffer_of(hub: Any) -> bytearray:
-    """The read buffer that all connections of one hub share: reads never overlap in one thread."""
-    buffer = _buffers.get(hub)
-    if buffer is None:
-        buffer = _buffers[hub] = bytearray(READ_SIZE)
-    return buffer
+def _buffers_of(hub: Any) -> tuple[bytearray, memoryview]:
+    """The read buffer that all connections of one hub share, and its usual part: reads never overlap in one thread."""
+    buffers = _buffers.get(hub)
+    if buffers is None:
+        whole = bytearray(BIG_READ)
+        buffers = _buffers[hub] = whole, memoryview(whole)[:READ_SIZE]
+    return buffers
 
 
 class Transport:
@@ -115,6 +118,8 @@ class Transport:
         "_reader",
         "_reading",
         "_tick",
+        "_usual",
+        "_window",
         "_writer",
         "broken",
         "bytes_received",
@@ -127,7 +132,8 @@ class Transport:
         self._owner = owner
         self._hub = hub = get_hub()
         self._loop = loop = hub.loop
-        self._buffer = _buffer_of(hub)
+        self._buffer, self._usual = _buffers_of(hub)
+        self._window: bytearray | memoryview = self._usual
         self._outbox: list[Any] = []
         self.outbox_size = 0
         """Bytes that wait for the peer to read."""
@@ -174,6 +180,10 @@ class Transport:
         if self._reading:
             self._readable()
 
+    def expect(self, size: int) -> None:
+        """So many bytes of a frame are still to come: read in bigger steps if they are many."""
+        self._window = self._buffer if size > READ_SIZE else self._usual
+
     def pause(self) -> None:
         """Stop reading: TCP holds the peer back."""
         if self._reading:
@@ -183,7 +193,7 @@ class Transport:
     def _readable(self) -> None:
         """Runs in the hub."""
         try:
-            size = self._channel.recv_into(self._buffer)
+            size = self._channel.recv_into(self._window)
         except _WOULD_BLOCK:
             return
         except OSError:

@@ -626,6 +626,7 @@ class WebSocket(OlderNames):
                 transport.write(engine.take_pongs())
         if engine.stalled:
             self._pause()
+        transport.expect(engine.frame_left)
 
     def _conclude(self) -> None:
         """The peer has said goodbye or broken a rule: answer, and let go of the socket. Runs in the hub."""

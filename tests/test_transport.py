@@ -17,7 +17,7 @@ import pytest
 
 from gws_middleware import transport as module
 from gws_middleware.channel import Channel, plain_channel, tls_channel
-from gws_middleware.transport import DRAIN_LIMIT, READ_SIZE, Transport
+from gws_middleware.transport import BIG_READ, DRAIN_LIMIT, READ_SIZE, Transport
 
 from .inprocess import (
     CountingChannel,
@@ -902,3 +902,13 @@ class TestDeadline:
         assert not link.transport.closed
         until(lambda: link.owner.losses, seconds=1)
         assert link.owner.losses == 1
+
+
+class TestBigReads:
+    def test_expect_reads_in_bigger_steps_while_much_is_to_come(self, make_link: MakeLink) -> None:
+        """Inside a big frame one wake-up takes more bytes; with its end the steps are the usual ones again."""
+        link = make_link("tcp")
+        link.transport.expect(READ_SIZE + 1)
+        assert len(link.transport._window) == BIG_READ
+        link.transport.expect(READ_SIZE)
+        assert len(link.transport._window) == READ_SIZE

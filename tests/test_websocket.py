@@ -23,7 +23,7 @@ from gws_middleware.protocol.deflate import Parameters
 from gws_middleware.registry import Registry
 from gws_middleware.takeover import SERVER_KEY, Server
 from gws_middleware.testing import connect
-from gws_middleware.transport import Transport
+from gws_middleware.transport import BIG_READ, READ_SIZE, Transport
 from gws_middleware.typing import Environ, Headers, StartResponse
 
 from .inprocess import (
@@ -1234,3 +1234,22 @@ class TestSwitchedServers:
 
         with connect(app) as client:
             assert client.receive() == "open"
+
+
+def test_big_frame_is_read_in_bigger_steps() -> None:
+    """While a big frame is under way the transport reads more at once, and as usual behind it."""
+    sockets: list[WebSocket] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        sockets.append(environ["wsgi.websocket"])
+        for message in sockets[0]:
+            sockets[0].send(str(len(message)))
+        return []
+
+    with connect(app) as client:
+        frame = masked_frame(Opcode.BINARY, b"x" * (READ_SIZE * 3))
+        client.send_raw(frame[:100])
+        until(lambda: bool(sockets) and len(sockets[0]._transport._window) == BIG_READ)
+        client.send_raw(frame[100:])
+        assert client.receive() == str(READ_SIZE * 3)
+        assert len(sockets[0]._transport._window) == READ_SIZE

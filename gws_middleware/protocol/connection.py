@@ -389,6 +389,11 @@ class Connection:
         return encode_frame(FIN | opcode, payload, os.urandom(4) if self._client else None)
 
     @property
+    def frame_left(self) -> int:
+        """Bytes of payload that the frame at hand still lacks."""
+        return 0 if self._frame is None else self._frame.left
+
+    @property
     def pongs_due(self) -> bool:
         """Whether ``take_pongs()`` has something to send."""
         return bool(self._pongs_due)
