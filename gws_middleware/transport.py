@@ -22,7 +22,7 @@ __all__ = ["Owner", "Transport"]
 READ_SIZE = 65536
 """Bytes of one read; it also bounds by how much the inbox can overshoot."""
 BIG_READ = 262144
-"""Bytes of one read inside a big frame, which ends no message on the way: fewer wake-ups for as many bytes."""
+"""Bytes of one read that lies inside one big frame, so that no inbox can overshoot by it: fewer wake-ups."""
 JOIN_UP_TO = 131072
 """Bytes of outbox that are cheaper to join than to hand over as a vector."""
 VECTOR = 512
@@ -181,8 +181,8 @@ class Transport:
             self._readable()
 
     def expect(self, size: int) -> None:
-        """So many bytes of a frame are still to come: read in bigger steps if they are many."""
-        self._window = self._buffer if size > READ_SIZE else self._usual
+        """So many bytes of a frame are still to come: take bigger steps, as long as none can reach beyond it."""
+        self._window = self._buffer if size >= BIG_READ else self._usual
 
     def pause(self) -> None:
         """Stop reading: TCP holds the peer back."""

@@ -1247,9 +1247,9 @@ def test_big_frame_is_read_in_bigger_steps() -> None:
         return []
 
     with connect(app) as client:
-        frame = masked_frame(Opcode.BINARY, b"x" * (READ_SIZE * 3))
+        frame = masked_frame(Opcode.BINARY, b"x" * (BIG_READ * 2))
         client.send_raw(frame[:100])
         until(lambda: bool(sockets) and len(sockets[0]._transport._window) == BIG_READ)
         client.send_raw(frame[100:])
-        assert client.receive() == str(READ_SIZE * 3)
+        assert client.receive() == str(BIG_READ * 2)
         assert len(sockets[0]._transport._window) == READ_SIZE
