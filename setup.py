@@ -1,4 +1,4 @@
-"""Builds the two optional C extensions; everything static stands in pyproject.toml.
+"""Builds the optional C extensions; everything static stands in pyproject.toml.
 
 ``GWS_SPEEDUPS=1`` makes a failed build an error, ``GWS_SPEEDUPS=0`` builds none; unset, they are built where a compiler
 is found and the pure Python code does the whole job elsewhere.
@@ -14,7 +14,7 @@ if choice not in ("", "0", "1"):
 
 extensions = [
     Extension(name, [name.replace(".", "/") + ".c"], extra_compile_args=["-O3"], optional=choice != "1")
-    for name in ("gws_middleware._channel", "gws_middleware.protocol._speedups")
+    for name in ("gws_middleware._channel", "gws_middleware._shortpath", "gws_middleware.protocol._speedups")
 ]
 
 setup(ext_modules=[] if choice == "0" else extensions)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import _socket
 import socket
-from collections.abc import Callable
 from typing import Any, Protocol
 
-from .protocol.masking import speedups
+from .protocol.masking import extension
 
 __all__ = ["Channel", "plain_channel", "tls_channel"]
 
@@ -26,18 +25,7 @@ class Channel(Protocol):
     def shutdown(self, how: int, /) -> None: ...
 
 
-def _load_socket_channel() -> Callable[[int], Channel] | None:
-    """The socket in C, or None where ``_socket.socket`` does the work. As for the codec: ``masking`` has chosen."""
-    if speedups is None:
-        return None
-    try:
-        from ._channel import SocketChannel
-    except ImportError:
-        return None
-    return SocketChannel
-
-
-_socket_channel = _load_socket_channel()
+_in_c = extension("gws_middleware._channel")
 
 
 def plain_channel(sock: Any) -> Channel:
@@ -48,8 +36,9 @@ def plain_channel(sock: Any) -> Channel:
     if family != getattr(socket, "AF_UNIX", None):
         # A lone small frame must not wait for the acknowledgement of the one before it.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if _socket_channel is not None:
-        return _socket_channel(sock.detach())
+    if _in_c is not None:
+        in_c: Channel = _in_c.SocketChannel(sock.detach())
+        return in_c
     channel = _socket.socket(family, kind, proto, fileno=sock.detach())
     channel.setblocking(False)
     return channel

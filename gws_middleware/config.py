@@ -23,11 +23,10 @@ _NOT_KNOBS = {"GWS_SPEEDUPS"}
 _ORIGIN = re.compile(r"(?:https?|wss?)://(?:\*\.)?[^\s/?#@*]+|[a-z][a-z0-9+.-]*://[^\s/?#@*]+")
 
 
-def _count(low: int, high: int | None = None) -> Any:
+def _count(low: int, high: int = 2**40) -> Any:
     def check(value: object) -> str | None:
-        wanted = f"a whole number from {low}" + ("" if high is None else f" to {high}")
-        fits = isinstance(value, int) and not isinstance(value, bool) and value >= low
-        return None if fits and (high is None or value <= high) else wanted  # type: ignore[operator]
+        fits = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+        return None if fits else f"a whole number from {low} to {high}"
 
     return check
 
@@ -73,7 +72,7 @@ class Config:
     )
     max_message_size: int = _knob(
         2**20,
-        _count(1, 2**40),
+        _count(1),
         """Bytes of one message, after inflation; a larger one ends the connection with 1009 before it is stored
         (websockets and daphne: 1 MiB).""",
     )

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from gevent import get_hub, getcurrent
 
 from .channel import Channel
+from .shortpath import TransportPath
 
 __all__ = ["Owner", "Transport"]
 
@@ -102,39 +103,19 @@ def _buffers_of(hub: Any) -> tuple[bytearray, memoryview]:
     return buffers
 
 
-class Transport:
+class Transport(TransportPath):
     """Carries bytes between a socket and its ``owner`` without ever waiting."""
 
-    __slots__ = (
-        "_buffer",
-        "_channel",
-        "_deadline",
-        "_finish",
-        "_flush_due",
-        "_hub",
-        "_loop",
-        "_outbox",
-        "_owner",
-        "_reader",
-        "_reading",
-        "_tick",
-        "_usual",
-        "_window",
-        "_writer",
-        "broken",
-        "bytes_received",
-        "bytes_sent",
-        "outbox_size",
-    )
+    __slots__ = ("_deadline", "_finish", "_hub", "_reader", "_reading", "_usual", "_writer", "broken")
 
     def __init__(self, channel: Channel, owner: Owner) -> None:
-        self._channel: Any = channel
+        self._channel = channel
         self._owner = owner
         self._hub = hub = get_hub()
         self._loop = loop = hub.loop
         self._buffer, self._usual = _buffers_of(hub)
-        self._window: bytearray | memoryview = self._usual
-        self._outbox: list[Any] = []
+        self._window = self._usual
+        self._outbox = []
         self.outbox_size = 0
         """Bytes that wait for the peer to read."""
         self.bytes_received = 0
@@ -190,55 +171,24 @@ class Transport:
             self._reading = False
             self._reader.stop()
 
-    def _readable(self) -> None:
+    def _read_failed(self, error: OSError) -> None:
         """Runs in the hub."""
-        try:
-            size = self._channel.recv_into(self._window)
-        except _WOULD_BLOCK:
-            return
-        except OSError:
-            size = 0
-        if size:
-            self.bytes_received += size
-            self._owner.data_received(self._buffer, size)
-        else:
+        if not isinstance(error, _WOULD_BLOCK):
             self._lost()
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
-    def write(self, data: bytes) -> None:
-        """Send a frame without waiting.
-
-        One that finds the outbox empty goes to the kernel at once; those that follow in the same tick of the loop are
-        joined and leave together when the tick ends.
-        """
-        tick = self._loop.iteration
-        if self.outbox_size or tick == self._tick:
-            self.queue(data)
-            return
-        self._tick = tick
-        size = len(data)
-        self.bytes_sent += size
-        try:
-            sent = self._channel.send(data)
-        except _WOULD_BLOCK:
-            sent = 0
-        except OSError:
+    def _write_failed(self, data: bytes, error: OSError) -> None:
+        if isinstance(error, _WOULD_BLOCK):
+            self._keep(data, 0)
+        else:
             self._break()
-            return
-        if sent != size:
-            self._outbox.append(memoryview(data)[sent:])
-            self.outbox_size = size - sent
-            self._watch_writable()
 
-    def queue(self, data: bytes) -> None:
-        """Send a frame when the tick ends, because more is about to follow."""
-        size = len(data)
-        self.bytes_sent += size
-        self._outbox.append(data)
-        self.outbox_size += size
-        if not self._flush_due:
-            self._flush_later()
+    def _keep(self, data: bytes, sent: int) -> None:
+        """The outbox was empty, and the kernel took the first ``sent`` bytes only."""
+        self._outbox.append(memoryview(data)[sent:])
+        self.outbox_size = len(data) - sent
+        self._watch_writable()
 
     def _flush_later(self) -> None:
         if self.broken or self.closed:

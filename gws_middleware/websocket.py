@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import gevent
@@ -21,12 +21,12 @@ from .codes import CloseCode
 from .config import Config
 from .contracts import OlderNames
 from .exceptions import ConnectionClosed
-from .protocol.connection import WHOLE_TEXT, Connection, State, close_payload
+from .protocol.connection import Connection, State, close_payload
 from .protocol.deflate import Deflate
-from .protocol.frames import encode_frame
 from .protocol.handshake import Handshake, accept_headers
 from .protocol.headers import check_field, check_token
 from .registry import Registry
+from .shortpath import ATTACHED, IDLE, WORKING, WebSocketPath
 from .transport import Transport
 from .typing import Environ, Headers, Message
 
@@ -40,8 +40,6 @@ OnMessage = Callable[["WebSocket", Message], object]
 OnClose = Callable[["WebSocket"], object]
 
 _TIMED_OUT = object()
-ATTACHED, IDLE, WORKING = "attached", "idle", "working"
-"""Who takes the messages: the view; nobody yet, and the first one starts a greenlet; that greenlet."""
 _OPEN = State.OPEN
 
 
@@ -54,7 +52,7 @@ class Stats(NamedTuple):
     bytes_sent: int
 
 
-class WebSocket(OlderNames):
+class WebSocket(WebSocketPath, OlderNames):
     """One WebSocket connection, from the handshake on.
 
     Until the application accepts - by ``accept()``, or by the first ``receive``, ``send``, ``detach`` or iteration -
@@ -68,28 +66,15 @@ class WebSocket(OlderNames):
         "__weakref__",
         "_config",
         "_ended",
-        "_engine",
         "_handshake",
-        "_high_water",
-        "_hub",
-        "_inbox",
         "_latency",
-        "_messages_received",
-        "_messages_sent",
         "_on_close",
         "_on_message",
-        "_open",
-        "_paused",
         "_ping",
-        "_plain",
-        "_reader",
         "_registry",
         "_senders",
-        "_stage",
         "_switch",
         "_switched",
-        "_told",
-        "_transport",
         "environ",
         "subprotocol",
     )
@@ -109,6 +94,7 @@ class WebSocket(OlderNames):
         """The subprotocol that was agreed on, or None (RFC 6455 1.9)."""
         self._config = config
         self._high_water = config.send_high_water
+        self._send_limit = config.send_limit
         self._hub: Any = get_hub()
         self._registry = registry
         self._handshake: Handshake | None = handshake
@@ -119,7 +105,6 @@ class WebSocket(OlderNames):
         self._open = False
         self._ended = False
         self._told = False
-        self._plain = False
         self._stage = ATTACHED
         self._paused = False
         self._inbox: list[Message] = []  # the oldest message is the last item
@@ -178,7 +163,6 @@ class WebSocket(OlderNames):
             max_fragments=config.max_fragments,
             deflate=None if compression is None else Deflate(compression),
         )
-        self._plain = self._engine.plain
         self._transport = Transport(channel, self)
         self._open = True
         self._registry.add(self)
@@ -206,33 +190,9 @@ class WebSocket(OlderNames):
 
     # --- receiving -------------------------------------------------------------------------------------------------
 
-    def receive(self, timeout: float | None = None) -> Message | None:
-        """The next message: ``str`` for text, ``bytes`` for binary. Waits for one, ``timeout`` seconds at the most.
-
-        None, once, when the connection has ended; ConnectionClosed on a further call. TimeoutError when nothing came in
-        time: the connection stays usable. RuntimeError when another greenlet is waiting here, or after ``detach()``.
-        """
-        inbox = self._inbox
-        if not inbox or self._stage is not ATTACHED:
-            if timeout is not None or not self._open or self._reader is not None or self._stage is not ATTACHED:
-                return self._receive(timeout)
-            # The common case of _receive, at the cost of this one call.
-            self._reader = getcurrent()
-            try:
-                self._hub.switch()
-            finally:
-                self._reader = None
-            inbox = self._inbox
-            if not inbox:
-                return self._receive(None)
-        message = inbox.pop()
-        if self._paused:
-            self._relax()
-        return message
-
     def _receive(self, timeout: float | None) -> Message | None:
         """The inbox is empty."""
-        if self._stage is not ATTACHED:
+        if self._stage != ATTACHED:
             raise RuntimeError("this WebSocket is detached: its messages go to on_message")
         if self._engine is None and not self._ended and not self._accepted_late():
             self._tell_end()
@@ -278,17 +238,6 @@ class WebSocket(OlderNames):
             if timer is not None:
                 timer.close()
 
-    def __iter__(self) -> Iterator[Message]:
-        """The messages until the connection ends, however it ends."""
-        while not self._told:
-            if self._inbox and not self._paused and self._stage is ATTACHED:
-                yield self._inbox.pop()
-                continue
-            message = self.receive()
-            if message is None:
-                return
-            yield message
-
     def count_messages(self) -> int:
         """How many messages wait in the inbox. Lets the loop run once if there is none."""
         if self._engine is None and not self._ended:
@@ -313,49 +262,12 @@ class WebSocket(OlderNames):
 
     # --- sending ---------------------------------------------------------------------------------------------------
 
-    def send(self, message: Message, binary: bool | None = None) -> None:
-        """Send a message: ``str`` as text, bytes as binary; ``binary`` says otherwise.
-
-        Waits while more than ``send_high_water`` bytes wait for the peer to read. ConnectionClosed on an ended
-        connection, and when the peer read nothing for ``send_timeout`` seconds. TypeError, ValueError: not a message.
-        """
-        if not self._open:
-            self._check_open()
-        transport: Any = self._transport
-        if transport.outbox_size > self._high_water:
-            self._wait_writable(transport)
-        if binary is None and type(message) is str and self._plain:
-            frame: Any = encode_frame(WHOLE_TEXT, message)
-        else:
-            frame = self._engine.encode(message, binary)  # type: ignore[union-attr]
-            if type(frame) is tuple:
-                self._messages_sent += 1
-                transport.write_parts(frame)
-                return
-        self._messages_sent += 1
-        if self._inbox:
-            transport.queue(frame)  # the answer to a burst of which more waits
-        else:
-            transport.write(frame)
-
     def send_json(self, value: Any) -> None:
         """Send a value as JSON text. TypeError for a value that has no JSON."""
         self.send(json.dumps(value, separators=(",", ":"), ensure_ascii=False))
 
-    def offer(self, frame: bytes) -> bool:
-        """Send one ready frame (``prepare()``) without ever waiting; False when the connection has ended.
-
-        A peer with more than ``send_limit`` bytes unread is too slow for the rest: its connection ends with 1013.
-        """
-        if not self._open:
-            return False
-        transport: Any = self._transport
-        if transport.outbox_size and transport.outbox_size + len(frame) > self._config.send_limit:
-            self.close(CloseCode.TRY_AGAIN_LATER, "too slow")
-            return False
-        transport.write(frame)
-        self._messages_sent += 1
-        return True
+    def _too_slow(self) -> None:
+        self.close(CloseCode.TRY_AGAIN_LATER, "too slow")
 
     def _check_open(self) -> None:
         """Accept if that is what is missing; ConnectionClosed if the connection has ended."""
@@ -496,7 +408,7 @@ class WebSocket(OlderNames):
         without it messages are dropped. ``on_close(ws)`` is called exactly once, at the end. An exception in either is
         logged once and closes with 1011. ``ws.environ`` keeps the request's strings only.
         """
-        if self._stage is not ATTACHED:
+        if self._stage != ATTACHED:
             raise RuntimeError("this WebSocket is detached already")
         if self._engine is None and not self._ended:
             self.accept()
@@ -510,11 +422,11 @@ class WebSocket(OlderNames):
     @property
     def detached(self) -> bool:
         """Whether ``detach()`` was called."""
-        return self._stage is not ATTACHED
+        return self._stage != ATTACHED
 
     def _start_work(self) -> None:
         """One greenlet at a time works through the inbox of a detached connection."""
-        if self._stage is IDLE:
+        if self._stage == IDLE:
             self._stage = WORKING
             gevent.spawn(self._work)
 
@@ -549,31 +461,13 @@ class WebSocket(OlderNames):
 
     # --- what the transport says (in the hub) ----------------------------------------------------------------------
 
-    def data_received(self, buffer: bytearray, size: int) -> None:
-        """Runs in the hub."""
-        engine: Any = self._engine
-        messages = engine.feed(buffer, size)
-        if engine.eventful:
-            self._eventful(engine, messages)
-            return
-        if self._inbox or len(messages) > 1:
-            self._put(messages)
-        else:
-            self._messages_received += 1
-            self._inbox = messages
-        reader = self._reader
-        if reader is not None:
-            reader.switch()  # runs the view until it waits again: nothing may follow
-        elif self._stage is IDLE:
-            self._start_work()
-
     def _eventful(self, engine: Connection, messages: list[Message]) -> None:
         """Something other than whole messages came: a control frame, a piece of a message, a fault. Runs in the hub."""
         self._put(messages)
         self._answer(engine)
         if messages and self._reader is not None:
             self._reader.switch()
-        elif messages and self._stage is IDLE:
+        elif messages and self._stage == IDLE:
             self._start_work()
         if engine.over:
             # What came before the end is answered before the end: a greenlet that was started for it runs first.
@@ -669,7 +563,7 @@ class WebSocket(OlderNames):
         """The end has come."""
         if self._reader is not None:
             self._hub.loop.run_callback(self._switch_to, self._reader)
-        elif self._stage is IDLE and not self._told:
+        elif self._stage == IDLE and not self._told:
             self._start_work()
 
     def _switch_to(self, reader: Any) -> None:

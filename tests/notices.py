@@ -11,7 +11,10 @@ from importlib.util import find_spec
 
 import pytest
 
-__all__ = ["find_chromium", "pytest_sessionfinish", "untested"]
+__all__ = ["EXTENSIONS", "find_chromium", "pytest_sessionfinish", "untested"]
+
+EXTENSIONS = ["gws_middleware._channel", "gws_middleware._shortpath", "gws_middleware.protocol._speedups"]
+"""What is built where there is a C compiler."""
 
 
 def find_chromium() -> str | None:
@@ -26,9 +29,9 @@ def untested() -> list[str]:
         sentences.append("the example's page in a real browser: chromium was not found")
     if find_spec("gunicorn_h1c") is None:
         sentences.append("gunicorn's C parser: gunicorn_h1c is not installed")
-    unbuilt = [name for name in ("_channel", "protocol._speedups") if find_spec(f"gws_middleware.{name}") is None]
+    unbuilt = [name for name in EXTENSIONS if find_spec(name) is None]
     if unbuilt:
-        sentences.append(f"the C speedups: not built: {', '.join(f'gws_middleware.{name}' for name in unbuilt)}")
+        sentences.append(f"the C speedups: not built: {', '.join(unbuilt)}")
     return sentences
 
 

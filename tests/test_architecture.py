@@ -30,13 +30,25 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     # Not exceptions: that loads the geventwebsocket package, and with it gevent.
     "protocol": (2, {"codes"}),
     "channel": (3, {"protocol"}),
-    "transport": (3, {"exceptions", "channel"}),
+    "shortpath": (3, {"typing", "protocol"}),
+    "transport": (3, {"exceptions", "channel", "shortpath"}),
     "takeover": (3, {"typing", "exceptions", "channel"}),
     "registry": (3, {"codes", "typing"}),
     "contracts": (4, {"typing", "exceptions"}),
     "websocket": (
         4,
-        {"codes", "typing", "exceptions", "config", "protocol", "channel", "transport", "registry", "contracts"},
+        {
+            "codes",
+            "typing",
+            "exceptions",
+            "config",
+            "protocol",
+            "channel",
+            "shortpath",
+            "transport",
+            "registry",
+            "contracts",
+        },
     ),
     "middleware": (
         5,
@@ -65,14 +77,19 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
 
 LINES = [line for line, _ in ROOMS.values()]
 
-EXTENSIONS = {"_channel": "channel"}
-"""Modules in C at the top of the package, and the room that they belong to."""
-
-LATE = {("channel", "_channel"), ("protocol", "protocol")}
-"""Imports of ours that may stand inside a function: a C extension is loaded if it is there."""
-
 FOREIGN = {
-    "gevent": {"transport", "takeover", "registry", "websocket", "middleware", "worker", "pywsgi", "monkey", "testing"},
+    "gevent": {
+        "shortpath",
+        "transport",
+        "takeover",
+        "registry",
+        "websocket",
+        "middleware",
+        "worker",
+        "pywsgi",
+        "monkey",
+        "testing",
+    },
     "geventwebsocket": {"exceptions"},
     "gunicorn": {"worker"},
 }
@@ -179,7 +196,7 @@ class TestImports:
     @pytest.mark.parametrize("room", list(ROOMS))
     def test_room_imports_what_it_may(self, room: str) -> None:
         """At the top, inside functions and for types alone."""
-        may = ROOMS[room][1] | {room} | {name for name, owner in EXTENSIONS.items() if owner == room}
+        may = ROOMS[room][1] | {room}
         assert [found for found in imports() if found.ours and found.room == room and found.of not in may] == []
 
     def test_package_itself_imports_for_types_alone(self) -> None:
@@ -190,7 +207,7 @@ class TestImports:
     def test_nothing_of_ours_is_imported_late(self) -> None:
         """Cycles are removed by order, not by imports inside functions; under ``if TYPE_CHECKING`` they would hide."""
         hidden = [found for found in imports() if found.ours and found.kind != "top" and found.room != "__init__"]
-        assert [found for found in hidden if (found.room, found.of) not in LATE] == []
+        assert hidden == []
 
     def test_foreign_packages_stand_where_they_may(self) -> None:
         """One room speaks to gunicorn, one to gevent-websocket; django and redis nowhere."""

@@ -35,19 +35,18 @@ BIG = 16 * 2**20
 Make = Callable[..., tuple[Any, Any]]
 
 
-def c_channel() -> Any:
-    """``SocketChannel``, whatever GWS_SPEEDUPS says; without a built extension the test is skipped."""
+def c_module() -> Any:
+    """The extension, whatever GWS_SPEEDUPS says; where it is not built the test is skipped."""
     try:
-        extension = importlib.import_module("gws_middleware._channel")
+        return importlib.import_module("gws_middleware._channel")
     except ImportError as error:
         pytest.skip(f"the C extension is not built ({error})")
-    return extension.SocketChannel
 
 
 @pytest.fixture(params=["c", "socket"])
 def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """Makes a channel and its peer, of ``tcp_pair()`` or ``unix_pair()``; all are closed when the test is over."""
-    monkeypatch.setattr(channels, "_socket_channel", c_channel() if request.param == "c" else None)
+    monkeypatch.setattr(channels, "_in_c", c_module() if request.param == "c" else None)
     ends: list[Any] = []
 
     def make(pair: Callable[..., tuple[Any, Any]] = unix_pair, buffers: int | None = None) -> tuple[Any, Any]:
@@ -426,7 +425,7 @@ def test_closed_channel_is_forgotten_in_silence(make: Make) -> None:
 def test_socket_channel_of_a_number_that_is_none() -> None:
     """-1 is what a closed socket gives for its descriptor."""
     with pytest.raises(ValueError, match="negative file descriptor"):
-        c_channel()(-1)
+        c_module().SocketChannel(-1)
 
 
 def test_socket_channel_of_a_closed_descriptor() -> None:
@@ -434,7 +433,7 @@ def test_socket_channel_of_a_closed_descriptor() -> None:
     with socket.socket() as sock:
         number = sock.fileno()
     with pytest.raises(OSError, match="Bad file descriptor"):
-        c_channel()(number)
+        c_module().SocketChannel(number)
 
 
 @pytest.mark.parametrize(
@@ -443,12 +442,12 @@ def test_socket_channel_of_a_closed_descriptor() -> None:
 def test_socket_channel_of_anything_else(arguments: tuple[Any, ...], names: dict[str, Any]) -> None:
     """It takes one number, by position."""
     with pytest.raises(TypeError):
-        c_channel()(*arguments, **names)
+        c_module().SocketChannel(*arguments, **names)
 
 
 def test_socket_channel_is_small_and_shut() -> None:
     """There is one for each connection: it holds no attributes, and its class is what it is."""
-    kind = c_channel()
+    kind = c_module().SocketChannel
     ours, peer = unix_pair()
     channel = kind(ours.detach())
     peer.close()
@@ -463,7 +462,7 @@ def test_socket_channel_is_small_and_shut() -> None:
 
 def test_socket_channel_when_sigpipe_is_not_ignored() -> None:
     """An application may have given SIGPIPE back to the system: a peer that has gone is an error even so."""
-    c_channel()
+    c_module()
     program = (
         "import signal, socket\n"
         "from gws_middleware._channel import SocketChannel\n"
@@ -488,7 +487,7 @@ def test_socket_channel_when_sigpipe_is_not_ignored() -> None:
 @pytest.mark.parametrize(("choice", "expected"), [("0", "socket"), ("1", "SocketChannel"), (None, "SocketChannel")])
 def test_plain_channel_follows_the_choice(choice: str | None, expected: str) -> None:
     """GWS_SPEEDUPS, as ``masking`` has read it, chooses the socket too."""
-    c_channel()
+    c_module()
     program = (
         "import socket\n"
         "from gws_middleware.channel import plain_channel\n"
@@ -501,16 +500,3 @@ def test_plain_channel_follows_the_choice(choice: str | None, expected: str) -> 
     environ.update({} if choice is None else {"GWS_SPEEDUPS": choice})
     done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True)
     assert done.stdout == expected + "\n"
-
-
-def test_load_socket_channel_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where only the codec was built, ``_socket.socket`` does the work."""
-    monkeypatch.setattr(channels, "speedups", object())
-    monkeypatch.setitem(sys.modules, "gws_middleware._channel", None)
-    assert channels._load_socket_channel() is None
-
-
-def test_load_socket_channel_in_pure_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the codec is in pure Python, so is the rest, built or not."""
-    monkeypatch.setattr(channels, "speedups", None)
-    assert channels._load_socket_channel() is None

@@ -1,14 +1,16 @@
 /* The hot paths of masking.py and frames.py. Rule: each function answers as its pure Python twin there, which
  * says what it promises; the tests run both and compare them.
  *
- * Nothing is kept between two calls, so interpreters and threads have nothing to share.
+ * Beyond the names of two methods, nothing is kept between two calls.
  */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <structmember.h>
 
 /* The first two bytes of a frame (RFC 6455 5.2). */
 #define WHOLE_TEXT 0x81   /* FIN, no RSV bit, opcode 1 */
@@ -338,9 +340,171 @@ parse_messages(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t na
     return consumed < 0 ? NULL : PyLong_FromSsize_t(consumed);
 }
 
-/* ---- The module ---- */
+/* ---- The base of Connection: a message in one frame, in and out ---- */
+
+#define SPLIT_FROM 65536
+
+typedef struct {
+    PyObject_HEAD
+    Py_ssize_t max_message_size;
+    char between, masked, plain, eventful;
+} ShortPath;
+
+static PyObject *feed_rest_name, *encode_name; /* of the methods to which the rest is left */
+
+static PyObject *
+feed_rest(ShortPath *self, PyObject *data, Py_ssize_t start, Py_ssize_t end, PyObject *messages)
+{
+    PyObject *numbers[2] = {PyLong_FromSsize_t(start), PyLong_FromSsize_t(end)}, *result = NULL;
+    if (numbers[0] != NULL && numbers[1] != NULL) {
+        PyObject *args[] = {(PyObject *)self, data, numbers[0], numbers[1], messages};
+        result = PyObject_VectorcallMethod(feed_rest_name, args, 5, NULL);
+    }
+    Py_XDECREF(numbers[0]);
+    Py_XDECREF(numbers[1]);
+    return result;
+}
+
+/* Append to `messages`; the offset of the first byte that is left, or -1 with an exception. *end is where the data
+ * ends: before the call that may be -1 for all of it. */
+static Py_ssize_t
+feed_whole(ShortPath *self, PyObject *data, Py_ssize_t *end, PyObject *messages)
+{
+    Py_buffer view;
+    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
+        return -1;
+    }
+    Py_ssize_t start = -1;
+    if (*end < 0) {
+        *end = view.len;
+    }
+    if (*end > view.len) {
+        PyErr_Format(PyExc_ValueError, "end %zd does not lie within %zd bytes", *end, view.len);
+    }
+    else if (!self->between) {
+        start = 0;
+    }
+    else {
+        start = read_messages(view.buf, 0, *end, (uint64_t)self->max_message_size, self->masked, messages);
+    }
+    PyBuffer_Release(&view);
+    return start;
+}
+
+PyDoc_STRVAR(feed_doc,
+"feed($self, data, end=None, /)\n--\n\n"
+"The whole messages that data[:end] completes, in order. data is not kept: the caller may reuse it.");
+
+static PyObject *
+feed(ShortPath *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs < 1 || nargs > 2) {
+        return PyErr_Format(PyExc_TypeError, "feed() takes 1 or 2 arguments, %zd given", nargs);
+    }
+    Py_ssize_t end = -1;
+    if (nargs == 2 && args[1] != Py_None) {
+        end = PyNumber_AsSsize_t(args[1], NULL);
+        if (end < 0) {
+            return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "end %zd is below 0", end);
+        }
+    }
+    PyObject *messages = PyList_New(0);
+    if (messages == NULL) {
+        return NULL;
+    }
+    Py_ssize_t start = feed_whole(self, args[0], &end, messages);
+    if (start >= 0 && (start < end || !self->between)) {
+        PyObject *done = feed_rest(self, args[0], start, end, messages);
+        start = done == NULL ? -1 : start;
+        Py_XDECREF(done);
+    }
+    if (start < 0) {
+        Py_CLEAR(messages);
+    }
+    return messages;
+}
+
+PyDoc_STRVAR(encode_doc,
+"encode($self, message, binary=None, /)\n--\n\n"
+"A whole message as one frame, or as (header, payload) where joining them would copy much.");
+
+static PyObject *
+encode(ShortPath *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs < 1 || nargs > 2) {
+        return PyErr_Format(PyExc_TypeError, "encode() takes 1 or 2 arguments, %zd given", nargs);
+    }
+    PyObject *message = args[0], *binary = nargs == 2 ? args[1] : Py_None;
+    if (self->plain && binary == Py_None) {
+        if (PyUnicode_CheckExact(message)) {
+            return build_text_frame(WHOLE_TEXT, message, NULL);
+        }
+        if (PyBytes_CheckExact(message) && PyBytes_GET_SIZE(message) < SPLIT_FROM) {
+            return build_frame(WHOLE_BINARY, PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message), NULL);
+        }
+    }
+    PyObject *rest[] = {(PyObject *)self, message, binary};
+    return PyObject_VectorcallMethod(encode_name, rest, 3, NULL);
+}
+
+static void
+path_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
 
 #define FUNCTION(f) ((PyCFunction)(void (*)(void))(f))
+
+static PyMethodDef path_methods[] = {
+    {"feed", FUNCTION(feed), METH_FASTCALL, feed_doc},
+    {"encode", FUNCTION(encode), METH_FASTCALL, encode_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef path_members[] = {
+    {"_between", T_BOOL, offsetof(ShortPath, between), 0, NULL},
+    {"_masked", T_BOOL, offsetof(ShortPath, masked), 0, NULL},
+    {"_max_message_size", T_PYSSIZET, offsetof(ShortPath, max_message_size), 0, NULL},
+    {"eventful", T_BOOL, offsetof(ShortPath, eventful), 0, NULL},
+    {"plain", T_BOOL, offsetof(ShortPath, plain), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+PyDoc_STRVAR(path_doc, "The base of Connection: what a message in one frame costs, in and out.");
+
+static PyType_Slot path_slots[] = {
+    {Py_tp_doc, (void *)path_doc},
+    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_dealloc, path_dealloc},
+    {Py_tp_methods, path_methods},
+    {Py_tp_members, path_members},
+    {0, NULL},
+};
+
+static PyType_Spec path_spec = {
+    .name = "gws_middleware.protocol._speedups.ShortPath",
+    .basicsize = sizeof(ShortPath),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = path_slots,
+};
+
+static int
+fill_module(PyObject *module)
+{
+    feed_rest_name = PyUnicode_InternFromString("_feed_rest");
+    encode_name = PyUnicode_InternFromString("_encode");
+    PyObject *type = PyType_FromModuleAndSpec(module, &path_spec, NULL);
+    if (feed_rest_name == NULL || encode_name == NULL || type == NULL) {
+        return -1;
+    }
+    int failed = PyModule_AddType(module, (PyTypeObject *)type);
+    Py_DECREF(type);
+    return failed;
+}
+
+/* ---- The module ---- */
 
 static PyMethodDef functions[] = {
     {"mask", FUNCTION(mask), METH_FASTCALL, mask_doc},
@@ -350,11 +514,9 @@ static PyMethodDef functions[] = {
 };
 
 static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, fill_module},
 #if PY_VERSION_HEX >= 0x030C0000
-    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
-#endif
-#if PY_VERSION_HEX >= 0x030D0000
-    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
 #endif
     {0, NULL},
 };

@@ -24,23 +24,34 @@ from typing import Any
 
 from ..codes import CloseCode, Opcode, may_travel
 from .deflate import Deflate, InflateError
-from .frames import FIN, LENGTH, MASKED, OPCODE, RSV1, RSV2, RSV3, encode_frame, encode_header, parse_messages
+from .frames import (
+    FIN,
+    LENGTH,
+    MASKED,
+    OPCODE,
+    RSV1,
+    RSV2,
+    RSV3,
+    SPLIT_FROM,
+    WHOLE_BINARY,
+    WHOLE_TEXT,
+    ShortPath,
+    encode_frame,
+    encode_header,
+    parse_messages,
+)
 from .masking import mask
 
-__all__ = ["WHOLE_TEXT", "Connection", "State", "prepare"]
+__all__ = ["Connection", "State", "prepare"]
 
 _CONTINUATION, _TEXT, _BINARY = int(Opcode.CONTINUATION), int(Opcode.TEXT), int(Opcode.BINARY)
 _CLOSE, _PING, _PONG = int(Opcode.CLOSE), int(Opcode.PING), int(Opcode.PONG)
 _DATA = (_TEXT, _BINARY)
-WHOLE_TEXT, _WHOLE_BINARY = FIN | _TEXT, FIN | _BINARY
-"""First bytes of a message in one frame."""
 
 MAX_CONTROL = 125
 """Bytes of a control frame's payload (RFC 6455 5.5)."""
 MAX_PONGS = 16
 """Pings that are answered one by one while the answers cannot be sent."""
-SPLIT_FROM = 65536
-"""Bytes from which a payload is sent beside its header instead of being copied behind it."""
 SHORT_PIECE = 4096
 """Pieces of a message below this are merged, so that a peer that dribbles bytes costs no object for each."""
 
@@ -68,23 +79,18 @@ def _protocol_error(reason: str) -> _Violation:
     return _Violation(CloseCode.PROTOCOL_ERROR, reason)
 
 
-class Connection:
+class Connection(ShortPath):
     """One end of a connection. ``client`` is True on the end that masks what it sends."""
 
     __slots__ = (
-        "_between",
         "_client",
         "_close_due",
         "_deflate",
         "_frame",
-        "_masked",
         "_max_fragments",
-        "_max_message_size",
         "_message",
         "_pongs_due",
         "_rest",
-        "eventful",
-        "plain",
         "pongs",
         "received_close",
         "sent_close",
@@ -125,19 +131,6 @@ class Connection:
         self._close_due: bytes | None = None
 
     # --- receiving -------------------------------------------------------------------------------------------------
-
-    def feed(self, data: bytes | bytearray, end: int | None = None) -> list[str | bytes]:
-        """The whole messages that ``data[:end]`` completes, in order. ``data`` is not kept: the caller may reuse it."""
-        if end is None:
-            end = len(data)
-        messages: list[str | bytes] = []
-        start = 0
-        if self._between:
-            start = parse_messages(data, 0, end, self._max_message_size, self._masked, messages)
-            if start == end:
-                return messages
-        self._feed_rest(data, start, end, messages)
-        return messages
 
     def _feed_rest(self, data: bytes | bytearray, start: int, end: int, messages: list[str | bytes]) -> None:
         """The long path: every frame that is not a whole message, one at a time."""
@@ -339,18 +332,6 @@ class Connection:
 
     # --- sending ---------------------------------------------------------------------------------------------------
 
-    def encode(self, message: Any, binary: bool | None = None) -> bytes | tuple[bytes, bytes]:
-        """A whole message as one frame, or as (header, payload) where joining them would copy much.
-
-        ``binary`` None goes by the type: ``str`` is text, any buffer of bytes is binary. TypeError for anything else.
-        """
-        if binary is None and self.plain:
-            if type(message) is str:
-                return encode_frame(WHOLE_TEXT, message)
-            if type(message) is bytes and len(message) < SPLIT_FROM:
-                return encode_frame(_WHOLE_BINARY, message)
-        return self._encode(message, binary)
-
     def _encode(self, message: Any, binary: bool | None) -> bytes | tuple[bytes, bytes]:
         first, payload = _whole_frame(message, binary)
         if self._deflate is not None and len(payload) >= self._deflate.threshold:
@@ -486,7 +467,7 @@ def _whole_frame(message: Any, binary: bool | None) -> tuple[int, bytes]:
             payload.decode()
         except UnicodeDecodeError:
             raise ValueError("the bytes to be sent as text are not UTF-8") from None
-    return _WHOLE_BINARY if binary or (binary is None and not text) else WHOLE_TEXT, payload
+    return WHOLE_BINARY if binary or (binary is None and not text) else WHOLE_TEXT, payload
 
 
 def _as_bytes(message: Any) -> tuple[Any, bool]:

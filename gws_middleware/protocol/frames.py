@@ -7,7 +7,7 @@ else; what that is, and what follows from it, the long path in ``connection`` sa
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final
+from typing import Any, Final
 
 from ..codes import Opcode
 from .masking import BytesLike, byte_view, checked_key, speedups, xor_key
@@ -23,6 +23,10 @@ __all__ = [
     "RSV1",
     "RSV2",
     "RSV3",
+    "SPLIT_FROM",
+    "WHOLE_BINARY",
+    "WHOLE_TEXT",
+    "ShortPath",
     "encode_frame",
     "encode_header",
     "parse_messages",
@@ -50,8 +54,11 @@ LENGTH_64: Final = 127
 """The length follows in 64 bits, of which the first MUST be 0."""
 MAX_LENGTH: Final = (1 << 63) - 1
 
-_WHOLE_TEXT: Final = FIN | Opcode.TEXT
-_WHOLE_BINARY: Final = FIN | Opcode.BINARY
+WHOLE_TEXT: Final = FIN | Opcode.TEXT
+WHOLE_BINARY: Final = FIN | Opcode.BINARY
+"""First bytes of a message in one frame."""
+SPLIT_FROM: Final = 65536
+"""Bytes from which a payload is sent beside its header instead of being copied behind it."""
 
 _SIZE_16 = Struct("!H")
 _SIZE_64 = Struct("!Q")
@@ -101,7 +108,7 @@ def _py_parse(
     mask_bit, key_size = (MASKED, 4) if masked else (0, 0)
     while end - start >= 2:
         first, second = source[start], source[start + 1]
-        if (first != _WHOLE_TEXT and first != _WHOLE_BINARY) or second & MASKED != mask_bit:
+        if (first != WHOLE_TEXT and first != WHOLE_BINARY) or second & MASKED != mask_bit:
             break
         length = second & LENGTH
         payload = start + 2
@@ -121,7 +128,7 @@ def _py_parse(
         content: BytesLike = source[payload:stop]
         if masked:
             content = xor_key(content, bytes(source[payload - 4 : payload]))
-        if first == _WHOLE_TEXT:
+        if first == WHOLE_TEXT:
             try:
                 messages.append(str(content, "utf-8"))
             except UnicodeDecodeError:
@@ -132,8 +139,52 @@ def _py_parse(
     return start
 
 
+class ShortPath:
+    """The base of ``Connection``: what a message in one frame costs, in and out. The rest is the subclass's."""
+
+    __slots__ = ("_between", "_masked", "_max_message_size", "eventful", "plain")
+
+    _between: bool
+    _masked: bool
+    _max_message_size: int
+    eventful: bool
+    plain: bool
+
+    def feed(self, data: bytes | bytearray, end: int | None = None, /) -> list[str | bytes]:
+        """The whole messages that ``data[:end]`` completes, in order. ``data`` is not kept: the caller may reuse it."""
+        if end is None:
+            end = len(data)
+        messages: list[str | bytes] = []
+        start = 0
+        if self._between:
+            start = parse_messages(data, 0, end, self._max_message_size, self._masked, messages)
+            if start == end:
+                return messages
+        self._feed_rest(data, start, end, messages)
+        return messages
+
+    def encode(self, message: Any, binary: bool | None = None, /) -> bytes | tuple[bytes, bytes]:
+        """A whole message as one frame, or as (header, payload) where joining them would copy much.
+
+        ``binary`` None goes by the type: ``str`` is text, any buffer of bytes is binary. TypeError for anything else.
+        """
+        if binary is None and self.plain:
+            if type(message) is str:
+                return encode_frame(WHOLE_TEXT, message)
+            if type(message) is bytes and len(message) < SPLIT_FROM:
+                return encode_frame(WHOLE_BINARY, message)
+        return self._encode(message, binary)
+
+    def _feed_rest(self, data: bytes | bytearray, start: int, end: int, messages: list[str | bytes], /) -> None:
+        raise NotImplementedError
+
+    def _encode(self, message: Any, binary: bool | None, /) -> bytes | tuple[bytes, bytes]:
+        raise NotImplementedError
+
+
 encode_frame = _py_encode
 parse_messages = _py_parse
 if speedups is not None:
     encode_frame = speedups.encode_frame
     parse_messages = speedups.parse_messages
+    ShortPath = speedups.ShortPath  # type: ignore[misc]
