@@ -66,9 +66,3 @@ def test_version_is_the_distributions() -> None:
 def test_package_is_marked_as_typed() -> None:
     """PEP 561: an installed package's annotations count only with this file."""
     assert files(gws_middleware).joinpath("py.typed").is_file()
-
-
-@pytest.mark.parametrize("stub", sorted(ROOT.glob("gws_middleware/**/*.pyi")), ids=lambda path: path.name)
-def test_stub_stands_beside_its_source(stub: Path) -> None:
-    """The stubs are those of the modules in C."""
-    assert stub.with_suffix(".c").is_file()
