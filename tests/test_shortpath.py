@@ -17,6 +17,7 @@ import pytest
 
 from gws_middleware import shortpath
 from gws_middleware.protocol import frames
+from gws_middleware.protocol.connection import Connection
 from gws_middleware.transport import Transport
 from gws_middleware.websocket import WebSocket
 
@@ -130,3 +131,10 @@ def test_a_cycle_through_a_member_is_collected(base: type[Any]) -> None:
     del it
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.parametrize("end", [3, 2**70])
+def test_feed_beyond_the_data(end: int) -> None:
+    """A shell that says that more came than there is."""
+    with pytest.raises(ValueError, match="lie"):
+        Connection().feed(b"\x81\x00", end)

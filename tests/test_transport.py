@@ -62,6 +62,20 @@ class Link:
         until(lambda: self.transport.closed, "the transport is closed")
 
 
+class Asked:
+    """A loop that notes its callbacks."""
+
+    def __init__(self, loop: Any, asked: list[Any]) -> None:
+        self._loop, self._asked = loop, asked
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def run_callback(self, callback: Any, *arguments: Any) -> None:
+        self._asked.append(callback)
+        self._loop.run_callback(callback, *arguments)
+
+
 KINDS: dict[str, tuple[Callable[..., tuple[Any, Any]], Callable[[Any], Channel]]] = {
     "tcp": (tcp_pair, plain_channel),
     "unix": (unix_pair, plain_channel),
@@ -354,6 +368,16 @@ class TestBatching:
         ticks()
         assert link.channel.writes() == [16 * 8]
         assert len(receive_exactly(link.peer, 16 * 8)) == 16 * 8
+
+    def test_held_frames_ask_once_for_the_end_of_the_tick(self, make_link: MakeLink) -> None:
+        """However many they are."""
+        link = make_link()
+        asked = []
+        link.transport._loop = Asked(link.transport._loop, asked)
+        for _ in range(16):
+            link.transport.queue(b"frame")
+        assert len(asked) == 1
+        assert receive_exactly(link.peer, 16 * 5) == b"frame" * 16
 
     def test_held_frame_leaves_when_the_tick_ends(self, make_link: MakeLink) -> None:
         """Even if nothing follows after all."""

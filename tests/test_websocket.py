@@ -404,6 +404,14 @@ class TestInbox:
             assert [ws.receive() for _ in messages] == messages
             sending.get(timeout=5)
 
+    def test_messages_that_come_one_by_one_wait_in_order(self) -> None:
+        """Each in a read of its own, while the view does something else; the counter sees each."""
+        with connected() as (ws, peer):
+            for number in range(5):
+                peer.send(str(number))
+                until(lambda number=number: ws.stats.messages_received == number + 1)  # type: ignore[misc]
+            assert [ws.receive() for _ in range(5)] == list("01234")
+
     def test_bytes_fill_the_inbox_too(self) -> None:
         """Several messages of together one maximal message are enough."""
         with connected(buffers=BUFFERS, max_message_size=100_000, inbox_messages=1000) as (ws, peer):
