@@ -212,7 +212,7 @@ typedef struct {
     Py_ssize_t high_water, send_limit;
     long long messages_received, messages_sent;
     int stage;
-    char open, paused, told;
+    char open, paused, told, holds;
 } WebSocket;
 
 /* How many messages wait; -1 with an exception. */
@@ -264,7 +264,7 @@ receive_within(WebSocket *self, PyObject *timeout)
         return NULL;
     }
     if (count == 0 || self->stage != ATTACHED) {
-        if (timeout != Py_None || !self->open || self->reader != Py_None || self->stage != ATTACHED) {
+        if (timeout != Py_None || !self->open || self->reader != Py_None || self->stage != ATTACHED || self->holds) {
             return call((PyObject *)self, s__receive, timeout, NULL);
         }
         if (wait_for_message(self) < 0) {
@@ -618,6 +618,7 @@ static PyMemberDef websocket_members[] = {
     {"_open", T_BOOL, offsetof(WebSocket, open), 0, NULL},
     {"_paused", T_BOOL, offsetof(WebSocket, paused), 0, NULL},
     {"_told", T_BOOL, offsetof(WebSocket, told), 0, NULL},
+    {"_holds", T_BOOL, offsetof(WebSocket, holds), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -227,7 +227,8 @@ class _Lifetime:
         if self._swallowed:
             raise AssertionError("start_response was called twice without exc_info (PEP 3333)")
         self._swallowed = True
-        if status[:1] == "5" and not self._lost:
+        # Closed with 1011 already by a framework's adapter: the framework has logged it.
+        if status[:1] == "5" and not self._lost and self.ws.close_code != CloseCode.INTERNAL_ERROR:
             log.error(
                 "WebSocket %s: the application answered %s; closed with 1011",
                 ascii(self.ws.path),
@@ -325,6 +326,10 @@ class _Lifetime:
             sent = ws._finish(self._code)
         self._server.leave(sent)
         self._forget()
+        if ws.detached:
+            ws._adapter.ran(ws)
+        else:
+            ws._adapter.closed(ws)
 
     def _forget(self) -> None:
         """Environ and WebSocket refer to each other, so do the WebSocket and its way to the server: part them, so that

@@ -116,6 +116,7 @@ class WebSocketPath:
     __slots__ = (
         "_engine",
         "_high_water",
+        "_holds",
         "_hub",
         "_inbox",
         "_messages_received",
@@ -142,6 +143,7 @@ class WebSocketPath:
     _open: bool
     _paused: bool
     _told: bool
+    _holds: bool
 
     def receive(self, timeout: float | None = None) -> Message | None:
         """The next message: ``str`` for text, ``bytes`` for binary. Waits for one, ``timeout`` seconds at the most.
@@ -150,7 +152,8 @@ class WebSocketPath:
         time: the connection stays usable. RuntimeError when another greenlet is waiting here, or after ``detach()``.
         """
         if not self._inbox or self._stage != ATTACHED:
-            if timeout is not None or not self._open or self._reader is not None or self._stage != ATTACHED:
+            straight = timeout is None and self._open and self._reader is None and not self._holds
+            if not straight or self._stage != ATTACHED:
                 return self._receive(timeout)
             self._reader = getcurrent()
             try:

@@ -16,6 +16,7 @@ import gevent
 from gevent import get_hub, getcurrent
 from gevent.hub import Waiter
 
+from . import adapter
 from .channel import Channel
 from .codes import CloseCode
 from .config import Config
@@ -64,8 +65,11 @@ class WebSocket(WebSocketPath, OlderNames):
     __slots__ = (
         "__dict__",
         "__weakref__",
+        "_accepted_at",
+        "_adapter",
         "_config",
         "_ended",
+        "_ended_at",
         "_handshake",
         "_latency",
         "_on_close",
@@ -97,6 +101,7 @@ class WebSocket(WebSocketPath, OlderNames):
         self._send_limit = config.send_limit
         self._hub: Any = get_hub()
         self._registry = registry
+        self._adapter = adapter.current()
         self._handshake: Handshake | None = handshake
         self._switch: Switch | None = switch
         self._switched = False
@@ -105,6 +110,9 @@ class WebSocket(WebSocketPath, OlderNames):
         self._open = False
         self._ended = False
         self._told = False
+        self._holds = False
+        self._accepted_at: float | None = None
+        self._ended_at: float | None = None
         self._stage = ATTACHED
         self._paused = False
         self._inbox: list[Message] = []  # the oldest message is the last item
@@ -146,6 +154,7 @@ class WebSocket(WebSocketPath, OlderNames):
             offers = ", ".join(handshake.subprotocols) or "none"
             raise ValueError(f"the subprotocol {subprotocol!r} was not offered by the client, which offers: {offers}")
         response = accept_headers(handshake, subprotocol) + _checked(headers)
+        response += self._adapter.accepting(self)
         switch, self._switch, self._handshake = self._switch, None, None
         try:
             channel, early = switch(response)
@@ -165,8 +174,10 @@ class WebSocket(WebSocketPath, OlderNames):
         )
         self._transport = Transport(channel, self)
         self._open = True
+        self._accepted_at = time.monotonic()
         self._registry.add(self)
         self._transport.start(early)
+        self._adapter.opened(self)
 
     def _accept_switched(self, subprotocol: str | None) -> None:
         """The server has sent the 101 itself. The application may still say ``accept()``, once."""
@@ -187,6 +198,10 @@ class WebSocket(WebSocketPath, OlderNames):
     def _refuse(self) -> None:
         """An HTTP response has been started: there will be no 101."""
         self._switch = self._handshake = None
+
+    def expect_idle(self) -> None:
+        """For an adapter: this WebSocket's view holds what ``Adapter.idle`` gives back."""
+        self._holds = self._adapter.grace is not None
 
     # --- receiving -------------------------------------------------------------------------------------------------
 
@@ -225,6 +240,16 @@ class WebSocket(WebSocketPath, OlderNames):
         """Wait for the inbox or for the end; False when ``timeout`` seconds have passed."""
         if self._reader is not None:
             raise RuntimeError("another greenlet is waiting in receive() of this WebSocket")
+        grace = self._adapter.grace
+        if not self._holds or grace is None or (timeout is not None and timeout <= grace):
+            return self._park(timeout)
+        if self._park(grace):
+            return True
+        self._holds = self._adapter.idle()
+        # That may have taken its time: a message may be here, or the end.
+        return bool(self._inbox) or self._ended or self._park(None if timeout is None else timeout - grace)
+
+    def _park(self, timeout: float | None) -> bool:
         self._reader = reader = getcurrent()
         timer = None
         if timeout is not None:
@@ -278,27 +303,32 @@ class WebSocket(WebSocketPath, OlderNames):
 
     def _wait_writable(self, transport: Transport) -> None:
         transport.flush()
-        high_water, seconds = self._high_water, self._config.send_timeout
+        high_water, seconds, grace = self._high_water, self._config.send_timeout, self._adapter.grace
+        if grace is not None and transport.outbox_size > high_water and self._open and not self._drained(grace):
+            self._adapter.idle()
         while transport.outbox_size > high_water and self._open:
             waiting = transport.outbox_size
-            waiter: Any = Waiter()
-            timer = self._hub.loop.timer(seconds)
-            timer.start(waiter.switch, _TIMED_OUT, update=True)
-            if self._senders is None:
-                self._senders = []
-            self._senders.append(waiter)
-            try:
-                timed_out = waiter.get() is _TIMED_OUT
-            finally:
-                timer.close()
-                if self._senders is not None and waiter in self._senders:
-                    self._senders.remove(waiter)
-            if timed_out and transport.outbox_size >= waiting:
+            if not self._drained(seconds) and transport.outbox_size >= waiting:
                 log.info("WebSocket %s: the peer read nothing for %s s: cut", ascii(self.path), seconds)
                 self._open = False
                 transport.abort()
         if not self._open:
             raise self._closed_error()
+
+    def _drained(self, timeout: float) -> bool:
+        """Wait for the outbox to empty or for the end; False when ``timeout`` seconds have passed."""
+        waiter: Any = Waiter()
+        timer = self._hub.loop.timer(timeout)
+        timer.start(waiter.switch, _TIMED_OUT, update=True)
+        if self._senders is None:
+            self._senders = []
+        self._senders.append(waiter)
+        try:
+            return waiter.get() is not _TIMED_OUT
+        finally:
+            timer.close()
+            if self._senders is not None and waiter in self._senders:
+                self._senders.remove(waiter)
 
     def ping(self, payload: bytes | None = None) -> None:
         """Send a ping (RFC 6455 5.5.2); the pong's way back shows in ``latency``. At most 125 bytes."""
@@ -360,6 +390,8 @@ class WebSocket(WebSocketPath, OlderNames):
 
     def _end(self) -> None:
         """Nothing more is received or sent: tell those who wait."""
+        if not self._ended:
+            self._ended_at = time.monotonic()
         self._open = False
         self._ended = True
         self._wake_senders()
@@ -445,6 +477,9 @@ class WebSocket(WebSocketPath, OlderNames):
                 on_close, self._on_message, self._on_close = self._on_close, None, None
                 if on_close is not None:
                     self._call(on_close)
+                self._adapter.closed(self)
+            else:
+                self._adapter.ran(self)
 
     def _call(self, callback: Callable[..., object], *arguments: object) -> None:
         try:
@@ -593,6 +628,13 @@ class WebSocket(WebSocketPath, OlderNames):
     def protocol(self) -> str | None:
         """The request's Sec-WebSocket-Protocol header as it came; what was agreed on is ``subprotocol``."""
         return self.environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL")
+
+    @property
+    def duration(self) -> float:
+        """Seconds since the 101, until the connection has ended; 0 before."""
+        if self._accepted_at is None:
+            return 0.0
+        return (self._ended_at or time.monotonic()) - self._accepted_at
 
     @property
     def latency(self) -> float | None:

@@ -1,0 +1,100 @@
+"""``settings.GWS``: one dict, with the knobs of ``Config`` and those that only Django has."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any
+
+from django.conf import settings
+from django.core.signals import setting_changed
+
+from ..config import SAME_ORIGIN, Config, knob, seconds
+from ..exceptions import ConfigError
+
+__all__ = ["DjangoConfig", "accept_all", "connect", "for_the_wrapper", "load"]
+
+LOCAL_HOSTS = (".localhost", "127.0.0.1", "[::1]")
+"""What Django takes for ``ALLOWED_HOSTS`` when that is empty and ``DEBUG`` is on."""
+
+
+def _seconds_or_none(value: object) -> str | None:
+    return None if value is None or seconds(value) is None else "a number of seconds above 0, or None"
+
+
+def _switch(value: object) -> str | None:
+    return None if isinstance(value, bool) else "True or False"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DjangoConfig(Config):
+    """The knobs of ``Config`` and these."""
+
+    database_grace: float | None = knob(
+        1.0,
+        _seconds_or_none,
+        """Seconds that a WebSocket's greenlet waits, for a message or for the peer to read, before its database
+        connections that are in no transaction are given back; the next query opens one again. None: only at the
+        end, for views that keep something in the connection, e.g. a cursor or LISTEN.""",
+    )
+    close_on_logout: bool = knob(
+        True,
+        _switch,
+        """Whether the sockets of a session close with 4401 when its user logs out, and all of a user's when the user is
+        deactivated or deleted.""",
+    )
+
+
+def connect() -> None:
+    """Follow ``override_settings``."""
+    setting_changed.connect(_changed, dispatch_uid="gws_middleware")
+
+
+def _changed(*, setting: str, **arguments: Any) -> None:
+    if setting == "GWS":
+        load.cache_clear()
+
+
+@lru_cache(maxsize=1)
+def load() -> DjangoConfig:
+    """``settings.GWS`` over the defaults. ConfigError for a wrong value, or a name with the nearest known one."""
+    given = _given()
+    DjangoConfig.check_names(given)
+    return DjangoConfig(**given)
+
+
+def _given() -> Mapping[str, Any]:
+    given = getattr(settings, "GWS", {})
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"settings.GWS is {given!r}: wanted a dict")
+    return given
+
+
+def for_the_wrapper() -> dict[str, Any]:
+    """The part that ``WebSocketMiddleware`` of the package takes."""
+    load()
+    given = _given()
+    values = {each.name: given[each.name] for each in fields(Config) if each.name in given}
+    if "allowed_origins" not in values and "GWS_ALLOWED_ORIGINS" not in os.environ:
+        values["allowed_origins"] = [SAME_ORIGIN, *_trusted_origins()]
+    return values
+
+
+def _trusted_origins() -> Iterator[str | re.Pattern[str]]:
+    """Origins of the hosts that Django serves, and those that may send it forms.
+
+    ``*`` in ``ALLOWED_HOSTS`` says that the Host header is checked elsewhere, not that every page may connect.
+    """
+    yield from settings.CSRF_TRUSTED_ORIGINS
+    for host in settings.ALLOWED_HOSTS or (LOCAL_HOSTS if settings.DEBUG else ()):
+        if host != "*":
+            subdomains = r"(?:[^/:@]+\.)?" if host.startswith(".") else ""
+            yield re.compile(rf"https?://{subdomains}{re.escape(host.removeprefix('.'))}(?::\d+)?", re.IGNORECASE)
+
+
+def accept_all() -> bool:
+    """django-websocket's setting: undecorated views take WebSockets too."""
+    return bool(getattr(settings, "WEBSOCKET_ACCEPT_ALL", False))

@@ -1,0 +1,42 @@
+"""The middleware class, which is optional: every view finds ``request.websocket``, and views that did not ask for
+WebSockets are spared them. It stands last in ``MIDDLEWARE``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+
+from . import conf
+from .serving import View, attach, serve
+
+__all__ = ["WebSocketMiddleware"]
+
+
+class WebSocketMiddleware:
+    """``"gws_middleware.django.middleware.WebSocketMiddleware"``.
+
+    Sets ``request.websocket`` and ``request.is_websocket()`` on every request. A WebSocket for a view without
+    ``accept_websocket`` or ``require_websocket`` is refused with 400, unless ``WEBSOCKET_ACCEPT_ALL`` is true.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        attach(request)
+        return self.get_response(request)
+
+    def process_view(
+        self, request: HttpRequest, view: View, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> HttpResponse | None:
+        """Called by Django just before the view, in whose place this may stand."""
+        ws = attach(request)
+        if ws is None or getattr(view, "accept_websocket", False):
+            return None
+        if conf.accept_all():
+            response: HttpResponse = serve(request, ws, view, args, kwargs)
+            return response
+        return HttpResponse("This address does not speak WebSocket.\n", status=400, content_type="text/plain")

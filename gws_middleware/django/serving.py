@@ -1,0 +1,86 @@
+"""A view on a WebSocket: what stands between it and Django, whichever decorator or middleware called it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from django.http import HttpRequest, HttpResponse, HttpResponseForbidden
+from gevent import GreenletExit
+
+from ..codes import CloseCode
+from ..exceptions import ConnectionClosed
+from ..websocket import WebSocket
+from . import sessions, users
+
+__all__ = ["View", "WebSocketRequest", "WebSocketResponse", "attach", "serve"]
+
+View = Callable[..., Any]
+
+
+class WebSocketRequest(HttpRequest):
+    """For annotations: what a request has here beside Django's own."""
+
+    websocket: WebSocket | None
+    """None for plain HTTP."""
+    is_websocket: Callable[[], bool]
+
+
+class WebSocketResponse(HttpResponse):
+    """What Django gets from a view whose answer was a WebSocket. It is never sent: the 101 was."""
+
+    status_code = 101
+
+
+def attach(request: HttpRequest) -> WebSocket | None:
+    """Give the request its ``websocket``, which is None for plain HTTP, and ``is_websocket()``."""
+    if not hasattr(request, "websocket"):
+        ws = request.META.get("wsgi.websocket")
+        known = cast(WebSocketRequest, request)
+        known.websocket = ws
+        known.is_websocket = lambda: ws is not None
+        if ws is not None:
+            ws.request = request
+    return cast(WebSocketRequest, request).websocket
+
+
+def serve(request: HttpRequest, ws: WebSocket, view: View, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Call the view. It may return None once it has accepted or closed the WebSocket.
+
+    What it raises before the 101 is an ordinary HTTP error; after it the connection closes with 1011, and Django logs
+    the error as it logs every view's.
+    """
+    try:
+        response = view(request, *args, **kwargs)
+    except ConnectionClosed:
+        if not ws.closed:
+            raise
+        response = None  # the peer has gone while the view was sending
+    except GreenletExit:
+        if not ws.accepted:
+            raise
+        ws.close(CloseCode.GOING_AWAY)
+        response = None  # Django ends the request as any other: the worker stops, and has no more to say
+    except Exception:
+        if ws.accepted:
+            ws.close(CloseCode.INTERNAL_ERROR)
+        raise
+    finally:
+        _leave(request, ws)
+    if response is not None:
+        return response
+    if ws.accepted:
+        return WebSocketResponse()
+    if ws.closed:
+        return HttpResponseForbidden("The WebSocket was refused.\n", content_type="text/plain")
+    raise ValueError(f"the view {view!r} returned None, and neither accepted nor closed the WebSocket")
+
+
+def _leave(request: HttpRequest, ws: WebSocket) -> None:
+    if ws.detached:
+        users.remember(ws)
+    if ws.accepted:
+        sessions.retire(request)
+    # The request, its META and the WebSocket refer to each other: part them, so that none waits for the collector.
+    if getattr(ws, "request", None) is request:
+        del ws.request  # type: ignore[attr-defined]

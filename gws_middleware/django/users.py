@@ -1,0 +1,128 @@
+"""Whose WebSocket it is: closing a user's, and reading the user anew.
+
+Only the WebSockets of this worker process are known here.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+from django.apps import apps
+from django.conf import settings
+from django.contrib.auth import SESSION_KEY, get_user, get_user_model
+from django.contrib.auth.signals import user_logged_out
+from django.db import transaction
+from django.db.models.signals import post_delete, post_save
+from django.http import HttpRequest
+from django.utils.functional import LazyObject, empty
+
+from .. import registry
+from ..websocket import WebSocket
+from . import conf, sessions
+
+__all__ = ["LOGGED_OUT", "Visitor", "close_user_sockets", "connect", "refresh_user", "remember", "visitor"]
+
+LOGGED_OUT = 4401
+"""The close code of a user's sockets: 4000 to 4999 are for applications (RFC 6455 7.4.2), and 401 is HTTP's."""
+
+
+def connect() -> None:
+    """Follow logouts, deactivations and deletions."""
+    if apps.is_installed("django.contrib.auth"):
+        user_logged_out.connect(_logged_out, dispatch_uid="gws_middleware")
+        post_save.connect(_saved, sender=settings.AUTH_USER_MODEL, dispatch_uid="gws_middleware")
+        post_delete.connect(_deleted, sender=settings.AUTH_USER_MODEL, dispatch_uid="gws_middleware")
+
+
+class Visitor(NamedTuple):
+    """Who a WebSocket's handshake came from."""
+
+    user_id: Any
+    """The primary key of the user; None for nobody, and as long as nothing has looked at ``request.user``."""
+    session_key: str | None
+    by_session: bool
+    """Whether the session says who the user is, and not e.g. a token."""
+
+
+NOBODY = Visitor(None, None, False)
+
+
+def visitor(ws: WebSocket) -> Visitor:
+    """Whom this WebSocket belongs to. No query is made to learn it."""
+    request = getattr(ws, "request", None)
+    if request is None:
+        return getattr(ws, "visitor", NOBODY)
+    session, user = getattr(request, "session", None), getattr(request, "user", None)
+    unknown = isinstance(user, LazyObject) and user._wrapped is empty  # to ask now would be a query for each socket
+    return Visitor(
+        None if unknown else getattr(user, "pk", None),
+        getattr(session, "session_key", None),
+        SESSION_KEY in getattr(session, "_session_cache", ()),
+    )
+
+
+def remember(ws: WebSocket) -> None:
+    """The request is about to go, and the connection lives on."""
+    ws.visitor = visitor(ws)  # type: ignore[attr-defined]
+
+
+def close_user_sockets(user: Any, code: int = LOGGED_OUT, reason: str = "") -> int:
+    """Close the WebSockets of this worker whose handshake came from ``user``, a user or a primary key; how many.
+
+    A handshake comes from a user once its view, a decorator or a middleware has looked at ``request.user``. Never
+    waits. ValueError for a code that may not travel.
+    """
+    user_id = getattr(user, "pk", user)
+    found = [ws for ws in _sockets() if user_id is not None and visitor(ws).user_id == user_id]
+    for ws in found:
+        ws.close(code, reason)
+    return len(found)
+
+
+def _sockets() -> list[Any]:
+    return list(registry.current())
+
+
+def _logged_out(*, request: HttpRequest | None = None, user: Any = None, **arguments: Any) -> None:
+    """A user has one session in each browser, and leaves one of them."""
+    if user is None or not conf.load().close_on_logout:
+        return
+    key = getattr(getattr(request, "session", None), "session_key", None)
+    if key is None:
+        close_user_sockets(user, reason="logged out")
+        return
+    for ws in _sockets():
+        if visitor(ws).session_key == key:
+            ws.close(LOGGED_OUT, "logged out")
+
+
+def _saved(*, instance: Any, using: str, **arguments: Any) -> None:
+    if not instance.is_active:
+        _deleted(instance=instance, using=using)
+
+
+def _deleted(*, instance: Any, using: str, **arguments: Any) -> None:
+    if conf.load().close_on_logout:
+        transaction.on_commit(partial(close_user_sockets, instance.pk, reason="no longer active"), using=using)
+
+
+def refresh_user(ws: WebSocket) -> Any:
+    """The user of this WebSocket as stored now; in a view, ``request.user`` becomes that one too.
+
+    AnonymousUser when the session has ended, the password has changed, or the user has been deactivated or deleted. A
+    user that came without a session, e.g. by a token, is read by the primary key.
+    """
+    from django.contrib.auth.models import AnonymousUser  # the app is there by now
+
+    user_id, session_key, by_session = visitor(ws)
+    if user_id is None or by_session:
+        asked = HttpRequest()
+        asked.session = sessions.stored(session_key or sessions.key_in(ws.environ))
+        user: Any = get_user(asked)
+    else:
+        user = get_user_model()._default_manager.filter(pk=user_id, is_active=True).first() or AnonymousUser()
+    request = getattr(ws, "request", None)
+    if request is not None:
+        request.user = user
+    return user

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from django.urls import path
+
+from . import views
+
+urlpatterns = [
+    path("", views.plain),
+    path("meta/", views.by_meta),
+    path("both/", views.both),
+    path("both/<int:room>/", views.both),
+    path("undecorated/", views.undecorated),
+    path("echo/", views.echo),
+    path("answers/<what>/", views.answers),
+    path("raises/", views.raises),
+    path("chatter/", views.chatter),
+    path("private/", views.private),
+    path("permitted/", views.permitted),
+    path("tested/", views.tested),
+    path("session/", views.session),
+    path("users/", views.users),
+    path("detached/", views.detached),
+    path("conversation/<int:room>/", views.Conversation.as_view()),
+    path("conversation/private/<int:room>/", views.Private.as_view()),
+    path("page/", views.Page.as_view()),
+]

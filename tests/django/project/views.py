@@ -1,0 +1,190 @@
+"""One small view for each behaviour."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth.decorators import login_required, permission_required, user_passes_test
+from django.contrib.auth.mixins import LoginRequiredMixin
+from django.contrib.auth.models import User
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse
+
+from gws_middleware import WebSocket
+from gws_middleware.django.decorators import accept_websocket, require_websocket
+from gws_middleware.django.sessions import save_session
+from gws_middleware.django.users import refresh_user
+from gws_middleware.django.views import WebSocketView
+
+EVENTS: list[Any] = []
+"""What the views of this process have to tell."""
+
+
+def plain(request: HttpRequest) -> HttpResponse:
+    """A view that has never heard of WebSockets."""
+    return HttpResponse("plain")
+
+
+def by_meta(request: HttpRequest) -> HttpResponse:
+    """Undecorated; it takes its WebSocket from META."""
+    for message in request.META["wsgi.websocket"]:
+        request.META["wsgi.websocket"].send(message)
+    return HttpResponse()
+
+
+@accept_websocket
+def both(request: Any, room: int = 0) -> HttpResponse | None:
+    """HTTP and WebSocket."""
+    if not request.is_websocket():
+        return HttpResponse(f"http {request.websocket}")
+    for message in request.websocket:
+        request.websocket.send(f"{room}: {message}")
+    return None
+
+
+def undecorated(request: Any) -> HttpResponse | None:
+    """For the middleware class: it has ``request.websocket`` without a decorator."""
+    if request.websocket is None:
+        return HttpResponse(f"http {request.is_websocket()}")
+    for message in request.websocket:
+        request.websocket.send(message)
+    return None
+
+
+@require_websocket
+def echo(request: Any) -> None:
+    """WebSocket alone."""
+    for message in request.websocket:
+        request.websocket.send(message)
+
+
+@require_websocket
+def answers(request: Any, what: str) -> Any:
+    """What a view may do before the 101, and what is then an ordinary answer."""
+    if what == "forbidden":
+        return HttpResponse("no", status=403)
+    if what == "denied":
+        raise PermissionDenied
+    if what == "missing":
+        raise Http404
+    if what == "broken":
+        raise LookupError("before the 101")
+    if what == "closed":
+        request.websocket.close()
+    return None
+
+
+@require_websocket
+def raises(request: Any) -> None:
+    """An error after the 101."""
+    request.websocket.accept()
+    raise LookupError("after the 101")
+
+
+@require_websocket
+def chatter(request: Any) -> None:
+    """Sends until the peer has gone."""
+    while True:
+        request.websocket.send("x" * 1000)
+
+
+@login_required
+@require_websocket
+def private(request: Any) -> None:
+    request.websocket.send(request.user.username)
+    for _ in request.websocket:
+        request.websocket.send(str(refresh_user(request.websocket)))
+
+
+@require_websocket
+@permission_required("auth.add_user", raise_exception=True)
+def permitted(request: Any) -> None:
+    request.websocket.send("permitted")
+
+
+@user_passes_test(lambda user: user.username.startswith("b"))
+@require_websocket
+def tested(request: Any) -> None:
+    request.websocket.send("passed")
+
+
+@require_websocket
+def session(request: Any) -> None:
+    """Does with the session what the messages say."""
+    if "early" in request.GET:
+        request.session["early"] = request.GET["early"]
+    ws: WebSocket = request.websocket
+    for message in ws:
+        assert isinstance(message, str)
+        verb, _, value = message.partition(" ")
+        if verb == "set":
+            request.session["late"] = value
+        if verb == "save":
+            ws.send(str(save_session(request)))
+        ws.send_json({"early": request.session.get("early"), "late": request.session.get("late")})
+
+
+@require_websocket
+def users(request: Any) -> None:
+    """Counts and creates."""
+    for message in request.websocket:
+        if message != "count":
+            User.objects.create(username=message)
+        request.websocket.send(str(User.objects.count()))
+
+
+@require_websocket
+def detached(request: Any) -> None:
+    """Each message is a new user."""
+    request.user.is_authenticated  # noqa: B018 - who is it?
+    request.websocket.detach(on_message=create, on_close=EVENTS.append)
+
+
+def create(ws: WebSocket, message: Any) -> None:
+    if message == "who":
+        ws.send(str(refresh_user(ws)))
+        return
+    User.objects.create(username=message)
+    ws.send(str(User.objects.count()))
+
+
+class Conversation(WebSocketView):
+    """The class-based view, with everything overridden."""
+
+    subprotocols = ("second", "first")
+
+    def connect(self, *args: Any, **kwargs: Any) -> HttpResponse | None:
+        self.room = kwargs["room"]
+        what = self.request.GET.get("what")
+        if what == "refuse":
+            return HttpResponse("full", status=409)
+        if what == "close":
+            self.websocket.close()
+        if what == "accept":
+            self.websocket.accept(headers=[("X-Room", str(self.room))])
+        if what == "raise":
+            self.websocket.accept()
+            raise LookupError("in connect")
+        return None
+
+    def receive(self, message: str | bytes) -> None:
+        if message == "raise":
+            raise LookupError("in receive")
+        self.websocket.send(f"{self.room}: {message!r}")
+
+    def disconnect(self, code: int | None) -> None:
+        EVENTS.append(("disconnect", code))
+
+
+class Private(LoginRequiredMixin, Conversation):
+    """Behind a mixin of Django's."""
+
+
+class Page(WebSocketView):
+    """A class with both."""
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        return HttpResponse("a page")
+
+    def receive(self, message: str | bytes) -> None:
+        self.websocket.send(message)
