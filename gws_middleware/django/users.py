@@ -45,14 +45,12 @@ class Visitor(NamedTuple):
     """Whether the session says who the user is, and not e.g. a token."""
 
 
-NOBODY = Visitor(None, None, False)
-
-
 def visitor(ws: WebSocket) -> Visitor:
     """Whom this WebSocket belongs to. No query is made to learn it."""
+    remembered: Visitor | None = getattr(ws, "visitor", None)
+    if remembered is not None:
+        return remembered
     request = getattr(ws, "request", None)
-    if request is None:
-        return getattr(ws, "visitor", NOBODY)
     session, user = getattr(request, "session", None), getattr(request, "user", None)
     unknown = isinstance(user, LazyObject) and user._wrapped is empty  # to ask now would be a query for each socket
     return Visitor(
@@ -63,7 +61,7 @@ def visitor(ws: WebSocket) -> Visitor:
 
 
 def remember(ws: WebSocket) -> None:
-    """The request is about to go, and the connection lives on."""
+    """The request is about to go, or its user to be replaced."""
     ws.visitor = visitor(ws)  # type: ignore[attr-defined]
 
 
@@ -124,5 +122,6 @@ def refresh_user(ws: WebSocket) -> Any:
         user = get_user_model()._default_manager.filter(pk=user_id, is_active=True).first() or AnonymousUser()
     request = getattr(ws, "request", None)
     if request is not None:
+        remember(ws)
         request.user = user
     return user

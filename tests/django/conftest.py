@@ -11,6 +11,7 @@ from django.core.management import call_command
 from django.test.utils import setup_test_environment, teardown_test_environment
 
 from gws_middleware import adapter
+from gws_middleware.django.test import WebSocketClient
 
 os.environ["DJANGO_SETTINGS_MODULE"] = "tests.django.project.settings"
 django.setup()
@@ -25,6 +26,12 @@ def environment() -> Iterator[None]:
     call_command("migrate", verbosity=0)
     yield
     teardown_test_environment()
+
+
+@pytest.fixture
+def client() -> WebSocketClient:
+    """Somebody with a browser of their own."""
+    return WebSocketClient()
 
 
 @pytest.fixture(autouse=True)

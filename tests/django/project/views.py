@@ -8,9 +8,10 @@ from django.contrib.auth.decorators import login_required, permission_required, 
 from django.contrib.auth.mixins import LoginRequiredMixin
 from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse
 
-from gws_middleware import WebSocket
+from gws_middleware import ConnectionClosed, WebSocket
 from gws_middleware.django.decorators import accept_websocket, require_websocket
 from gws_middleware.django.sessions import save_session
 from gws_middleware.django.users import refresh_user
@@ -51,6 +52,10 @@ def undecorated(request: Any) -> HttpResponse | None:
     return None
 
 
+def forgets(request: Any) -> None:
+    """Neither accepts nor answers."""
+
+
 @require_websocket
 def echo(request: Any) -> None:
     """WebSocket alone."""
@@ -88,12 +93,43 @@ def chatter(request: Any) -> None:
         request.websocket.send("x" * 1000)
 
 
+@require_websocket
+def closed_elsewhere(request: Any) -> None:
+    """ConnectionClosed of a connection that is not this one's."""
+    request.websocket.accept()
+    raise ConnectionClosed
+
+
+@require_websocket
+def in_transaction(request: Any) -> None:
+    with transaction.atomic():
+        request.websocket.accept()
+
+
 @login_required
 @require_websocket
 def private(request: Any) -> None:
     request.websocket.send(request.user.username)
-    for _ in request.websocket:
-        request.websocket.send(str(refresh_user(request.websocket)))
+    for message in request.websocket:
+        fresh = str(refresh_user(request.websocket))
+        request.websocket.send(f"{fresh} {request.user}" if message == "request" else fresh)
+
+
+@require_websocket
+def who(request: Any) -> None:
+    """The same, detached, and for everybody."""
+    request.websocket.send(str(request.user))
+    request.websocket.detach(on_message=lambda ws, message: ws.send(str(refresh_user(ws))))
+
+
+def by_token(get_response: Any) -> Any:
+    """A middleware: the token is the primary key."""
+
+    def middleware(request: Any) -> Any:
+        request.user = User.objects.get(pk=request.GET["token"])
+        return get_response(request)
+
+    return middleware
 
 
 @require_websocket
@@ -136,14 +172,10 @@ def users(request: Any) -> None:
 @require_websocket
 def detached(request: Any) -> None:
     """Each message is a new user."""
-    request.user.is_authenticated  # noqa: B018 - who is it?
     request.websocket.detach(on_message=create, on_close=EVENTS.append)
 
 
 def create(ws: WebSocket, message: Any) -> None:
-    if message == "who":
-        ws.send(str(refresh_user(ws)))
-        return
     User.objects.create(username=message)
     ws.send(str(User.objects.count()))
 

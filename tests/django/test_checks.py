@@ -1,0 +1,183 @@
+"""System checks, each seen to speak and to be silent."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.core.checks import run_checks
+from django.db import connections
+from django.test import override_settings
+from gevent import monkey
+
+from gws_middleware.django import checks
+from gws_middleware.django.checks import MIDDLEWARE
+from tests.inprocess import package_path
+from tests.servers import ROOT
+
+SESSION = "django.contrib.sessions.middleware.SessionMiddleware"
+
+
+def found() -> list[Any]:
+    """What ``manage.py check`` says about this app."""
+    return [message for message in run_checks() if str(message.id).startswith("gws_middleware.")]
+
+
+def one() -> str:
+    """The only message: its id and its sentence."""
+    (message,) = found()
+    assert message.hint
+    return f"{message.id} {message.msg}"
+
+
+def test_right_project_is_silent() -> None:
+    """The one of these tests."""
+    assert found() == []
+
+
+def test_identifiers_are_unique() -> None:
+    """``SILENCED_SYSTEM_CHECKS`` names one thing by each."""
+    import inspect
+    import re
+
+    named = re.findall(r'id="(gws_middleware\.[EW]\d{3})"', inspect.getsource(checks))
+    assert sorted(named) == sorted(set(named))
+    assert len(named) == 7
+
+
+@override_settings(GWS={"max_mesage_size": 5})
+def test_misspelt_setting_is_an_error() -> None:
+    """With the nearest known name."""
+    assert one() == "gws_middleware.E001 'max_mesage_size' is not a setting: did you mean 'max_message_size'?"
+
+
+@override_settings(GWS={"database_grace": "soon"})
+def test_wrong_setting_is_an_error() -> None:
+    """With what was wanted."""
+    assert one() == "gws_middleware.E001 database_grace is 'soon': wanted a number of seconds above 0, or None"
+
+
+@override_settings(CSRF_TRUSTED_ORIGINS=["https://ok.org", "https://not ok"])
+def test_wrong_origin_is_an_error() -> None:
+    """It becomes an origin of ours."""
+    assert one().startswith("gws_middleware.E001 allowed_origins is ")
+
+
+@override_settings(MIDDLEWARE=[MIDDLEWARE, SESSION])
+def test_middleware_above_sessions_is_an_error() -> None:
+    """Its views would have none."""
+    assert one().startswith("gws_middleware.E002 ")
+
+
+@override_settings(MIDDLEWARE=[SESSION, MIDDLEWARE, "django.middleware.common.CommonMiddleware"])
+def test_middleware_that_is_not_last_is_a_warning() -> None:
+    """It names the one behind."""
+    assert one().startswith("gws_middleware.W001 ")
+    assert "django.middleware.common.CommonMiddleware comes later" in one()
+
+
+@override_settings(MIDDLEWARE=[*settings.MIDDLEWARE, MIDDLEWARE])
+def test_middleware_in_its_place_is_silent() -> None:
+    """At the end."""
+    assert found() == []
+
+
+@override_settings(INSTALLED_APPS=["django.contrib.staticfiles", "gws_middleware.django"])
+def test_app_below_another_runserver_is_a_warning() -> None:
+    """Whose command would win."""
+    assert [message.id for message in checks.check_runserver(None)] == ["gws_middleware.W002"]
+
+
+def test_atomic_requests_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names the database."""
+    monkeypatch.setitem(connections.settings["default"], "ATOMIC_REQUESTS", True)
+    assert one().startswith("gws_middleware.W003 ATOMIC_REQUESTS is on for 'default'")
+
+
+PSYCOPG2 = """
+import sys, types, importlib.machinery
+class Error(Exception): pass
+def module(name, **names):
+    made = types.ModuleType(name)
+    made.__spec__ = importlib.machinery.ModuleSpec(name, None)
+    made.__dict__.update(names)
+    sys.modules[name] = made
+    return made
+callback = None
+module("psycopg2.extensions", get_wait_callback=lambda: callback)
+module("django.db.backends.postgresql.psycopg_any", is_psycopg3=False)
+patched = "patched" in sys.argv
+if patched:
+    from gevent import monkey
+    monkey.patch_all()
+if "psycogreen" in sys.argv:
+    module("psycogreen")
+    callback = print
+import django
+from django.conf import settings
+settings.configure(DATABASES={"default": {"ENGINE": "django.db.backends.postgresql"}})
+django.setup()
+from gws_middleware.django.checks import check_psycopg2
+print([message.id for message in check_psycopg2(None)])
+"""
+
+
+@pytest.mark.parametrize("where", ["", "patched"])
+@pytest.mark.parametrize(("there", "said"), [("", "['gws_middleware.W004']"), ("psycogreen", "[]")])
+def test_psycopg2_without_psycogreen_is_a_warning(where: str, there: str, said: str) -> None:
+    """In ``manage.py check``, where it is enough that psycogreen is installed, and in a server, where it must be used.
+
+    A stand-in for psycopg2, which is not installed beside its successor.
+    """
+    command = [sys.executable, "-c", PSYCOPG2, where, there]
+    done = subprocess.run(command, env=package_path(), capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout.strip(), done.returncode) == (said, 0), done.stderr
+
+
+def test_psycopg_of_the_third_version_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives way by itself."""
+    monkeypatch.setitem(connections.settings["default"], "ENGINE", "django.db.backends.postgresql")
+    assert checks.check_psycopg2(None) == []
+
+
+def test_gevent_server_without_patching_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One view would block all others."""
+    monkeypatch.setitem(sys.modules, "gws_middleware.pywsgi", sys)
+    assert one().startswith("gws_middleware.W005 ")
+    monkeypatch.setattr(monkey, "is_module_patched", lambda name: True)
+    assert found() == []
+
+
+UNPATCHED = """
+import os, sys
+import gevent
+from gevent import socket
+os.environ["DJANGO_SETTINGS_MODULE"] = "tests.django.project.settings"
+from django.core.wsgi import get_wsgi_application
+from gws_middleware.pywsgi import WSGIServer
+server = WSGIServer(("127.0.0.1", 0), get_wsgi_application(), log=None)
+server.start()
+for _ in range(2):
+    client = socket.create_connection(server.address)
+    client.sendall(
+        b"GET /echo/ HTTP/1.1\\r\\nHost: localhost\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\n"
+        b"Sec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\\r\\n\\r\\n\\x81\\x80mask"
+    )
+    got = b""
+    while b"\\x81\\x00" not in got:
+        got += client.recv(1000)
+    client.close()
+print("done")
+"""
+
+
+def test_server_that_is_not_patched_is_told_once() -> None:
+    """In its log, by the first WebSocket: a program of one's own runs no checks."""
+    env = {**package_path(), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", UNPATCHED]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "done\n", done.stderr
+    assert done.stderr.count("The standard library is not patched for gevent") == 1

@@ -1,0 +1,152 @@
+"""``settings.GWS``, and the origins that Django trusts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.test import override_settings
+
+from gws_middleware import Config, ConfigError, WebSocketMiddleware
+from gws_middleware.django import conf
+from gws_middleware.django.test import WebSocketClient, WebSocketRefused
+
+
+def wrapped(**options: Any) -> Config:
+    """What a wrapper made now goes by."""
+    return WebSocketMiddleware(lambda environ, start_response: [], **options).config
+
+
+class TestSettings:
+    @override_settings(GWS={"max_message_size": 5})
+    def test_project_s_settings_reach_the_wrapper(self) -> None:
+        """The worker's wrapper and one in wsgi.py are made the same way."""
+        assert wrapped().max_message_size == 5
+
+    @override_settings(GWS={"max_message_size": 5})
+    def test_argument_wins_over_the_project(self) -> None:
+        """It is nearer."""
+        assert wrapped(max_message_size=6).max_message_size == 6
+
+    @override_settings(GWS={"max_message_size": 5})
+    def test_project_wins_over_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """And the environment counts where the project says nothing."""
+        monkeypatch.setenv("GWS_MAX_MESSAGE_SIZE", "7")
+        monkeypatch.setenv("GWS_INBOX_MESSAGES", "3")
+        config = wrapped()
+        assert (config.max_message_size, config.inbox_messages) == (5, 3)
+
+    @override_settings(GWS={"database_grace": 3, "close_on_logout": False})
+    def test_django_s_own_knobs_are_kept_from_the_wrapper(self) -> None:
+        """And are read where they are needed."""
+        assert wrapped() == wrapped()
+        assert (conf.load().database_grace, conf.load().close_on_logout) == (3, False)
+
+    def test_defaults_need_no_setting(self) -> None:
+        """A project without ``GWS``."""
+        assert (conf.load().database_grace, conf.load().close_on_logout) == (1.0, True)
+
+    @pytest.mark.parametrize(
+        ("given", "sentence"),
+        [
+            ({"max_mesage_size": 5}, "'max_mesage_size' is not a setting: did you mean 'max_message_size'?"),
+            ({"database_grase": 5}, "'database_grase' is not a setting: did you mean 'database_grace'?"),
+            ({7: 5}, "7 is not a setting"),
+            ({"max_message_size": -1}, "max_message_size is -1: wanted a whole number from 1 to"),
+            ({"database_grace": 0}, "database_grace is 0: wanted a number of seconds above 0, or None"),
+            ({"close_on_logout": "no"}, "close_on_logout is 'no': wanted True or False"),
+            ([("max_message_size", 5)], "settings.GWS is .*: wanted a dict"),
+        ],
+    )
+    def test_wrong_setting_stops_the_server(self, given: Any, sentence: str) -> None:
+        """With a sentence, when it wraps the application."""
+        with override_settings(GWS=given), pytest.raises(ConfigError, match=f"^{sentence}"):
+            wrapped()
+
+
+class TestOrigins:
+    @pytest.mark.parametrize(
+        ("hosts", "origin"),
+        [
+            (["example.com"], "https://example.com"),
+            (["example.com"], "http://EXAMPLE.com:8080"),
+            ([".example.com"], "https://example.com"),
+            ([".example.com"], "https://a.b.example.com"),
+            (["[::1]"], "http://[::1]:8000"),
+        ],
+    )
+    def test_page_of_an_allowed_host_may_connect(self, client: WebSocketClient, hosts: list[str], origin: str) -> None:
+        """Whatever host the request itself names."""
+        with (
+            override_settings(ALLOWED_HOSTS=["testserver", *hosts]),
+            client.websocket("/both/", origin=origin) as ws,
+        ):
+            ws.send("x")
+            assert ws.receive() == "0: x"
+
+    @pytest.mark.parametrize(
+        ("hosts", "origin"),
+        [
+            (["example.com"], "https://evil.com"),
+            (["example.com"], "https://evil-example.com"),
+            (["example.com"], "https://a.example.com"),
+            (["example.com"], "https://example.com.evil.com"),
+            (["example.com"], "https://exampleXcom"),
+            ([".example.com"], "https://evilexample.com"),
+            ([".example.com"], "https://evil.com/.example.com"),
+            (["*"], "https://evil.com"),
+            (["example.com"], "null"),
+        ],
+    )
+    def test_other_page_may_not(self, client: WebSocketClient, hosts: list[str], origin: str) -> None:
+        """``*`` is no origin: it says that the Host header is checked elsewhere."""
+        with (
+            override_settings(ALLOWED_HOSTS=["testserver", *hosts]),
+            pytest.raises(WebSocketRefused) as refused,
+            client.websocket("/both/", origin=origin),
+        ):
+            pass
+        assert refused.value.status_code == 403
+
+    def test_page_of_the_same_origin_may_connect(self, client: WebSocketClient) -> None:
+        """With any ALLOWED_HOSTS."""
+        with (
+            override_settings(ALLOWED_HOSTS=["*"]),
+            client.websocket("/both/", origin="http://testserver") as ws,
+        ):
+            assert ws.close_code is None
+
+    @override_settings(CSRF_TRUSTED_ORIGINS=["https://*.trusted.org", "https://shop.net"])
+    @pytest.mark.parametrize("origin", ["https://a.trusted.org", "https://shop.net"])
+    def test_trusted_origin_may_connect(self, client: WebSocketClient, origin: str) -> None:
+        """It may send forms, too."""
+        with client.websocket("/both/", origin=origin) as ws:
+            assert ws.close_code is None
+
+    @override_settings(ALLOWED_HOSTS=[], DEBUG=True)
+    @pytest.mark.parametrize("origin", ["http://localhost:3000", "http://app.localhost", "http://127.0.0.1:5173"])
+    def test_local_page_may_connect_while_debugging(self, origin: str) -> None:
+        """As Django takes it."""
+        assert wrapped_allows(origin)
+
+    @override_settings(ALLOWED_HOSTS=[], DEBUG=False)
+    def test_local_page_may_not_otherwise(self) -> None:
+        """There is no such default without DEBUG."""
+        assert not wrapped_allows("http://localhost:3000")
+
+    @override_settings(GWS={"allowed_origins": ["https://only.org"]})
+    def test_setting_replaces_all_of_them(self, client: WebSocketClient) -> None:
+        """The project has said it."""
+        assert wrapped().allowed_origins == ("https://only.org",)
+
+    def test_environment_replaces_what_is_derived(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Derived origins are a default."""
+        monkeypatch.setenv("GWS_ALLOWED_ORIGINS", "https://env.org")
+        assert wrapped().allowed_origins == ("https://env.org",)
+
+
+def wrapped_allows(origin: str) -> bool:
+    """Whether a page of this origin may connect to another host."""
+    from gws_middleware.protocol.handshake import origin_allowed
+
+    return origin_allowed(origin, "elsewhere.org", wrapped().allowed_origins)

@@ -1,0 +1,215 @@
+"""Views by ``accept_websocket`` and ``require_websocket``, with no middleware class of ours."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse
+from django.test import RequestFactory, TestCase, override_settings
+
+from gws_middleware.django.decorators import accept_websocket, require_websocket
+from gws_middleware.django.test import WebSocketClient, WebSocketRefused, WebSocketTestMixin
+
+
+def refusal(client: WebSocketClient, path: str, **options: Any) -> Any:
+    """The HTTP answer to a handshake."""
+    with pytest.raises(WebSocketRefused) as refused, client.websocket(path, **options):
+        pass
+    return refused.value.response
+
+
+class TestAcceptWebsocket:
+    def test_websocket_reaches_the_view(self, client: WebSocketClient) -> None:
+        """With ``request.websocket`` and the converted argument of the URL."""
+        with client.websocket("/both/3/") as ws:
+            ws.send("x")
+            assert ws.receive() == "3: x"
+
+    def test_http_reaches_the_view(self, client: WebSocketClient) -> None:
+        """``request.websocket`` is None there, and ``is_websocket()`` false."""
+        assert client.get("/both/").content == b"http None"
+
+    def test_path_that_no_converter_takes_is_404(self, client: WebSocketClient) -> None:
+        """The URLconf decides for both."""
+        assert refusal(client, "/both/three/").status_code == 404
+
+    def test_name_and_docstring_are_the_view_s(self) -> None:
+        """And the mark stays visible through a decorator outside."""
+
+        def view(request: HttpRequest) -> None:
+            """Doc."""
+
+        assert (accept_websocket(view).__name__, accept_websocket(view).__doc__) == ("view", "Doc.")
+
+    @pytest.mark.parametrize("decorate", [accept_websocket, require_websocket])
+    def test_async_view_is_refused(self, decorate: Any) -> None:
+        """At the decoration, with a sentence."""
+
+        async def view(request: HttpRequest) -> None: ...
+
+        with pytest.raises(TypeError, match="is async: a WebSocket view is a synchronous function"):
+            decorate(view)
+
+
+class TestRequireWebsocket:
+    def test_http_is_answered_with_426(self, client: WebSocketClient) -> None:
+        """And with what to upgrade to (RFC 9110 15.5.22)."""
+        response = client.get("/echo/")
+        assert response.status_code == 426
+        assert (response["Upgrade"], response["Connection"]) == ("websocket", "Upgrade")
+        assert response.content == b"This address speaks WebSocket alone.\n"
+
+    @pytest.mark.parametrize("upgrade", ["websocket", "WebSocket"])
+    def test_upgrade_without_a_websocket_is_400(self, client: WebSocketClient, upgrade: str) -> None:
+        """A handshake that nobody took over, e.g. because the server cannot."""
+        response = client.get("/echo/", headers={"Upgrade": upgrade})
+        assert response.status_code == 400
+        assert b"there is none" in response.content
+
+    def test_wrong_handshake_is_400(self, client: WebSocketClient) -> None:
+        """It does not reach the view."""
+        response = refusal(client, "/echo/", headers={"Sec-WebSocket-Key": "short"})
+        assert response.status_code == 400
+
+    def test_none_is_a_view_s_answer(self, client: WebSocketClient, caplog: pytest.LogCaptureFixture) -> None:
+        """No ValueError of Django's, and nothing in the log."""
+        with client.websocket("/echo/") as ws:
+            ws.send("x")
+            assert ws.receive() == "x"
+        assert caplog.records == []
+
+
+class TestBeforeThe101:
+    @pytest.mark.parametrize(
+        ("what", "status"), [("forbidden", 403), ("denied", 403), ("missing", 404), ("closed", 403)]
+    )
+    def test_answer_is_http(self, client: WebSocketClient, what: str, status: int) -> None:
+        """A response, an exception that is one, and ``close()``."""
+        assert refusal(client, f"/answers/{what}/").status_code == status
+
+    def test_exception_is_a_500(self, client: WebSocketClient, caplog: pytest.LogCaptureFixture) -> None:
+        """Logged once, by Django."""
+        client.raise_request_exception = False
+        assert refusal(client, "/answers/broken/").status_code == 500
+        assert [(one.name, one.levelname) for one in caplog.records] == [("django.request", "ERROR")]
+
+    def test_none_without_an_answer_is_an_error(self, client: WebSocketClient) -> None:
+        """A view that forgot."""
+        with pytest.raises(ValueError, match="neither accepted nor closed"), client.websocket("/answers/nothing/"):
+            pass
+
+    def test_unknown_path_is_404(self, client: WebSocketClient) -> None:
+        """As for HTTP."""
+        assert refusal(client, "/nowhere/").status_code == 404
+
+
+class TestAfterThe101:
+    def test_exception_closes_with_1011(self, client: WebSocketClient, caplog: pytest.LogCaptureFixture) -> None:
+        """And is logged once, by ``django.request`` with its traceback."""
+        client.raise_request_exception = False
+        with client.websocket("/raises/") as ws:
+            assert ws.receive() is None
+            assert ws.close_code == 1011
+        assert [(one.name, one.levelname, bool(one.exc_info)) for one in caplog.records] == [
+            ("django.request", "ERROR", True)
+        ]
+
+    @override_settings(DEBUG=True, GWS={"close_timeout": 0.1})
+    def test_debug_page_is_never_on_the_wire(self, client: WebSocketClient) -> None:
+        """What comes is a close frame, and the end."""
+        client.raise_request_exception = False
+        with client.websocket("/raises/") as ws:
+            rest = b""
+            while chunk := ws._sock.recv(65536):
+                rest += chunk
+        assert rest == b"\x88\x02\x03\xf3"
+
+    def test_end_seen_while_sending_is_no_error(
+        self, client: WebSocketClient, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The peer has gone, and the view was sending."""
+        with client.websocket("/chatter/") as ws:
+            assert ws.receive()
+        assert caplog.records == []
+
+    def test_connection_closed_of_another_is_an_error(self, client: WebSocketClient) -> None:
+        """ConnectionClosed is the end of this connection only where this one has ended."""
+        client.raise_request_exception = False
+        with client.websocket("/closed-elsewhere/") as ws:
+            assert ws.receive() is None
+            assert ws.close_code == 1011
+
+    def test_response_of_a_view_that_accepted_is_not_sent(self, client: WebSocketClient) -> None:
+        """Whatever it returns."""
+        with client.websocket("/meta/") as ws:
+            ws.send("x")
+            assert ws.receive() == "x"
+            ws.close()
+            assert ws._sock.recv(1) == b""
+
+
+class TestDecoratorsOfDjango(WebSocketTestMixin, TestCase):
+    client: WebSocketClient
+
+    def setUp(self) -> None:
+        self.user = User.objects.create_user("bob", password="x")
+
+    def test_anonymous_is_sent_to_the_login_page(self) -> None:
+        """By ``login_required``."""
+        self.assertRedirects(refusal(self.client, "/private/"), "/login/?next=/private/", fetch_redirect_response=False)
+
+    def test_user_comes_in(self) -> None:
+        """With the session of Django's test client."""
+        self.client.force_login(self.user)
+        with self.client.websocket("/private/") as ws:
+            assert ws.receive() == "bob"
+
+    def test_permission_is_asked_for(self) -> None:
+        """By ``permission_required`` below ours."""
+        self.client.force_login(self.user)
+        assert refusal(self.client, "/permitted/").status_code == 403
+        self.user.user_permissions.add(Permission.objects.get(codename="add_user"))
+        with self.client.websocket("/permitted/") as ws:
+            assert ws.receive() == "permitted"
+
+    def test_user_is_tested(self) -> None:
+        """By ``user_passes_test`` above ours."""
+        assert refusal(self.client, "/tested/").status_code == 302
+        self.client.force_login(self.user)
+        with self.client.websocket("/tested/") as ws:
+            assert ws.receive() == "passed"
+
+    def test_transaction_refuses_accept(self) -> None:
+        """It would stay open as long as the connection; the transaction of the test itself is none."""
+        with (
+            pytest.raises(transaction.TransactionManagementError, match="Accept first, and open a transaction for"),
+            self.client.websocket("/in-transaction/"),
+        ):
+            pass
+
+
+class TestRequestsLeaveNothing:
+    def test_request_and_websocket_let_go_of_each_other(self) -> None:
+        """So that neither waits for the garbage collector."""
+        seen: list[Any] = []
+
+        def view(request: Any) -> HttpResponse:
+            seen.append(request)
+            return HttpResponse()
+
+        request: Any = RequestFactory().get("/")
+        ws = type("Fake", (), {"accepted": False, "detached": False, "closed": False})()
+        request.META["wsgi.websocket"] = ws
+        accept_websocket(view)(request)
+        assert seen[0].websocket is ws
+        assert not hasattr(ws, "request")
+
+
+def test_log_level_of_an_upgrade_required(client: WebSocketClient, caplog: pytest.LogCaptureFixture) -> None:
+    """Django's own, for a client's fault."""
+    client.get("/echo/")
+    assert [one.levelno for one in caplog.records] == [logging.WARNING]

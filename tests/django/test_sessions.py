@@ -1,0 +1,167 @@
+"""The session of a WebSocket is that of its handshake, and nothing is stored behind the view's back."""
+
+from __future__ import annotations
+
+import pytest
+from django.contrib.sessions.backends.db import SessionStore
+from django.contrib.sessions.models import Session
+from django.test import TestCase, override_settings
+
+from gws_middleware.django.sessions import save_session
+from gws_middleware.django.test import WebSocketClient, WebSocketTestMixin
+
+SAVING = override_settings(SESSION_SAVE_EVERY_REQUEST=True)
+COOKIES = override_settings(SESSION_ENGINE="django.contrib.sessions.backends.signed_cookies")
+CACHE = override_settings(SESSION_ENGINE="django.contrib.sessions.backends.cache")
+
+
+def stored(client: WebSocketClient) -> dict[str, object]:
+    """The client's session as another request finds it."""
+    return dict(SessionStore(client.cookies["sessionid"].value).items())
+
+
+class TestSession(WebSocketTestMixin, TestCase):
+    client: WebSocketClient
+
+    def setUp(self) -> None:
+        session = self.client.session
+        session["early"] = "before"
+        session.save()
+
+    def test_view_sees_the_session_of_the_handshake(self) -> None:
+        """Read in any moment."""
+        with self.client.websocket("/session/") as ws:
+            ws.send("look")
+            assert ws.receive_json() == {"early": "before", "late": None}
+
+    def test_what_is_set_before_the_101_is_saved_at_once(self) -> None:
+        """While the connection is open."""
+        with self.client.websocket("/session/?early=now") as ws:
+            ws.send("look")
+            ws.receive()
+            assert stored(self.client)["early"] == "now"
+
+    def test_cookie_of_a_new_session_rides_on_the_101(self) -> None:
+        """With the attributes that Django gives it."""
+        client = WebSocketClient()
+        with client.websocket("/session/?early=new") as ws:
+            assert "sessionid" not in client.cookies or client.cookies["sessionid"].value
+            ws.send("look")
+            ws.receive()
+            cookie = dict(ws.headers)["Set-Cookie"]
+        assert "HttpOnly" in cookie and "SameSite=Lax" in cookie
+        assert stored(client) == {"early": "new"}
+
+    def test_no_cookie_without_need(self) -> None:
+        """A session that was not changed."""
+        with self.client.websocket("/session/") as ws:
+            ws.send("look")
+            assert "Set-Cookie" not in dict(ws.headers)
+
+    @SAVING
+    def test_cookie_is_renewed_where_every_request_does(self) -> None:
+        """The handshake is one."""
+        with self.client.websocket("/session/") as ws:
+            ws.send("look")
+            assert "Set-Cookie" in dict(ws.headers)
+
+    def test_end_does_not_overwrite_a_newer_session(self) -> None:
+        """Whatever the view has set since: another request was here meanwhile."""
+        for saving in (False, True):
+            with (
+                self.subTest(every_request=saving),
+                override_settings(SESSION_SAVE_EVERY_REQUEST=saving),
+                self.client.websocket("/session/") as ws,
+            ):
+                ws.send("set by the view")
+                ws.receive()
+                session = self.client.session
+                session["newer"] = "yes"
+                session.save()
+            assert stored(self.client) == {"early": "before", "newer": "yes"}
+
+    def test_end_does_not_resurrect_a_deleted_session(self) -> None:
+        """Nor does anything complain that it is gone."""
+        for saving in (False, True):
+            self.client.cookies.clear()
+            self.setUp()
+            with (
+                self.subTest(every_request=saving),
+                override_settings(SESSION_SAVE_EVERY_REQUEST=saving),
+                self.assertNoLogs(),
+                self.client.websocket("/session/") as ws,
+            ):
+                ws.send("set by the view")
+                ws.receive()
+                Session.objects.all().delete()
+            assert Session.objects.count() == 0
+
+    def test_view_saves_when_it_says_so(self) -> None:
+        """``save_session`` stores at once."""
+        with self.client.websocket("/session/") as ws:
+            ws.send("set value")
+            ws.receive()
+            ws.send("save")
+            assert ws.receive() == "True"
+            assert stored(self.client) == {"early": "before", "late": "value"}
+
+    def test_deleted_session_is_not_saved(self) -> None:
+        """``save_session`` says False."""
+        with self.client.websocket("/session/") as ws:
+            ws.send("set value")
+            ws.receive()
+            self.client.session.flush()
+            ws.send("save")
+            assert ws.receive() == "False"
+        assert Session.objects.count() == 0
+
+    def test_session_that_was_never_saved_cannot_be(self) -> None:
+        """Its key is unknown to the browser."""
+        client = WebSocketClient()
+        with pytest.raises(RuntimeError, match="set a value in it before the WebSocket is accepted"):
+            converse(client, "save")
+
+    @COOKIES
+    def test_session_in_a_cookie_rides_on_the_101(self) -> None:
+        """Set before it."""
+        client = WebSocketClient()
+        with client.websocket("/session/?early=new") as ws:
+            ws.send("look")
+            ws.receive()
+        with client.websocket("/session/") as ws:
+            ws.send("look")
+            assert ws.receive_json()["early"] == "new"
+
+    @COOKIES
+    def test_session_in_a_cookie_cannot_be_saved_later(self) -> None:
+        """There is no response any more that could carry it."""
+        client = WebSocketClient()
+        with pytest.raises(RuntimeError, match="signed cookie cannot be saved after the handshake"):
+            converse(client, "save", path="/session/?early=new")
+
+    @CACHE
+    def test_deleted_session_of_a_cache_is_not_saved(self) -> None:
+        """The same with another store."""
+        client = WebSocketClient()
+        session = client.session
+        session["early"] = "cached"
+        session.save()
+        with client.websocket("/session/") as ws:
+            ws.send("set value")
+            ws.receive()
+            session.delete()
+            ws.send("save")
+            assert ws.receive() == "False"
+
+
+def converse(client: WebSocketClient, message: str, path: str = "/session/") -> None:
+    """Say one thing and wait for the answer, which may be the end."""
+    with client.websocket(path) as ws:
+        ws.send(message)
+        ws.receive()
+
+
+def test_request_without_a_session_is_a_caller_s_error() -> None:
+    """There is no SessionMiddleware."""
+    with pytest.raises(AttributeError):
+        save_session(object())  # type: ignore[arg-type]

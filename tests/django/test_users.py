@@ -1,0 +1,238 @@
+"""Whose WebSocket it is: closing, logging out, reading anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import AnonymousUser, User
+from django.contrib.auth.signals import user_logged_out
+from django.test import TestCase, override_settings
+
+from gws_middleware import testing
+from gws_middleware.django.test import WebSocketClient, WebSocketTestMixin
+from gws_middleware.django.users import close_user_sockets, refresh_user
+
+from .project.views import EVENTS
+
+PATHS = ("/private/", "/who/")
+"""Attached and detached."""
+
+
+class TestUsers(WebSocketTestMixin, TestCase):
+    client: WebSocketClient
+
+    def setUp(self) -> None:
+        self.bob = User.objects.create_user("bob", password="x")
+        self.eve = User.objects.create_user("eve", password="x")
+        self.client.force_login(self.bob)
+
+    @contextmanager
+    def opened(self, path: str, user: User | None = None) -> Iterator[testing.Client]:
+        """A WebSocket of a user's, in a session of its own unless it is bob's."""
+        client = self.client
+        if user is not None:
+            client = WebSocketClient()
+            client.force_login(user)
+        with client.websocket(path) as ws:
+            assert ws.receive() == (user or self.bob).username
+            yield ws
+
+    def test_sockets_of_a_user_close(self) -> None:
+        """Attached and detached, in every session; the others' stay."""
+        for path in PATHS:
+            with (
+                self.subTest(path),
+                self.opened(path) as one,
+                self.opened(path, self.bob) as two,
+                self.opened(path, self.eve) as other,
+            ):
+                assert close_user_sockets(self.bob) == 2
+                assert [one.receive(), two.receive()] == [None, None]
+                assert [one.close_code, two.close_code] == [4401, 4401]
+                other.send("who")
+                assert other.receive() == "eve"
+
+    def test_code_and_reason_are_the_caller_s(self) -> None:
+        """And a primary key is as good as a user."""
+        with self.opened("/private/") as ws:
+            assert close_user_sockets(self.bob.pk, code=4000, reason="moved") == 1
+            assert ws.receive() is None
+            assert (ws.close_code, ws.close_reason) == (4000, "moved")
+
+    def test_nobody_is_nobody_s(self) -> None:
+        """AnonymousUser has no primary key, and anonymous WebSockets have none either."""
+        with WebSocketClient().websocket("/who/") as ws:
+            assert ws.receive() == "AnonymousUser"
+            assert close_user_sockets(AnonymousUser()) == 0
+
+    def test_user_that_nobody_asked_for_is_not_looked_up(self) -> None:
+        """That would be a query for each WebSocket."""
+        with self.client.websocket("/both/") as ws:
+            ws.send("x")
+            ws.receive()
+            with self.assertNumQueries(0):
+                assert close_user_sockets(self.bob) == 0
+
+    def test_logout_closes_the_sockets_of_its_session(self) -> None:
+        """Another browser's stay, and so do other people's."""
+        for path in PATHS:
+            self.client.force_login(self.bob)
+            with (
+                self.subTest(path),
+                self.opened(path) as here,
+                self.opened(path, self.bob) as there,
+                self.opened(path, self.eve) as other,
+            ):
+                self.client.logout()
+                assert here.receive() is None
+                assert (here.close_code, here.close_reason) == (4401, "logged out")
+                for ws, name in ((there, "bob"), (other, "eve")):
+                    ws.send("who")
+                    assert ws.receive() == name
+
+    def test_logout_without_a_session_closes_all(self) -> None:
+        """The signal sent by hand, e.g. by a backend that ends every session of a user."""
+        with self.opened("/private/") as one, self.opened("/who/", self.bob) as two:
+            user_logged_out.send(User, request=None, user=self.bob)
+            assert [one.receive(), two.receive()] == [None, None]
+
+    def test_logout_of_nobody_closes_nothing(self) -> None:
+        """As Django sends it for a request without a user."""
+        with self.opened("/private/") as ws:
+            user_logged_out.send(User, request=None, user=None)
+            ws.send("who")
+            assert ws.receive() == "bob"
+
+    def test_deactivation_closes(self) -> None:
+        """Once it is committed."""
+        for path in PATHS:
+            with self.subTest(path), self.opened(path) as ws:
+                self.bob.is_active = False
+                with self.captureOnCommitCallbacks() as callbacks:
+                    self.bob.save()
+                ws.send("x")
+                assert ws.receive() == "AnonymousUser"
+                for callback in callbacks:
+                    callback()
+                assert ws.receive() is None
+                assert (ws.close_code, ws.close_reason) == (4401, "no longer active")
+            self.bob.is_active = True
+            self.bob.save()
+
+    def test_deletion_closes(self) -> None:
+        """A user that is gone."""
+        with self.opened("/private/") as ws:
+            with self.captureOnCommitCallbacks(execute=True):
+                self.bob.delete()
+            assert ws.receive() is None
+
+    def test_ordinary_save_closes_nothing(self) -> None:
+        """A login saves the user, too."""
+        with self.opened("/private/") as ws:
+            with self.captureOnCommitCallbacks(execute=True):
+                self.bob.save()
+            ws.send("who")
+            assert ws.receive() == "bob"
+
+    @override_settings(GWS={"close_on_logout": False})
+    def test_setting_keeps_them_open(self) -> None:
+        """On a logout and on a deactivation."""
+        with self.opened("/private/") as ws:
+            with self.captureOnCommitCallbacks(execute=True):
+                self.bob.is_active = False
+                self.bob.save()
+            self.client.logout()
+            ws.send("who")
+            assert ws.receive() == "AnonymousUser"
+
+
+class TestRefreshUser(WebSocketTestMixin, TestCase):
+    client: WebSocketClient
+
+    def setUp(self) -> None:
+        self.bob = User.objects.create_user("bob", password="x")
+        self.client.force_login(self.bob)
+
+    def seen(self, change: Any) -> list[Any]:
+        """Whom an attached and a detached connection see after a change."""
+        names = []
+        for path in PATHS:
+            self.client.force_login(self.bob)
+            with override_settings(GWS={"close_on_logout": False}), self.client.websocket(path) as ws:
+                ws.receive()
+                change()
+                ws.send("who")
+                names.append(ws.receive())
+        return names
+
+    def test_new_name_is_seen(self) -> None:
+        """The user is read anew."""
+        assert self.seen(lambda: User.objects.filter(pk=self.bob.pk).update(username="robert")) == ["robert"] * 2
+
+    def test_logged_out_user_is_nobody(self) -> None:
+        """The session is gone."""
+        assert self.seen(self.client.logout) == ["AnonymousUser"] * 2
+
+    def test_deactivated_user_is_nobody(self) -> None:
+        """As for a request."""
+
+        def deactivate() -> None:
+            User.objects.filter(pk=self.bob.pk).update(is_active=False)
+
+        names = self.seen(deactivate)
+        User.objects.filter(pk=self.bob.pk).update(is_active=True)
+        assert names == ["AnonymousUser"] * 2
+
+    def test_changed_password_ends_it(self) -> None:
+        """The session's hash does not fit any more."""
+
+        def change() -> None:
+            user = User.objects.get(pk=self.bob.pk)
+            user.set_password("another")
+            user.save()
+            self.bob.refresh_from_db()
+
+        with self.client.websocket("/private/") as ws:
+            ws.receive()
+            change()
+            ws.send("who")
+            assert ws.receive() == "AnonymousUser"
+
+    @override_settings(MIDDLEWARE=["tests.django.project.views.by_token"])
+    def test_user_of_a_token_is_read_by_the_key(self) -> None:
+        """No session says who it is."""
+        for path in PATHS:
+            with self.subTest(path), WebSocketClient().websocket(f"{path}?token={self.bob.pk}") as ws:
+                assert ws.receive() == "bob"
+                ws.send("who")
+                assert ws.receive() == "bob"
+                User.objects.filter(pk=self.bob.pk).update(is_active=False)
+                ws.send("who")
+                assert ws.receive() == "AnonymousUser"
+            User.objects.filter(pk=self.bob.pk).update(is_active=True)
+
+    def test_request_gets_the_new_user(self) -> None:
+        """In an attached view, so that the rest of it sees the same."""
+        with self.client.websocket("/private/") as ws:
+            ws.receive()
+            User.objects.filter(pk=self.bob.pk).update(username="robert")
+            ws.send("request")
+            assert ws.receive() == "robert robert"
+
+
+@pytest.fixture(autouse=True)
+def no_events() -> Iterator[None]:
+    yield
+    EVENTS.clear()
+
+
+def test_websocket_without_a_request_is_nobody_s() -> None:
+    """One of a view that is not decorated."""
+
+    class Bare:
+        environ: dict[str, str] = {}  # noqa: RUF012
+
+    assert str(refresh_user(Bare())) == "AnonymousUser"  # type: ignore[arg-type]
