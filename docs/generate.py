@@ -1,21 +1,22 @@
-"""Writes docs/settings.md from the fields of ``gws_middleware.Config``: ``python docs/generate.py``."""
+"""Writes docs/settings.md from the fields of ``Config`` and ``DjangoConfig``: ``python docs/generate.py``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
 from gws_middleware.config import PREFIX, Config
+from gws_middleware.django.conf import DjangoConfig
 
+CORE = {knob.name for knob in fields(Config)}
 SETTINGS = Path(__file__).parent / "settings.md"
 
 HEAD = """\
-<!-- Written by docs/generate.py from gws_middleware/config.py: change it there. -->
+<!-- Written by docs/generate.py from gws_middleware/config.py and gws_middleware/django/conf.py: change it there. -->
 # Settings
 
-Each can be given in three ways:
+Each can be given in four ways:
 
 - as a keyword argument of the wrapper: `WebSocketMiddleware(app, max_message_size=65536)`;
 - as an environment variable, which is the worker class' way: `GWS_MAX_MESSAGE_SIZE=65536`, a list with commas between;
@@ -26,21 +27,37 @@ Each can be given in three ways:
       class Worker(GeventWebSocketWorker):
           options = {"max_message_size": 65536}
 
-An argument wins over a variable, a variable over the default. A misspelt name or a wrong value raises
-`gws_middleware.ConfigError` when the application is wrapped, so that a worker with one does not start.
+- in Django's settings, with `"gws_middleware.django"` in `INSTALLED_APPS`: `GWS = {"max_message_size": 65536}`.
+
+An argument wins over Django's settings, those over a variable, and a variable over the default. A misspelt name or a
+wrong value raises `gws_middleware.ConfigError` when the application is wrapped, so that a worker with one does not
+start; in Django's settings it is an error of `manage.py check`, too.
+
+"""
+
+DJANGO = """
+## In Django
+
+What follows is in `GWS` alone. In a Django project `allowed_origins` has another default: the same origin, the hosts of
+`ALLOWED_HOSTS` (but not `"*"`, which says that the Host header is checked elsewhere) and `CSRF_TRUSTED_ORIGINS`.
+`WEBSOCKET_ACCEPT_ALL = True` stands beside `GWS`: with the middleware class, undecorated views take WebSockets too.
 
 """
 
 
 def settings() -> str:
     """The page."""
-    return HEAD + "\n".join(_section(knob.name, knob.default, knob.metadata) for knob in fields(Config))
+    core = fields(Config)
+    django = fields(DjangoConfig)[len(core) :]
+    return HEAD + "\n".join(map(_section, core)) + DJANGO + "\n".join(map(_section, django))
 
 
-def _section(name: str, default: object, metadata: Mapping[str, Any]) -> str:
+def _section(knob: Field[Any]) -> str:
+    name, default, metadata = knob.name, knob.default, knob.metadata
     wanted = metadata["check"](object()).replace("*", "\\*")  # what no knob takes is answered with what it does take
     doc: str = metadata["doc"]
-    facts = f"Default: {_shown(default, doc)}. Environment: `{PREFIX}{name.upper()}`. Value: {wanted}."
+    environment = f" Environment: `{PREFIX}{name.upper()}`." if name in CORE else ""
+    facts = f"Default: {_shown(default, doc)}.{environment} Value: {wanted}."
     return "\n\n".join([f"## `{name}`", facts, doc.replace("``", "`")]) + "\n"
 
 

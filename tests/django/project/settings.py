@@ -6,8 +6,8 @@ import json
 import os
 
 SECRET_KEY = "tests sign nothing of worth"
-DEBUG = False
-ALLOWED_HOSTS = ["testserver", "127.0.0.1", "localhost"]
+DEBUG = bool(os.environ.get("DEBUG"))
+ALLOWED_HOSTS = ["testserver", "test", "127.0.0.1", "localhost"]
 ROOT_URLCONF = "tests.django.project.urls"
 WSGI_APPLICATION = "tests.django.project.wsgi.application"
 INSTALLED_APPS = [
@@ -52,7 +52,8 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"plain": {"format": "{levelname} {name}: {message}", "style": "{"}},
+    "formatters": {"plain": {"format": "[%(asctime)s] [%(process)d] [%(levelname)s] %(name)s: %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    "loggers": {"django": {"handlers": []}},  # Django's own would print each record a second time
     "root": {"handlers": ["console"], "level": "INFO"},
 }

@@ -14,6 +14,7 @@ urlpatterns = [
     path("echo/", views.echo),
     path("answers/<what>/", views.answers),
     path("raises/", views.raises),
+    path("killed/", views.killed),
     path("chatter/", views.chatter),
     path("closed-elsewhere/", views.closed_elsewhere),
     path("in-transaction/", views.in_transaction),

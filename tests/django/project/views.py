@@ -10,6 +10,7 @@ from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse
+from gevent import GreenletExit
 
 from gws_middleware import ConnectionClosed, WebSocket
 from gws_middleware.django.decorators import accept_websocket, require_websocket
@@ -84,6 +85,13 @@ def raises(request: Any) -> None:
     """An error after the 101."""
     request.websocket.accept()
     raise LookupError("after the 101")
+
+
+@require_websocket
+def killed(request: Any) -> None:
+    """As a worker that stops does it."""
+    request.websocket.accept()
+    raise GreenletExit
 
 
 @require_websocket
