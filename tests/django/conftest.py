@@ -15,6 +15,7 @@ from gws_middleware.django.test import WebSocketClient
 
 os.environ["DJANGO_SETTINGS_MODULE"] = "tests.django.project.settings"
 django.setup()
+del os.environ["DJANGO_SETTINGS_MODULE"]  # programs that other tests start have settings of their own
 DJANGO = adapter.current()
 adapter.install(adapter.Adapter())
 
