@@ -1,4 +1,6 @@
-"""The suite on every CPython that this machine has: ``python -m nox``, or ``make test-all``."""
+"""The suite on every CPython that this machine has, and the Django app's part of it with every Django that each of them
+runs: ``python -m nox``, or ``make test-all``.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,18 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import nox
 
 VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
+DJANGO = {
+    "4.2": ("3.10", "3.11", "3.12"),
+    "5.2": ("3.10", "3.11", "3.12", "3.13", "3.14"),
+    "6.0": ("3.12", "3.13", "3.14"),
+}
+"""Which CPython each Django supports."""
 
 
 def _candidates(version: str) -> Iterator[str]:
@@ -44,6 +53,17 @@ def tests(session: nox.Session) -> None:
         session.log(f"not on this machine, so not tested: CPython {MISSING}")
 
 
+def django(session: nox.Session, version: str) -> None:
+    """The tests of the Django app with one version of Django."""
+    session.install("--editable", ".[dev]")
+    session.install(f"django=={version}.*")
+    session.run("python", "-m", "pytest", "tests/django", *session.posargs)
+
+
 for version, interpreter in FOUND.items():
     if interpreter is not None:
         nox.session(tests, python=interpreter, name=f"tests-{version}")
+        for release in (release for release, supported in DJANGO.items() if version in supported):
+            with_release = partial(django, version=release)
+            with_release.__doc__ = django.__doc__
+            nox.session(with_release, python=interpreter, name=f"django-{release}-{version}")

@@ -1,0 +1,100 @@
+"""docs/django.md: what it prints is run, in a project of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from django.core.checks import run_checks
+
+from gws_middleware.django import checks
+from tests.documents import blocks
+from tests.servers import ROOT
+
+GUIDE = ROOT / "docs" / "django.md"
+AROUND = """
+SECRET_KEY = "a project of the guide's"
+ALLOWED_HOSTS = ["testserver"]
+ROOT_URLCONF = "guide.urls"
+STATIC_URL = "static/"
+LOGIN_URL = "/login/"
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+]
+"""
+MORE_URLS = """
+urlpatterns += [path("ws/echo/<slug:room>/", views.Echo.as_view()), path("ws/cart/", views.cart)]
+"""
+MORE_TESTS = """
+
+class OtherViewsTest(WebSocketTestMixin, TestCase):
+    def test_echo(self):
+        with self.client.websocket("/ws/echo/lobby/", ["json.v1"]) as ws:
+            self.assertEqual(ws.subprotocol, "json.v1")
+            ws.send("hello")
+            self.assertEqual(ws.receive(), "lobby: hello")
+
+    def test_cart(self):
+        user = User.objects.create_user("ada")
+        self.client.force_login(user)
+        with self.client.websocket("/ws/cart/") as ws:
+            ws.send("apple")
+            self.assertEqual(ws.receive(), "saved")
+            self.assertEqual(self.client.session["last"], "apple")
+            User.objects.update(is_active=False)
+            ws.send("pear")
+            self.assertIsNone(ws.receive())
+            self.assertEqual(self.client.session["last"], "apple")
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The guide's modules in one package, with what it leaves out around them."""
+    folder = tmp_path / "guide"
+    folder.mkdir()
+    parts: dict[str, list[str]] = {"settings.py": [], "views.py": [], "urls.py": [], "tests.py": []}
+    for block in blocks(GUIDE, "python"):
+        parts[block.splitlines()[0].removeprefix("# ")].append(block)
+    for name, more in (("settings.py", AROUND), ("urls.py", MORE_URLS), ("tests.py", MORE_TESTS)):
+        parts[name].append(more)
+    for name, texts in parts.items():
+        (folder / name).write_text("".join(texts))
+    (folder / "__init__.py").touch()
+    return tmp_path
+
+
+def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``python -m django …`` in the project."""
+    path = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT), str(project)])
+    env = {**os.environ, "PYTHONPATH": path, "DJANGO_SETTINGS_MODULE": "guide.settings"}
+    command = [sys.executable, "-m", "django", *arguments]
+    return subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_programs_run_as_printed(project: Path) -> None:
+    """The guide's own tests pass, and those of the views that it does not test."""
+    done = run(project, "test", "guide")
+    assert done.returncode == 0, done.stderr
+    assert "Ran 4 tests" in done.stderr
+    assert re.search(r"left with 1000", done.stdout)
+
+
+def test_project_has_nothing_to_be_warned_of(project: Path) -> None:
+    """``manage.py check`` is silent."""
+    done = run(project, "check", "--fail-level", "INFO")
+    assert done.returncode == 0, done.stderr
+
+
+def test_table_has_every_check() -> None:
+    """And no other."""
+    named = re.findall(r"^\| `(gws_middleware\.[EW]\d{3})`", GUIDE.read_text("utf-8"), re.MULTILINE)
+    source = Path(checks.__file__).read_text("utf-8")
+    assert sorted(named) == sorted(re.findall(r'id="(gws_middleware\.[EW]\d{3})"', source))
+    assert run_checks() == []
