@@ -29,6 +29,8 @@ MIDDLEWARE = [
 ]
 """
 MORE_URLS = """
+from . import chat
+urlpatterns += [path("ws/readme/<room>/", chat.chat)]
 urlpatterns += [path("ws/echo/<slug:room>/", views.Echo.as_view()), path("ws/cart/", views.cart)]
 """
 MORE_TESTS = """
@@ -39,6 +41,12 @@ class OtherViewsTest(WebSocketTestMixin, TestCase):
             self.assertEqual(ws.subprotocol, "json.v1")
             ws.send("hello")
             self.assertEqual(ws.receive(), "lobby: hello")
+
+    def test_readme(self):
+        self.client.force_login(User.objects.create_user("ada"))
+        with self.client.websocket("/ws/readme/lobby/") as ws:
+            ws.send("hello")
+            self.assertEqual(ws.receive(), "ada in lobby: hello")
 
     def test_cart(self):
         user = User.objects.create_user("ada")
@@ -56,11 +64,12 @@ class OtherViewsTest(WebSocketTestMixin, TestCase):
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """The guide's modules in one package, with what it leaves out around them."""
+    """The guide's modules in one package, README's Django view too, with what they leave out around them."""
     folder = tmp_path / "guide"
     folder.mkdir()
-    parts: dict[str, list[str]] = {"settings.py": [], "views.py": [], "urls.py": [], "tests.py": []}
-    for block in blocks(GUIDE, "python"):
+    parts: dict[str, list[str]] = {"settings.py": [], "views.py": [], "urls.py": [], "tests.py": [], "chat.py": []}
+    of_the_readme = [block for block in blocks(ROOT / "README.md", "python") if block.startswith("# chat.py\n")]
+    for block in (*blocks(GUIDE, "python"), *of_the_readme):
         parts[block.splitlines()[0].removeprefix("# ")].append(block)
     for name, more in (("settings.py", AROUND), ("urls.py", MORE_URLS), ("tests.py", MORE_TESTS)):
         parts[name].append(more)
@@ -82,7 +91,7 @@ def test_programs_run_as_printed(project: Path) -> None:
     """The guide's own tests pass, and those of the views that it does not test."""
     done = run(project, "test", "guide")
     assert done.returncode == 0, done.stderr
-    assert "Ran 4 tests" in done.stderr
+    assert "Ran 5 tests" in done.stderr
     assert re.search(r"left with 1000", done.stdout)
 
 
