@@ -62,8 +62,7 @@ def serve(request: HttpRequest, ws: WebSocket, view: View, args: Sequence[Any], 
         ws.close(CloseCode.GOING_AWAY)
         response = None  # Django ends the request as any other: the worker stops, and has no more to say
     except Exception:
-        if ws.accepted:
-            ws.close(CloseCode.INTERNAL_ERROR)
+        ws.close(CloseCode.INTERNAL_ERROR)
         raise
     finally:
         _leave(request, ws)

@@ -21,13 +21,17 @@ from ..websocket import WebSocket
 __all__ = ["key_in", "retire", "save_at_handshake", "save_session", "stored"]
 
 
+_MIDDLEWARE = SessionMiddleware(lambda request: HttpResponse())
+
+
 def save_at_handshake(ws: WebSocket) -> Headers:
     """Save the session as Django does at the end of a request. The cookie goes with the 101."""
     request: Any = getattr(ws, "request", None)
-    if getattr(request, "session", None) is None:
+    session = getattr(request, "session", None)
+    if session is None or not (session.modified or settings.SESSION_SAVE_EVERY_REQUEST):
         return []
-    response = SessionMiddleware(lambda request: HttpResponse()).process_response(request, HttpResponse())
-    request.session.modified = False
+    response = _MIDDLEWARE.process_response(request, HttpResponse())
+    session.modified = False
     return [("Set-Cookie", cookie.OutputString()) for cookie in response.cookies.values()]
 
 

@@ -49,8 +49,7 @@ class WebSocketView(View):
             for message in ws:
                 self.receive(message)
         except Exception:
-            if ws.accepted:
-                ws.close(CloseCode.INTERNAL_ERROR)
+            ws.close(CloseCode.INTERNAL_ERROR)
             raise
         finally:
             if ws.accepted:

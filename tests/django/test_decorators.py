@@ -10,8 +10,10 @@ from django.contrib.auth.models import Permission, User
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory, TestCase, override_settings
+from gevent import GreenletExit
 
 from gws_middleware.django.decorators import accept_websocket, require_websocket
+from gws_middleware.django.serving import attach
 from gws_middleware.django.test import WebSocketClient, WebSocketRefused, WebSocketTestMixin
 
 
@@ -192,6 +194,31 @@ class TestDecoratorsOfDjango(WebSocketTestMixin, TestCase):
             pass
 
 
+class TestServe:
+    def test_view_that_is_killed_before_the_101_is_killed(self) -> None:
+        """There is nobody to say goodbye to, and it is not Django's to answer."""
+
+        @require_websocket
+        def view(request: Any) -> None:
+            raise GreenletExit
+
+        with pytest.raises(GreenletExit):
+            view(request_with(accepted=False))
+
+    def test_websocket_that_is_there_is_kept(self) -> None:
+        """E.g. one that another middleware has wrapped."""
+        request = request_with()
+        request.websocket = wrapper = object()
+        assert attach(request) is wrapper
+
+
+def request_with(accepted: bool = False) -> Any:
+    """A request with a WebSocket that nothing is behind."""
+    request: Any = RequestFactory().get("/")
+    request.META["wsgi.websocket"] = type("Fake", (), {"accepted": accepted, "detached": False, "closed": False})()
+    return request
+
+
 class TestRequestsLeaveNothing:
     def test_request_and_websocket_let_go_of_each_other(self) -> None:
         """So that neither waits for the garbage collector."""
@@ -201,9 +228,8 @@ class TestRequestsLeaveNothing:
             seen.append(request)
             return HttpResponse()
 
-        request: Any = RequestFactory().get("/")
-        ws = type("Fake", (), {"accepted": False, "detached": False, "closed": False})()
-        request.META["wsgi.websocket"] = ws
+        request = request_with()
+        ws = request.META["wsgi.websocket"]
         accept_websocket(view)(request)
         assert seen[0].websocket is ws
         assert not hasattr(ws, "request")
