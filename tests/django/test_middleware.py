@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from django.conf import settings
-from django.test import override_settings
+from django.http import HttpResponse
+from django.test import RequestFactory, override_settings
 
 from gws_middleware.django.checks import MIDDLEWARE
+from gws_middleware.django.middleware import WebSocketMiddleware
 from gws_middleware.django.test import WebSocketClient, WebSocketRefused
 
 
@@ -22,6 +25,18 @@ def client() -> Iterator[WebSocketClient]:
 def test_every_request_has_the_names(client: WebSocketClient) -> None:
     """Undecorated views too."""
     assert client.get("/undecorated/").content == b"http False"
+
+
+def test_request_that_reaches_no_view_has_the_names_too() -> None:
+    """E.g. for the page of a 404."""
+    seen: list[Any] = []
+
+    def get_response(request: Any) -> HttpResponse:
+        seen.append((request.websocket, request.is_websocket()))
+        return HttpResponse()
+
+    WebSocketMiddleware(get_response)(RequestFactory().get("/"))
+    assert seen == [(None, False)]
 
 
 def test_decorated_view_is_reached(client: WebSocketClient) -> None:
