@@ -155,13 +155,21 @@ class TestIdle:
             peer.vanish()
             assert reader.get(timeout=5) is None
 
-    def test_timeout_is_kept(self, diary: Diary) -> None:
-        """Asked in between, and TimeoutError at its end."""
+    def test_timeout_is_kept(self, diary: Diary, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Asked in between, and TimeoutError at its end: both waits together last as long as was said."""
+        waits: list[float] = []
+
+        def park(ws: WebSocket, timeout: float) -> bool:
+            waits.append(timeout)
+            return False
+
+        monkeypatch.setattr(WebSocket, "_park", park)
         with connected() as (ws, _):
             ws.expect_idle()
             with pytest.raises(TimeoutError):
-                ws.receive(3 * GRACE)
-            assert diary.idles == 1
+                ws.receive(5.0)
+        assert diary.idles == 1
+        assert waits == [GRACE, 5.0 - GRACE]
 
     def test_timeout_within_the_grace_asks_nothing(self, diary: Diary) -> None:
         """As a poll does."""

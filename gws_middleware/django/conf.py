@@ -86,13 +86,13 @@ def for_the_wrapper() -> dict[str, Any]:
 def _trusted_origins() -> Iterator[str | re.Pattern[str]]:
     """Origins of the hosts that Django serves, and those that may send it forms.
 
-    ``*`` in ``ALLOWED_HOSTS`` says that the Host header is checked elsewhere, not that every page may connect.
+    ``*`` in ``ALLOWED_HOSTS`` says that the Host header is checked elsewhere, not that every page may connect: it is
+    taken as a name, which no page has.
     """
     yield from settings.CSRF_TRUSTED_ORIGINS
     for host in settings.ALLOWED_HOSTS or (LOCAL_HOSTS if settings.DEBUG else ()):
-        if host != "*":
-            subdomains = r"(?:[^/:@]+\.)?" if host.startswith(".") else ""
-            yield re.compile(rf"https?://{subdomains}{re.escape(host.removeprefix('.'))}(?::\d+)?", re.IGNORECASE)
+        subdomains = r"(?:[^/:@]+\.)?" if host.startswith(".") else ""
+        yield re.compile(rf"https?://{subdomains}{re.escape(host.removeprefix('.'))}(?::\d+)?", re.IGNORECASE)
 
 
 def accept_all() -> bool:

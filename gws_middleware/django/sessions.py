@@ -31,7 +31,6 @@ def save_at_handshake(ws: WebSocket) -> Headers:
     if session is None or not (session.modified or settings.SESSION_SAVE_EVERY_REQUEST):
         return []
     response = _MIDDLEWARE.process_response(request, HttpResponse())
-    session.modified = False
     return [("Set-Cookie", cookie.OutputString()) for cookie in response.cookies.values()]
 
 
@@ -51,7 +50,6 @@ def save_session(request: HttpRequest) -> bool:
         session.save()
     except UpdateError:
         return False
-    session.modified = False
     return True
 
 

@@ -96,6 +96,13 @@ class TestSession(WebSocketTestMixin, TestCase):
                 Session.objects.all().delete()
             assert Session.objects.count() == 0
 
+    @override_settings(MESSAGE_STORAGE="django.contrib.messages.storage.session.SessionStorage")
+    def test_middleware_behind_the_view_still_finds_a_session(self) -> None:
+        """E.g. that of messages, which stores in it."""
+        with self.assertNoLogs(), self.client.websocket("/messages/") as ws:
+            assert ws.receive() == "noted"
+        assert "_messages" not in stored(self.client)
+
     def test_view_saves_when_it_says_so(self) -> None:
         """``save_session`` stores at once."""
         with self.client.websocket("/session/") as ws:

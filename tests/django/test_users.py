@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.auth.signals import user_logged_out
-from django.test import TestCase, override_settings
+from django.test import RequestFactory, TestCase, override_settings
 
 from gws_middleware import testing
 from gws_middleware.django.test import WebSocketClient, WebSocketTestMixin
@@ -101,8 +101,10 @@ class TestUsers(WebSocketTestMixin, TestCase):
 
     def test_logout_of_nobody_closes_nothing(self) -> None:
         """As Django sends it for a request without a user."""
+        request = RequestFactory().get("/")
+        request.session = self.client.session
         with self.opened("/private/") as ws:
-            user_logged_out.send(User, request=None, user=None)
+            user_logged_out.send(User, request=request, user=None)
             ws.send("who")
             assert ws.receive() == "bob"
 
@@ -213,6 +215,11 @@ class TestRefreshUser(WebSocketTestMixin, TestCase):
                 ws.send("who")
                 assert ws.receive() == "AnonymousUser"
             User.objects.filter(pk=self.bob.pk).update(is_active=True)
+
+    def test_undecorated_view_finds_its_user(self) -> None:
+        """By the cookie."""
+        with self.client.websocket("/meta-user/") as ws:
+            assert ws.receive() == "bob"
 
     def test_request_gets_the_new_user(self) -> None:
         """In an attached view, so that the rest of it sees the same."""

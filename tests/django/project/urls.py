@@ -7,6 +7,8 @@ from . import views
 urlpatterns = [
     path("", views.plain),
     path("meta/", views.by_meta),
+    path("meta-user/", views.user_by_meta),
+    path("messages/", views.messages),
     path("both/", views.both),
     path("both/<int:room>/", views.both),
     path("undecorated/", views.undecorated),

@@ -7,6 +7,7 @@ from typing import Any
 from django.contrib.auth.decorators import login_required, permission_required, user_passes_test
 from django.contrib.auth.mixins import LoginRequiredMixin
 from django.contrib.auth.models import User
+from django.contrib.messages import info
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse
@@ -31,6 +32,13 @@ def by_meta(request: HttpRequest) -> HttpResponse:
     """Undecorated; it takes its WebSocket from META."""
     for message in request.META["wsgi.websocket"]:
         request.META["wsgi.websocket"].send(message)
+    return HttpResponse()
+
+
+def user_by_meta(request: HttpRequest) -> HttpResponse:
+    """Undecorated, and asks who it is."""
+    ws = request.META["wsgi.websocket"]
+    ws.send(str(refresh_user(ws)))
     return HttpResponse()
 
 
@@ -166,6 +174,14 @@ def session(request: Any) -> None:
         if verb == "save":
             ws.send(str(save_session(request)))
         ws.send_json({"early": request.session.get("early"), "late": request.session.get("late")})
+
+
+@require_websocket
+def messages(request: Any) -> None:
+    """What a form's view does before it redirects."""
+    request.websocket.accept()
+    info(request, "sent")
+    request.websocket.send("noted")
 
 
 @require_websocket
