@@ -21,6 +21,13 @@ from tests.servers import ROOT
 SESSION = "django.contrib.sessions.middleware.SessionMiddleware"
 
 
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests load servers into this process."""
+    for name in checks.GEVENT_SERVERS:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
 def found() -> list[Any]:
     """What ``manage.py check`` says about this app."""
     return [message for message in run_checks() if str(message.id).startswith("gws_middleware.")]
