@@ -24,8 +24,9 @@ $(BENCH): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	@touch $@
 
-run: $(INSTALLED) ## Serve the example on http://127.0.0.1:8000 (PORT=… for another port)
-	$(BIN)/python -m gunicorn --config gunicorn_conf.py --bind 127.0.0.1:$(PORT) --chdir examples/django_view project.wsgi
+run: $(INSTALLED) ## Serve the chat on http://127.0.0.1:8000 (PORT=… for another port)
+	$(BIN)/python examples/chat/manage.py migrate --verbosity 0
+	$(BIN)/python -m gunicorn --config gunicorn_conf.py --workers 1 --bind 127.0.0.1:$(PORT) --chdir examples/chat project.wsgi
 
 test: $(INSTALLED) ## Run the whole test suite
 	$(BIN)/python -m pytest

@@ -362,6 +362,8 @@ class WebSocket(WebSocketPath, OlderNames):
             return
         if engine.state is not _OPEN or transport.closed:
             return
+        if self._stage != ATTACHED:
+            self._inbox.clear()  # a callback could neither answer nor tell that it is over
         if self._open:  # else it has been cut, or a write was refused: no close frame can go out
             engine.close(code, text)
             transport.write(engine.take_replies())
@@ -436,8 +438,8 @@ class WebSocket(WebSocketPath, OlderNames):
     def detach(self, on_message: OnMessage | None = None, on_close: OnClose | None = None) -> None:
         """Let the connection live on after the view has returned; it then holds no greenlet and no frame.
 
-        ``on_message(ws, message)`` is called for each message in order, in one greenlet at a time for this connection;
-        without it messages are dropped. ``on_close(ws)`` is called exactly once, at the end. An exception in either is
+        ``on_message(ws, message)`` is called for each message in order, in one greenlet at a time for this connection,
+        and no more after ``close()``; without it messages are dropped. ``on_close(ws)`` is called exactly once, at the end. An exception in either is
         logged once and closes with 1011. ``ws.environ`` keeps the request's strings only.
         """
         if self._stage != ATTACHED:

@@ -55,6 +55,19 @@ class TestMessages:
             until(lambda: len(diary.messages) == 100)
             assert diary.messages == list(map(str, range(100)))
 
+    def test_no_message_comes_after_our_close(self, diary: Diary) -> None:
+        """Not even one that was here before: nobody could answer it."""
+        with connected() as (ws, peer):
+
+            def on_message(ws: WebSocket, message: Any) -> None:
+                diary.on_message(ws, message)
+                ws.close(1008)
+
+            ws.detach(on_message, diary.on_close)
+            peer.send("bad", "worse")
+            until(lambda: diary.closes == [1008])
+            assert diary.messages == ["bad"]
+
     def test_one_greenlet_at_a_time_serves_a_connection(self) -> None:
         """A callback that waits is not overtaken by the next message."""
         inside, most, messages = 0, 0, []

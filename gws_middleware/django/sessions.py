@@ -7,6 +7,7 @@ WebSocket is accepted, and afterwards only when the view says so.
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -21,7 +22,9 @@ from ..websocket import WebSocket
 __all__ = ["key_in", "retire", "save_at_handshake", "save_session", "stored"]
 
 
-_MIDDLEWARE = SessionMiddleware(lambda request: HttpResponse())
+@cache
+def _middleware() -> SessionMiddleware:
+    return SessionMiddleware(lambda request: HttpResponse())
 
 
 def save_at_handshake(ws: WebSocket) -> Headers:
@@ -30,7 +33,7 @@ def save_at_handshake(ws: WebSocket) -> Headers:
     session = getattr(request, "session", None)
     if session is None or not (session.modified or settings.SESSION_SAVE_EVERY_REQUEST):
         return []
-    response = _MIDDLEWARE.process_response(request, HttpResponse())
+    response = _middleware().process_response(request, HttpResponse())
     return [("Set-Cookie", cookie.OutputString()) for cookie in response.cookies.values()]
 
 

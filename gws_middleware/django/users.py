@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from django.apps import apps
 from django.conf import settings
 from django.contrib.auth import SESSION_KEY, get_user, get_user_model
-from django.contrib.auth.signals import user_logged_out
+from django.contrib.auth.signals import user_logged_in, user_logged_out
 from django.db import transaction
 from django.db.models.signals import post_delete, post_save
 from django.http import HttpRequest
@@ -30,6 +30,7 @@ LOGGED_OUT = 4401
 def connect() -> None:
     """Follow logouts, deactivations and deletions."""
     if apps.is_installed("django.contrib.auth"):
+        user_logged_in.connect(_logged_in, dispatch_uid="gws_middleware")
         user_logged_out.connect(_logged_out, dispatch_uid="gws_middleware")
         post_save.connect(_saved, sender=settings.AUTH_USER_MODEL, dispatch_uid="gws_middleware")
         post_delete.connect(_deleted, sender=settings.AUTH_USER_MODEL, dispatch_uid="gws_middleware")
@@ -82,6 +83,16 @@ def _sockets() -> list[Any]:
     return list(registry.current())
 
 
+def _logged_in(*, request: HttpRequest | None = None, user: Any, **arguments: Any) -> None:
+    """Whoever was here before in the same browser has left without a word."""
+    key = None if request is None else request.COOKIES.get(settings.SESSION_COOKIE_NAME)
+    if key is not None and conf.load().close_on_logout:
+        for ws in _sockets():
+            known = visitor(ws)
+            if known.session_key == key and known.user_id not in (None, user.pk):
+                ws.close(LOGGED_OUT, "logged out")
+
+
 def _logged_out(*, request: HttpRequest | None = None, user: Any = None, **arguments: Any) -> None:
     """A user has one session in each browser, and leaves one of them."""
     if user is None or not conf.load().close_on_logout:
@@ -91,8 +102,14 @@ def _logged_out(*, request: HttpRequest | None = None, user: Any = None, **argum
         close_user_sockets(user, reason="logged out")
         return
     for ws in _sockets():
-        if visitor(ws).session_key == key:
+        known = visitor(ws)
+        if known.session_key == key or (known.user_id == user.pk and _session_has_ended(known)):
             ws.close(LOGGED_OUT, "logged out")
+
+
+def _session_has_ended(known: Visitor) -> bool:
+    """E.g. because a change of the password has given the session another key."""
+    return known.by_session and not sessions.stored(None).exists(known.session_key or "")
 
 
 def _saved(*, instance: Any, using: str, **arguments: Any) -> None:

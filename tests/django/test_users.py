@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from django.contrib.auth import login, logout, update_session_auth_hash
 from django.contrib.auth.models import AnonymousUser, User
-from django.contrib.auth.signals import user_logged_out
+from django.contrib.auth.signals import user_logged_in, user_logged_out
 from django.test import RequestFactory, TestCase, override_settings
 
 from gws_middleware import testing
@@ -105,6 +106,43 @@ class TestUsers(WebSocketTestMixin, TestCase):
         request.session = self.client.session
         with self.opened("/private/") as ws:
             user_logged_out.send(User, request=request, user=None)
+            ws.send("who")
+            assert ws.receive() == "bob"
+
+    def test_logout_closes_what_the_change_of_a_password_left(self) -> None:
+        """It gives the session another key; the WebSocket has the old one. Another browser's session has ended by it,
+        too, but is still stored, and so its WebSockets stay until somebody looks.
+        """
+        for path in PATHS:
+            self.client.force_login(self.bob)
+            with self.subTest(path), self.opened(path) as ws:
+                request = RequestFactory().get("/")
+                request.session, request.user = self.client.session, self.bob
+                update_session_auth_hash(request, self.bob)
+                logout(request)
+                assert ws.receive() is None
+                assert ws.close_code == 4401
+
+    def test_login_as_somebody_else_closes(self) -> None:
+        """The browser's session is another's now, and nobody has logged out. The others' stay."""
+        for path in PATHS:
+            self.client.force_login(self.bob)
+            with self.subTest(path), self.opened(path) as ws, self.opened(path, self.bob) as there:
+                request = RequestFactory().get("/")
+                request.COOKIES["sessionid"] = self.client.cookies["sessionid"].value
+                request.session, request.user = self.client.session, self.bob
+                login(request, self.eve)
+                assert ws.receive() is None
+                assert (ws.close_code, ws.close_reason) == (4401, "logged out")
+                there.send("who")
+                assert there.receive() == "bob"
+
+    def test_login_again_closes_nothing(self) -> None:
+        """The same user, in the same browser."""
+        with self.opened("/private/") as ws:
+            request = RequestFactory().get("/")
+            request.COOKIES["sessionid"] = self.client.cookies["sessionid"].value
+            user_logged_in.send(User, request=request, user=self.bob)
             ws.send("who")
             assert ws.receive() == "bob"
 

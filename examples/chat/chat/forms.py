@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib.auth import get_user_model
+from django.contrib.auth.forms import AuthenticationForm, UsernameField
+from django.contrib.auth.hashers import make_password
+from django.contrib.auth.validators import UnicodeUsernameValidator
+from django.db import models
+
+from .models import Message
+
+
+class JoinForm(AuthenticationForm):
+    """Django's form for logging in, which takes a name that it does not know for a new user."""
+
+    username = UsernameField(
+        label="Name",
+        max_length=24,
+        validators=[UnicodeUsernameValidator()],
+        widget=forms.TextInput(attrs={"autofocus": True}),
+    )
+    error_messages = {
+        **AuthenticationForm.error_messages,
+        "invalid_login": "This name is taken, and has another password.",
+    }
+
+    def clean(self) -> dict[str, Any]:
+        name, password = self.cleaned_data.get("username"), self.cleaned_data.get("password")
+        if name and password:
+            user, _ = get_user_model().objects.get_or_create(
+                username__iexact=name, defaults={"username": name, "password": lambda: make_password(password)}
+            )
+            self.cleaned_data["username"] = user.get_username()  # "ada" is Ada
+        return super().clean()
+
+
+class SinceForm(forms.Form):
+    """The query of a page that comes back: the last message that it has."""
+
+    since = forms.IntegerField(required=False, min_value=0, max_value=models.BigIntegerField.MAX_BIGINT)
+
+
+class MessageForm(forms.ModelForm):
+    class Meta:
+        model = Message
+        fields = ("text",)
+        error_messages = {
+            "text": {
+                "required": "An empty message is not sent.",
+                "max_length": "A message has at most %(limit_value)d characters; this one has %(show_value)d.",
+            }
+        }
+        widgets = {
+            "text": forms.Textarea(attrs={"rows": 1, "placeholder": "Write a message", "aria-label": "Message"}),
+        }
+
+    def clean_text(self) -> str:
+        """JSON can escape half of a surrogate pair, which no database takes."""
+        text: str = self.cleaned_data["text"]
+        return text.encode("utf-8", "replace").decode()

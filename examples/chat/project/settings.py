@@ -1,0 +1,88 @@
+"""Settings of the example: SQLite, sessions, users, and the one line that makes Django speak WebSocket."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import django
+from django.core.management.utils import get_random_secret_key
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+DATABASE = Path(os.environ.get("CHAT_DATABASE", BASE_DIR / "chat.sqlite3"))
+
+
+def secret_key() -> str:
+    """Made at the first start and kept beside the database: with a new one at each start, everybody is logged out."""
+    path = DATABASE.with_suffix(".key")
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(get_random_secret_key())
+    return path.read_text()
+
+
+SECRET_KEY = os.environ.get("SECRET_KEY") or secret_key()
+DEBUG = False
+# A WebSocket is accepted from pages of these hosts alone, whatever their port.
+ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
+
+INSTALLED_APPS = [
+    "gws_middleware.django",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.staticfiles",
+    "chat",
+]
+GWS = {"max_message_size": 32 * 1024}  # bytes; a text of the greatest length fits in, however it is escaped
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "chat.middleware.content_security_policy",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "project.urls"
+WSGI_APPLICATION = "project.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+            ]
+        },
+    }
+]
+STATIC_URL = "/static/"
+
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "home"
+LOGOUT_REDIRECT_URL = "login"
+
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": DATABASE}}
+if django.VERSION >= (5, 1):
+    DATABASES["default"]["OPTIONS"] = {
+        # Readers and the one writer do not wait for each other, e.g. the chat for a `manage.py shell`.
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+        # A transaction that turns from reading to writing fails at once where another one writes; this one waits.
+        "transaction_mode": "IMMEDIATE",
+        # SQLite waits inside of C, and all of the worker with it, so not for long.
+        "timeout": 2,
+    }
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+USE_TZ = True
+TIME_ZONE = "UTC"  # the browser shows its own; Django moves the whole process to its time zone, gunicorn's log too
+# To standard error, what goes wrong in a view too: without DEBUG, Django only mails it to ADMINS.
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"console": {"class": "logging.StreamHandler"}},
+    "root": {"handlers": ["console"], "level": "INFO"},
+}
