@@ -439,8 +439,9 @@ class WebSocket(WebSocketPath, OlderNames):
         """Let the connection live on after the view has returned; it then holds no greenlet and no frame.
 
         ``on_message(ws, message)`` is called for each message in order, in one greenlet at a time for this connection,
-        and no more after ``close()``; without it messages are dropped. ``on_close(ws)`` is called exactly once, at the end. An exception in either is
-        logged once and closes with 1011. ``ws.environ`` keeps the request's strings only.
+        and no more after ``close()``; without it messages are dropped. ``on_close(ws)`` is called exactly once, at the
+        end. An exception in either is logged once and closes with 1011. ``ws.environ`` keeps the request's strings
+        only.
         """
         if self._stage != ATTACHED:
             raise RuntimeError("this WebSocket is detached already")
