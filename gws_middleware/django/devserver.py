@@ -1,0 +1,110 @@
+"""The server behind ``runserver``: gevent's, with the address, the log and the manners of Django's own."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+from weakref import WeakSet
+
+import gevent
+from django.core.servers.basehttp import WSGIRequestHandler
+from gevent import pywsgi, socket
+
+from .. import registry
+from ..middleware import WebSocketMiddleware
+from ..pywsgi import WebSocketHandler
+from ..typing import WSGIApp
+
+__all__ = ["Handler", "Server"]
+
+log = logging.getLogger("django.server")
+
+
+class Handler(WebSocketHandler):
+    """Logs as Django's handler does, and sends no body in answer to HEAD: Django leaves that to the server."""
+
+    server: Server
+    _body = 0
+    """Bytes of the response's body."""
+
+    def handle(self) -> None:
+        """Serve a connection; that the browser has gone is no error."""
+        try:
+            super().handle()
+        except ConnectionError:
+            self._log_broken_pipe()
+
+    def handle_one_response(self) -> None:
+        """Serve a request."""
+        self._body = 0
+        super().handle_one_response()
+
+    def finalize_headers(self) -> None:
+        """What the head says of a body is true of the GET."""
+        super().finalize_headers()
+        if self.command == "HEAD":
+            self.response_use_chunked = False
+
+    def _write(self, data: bytes) -> None:
+        if self.code == 101:
+            self.server.views.add(gevent.getcurrent())
+        if self.command != "HEAD":
+            super()._write(data)  # type: ignore[misc]
+            self._body += len(data)
+
+    def _handle_client_error(self, ex: Exception) -> Any:
+        if isinstance(ex, ConnectionError):
+            self._log_broken_pipe()
+            return None
+        return super()._handle_client_error(ex)  # type: ignore[misc]
+
+    def log_error(self, msg: str, *args: object) -> None:
+        """What came is no request: one line before that of the 400."""
+        self._voice().log_error("code %d, message %s", 400, msg % args if args else msg)
+
+    def log_request(self) -> None:
+        """One line in Django's format; of a WebSocket it comes at the end, and counts all that was sent."""
+        status = self.status.decode("latin-1") if isinstance(self.status, bytes) else str(self.status)
+        code = status[:3]
+        if not code.isdigit():
+            self._log_broken_pipe()
+            return
+        self._voice().log_request(code, self.response_length if code == "101" else self._body)
+
+    def _voice(self) -> WSGIRequestHandler:
+        """Django's handler, without a connection of its own: it knows how its lines look."""
+        voice: Any = WSGIRequestHandler.__new__(WSGIRequestHandler)
+        voice.request, voice.requestline = self.socket, self.requestline
+        return voice  # type: ignore[no-any-return]
+
+    def _log_broken_pipe(self) -> None:
+        log.info("- Broken pipe from %s", self.client_address)
+
+
+class Server(pywsgi.WSGIServer):
+    """What ``django.core.servers.basehttp.run()`` makes and runs; it listens once it is made."""
+
+    handler_class = Handler
+
+    def __init__(self, address: tuple[str, int], handler_class: Any, ipv6: bool = False) -> None:
+        listener = self.get_listener(address, family=socket.AF_INET6 if ipv6 else socket.AF_INET)
+        super().__init__(listener, environ={"wsgi.multithread": True})
+        self.views: WeakSet[Any] = WeakSet()
+        """The greenlets that talk on a WebSocket."""
+
+    def set_app(self, app: WSGIApp) -> None:
+        """Serve ``app``. A project that wraps its application itself keeps its wrapper, also behind Django's handler of
+        static files.
+        """
+        wrapped = isinstance(getattr(app, "application", app), WebSocketMiddleware)
+        self.application = app if wrapped else WebSocketMiddleware(app)
+
+    def shut_down(self, code: int, timeout: float) -> None:
+        """Accept no more, close every WebSocket with ``code`` and let its view finish; each for ``timeout`` s at most.
+
+        Other requests end with the process, as Django's do.
+        """
+        self.close()
+        registry.current().drain(code, timeout)
+        gevent.idle()  # detached connections: their on_close has been started
+        gevent.joinall(list(self.views), timeout)
