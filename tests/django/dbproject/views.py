@@ -1,0 +1,241 @@
+"""One small view for each way to hold a database connection."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import gevent
+import gevent.event
+from django.contrib.auth import login
+from django.contrib.auth.models import User
+from django.db import connections, transaction
+from django.http import HttpRequest, HttpResponse, HttpResponseForbidden, JsonResponse
+
+from gws_middleware import WebSocket
+from gws_middleware.django.decorators import accept_websocket, require_websocket
+
+from .recording import EVENTS, backend, token
+
+VIEWS: dict[str, Any] = {}
+"""The greenlets of views that a test may kill."""
+
+
+# --- plain HTTP, without a query -----------------------------------------------------------------------------------
+
+
+def home(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("home")
+
+
+def events(request: HttpRequest) -> JsonResponse:
+    """What happened to the WebSocket with this ``?of=``."""
+    return JsonResponse(EVENTS[request.GET["of"]], safe=False)
+
+
+def kill(request: HttpRequest) -> HttpResponse:
+    """Kill the greenlet of the WebSocket with this ``?of=``, and return when it has ended."""
+    VIEWS[request.GET["of"]].kill()
+    return HttpResponse("killed")
+
+
+# --- waiting -------------------------------------------------------------------------------------------------------
+
+
+@require_websocket
+def talk(request: Any) -> None:
+    """A message is the name of a database; the answer says which connection was asked."""
+    for alias in request.websocket:
+        request.websocket.send(str(backend(alias)))
+
+
+@require_websocket
+def waits(request: Any) -> None:
+    """Two queries, and between them a wait for as long as ``?seconds=`` says."""
+    first = backend()
+    try:
+        request.websocket.receive(timeout=float(request.GET["seconds"]))
+    except TimeoutError:
+        request.websocket.send_json([first, backend()])
+
+
+@require_websocket
+def early(request: Any) -> None:
+    """No query but one before the 101."""
+    backend()
+    request.websocket.accept()
+    request.websocket.receive()
+
+
+def enter(request: HttpRequest) -> HttpResponse:
+    login(request, User.objects.create_user("ada"))
+    return HttpResponse("entered")
+
+
+@require_websocket
+def who(request: Any) -> None:
+    """No query but those of Django's own for the session and the user, before the 101."""
+    request.websocket.send(request.user.username)
+    request.websocket.receive()
+
+
+@require_websocket
+def floods(request: Any) -> None:
+    """More than the kernel's buffers take."""
+    ws: WebSocket = request.websocket
+    ws.send(str(backend()))
+    for _ in range(12):
+        ws.send(bytes(2**20))
+    ws.send(str(backend()))
+
+
+@require_websocket
+def transacts(request: Any) -> None:
+    """Waits inside a transaction and behind it."""
+    ws: WebSocket = request.websocket
+    ws.accept()
+    with transaction.atomic():
+        User.objects.create(username="inside")
+        ws.send(str(backend()))
+        ws.receive()
+        ws.send(str(backend()))
+    ws.receive()
+    ws.send(str(User.objects.filter(username="inside").count()))
+
+
+@require_websocket
+def spawns(request: Any) -> None:
+    """A greenlet of the view's own keeps its connection until it is told to end."""
+    ws: WebSocket = request.websocket
+    told = gevent.event.Event()
+
+    def work() -> None:
+        ws.send(str(backend()))
+        told.wait()
+        connections.close_all()
+
+    backend()
+    greenlet = gevent.spawn(work)
+    ws.receive()
+    told.set()
+    greenlet.join()
+
+
+# --- the ends ------------------------------------------------------------------------------------------------------
+
+
+@require_websocket
+def ends(request: Any, how: str) -> Any:
+    """Queries both databases, and ends in this way."""
+    VIEWS[token(request.META)] = gevent.getcurrent()
+    number = backend()
+    backend("other")
+    ws: WebSocket = request.websocket
+    if how == "refuses":
+        return HttpResponseForbidden()
+    if how == "breaks":
+        raise LookupError("before the 101")
+    ws.send(str(number))
+    if how == "receives":
+        ws.receive()
+    if how == "receives-in-a-transaction":
+        with transaction.atomic():
+            ws.receive()
+    if how == "receives-without-autocommit":
+        transaction.set_autocommit(False)
+        ws.receive()
+    if how == "sleeps":
+        gevent.sleep(3600)
+    if how == "raises":
+        raise LookupError("after the 101")
+    if how == "times-out":
+        raise gevent.Timeout
+    return None
+
+
+@require_websocket
+def lingers(request: Any) -> None:
+    """Holds no connection; lives until a file named by ``?until=`` is there, whatever the worker says."""
+    request.websocket.accept()
+    while not os.path.exists(request.GET["until"]):
+        gevent.sleep(0.01)
+
+
+@require_websocket
+def detaches(request: Any) -> None:
+    """Queries in the view, for each message and at the end."""
+    backend()
+    request.websocket.detach(on_message=told, on_close=left)
+
+
+def told(ws: WebSocket, message: Any) -> None:
+    """What the message says, behind a query of both databases or of one."""
+    number = backend()
+    if message == "both":
+        backend("other")
+    if message == "raise":
+        raise LookupError("as told")
+    ws.send(str(number))
+    if message == "sleep":
+        VIEWS[token(ws.environ)] = gevent.getcurrent()
+        gevent.sleep(3600)
+
+
+def left(ws: WebSocket) -> None:
+    backend()
+    EVENTS[token(ws.environ)].append("left")
+    if "raise" in ws.environ["QUERY_STRING"]:
+        raise LookupError("at the end")
+
+
+# --- transactions --------------------------------------------------------------------------------------------------
+
+
+def _in_a_transaction() -> str:
+    return json.dumps([connections[alias].in_atomic_block for alias in connections])
+
+
+@accept_websocket
+def atomic(request: Any) -> HttpResponse | None:
+    """Which databases are in a transaction; plain HTTP also creates a user, and raises if told so."""
+    if request.websocket is not None:
+        request.websocket.send(_in_a_transaction())
+        return None
+    User.objects.create(username=request.GET["name"])
+    if "raise" in request.GET:
+        raise LookupError("behind the insert")
+    return HttpResponse(_in_a_transaction())
+
+
+@accept_websocket
+@transaction.non_atomic_requests
+def not_atomic_inside(request: Any) -> HttpResponse:
+    return HttpResponse(_in_a_transaction())
+
+
+@transaction.non_atomic_requests
+@accept_websocket
+def not_atomic_outside(request: Any) -> HttpResponse:
+    return HttpResponse(_in_a_transaction())
+
+
+def users(request: HttpRequest) -> JsonResponse:
+    return JsonResponse(list(User.objects.order_by("username").values_list("username", flat=True)), safe=False)
+
+
+def by_meta(request: HttpRequest) -> HttpResponse:
+    """Undecorated."""
+    ws: WebSocket = request.META["wsgi.websocket"]
+    VIEWS[token(request.META)] = gevent.getcurrent()
+    ws.accept()
+    ws.send(str(backend()))
+    ws.receive()
+    return HttpResponse()
+
+
+@require_websocket
+def accepts_inside(request: Any) -> None:
+    with transaction.atomic():
+        User.objects.create(username="undone")
+        request.websocket.accept()

@@ -1,0 +1,579 @@
+"""Database connections of WebSockets under a real server: on PostgreSQL, whose role may have 20, and on SQLite."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import pytest
+
+from tests.rawclient import RawClient, close_frame, upgrade_request
+from tests.servers import ROOT, Server, eventually, launch
+
+from .postgres import LIMIT, Postgres, postgres  # noqa: F401 - importing the fixture here makes it one of this module's
+
+VENDORS = ("postgresql", "sqlite")
+GRACE = 0.2
+LONG = 60.0
+"""A grace that no test lives to see the end of."""
+
+
+# --- servers with databases ----------------------------------------------------------------------------------------
+
+
+class Site(NamedTuple):
+    """A server and its database."""
+
+    server: Server
+    count_connections: Callable[[], int]
+
+    def connect(self, **options: Any) -> RawClient:
+        """A new connection to the server."""
+        return self.server.connect(**options)
+
+    def connections(self) -> int:
+        """How many database connections the server has now."""
+        return self.count_connections()
+
+    def until_left(self, number: int) -> None:
+        """Wait until it has no more database connections than these."""
+        eventually(lambda: self.connections() <= number, f"{number} database connections")
+
+    def events(self, token: str, last: str) -> list[str]:
+        """What happened to the request with this ``?id=``, once ``last`` has."""
+
+        def look() -> list[str]:
+            told: list[str] = json.loads(self.server.get(f"/events/?of={token}").body)
+            return told if last in told else []
+
+        return eventually(look, f"{last!r} of {token}")
+
+
+Sites = Callable[..., Site]
+
+
+@pytest.fixture(scope="module")
+def databases(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], dict[str, Any]]:  # noqa: F811
+    """``databases(vendor, name)``: settings of a fresh database with Django's tables."""
+    folder = tmp_path_factory.mktemp("databases")
+    templates = {
+        "postgresql": postgres.settings("template"),
+        "sqlite": {"ENGINE": "django.db.backends.sqlite3", "NAME": str(folder / "template")},
+    }
+    postgres.create("template")
+    for template in templates.values():
+        env = {"DJANGO_SETTINGS_MODULE": "tests.django.dbproject.settings", "DATABASE": json.dumps(template)}
+        command = [sys.executable, "-m", "django", "migrate", "--verbosity=0"]
+        subprocess.run(command, env={**os.environ, **env}, cwd=ROOT, check=True, timeout=60)
+
+    def fresh(vendor: str, name: str) -> dict[str, Any]:
+        if vendor == "postgresql":
+            postgres.create(name, "template")
+            return postgres.settings(name)
+        return {**templates[vendor], "NAME": shutil.copy(str(folder / "template"), str(folder / name))}
+
+    return fresh
+
+
+@pytest.fixture(scope="module")
+def start(
+    postgres: Postgres,  # noqa: F811
+    databases: Callable[[str, str], dict[str, Any]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Sites:
+    """``start(stack, vendor, grace, options, **database)``: a server with a database of its own."""
+
+    def start(
+        stack: ExitStack, vendor: str, grace: float | None, options: tuple[str, ...] = (), **database: Any
+    ) -> Site:
+        directory = tmp_path_factory.mktemp("site")
+        settings = databases(vendor, directory.name)
+        env = {"DATABASE": json.dumps({**settings, **database}), "GWS": json.dumps({"database_grace": grace})}
+        app = "tests.django.dbproject.wsgi:application"
+        server = stack.enter_context(launch("worker", directory, app, env=env, options=options))
+
+        def count() -> int:
+            if vendor == "postgresql":
+                return postgres.backends(settings["NAME"])
+            return sum(file.path == settings["NAME"] for file in worker.open_files())
+
+        [worker] = psutil.Process(server.process.pid).children()
+        return Site(server, count)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def shared(start: Sites) -> Iterator[Sites]:
+    """``shared(vendor, grace, **database)``: a server that runs until the last test of this module has ended."""
+    running: dict[str, Site] = {}
+    with ExitStack() as stack:
+
+        def get(vendor: str, grace: float, **database: Any) -> Site:
+            key = repr((vendor, grace, database))
+            if key not in running:
+                running[key] = start(stack, vendor, grace, **database)
+            return running[key]
+
+        yield get
+        for site in running.values():  # all at once: the stack then waits for one after the other
+            site.server.kill(signal.SIGTERM)
+
+
+def used(site: Site) -> Iterator[Site]:
+    """For one test, which leaves neither connections nor problems in the log."""
+    yield site
+    site.until_left(0)
+    site.server.log.check()
+
+
+@pytest.fixture(params=VENDORS)
+def site(request: pytest.FixtureRequest, shared: Sites) -> Iterator[Site]:
+    """A server whose grace is short."""
+    yield from used(shared(request.param, GRACE))
+
+
+@pytest.fixture(params=VENDORS)
+def atomic_site(request: pytest.FixtureRequest, shared: Sites) -> Iterator[Site]:
+    """The same with ``ATOMIC_REQUESTS``, for both of its aliases."""
+    yield from used(shared(request.param, GRACE, ATOMIC_REQUESTS=True))
+
+
+@pytest.fixture(params=[("postgresql", 0), ("postgresql", 60), ("postgresql", None), ("sqlite", None)], ids=str)
+def keeping_site(request: pytest.FixtureRequest, shared: Sites) -> Iterator[Site]:
+    """A server that gives nothing back before the end, with this CONN_MAX_AGE."""
+    vendor, age = request.param
+    yield from used(shared(vendor, LONG, CONN_MAX_AGE=age))
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """Of servers that end with their test."""
+    with ExitStack() as opened:
+        yield opened
+
+
+def said(client: RawClient) -> str:
+    """The next message."""
+    return client.read_frame().payload.decode()
+
+
+# --- waiting -------------------------------------------------------------------------------------------------------
+
+
+class TestReceiving:
+    def test_waiting_view_holds_no_connection(self, site: Site) -> None:
+        """And its next query opens one, again and again."""
+        with site.connect() as client:
+            client.upgrade("/talk/")
+            numbers = []
+            for _ in range(3):
+                client.text("default")
+                numbers.append(said(client))
+                site.until_left(0)
+        assert len(set(numbers)) == 3
+
+    def test_connections_of_every_alias_are_given_back(self, site: Site) -> None:
+        """Not the default database's alone."""
+        with site.connect() as client:
+            client.upgrade("/talk/")
+            for alias in ("default", "other"):
+                client.text(alias)
+                said(client)
+            site.until_left(0)
+
+    def test_connection_is_kept_within_the_grace(self, keeping_site: Site) -> None:
+        """A conversation of 20 messages uses one."""
+        with keeping_site.connect() as client:
+            client.upgrade("/talk/")
+            numbers = set()
+            for _ in range(20):
+                client.text("default")
+                numbers.add(said(client))
+            assert keeping_site.connections() == len(numbers) == 1
+            client.say_goodbye()
+
+    @pytest.mark.parametrize(("seconds", "kept"), [(GRACE / 4, True), (GRACE * 3, False)])
+    def test_wait_with_a_timeout_counts(self, site: Site, seconds: float, kept: bool) -> None:
+        """By its length."""
+        with site.connect() as client:
+            client.upgrade(f"/waits/?seconds={seconds}")
+            before, behind = json.loads(said(client))
+        assert (before == behind) is kept
+
+    def test_query_before_the_101_counts(self, site: Site) -> None:
+        """The view makes no other."""
+        with site.connect() as client:
+            client.upgrade("/early/")
+            site.until_left(0)
+
+    def test_session_and_user_count(self, site: Site) -> None:
+        """Django reads them before the 101."""
+        cookie = re.search("sessionid=[^;]+", site.server.get("/enter/").headers["set-cookie"])
+        assert cookie is not None
+        with site.connect() as client:
+            client.upgrade("/who/", ("Cookie", cookie[0]))
+            assert said(client) == "ada"
+            site.until_left(0)
+
+    def test_transaction_is_kept_and_commits(self, site: Site) -> None:
+        """The connection is given back behind it."""
+        with site.connect() as client:
+            client.upgrade("/transacts/")
+            before = said(client)
+            with site.connect() as other:  # it waits since later: when its turn has come, the first has had it
+                other.upgrade(f"/waits/?seconds={GRACE * 3}")
+                before_other, behind_other = json.loads(said(other))
+                assert before_other != behind_other
+            client.text("commit")
+            assert said(client) == before
+            site.until_left(0)
+            client.text("count")
+            assert said(client) == "1"
+
+    def test_greenlet_of_the_view_s_own_is_left_alone(self, site: Site) -> None:
+        """And the view's connection is given back all the same."""
+        with site.connect() as client:
+            client.upgrade("/spawns/")
+            said(client)
+            site.until_left(1)
+            assert site.connections() == 1
+            client.text("end")
+            client.read_frame()
+
+
+def test_peer_that_does_not_read_costs_no_connection(site: Site) -> None:
+    """The view waits in ``send()``, and queries again when it gets on."""
+    with site.connect(receive_buffer=65536) as client:
+        client.upgrade("/floods/")
+        before = said(client)
+        site.until_left(0)
+        behind = next(frame.payload for frame in iter(client.read_frame, None) if len(frame.payload) < 2**20)
+    assert behind.isdigit() and behind.decode() != before
+
+
+def test_grace_may_be_switched_off(stack: ExitStack, start: Sites) -> None:
+    """``database_grace`` None: the connection is the view's until the end; the wait is longer than the default."""
+    site = start(stack, "postgresql", None)
+    with site.connect() as client:
+        client.upgrade("/waits/?seconds=1.5")
+        before, behind = json.loads(said(client))
+    assert before == behind
+    site.until_left(0)
+
+
+def test_connection_without_autocommit_is_in_a_transaction(stack: ExitStack, start: Sites) -> None:
+    """The project commits by itself; at the end it is given back."""
+    site = start(stack, "postgresql", GRACE, AUTOCOMMIT=False)
+    with site.connect() as client:
+        client.upgrade(f"/waits/?seconds={GRACE * 3}")
+        before, behind = json.loads(said(client))
+    assert before == behind
+    site.until_left(0)
+
+
+# --- the ends ------------------------------------------------------------------------------------------------------
+
+
+def read_to_the_end(site: Site, client: RawClient, token: str) -> None:
+    client.send(close_frame())
+    client.read_frames_until_eof()
+
+
+def vanish(site: Site, client: RawClient, token: str) -> None:
+    client.close()
+
+
+def reset(site: Site, client: RawClient, token: str) -> None:
+    client.reset()
+
+
+def kill(site: Site, client: RawClient, token: str) -> None:
+    assert site.server.get(f"/kill/?of={token}").body == b"killed"
+
+
+End = Callable[[Site, RawClient, str], None]
+LOGGED = {
+    "raises": r"\[ERROR\] django.request: Internal Server Error: /ends/raises/",
+    "times-out": r"\[ERROR\] gws_middleware: WebSocket '/ends/times-out/': the application raised; closed with 1011",
+}
+WHOLE_LIFE = ["started", "opened", "finished", "closed"]
+DETACHED_LIFE = ["started", "opened", "finished", "left", "closed"]
+
+
+class TestEnd:
+    @pytest.mark.parametrize("end", [read_to_the_end, vanish, reset, kill])
+    @pytest.mark.parametrize("how", ["receives", "receives-in-a-transaction", "receives-without-autocommit"])
+    def test_waiting_view_gives_its_connection_back(self, keeping_site: Site, how: str, end: End, token: str) -> None:
+        """Whatever ends it, also a connection that was meant to persist; each signal is sent once."""
+        site = keeping_site
+        with site.connect() as client:
+            client.upgrade(f"/ends/{how}/?id={token}")
+            said(client)
+            assert site.connections() == 2
+            end(site, client, token)
+            site.until_left(0)
+            assert site.events(token, "closed") == WHOLE_LIFE
+
+    def test_busy_view_that_is_killed_gives_its_connection_back(self, keeping_site: Site, token: str) -> None:
+        """It was in no call of ours."""
+        with keeping_site.connect() as client:
+            client.upgrade(f"/ends/sleeps/?id={token}")
+            said(client)
+            assert keeping_site.connections() == 2
+            kill(keeping_site, client, token)
+            keeping_site.until_left(0)
+            assert keeping_site.events(token, "closed") == WHOLE_LIFE
+
+    @pytest.mark.parametrize("how", ["returns", "raises"])
+    def test_view_that_is_done_gives_its_connection_back(self, keeping_site: Site, how: str, token: str) -> None:
+        """By itself or by an exception; each signal is sent once."""
+        with keeping_site.connect() as client:
+            client.upgrade(f"/ends/{how}/?id={token}")
+            read_to_the_end(keeping_site, client, token)
+            keeping_site.until_left(0)
+            assert keeping_site.events(token, "closed") == WHOLE_LIFE
+        if how in LOGGED:
+            keeping_site.server.log.expect(LOGGED[how])
+
+    def test_exception_that_django_lets_pass_gives_the_connection_back(self, keeping_site: Site, token: str) -> None:
+        """gevent.Timeout is none of Exception's."""
+        with keeping_site.connect() as client:
+            client.upgrade(f"/ends/times-out/?id={token}")
+            read_to_the_end(keeping_site, client, token)
+            keeping_site.until_left(0)
+            assert keeping_site.events(token, "closed")[-1] == "closed"
+        keeping_site.server.log.expect(LOGGED["times-out"])
+
+    def test_undecorated_view_that_is_killed_gives_its_connection_back(self, keeping_site: Site, token: str) -> None:
+        """Django lets it pass."""
+        with keeping_site.connect() as client:
+            client.upgrade(f"/meta/?id={token}")
+            said(client)
+            assert keeping_site.connections() == 1
+            kill(keeping_site, client, token)
+            keeping_site.until_left(0)
+            assert keeping_site.events(token, "closed")[-1] == "closed"
+
+    @pytest.mark.parametrize(
+        ("how", "status", "record"),
+        [
+            ("refuses", 403, r"\[WARNING\] django.request: Forbidden: /ends/refuses/"),
+            ("breaks", 500, r"\[ERROR\] django.request: Internal Server Error: /ends/breaks/"),
+        ],
+        ids=["refuses", "breaks"],
+    )
+    def test_refused_handshake_leaves_nothing(self, site: Site, how: str, status: int, record: str, token: str) -> None:
+        """The view has queried by then; it was an HTTP request alone."""
+        with site.connect() as client:
+            client.send(upgrade_request(f"/ends/{how}/?id={token}"))
+            assert client.read_response().status == status
+            assert client.read_until_eof() == b""
+            site.until_left(0)
+            assert site.events(token, "finished") == ["started", "finished"]
+        site.server.log.expect(record)
+
+
+class TestStop:
+    @pytest.mark.parametrize("vendor", VENDORS)
+    def test_connection_is_given_back_while_the_worker_is_stopping(
+        self, stack: ExitStack, start: Sites, vendor: str, tmp_path: Path
+    ) -> None:
+        """And not by its death: another view keeps it alive meanwhile."""
+        site = start(stack, vendor, LONG, CONN_MAX_AGE=None)
+        released = tmp_path / "released"
+        with site.connect() as other, site.connect() as client:
+            other.upgrade(f"/lingers/?until={released}")
+            client.upgrade("/ends/receives/")
+            said(client)
+            assert site.connections() == 2
+            site.server.kill(signal.SIGTERM)
+            assert client.read_frame().code == 1001
+            client.send(close_frame(1001))
+            assert client.read_until_eof() == b""
+            site.until_left(0)
+            assert site.server.process.poll() is None
+            other.send(close_frame(1001))
+            released.touch()
+
+    def test_view_that_outlives_the_graceful_timeout_leaves_nothing(self, stack: ExitStack, start: Sites) -> None:
+        """It is killed, and the database knows of it."""
+        site = start(stack, "postgresql", LONG, ("--graceful-timeout", "1"), CONN_MAX_AGE=None)
+        with site.connect() as client:
+            client.upgrade("/ends/sleeps/")
+            said(client)
+            site.server.kill(signal.SIGTERM)
+            client.read_frames_until_eof()
+            site.until_left(0)
+
+
+# --- connections without a view ------------------------------------------------------------------------------------
+
+
+class TestDetached:
+    def test_each_run_gives_its_connection_back(self, keeping_site: Site, token: str) -> None:
+        """The view's, each message's and the last one, for every alias."""
+        with keeping_site.connect() as client:
+            client.upgrade(f"/detaches/?id={token}")
+            keeping_site.until_left(0)
+            for message in ("default", "both", "default"):
+                client.text(message)
+                said(client)
+                keeping_site.until_left(0)
+            client.say_goodbye()
+            keeping_site.until_left(0)
+            assert keeping_site.events(token, "closed") == DETACHED_LIFE
+
+    @pytest.mark.parametrize("end", [vanish, reset])
+    def test_peer_that_goes_leaves_nothing(self, keeping_site: Site, end: End, token: str) -> None:
+        """``on_close`` has queried."""
+        with keeping_site.connect() as client:
+            client.upgrade(f"/detaches/?id={token}")
+            client.text("default")
+            said(client)
+            end(keeping_site, client, token)
+            keeping_site.events(token, "closed")
+            keeping_site.until_left(0)
+
+    def test_message_s_exception_leaves_nothing(self, keeping_site: Site, token: str) -> None:
+        """The connection closes with 1011."""
+        with keeping_site.connect() as client:
+            client.upgrade(f"/detaches/?id={token}")
+            client.text("raise")
+            assert client.read_frame().code == 1011
+            keeping_site.events(token, "closed")
+            keeping_site.until_left(0)
+        keeping_site.server.log.expect("LookupError: as told")
+
+    def test_exception_at_the_end_leaves_nothing(self, keeping_site: Site, token: str) -> None:
+        """That of ``on_close``."""
+        with keeping_site.connect() as client:
+            client.upgrade(f"/detaches/?id={token}&raise")
+            client.say_goodbye()
+            assert keeping_site.events(token, "closed") == DETACHED_LIFE
+            keeping_site.until_left(0)
+        keeping_site.server.log.expect("LookupError: at the end")
+
+    def test_message_s_greenlet_that_is_killed_leaves_nothing(self, keeping_site: Site, token: str) -> None:
+        """``on_close`` runs all the same."""
+        with keeping_site.connect() as client:
+            client.upgrade(f"/detaches/?id={token}")
+            client.text("sleep")
+            said(client)
+            kill(keeping_site, client, token)
+            assert keeping_site.events(token, "closed") == DETACHED_LIFE
+            keeping_site.until_left(0)
+
+
+# --- transactions --------------------------------------------------------------------------------------------------
+
+ACCEPTED_INSIDE = "TransactionManagementError: a WebSocket cannot be accepted inside transaction.atomic"
+
+
+class TestAtomicRequests:
+    def test_decorated_view_is_in_no_transaction(self, atomic_site: Site) -> None:
+        """When it speaks WebSocket."""
+        with atomic_site.connect() as client:
+            client.upgrade("/atomic/")
+            assert json.loads(said(client)) == [False, False]
+
+    def test_decorated_view_is_in_one_for_http(self, atomic_site: Site) -> None:
+        """Which is rolled back when it raises."""
+        assert json.loads(atomic_site.server.get("/atomic/?name=stays").body) == [True, True]
+        assert atomic_site.server.get("/atomic/?name=goes&raise=1").status == 500
+        assert json.loads(atomic_site.server.get("/users/").body) == ["stays"]
+        atomic_site.server.log.expect("LookupError: behind the insert")
+
+    @pytest.mark.parametrize("path", ["/not-atomic/inside/", "/not-atomic/outside/"])
+    def test_non_atomic_requests_holds(self, atomic_site: Site, path: str) -> None:
+        """On either side of the decorator, for the database that it names."""
+        assert json.loads(atomic_site.server.get(path).body) == [False, True]
+
+    def test_undecorated_view_cannot_accept(self, atomic_site: Site, token: str) -> None:
+        """It is answered with 500, and one record says why."""
+        with atomic_site.connect() as client:
+            client.send(upgrade_request(f"/meta/?id={token}"))
+            assert client.read_response().status == 500
+            assert atomic_site.events(token, "finished") == ["started", "finished"]
+        atomic_site.server.log.expect(ACCEPTED_INSIDE)
+
+
+def test_accept_inside_a_transaction_is_refused(site: Site) -> None:
+    """Before the 101; the transaction is rolled back."""
+    with site.connect() as client:
+        client.send(upgrade_request("/accepts-inside/"))
+        assert client.read_response().status == 500
+    site.server.log.expect(ACCEPTED_INSIDE)
+    assert "undone" not in json.loads(site.server.get("/users/").body)
+
+
+# --- many ----------------------------------------------------------------------------------------------------------
+
+
+def open_many(stack: ExitStack, site: Site, path: str, number: int) -> list[RawClient]:
+    """So many WebSockets, one after the other: gunicorn waits two seconds for a request."""
+    clients = []
+    for _ in range(number):
+        clients.append(stack.enter_context(site.connect(timeout=30.0)))
+        clients[-1].upgrade(path)
+    return clients
+
+
+def converse(site: Site, clients: list[RawClient], at_once: int) -> int:
+    """Each of them asks the database once, in random order, ``at_once`` at the same time; the most connections seen."""
+    chance = random.Random(1)
+    asking: list[RawClient] = []
+    seen = 0
+    for number, client in enumerate(chance.sample(clients, len(clients))):
+        client.text("default")
+        asking.append(client)
+        if len(asking) == at_once:
+            assert said(asking.pop(chance.randrange(at_once))).isdigit()
+        if number % 5 == 0:
+            seen = max(seen, site.connections())
+    for client in asking:
+        assert said(client).isdigit()
+    return seen
+
+
+@pytest.mark.parametrize("path", ["/talk/", "/detaches/"])
+def test_five_hundred_share_a_few_connections(stack: ExitStack, start: Sites, path: str) -> None:
+    """Each asks three times, in random order, four at once; the connection is kept for a hundredth of a second. The
+    role may have 20: one more would be an error in the log.
+    """
+    site = start(stack, "postgresql", 0.01)
+    clients = open_many(stack, site, path, 500)
+    seen = [converse(site, clients, at_once=4) for _ in range(3)]
+    assert max(seen) <= LIMIT * 3 // 4, seen
+    site.until_left(0)
+    while clients:  # few at once: on_close queries
+        for client in clients[:4]:
+            client.send(close_frame())
+            client.read_frames_until_eof()
+        del clients[:4]
+        site.until_left(0)
+
+
+@pytest.mark.parametrize("path", ["/talk/", "/detaches/"])
+def test_pool_is_shared(stack: ExitStack, start: Sites, path: str) -> None:
+    """Thirty WebSockets and four connections, which go back to psycopg's pool. All ask, and all go, at once."""
+    site = start(stack, "postgresql", GRACE, OPTIONS={"pool": {"min_size": 1, "max_size": 4}})
+    clients = open_many(stack, site, path, 30)
+    for _ in range(3):
+        converse(site, clients, at_once=30)
+    assert site.connections() <= 4
+    for client in clients:
+        client.send(close_frame())
+    for client in clients:
+        client.read_frames_until_eof()
