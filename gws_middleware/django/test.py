@@ -15,14 +15,15 @@ pytest-django: ``@pytest.fixture`` ``def client(): return WebSocketClient()``.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from django.core.handlers.wsgi import WSGIHandler
-from django.core.signals import got_request_exception
-from django.db import connections
+from django.core.signals import got_request_exception, request_finished, request_started
+from django.db import close_old_connections, connections
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.test import Client
@@ -126,17 +127,43 @@ class WebSocketTestMixin:
     client_class = WebSocketClient
 
 
+def _close(close: Callable[[], None]) -> None:
+    """The end of a request, which closes no database connection: it is the test's, and may be in its transaction."""
+    connected = request_finished.disconnect(close_old_connections)
+    try:
+        close()
+    finally:
+        if connected:
+            request_finished.connect(close_old_connections)
+
+
 class _Handler(WSGIHandler):
     """Serves one request, and keeps what a test wants to know."""
 
     request: HttpRequest | None = None
     response: HttpResponseBase | None = None
     exception: BaseException | None = None
+    _connected = False
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Any:
+        # Django sends the first of its two signals here, and comes to get_response() next.
+        self._connected = request_started.disconnect(close_old_connections)
+        try:
+            return super().__call__(environ, start_response)
+        finally:
+            self._connect_again()
 
     def get_response(self, request: HttpRequest) -> HttpResponseBase:
+        self._connect_again()
         self.request = request
         self.response = response = super().get_response(request)
+        response.close = partial(_close, response.close)  # type: ignore[method-assign]
         return response
+
+    def _connect_again(self) -> None:
+        if self._connected:
+            request_started.connect(close_old_connections)
+        self._connected = False
 
     def with_the_connections_of_the_test(self) -> Any:
         """This application in another greenlet, which has database connections of its own where gevent has patched

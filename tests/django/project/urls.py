@@ -15,6 +15,8 @@ urlpatterns = [
     path("forgets/", views.forgets),
     path("echo/", views.echo),
     path("answers/<what>/", views.answers),
+    path("tell/<what>/", views.tell),
+    path("sleeps/<when>/", views.sleeps),
     path("raises/", views.raises),
     path("killed/", views.killed),
     path("chatter/", views.chatter),

@@ -11,7 +11,7 @@ from django.contrib.messages import info
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse
-from gevent import GreenletExit
+from gevent import GreenletExit, sleep
 
 from gws_middleware import ConnectionClosed, WebSocket
 from gws_middleware.django.decorators import accept_websocket, require_websocket
@@ -85,7 +85,27 @@ def answers(request: Any, what: str) -> Any:
         raise LookupError("before the 101")
     if what == "closed":
         request.websocket.close()
+    if what == "cookie":
+        response = HttpResponse(status=403)
+        response.set_cookie("b", "2")
+        return response
     return None
+
+
+@require_websocket
+def tell(request: Any, what: str) -> None:
+    """What is in META, or the path."""
+    for names in request.websocket:
+        found = {**request.META, "path": request.path}
+        request.websocket.send_json([found[name] for name in names.split()])
+
+
+@require_websocket
+def sleeps(request: Any, when: str) -> None:
+    """Looks at nothing."""
+    if when == "late":
+        request.websocket.accept()
+    sleep(30)
 
 
 @require_websocket

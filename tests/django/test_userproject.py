@@ -1,0 +1,201 @@
+"""The test tools in a project of a user's: with ``manage.py test`` and with pytest-django."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.servers import ROOT
+
+SETTINGS = """
+INSTALLED_APPS += ["mine"]
+INSTALLED_APPS.insert(0, "gws_middleware.django")
+LOGIN_URL = "/login/"
+DATABASES["default"]["TEST"] = {"NAME": BASE_DIR / "test.sqlite3"}
+"""
+URLS = """
+from mine import views
+urlpatterns += [path("ws/", views.names)]
+"""
+VIEWS = """
+from django.contrib.auth.models import User
+from gws_middleware.django.decorators import require_websocket
+
+
+@require_websocket
+def names(request):
+    for message in request.websocket:
+        if message == "fail":
+            raise LookupError("the view has failed")
+        User.objects.create(username=message)
+        request.websocket.send(",".join(User.objects.order_by("pk").values_list("username", flat=True)))
+"""
+TESTS = """
+from django.contrib.auth.models import User
+from django.test import TestCase, TransactionTestCase
+from urllib.request import urlopen
+from websockets.sync.client import connect
+
+from gws_middleware.django.liveserver import WebSocketLiveServerTestCase
+from gws_middleware.django.test import WebSocketTestMixin
+
+
+class TransactionTest(WebSocketTestMixin, TransactionTestCase):
+    def test_writes_are_seen(self):
+        User.objects.create(username="ours")
+        with self.client.websocket("/ws/") as ws:
+            ws.send("theirs")
+            self.assertEqual(ws.receive(), "ours,theirs")
+        self.assertEqual(User.objects.count(), 2)
+
+
+class FirstTest(WebSocketTestMixin, TestCase):
+    @classmethod
+    def setUpTestData(cls):
+        User.objects.create(username="data")
+
+    def test_one(self):
+        with self.client.websocket("/ws/") as ws:
+            ws.send("one")
+            self.assertEqual(ws.receive(), "data,one")
+
+    def test_two(self):
+        with self.client.websocket("/ws/") as ws:
+            ws.send("two")
+            self.assertEqual(ws.receive(), "data,two")
+
+
+class LiveTest(WebSocketLiveServerTestCase):
+    def test_databases_are_one(self):
+        User.objects.create(username="ours")
+        with connect(self.live_server_ws_url + "/ws/", proxy=None, origin=self.live_server_url) as ws:
+            ws.send("theirs")
+            self.assertEqual(ws.recv(), "ours,theirs")
+        self.assertEqual(User.objects.count(), 2)
+
+    def test_static_files_are_served(self):
+        with urlopen(self.live_server_url + "/static/mine/style.css") as response:
+            self.assertEqual(response.read(), b"body {}")
+"""
+FAILING = """
+from django.test import TestCase
+from gws_middleware.django.test import WebSocketTestMixin
+
+
+class FailingTest(WebSocketTestMixin, TestCase):
+    def test_view_that_fails(self):
+        with self.client.websocket("/ws/") as ws:
+            ws.send("fail")
+            self.assertEqual(ws.receive(), "an answer")
+"""
+PYTEST = """
+import pytest
+from django.contrib.auth.models import User
+from gws_middleware.django.test import WebSocketClient
+
+
+@pytest.fixture
+def client():
+    return WebSocketClient()
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_in_a_transaction(client, name):
+    with client.websocket("/ws/") as ws:
+        ws.send(name)
+        assert ws.receive() == name
+
+
+@pytest.mark.django_db(transaction=True)
+def test_with_transactions(client):
+    User.objects.create(username="ours")
+    with client.websocket("/ws/") as ws:
+        ws.send("theirs")
+        assert ws.receive() == "ours,theirs"
+"""
+IN_MEMORY = """
+from mysite.settings import *
+DATABASES["default"]["TEST"] = {}
+"""
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """A command of the user's."""
+    path = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)])
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "DJANGO_"))}
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        env={**env, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``django-admin`` makes, and a little more."""
+    folder = tmp_path_factory.mktemp("user")
+    for command in (("startproject", "mysite", "."), ("startapp", "mine")):
+        made = run(folder, "-m", "django", *command)
+        assert made.returncode == 0, made.stderr
+    for name, more in (("settings.py", SETTINGS), ("urls.py", URLS)):
+        with (folder / "mysite" / name).open("a") as file:
+            file.write(more)
+    (folder / "mysite" / "in_memory.py").write_text(IN_MEMORY)
+    (folder / "mine" / "views.py").write_text(VIEWS)
+    (folder / "mine" / "tests.py").write_text(TESTS)
+    (folder / "mine" / "failing.py").write_text(FAILING)
+    (folder / "test_by_pytest.py").write_text(PYTEST)
+    style = folder / "mine" / "static" / "mine" / "style.css"
+    style.parent.mkdir(parents=True)
+    style.write_text("body {}")
+    return folder
+
+
+@pytest.mark.parametrize("options", [(), ("--parallel", "2")])
+def test_manage_py_test_passes(project: Path, options: tuple[str, ...]) -> None:
+    """One process, and several with a database each: the live server finds the one of its own."""
+    done = run(project, "-W", "error::ResourceWarning", "manage.py", "test", *options)
+    assert done.returncode == 0, done.stderr
+    assert "Ran 5 tests" in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_failing_view_is_told(project: Path) -> None:
+    """The view's exception is what the test fails with, and its cause is what the test saw."""
+    done = run(project, "manage.py", "test", "mine.failing")
+    assert done.returncode == 1
+    assert "LookupError: the view has failed" in done.stderr
+    assert "AssertionError: None != 'an answer'" in done.stderr
+    assert "FAILED (errors=1)" in done.stderr
+
+
+def test_pytest_django_passes(project: Path) -> None:
+    """With the fixture of the documentation."""
+    done = run(project, "-m", "pytest", "-q", "--ds=mysite.settings", "test_by_pytest.py")
+    assert done.returncode == 0, done.stdout
+    assert "3 passed" in done.stdout
+
+
+def test_live_server_tells_that_a_database_in_memory_will_not_do(project: Path) -> None:
+    """And what to set."""
+    done = run(project, "manage.py", "test", "mine.tests.LiveTest", "--settings=mysite.in_memory")
+    assert done.returncode == 1
+    assert "ImproperlyConfigured: the test database 'default' is in memory" in done.stderr
+    assert "FAILED (errors=1)" in done.stderr
+
+
+def test_live_server_that_does_not_start_shows_its_log(project: Path) -> None:
+    """E.g. because of a wrong setting."""
+    (project / "mysite" / "wrong.py").write_text("from mysite.settings import *\nGWS = {'max_mesage_size': 1}\n")
+    done = run(project, "-m", "django", "test", "mine.tests.LiveTest", "--settings=mysite.wrong", "--pythonpath=.")
+    assert done.returncode == 1
+    assert "max_mesage_size" in done.stderr
