@@ -12,6 +12,8 @@ from typing import Any
 
 from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.utils.cache import patch_vary_headers
 
 from .serving import View, attach, serve
 
@@ -59,11 +61,14 @@ class _NotAtomic(set[str]):
 
 
 def _atomic_http(view: View, not_atomic: _NotAtomic, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-    """Plain HTTP: what Django would have done."""
+    """Plain HTTP: what Django would have done. What is cached of it is not to answer a handshake (RFC 9110 12.5.5)."""
     for alias, database in connections.settings.items():
         if database["ATOMIC_REQUESTS"] and not not_atomic.named(alias):
             view = transaction.atomic(using=alias)(view)
-    return view(request, *args, **kwargs)
+    response = view(request, *args, **kwargs)
+    if isinstance(response, HttpResponseBase):
+        patch_vary_headers(response, ("Upgrade",))
+    return response
 
 
 def _refuse_http(view: View, not_atomic: _NotAtomic, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
+from django.utils.cache import patch_vary_headers
 
 from . import conf
 from .serving import View, attach, serve
@@ -27,7 +28,10 @@ class WebSocketMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         attach(request)
-        return self.get_response(request)
+        response = self.get_response(request)
+        if conf.accept_all():
+            patch_vary_headers(response, ("Upgrade",))  # what is cached of it is not to answer a handshake
+        return response
 
     def process_view(
         self, request: HttpRequest, view: View, args: Sequence[Any], kwargs: Mapping[str, Any]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from django.http import HttpRequest, HttpResponse, HttpResponseForbidden
+from django.http.response import HttpResponseBase
 from gevent import GreenletExit
 
 from ..codes import CloseCode
@@ -66,13 +67,23 @@ def serve(request: HttpRequest, ws: WebSocket, view: View, args: Sequence[Any], 
         raise
     finally:
         _leave(request, ws)
+    if ws.accepted:
+        return _swallowed(response)
     if response is not None:
         return response
-    if ws.accepted:
-        return WebSocketResponse()
     if ws.closed:
         return HttpResponseForbidden("The WebSocket was refused.\n", content_type="text/plain")
     raise ValueError(f"the view {view!r} returned None, and neither accepted nor closed the WebSocket")
+
+
+def _swallowed(response: Any) -> WebSocketResponse:
+    """What nobody sends looks like what it is, so that e.g. no cache keeps it; what the view's response has opened is
+    closed with it.
+    """
+    answer = WebSocketResponse()
+    if isinstance(response, HttpResponseBase):
+        answer._resource_closers.extend(response._resource_closers)  # type: ignore[attr-defined]
+    return answer
 
 
 def _leave(request: HttpRequest, ws: WebSocket) -> None:

@@ -54,11 +54,9 @@ def visitor(ws: WebSocket) -> Visitor:
     request = getattr(ws, "request", None)
     session, user = getattr(request, "session", None), getattr(request, "user", None)
     unknown = isinstance(user, LazyObject) and user._wrapped is empty  # to ask now would be a query for each socket
-    return Visitor(
-        None if unknown else getattr(user, "pk", None),
-        getattr(session, "session_key", None),
-        SESSION_KEY in getattr(session, "_session_cache", ()),
-    )
+    user_id = None if unknown else getattr(user, "pk", None)
+    of_the_session = getattr(session, "_session_cache", {}).get(SESSION_KEY)
+    return Visitor(user_id, getattr(session, "session_key", None), of_the_session == str(user_id))
 
 
 def remember(ws: WebSocket) -> None:

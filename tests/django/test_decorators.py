@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from django.contrib.auth.models import Permission, User
@@ -15,6 +16,8 @@ from gevent import GreenletExit
 from gws_middleware.django.decorators import accept_websocket, require_websocket
 from gws_middleware.django.serving import attach
 from gws_middleware.django.test import WebSocketClient, WebSocketRefused, WebSocketTestMixin
+
+from .project import views
 
 
 def refusal(client: WebSocketClient, path: str, **options: Any) -> Any:
@@ -34,6 +37,10 @@ class TestAcceptWebsocket:
     def test_http_reaches_the_view(self, client: WebSocketClient) -> None:
         """``request.websocket`` is None there, and ``is_websocket()`` false."""
         assert client.get("/both/").content == b"http None"
+
+    def test_page_is_not_cached_for_handshakes(self, client: WebSocketClient) -> None:
+        """One address has two answers."""
+        assert client.get("/both/")["Vary"] == "Upgrade"
 
     def test_path_that_no_converter_takes_is_404(self, client: WebSocketClient) -> None:
         """The URLconf decides for both."""
@@ -144,6 +151,27 @@ class TestAfterThe101:
         with client.websocket("/closed-elsewhere/") as ws:
             assert ws.receive() is None
             assert ws.close_code == 1011
+
+    def test_response_behind_a_websocket_is_nobody_s_page(self, client: WebSocketClient) -> None:
+        """A cache in front of the view would keep a 200; what the response has opened is closed."""
+        seen: list[int] = []
+
+        def watch(get_response: Any) -> Any:
+            def middleware(request: Any) -> Any:
+                response = get_response(request)
+                seen.append(response.status_code)
+                return response
+
+            return middleware
+
+        views.EVENTS.clear()
+        with (
+            patch("tests.django.project.views.by_token", watch),
+            override_settings(MIDDLEWARE=["tests.django.project.views.by_token"]),
+            client.websocket("/streams/") as ws,
+        ):
+            assert ws.receive() == "hello"
+        assert (seen, views.EVENTS) == ([101], ["closed"])
 
     def test_response_of_a_view_that_accepted_is_not_sent(self, client: WebSocketClient) -> None:
         """Whatever it returns."""

@@ -64,6 +64,13 @@ def test_accept_all_lets_them_in(client: WebSocketClient, path: str) -> None:
         assert ws.receive() == "x"
 
 
+def test_page_is_not_cached_for_handshakes(client: WebSocketClient) -> None:
+    """Where one address has two answers."""
+    assert "Upgrade" not in client.get("/").get("Vary", "")
+    with override_settings(WEBSOCKET_ACCEPT_ALL=True):
+        assert "Upgrade" in client.get("/")["Vary"]
+
+
 @override_settings(WEBSOCKET_ACCEPT_ALL=True)
 def test_accept_all_calls_a_view_once(client: WebSocketClient) -> None:
     """A view that answers with HTTP still does; Django does not call it again."""

@@ -15,6 +15,7 @@ urlpatterns = [
     path("forgets/", views.forgets),
     path("echo/", views.echo),
     path("answers/<what>/", views.answers),
+    path("streams/", views.streams),
     path("tell/<what>/", views.tell),
     path("sleeps/<when>/", views.sleeps),
     path("raises/", views.raises),

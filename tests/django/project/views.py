@@ -10,7 +10,7 @@ from django.contrib.auth.models import User
 from django.contrib.messages import info
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from gevent import GreenletExit, sleep
 
 from gws_middleware import ConnectionClosed, WebSocket
@@ -90,6 +90,21 @@ def answers(request: Any, what: str) -> Any:
         response.set_cookie("b", "2")
         return response
     return None
+
+
+@require_websocket
+def streams(request: Any) -> StreamingHttpResponse:
+    """Returns a response that has something open."""
+    request.websocket.send("hello")
+
+    class Body:
+        def __iter__(self) -> Any:
+            return iter([b"over"])
+
+        def close(self) -> None:
+            EVENTS.append("closed")
+
+    return StreamingHttpResponse(Body())
 
 
 @require_websocket
