@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import django
 import psutil
 import pytest
 
@@ -565,6 +566,7 @@ def test_five_hundred_share_a_few_connections(stack: ExitStack, start: Sites, pa
         site.until_left(0)
 
 
+@pytest.mark.skipif(django.VERSION < (5, 1), reason="Django 5.1 brought the pool")
 @pytest.mark.parametrize("path", ["/talk/", "/detaches/"])
 def test_pool_is_shared(stack: ExitStack, start: Sites, path: str) -> None:
     """Thirty WebSockets and four connections, which go back to psycopg's pool. All ask, and all go, at once."""
