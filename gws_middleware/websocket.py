@@ -478,9 +478,11 @@ class WebSocket(WebSocketPath, OlderNames):
             if self._ended and not self._told:
                 self._told = True
                 on_close, self._on_message, self._on_close = self._on_close, None, None
-                if on_close is not None:
-                    self._call(on_close)
-                self._adapter.closed(self)
+                try:
+                    if on_close is not None:
+                        self._call(on_close)
+                finally:
+                    self._adapter.closed(self)
             else:
                 self._adapter.ran(self)
 

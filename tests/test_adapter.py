@@ -262,6 +262,17 @@ class TestLife:
         until(lambda: "closed" in diary.told, "the end is told")
         assert diary.told.count("closed") == 1
 
+    def test_detached_connection_whose_end_is_killed_is_told_of(self, diary: Diary) -> None:
+        """``on_close`` waited too long for a worker that stops."""
+
+        def killed(ws: WebSocket) -> None:
+            raise gevent.GreenletExit
+
+        with connected() as (ws, peer):
+            ws.detach(on_close=killed)
+            peer.vanish()
+            until(lambda: "closed" in diary.told, "the end is told")
+
     def test_refused_handshake_is_told_of_to_nobody(self, diary: Diary) -> None:
         """There is no WebSocket."""
         with pytest.raises(HandshakeRefused), connect(application, "/refuse"):

@@ -43,10 +43,12 @@ class DjangoAdapter(Adapter):
 
     def ran(self, ws: WebSocket) -> None:
         """The same, at the end of each run."""
+        databases.finish_request()
         databases.give_back_all()
 
     def closed(self, ws: WebSocket) -> None:
         """Receivers may use the database; afterwards nothing of it is left."""
+        databases.finish_request()
         websocket_closed.send_robust(
             WebSocket,
             websocket=ws,

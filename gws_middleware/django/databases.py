@@ -10,21 +10,24 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from django.core.handlers.wsgi import WSGIHandler
+from django.core.signals import request_finished
 from django.db import Error, connections, transaction
 from django.db.backends.signals import connection_created
 from gevent import getcurrent
 
 from ..websocket import WebSocket
 
-__all__ = ["connect", "give_back", "give_back_all", "refuse_transaction", "watch"]
+__all__ = ["connect", "finish_request", "give_back", "give_back_all", "refuse_transaction", "watch"]
 
 _views: WeakKeyDictionary[Any, WebSocket] = WeakKeyDictionary()
-"""The greenlets that wait for a WebSocket's messages."""
+"""The greenlets whose request is a WebSocket."""
 
 
 def connect() -> None:
     """Learn of each connection that is opened."""
     connection_created.connect(_created, dispatch_uid="gws_middleware")
+    request_finished.connect(_finished, dispatch_uid="gws_middleware")
 
 
 def watch(ws: WebSocket) -> None:
@@ -40,12 +43,24 @@ def _created(**arguments: Any) -> None:
         ws.expect_idle()
 
 
+def _finished(**arguments: Any) -> None:
+    _views.pop(getcurrent(), None)
+
+
+def finish_request() -> None:
+    """Tell everybody that the request has ended, if Django has not: it makes no response where GreenletExit or
+    gevent.Timeout ends a view, and much hangs on that signal.
+    """
+    if _views.pop(getcurrent(), None) is not None:
+        request_finished.send(WSGIHandler)
+
+
 def give_back() -> bool:
     """Close this greenlet's connections that are in no transaction; True if one was left open.
 
     With a pool (psycopg's) closing one returns it to the pool.
     """
-    left = False
+    left = getcurrent() not in _views  # another greenlet waits for the view, whose connections are still there
     for connection in connections.all(initialized_only=True):
         if connection.in_atomic_block or (connection.connection is not None and not connection.autocommit):
             left = True

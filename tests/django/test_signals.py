@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import gevent
 import pytest
 from django.core.signals import request_finished, request_started
 from django.dispatch import Signal
 
+from gws_middleware.django import databases
 from gws_middleware.django.signals import websocket_closed, websocket_opened
 from gws_middleware.django.test import WebSocketClient, WebSocketRefused
 from gws_middleware.websocket import Stats, WebSocket
@@ -36,15 +38,30 @@ def heard() -> Iterator[list[tuple[Signal, dict[str, Any]]]]:
 
 
 @pytest.mark.parametrize(
-    ("path", "code"), [("/both/", 4000), ("/raises/", 1011), ("/killed/", 1001), ("/conversation/1/", 4000)]
+    ("path", "code"),
+    [
+        ("/both/", 4000),
+        ("/raises/", 1011),
+        ("/killed/", 1001),
+        ("/killed-by-meta/", 1001),
+        ("/timeout/", 1011),
+        ("/conversation/1/", 4000),
+    ],
 )
 def test_each_comes_once(client: WebSocketClient, heard: Any, path: str, code: int) -> None:
     """In this order, whatever ends the view."""
     client.raise_request_exception = False
     with client.websocket(path) as ws:
-        ws.close(4000)
+        if code == 4000:
+            ws.close(4000)
+        assert ws.receive() is None
     assert [signal for signal, _ in heard] == list(SIGNALS)
     assert heard[-1][1]["code"] == code
+
+
+def test_greenlet_beside_the_view_gives_nothing_of_the_view_s_back() -> None:
+    """So the view's next wait is to ask once more."""
+    assert gevent.spawn(databases.give_back).get(timeout=5) is True
 
 
 def test_detached_connection_closes_after_its_request(client: WebSocketClient, heard: Any) -> None:

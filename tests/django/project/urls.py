@@ -20,6 +20,8 @@ urlpatterns = [
     path("sleeps/<when>/", views.sleeps),
     path("raises/", views.raises),
     path("killed/", views.killed),
+    path("killed-by-meta/", views.killed_by_meta),
+    path("timeout/", views.timeout),
     path("chatter/", views.chatter),
     path("closed-elsewhere/", views.closed_elsewhere),
     path("in-transaction/", views.in_transaction),

@@ -11,7 +11,7 @@ from django.contrib.messages import info
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
-from gevent import GreenletExit, sleep
+from gevent import GreenletExit, Timeout, sleep
 
 from gws_middleware import ConnectionClosed, WebSocket
 from gws_middleware.django.decorators import accept_websocket, require_websocket
@@ -135,6 +135,19 @@ def killed(request: Any) -> None:
     """As a worker that stops does it."""
     request.websocket.accept()
     raise GreenletExit
+
+
+def killed_by_meta(request: HttpRequest) -> None:
+    """The same, and nobody of ours stands in between."""
+    request.META["wsgi.websocket"].accept()
+    raise GreenletExit
+
+
+@require_websocket
+def timeout(request: Any) -> None:
+    """gevent's, which is no Exception."""
+    with Timeout(0.01):
+        request.websocket.receive()
 
 
 @require_websocket
