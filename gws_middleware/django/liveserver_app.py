@@ -4,31 +4,41 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from typing import Any
 
-__all__ = ["DATABASES"]
+from ..middleware import WebSocketMiddleware
+from ..typing import WSGIApp
 
+__all__ = ["DATABASES", "DEBUG", "HOST", "application"]
+
+HOST = "127.0.0.1"
 DATABASES = "LIVE_SERVER_DATABASES"
 """The environment variable with the name of each test database, as JSON."""
+DEBUG = "LIVE_SERVER_DEBUG"
+"""The one with ``settings.DEBUG``, as JSON."""
 
 
-def _make() -> Callable[..., Any]:
+def application() -> WSGIApp:
+    """Called by gunicorn in the worker, before anything of Django's is loaded."""
+    from django.apps import apps
     from django.conf import settings
-    from django.contrib.staticfiles.handlers import StaticFilesHandler
     from django.core.servers.basehttp import get_internal_wsgi_application
+    from django.test.utils import setup_test_environment
 
-    for alias, name in json.loads(os.environ[DATABASES]).items():
-        settings.DATABASES[alias]["NAME"] = name
-    settings.ALLOWED_HOSTS = [*settings.ALLOWED_HOSTS, "127.0.0.1"]
-    application: Callable[..., Any] = get_internal_wsgi_application()
-    if "django.contrib.staticfiles" in settings.INSTALLED_APPS:
-        application = StaticFilesHandler(application)  # type: ignore[arg-type]
-    return application
+    names = json.loads(os.environ[DATABASES])
+    # No others: they have no test database, and what has its name is the real one.
+    databases = {alias: {**settings.DATABASES[alias], "NAME": name} for alias, name in names.items()}
+    settings.DATABASES = {"default": {}, **databases}
+    settings.ALLOWED_HOSTS = [*settings.ALLOWED_HOSTS, HOST]
+    setup_test_environment(debug=json.loads(os.environ[DEBUG]))
+    app: WSGIApp = get_internal_wsgi_application()
+    return _with_static_files(app) if apps.is_installed("django.contrib.staticfiles") else app
 
 
-def __getattr__(name: str) -> Any:
-    """``application``: made when gunicorn asks for it, in the worker; the test imports this module, too."""
-    if name == "application":
-        return _make()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def _with_static_files(app: WSGIApp) -> WSGIApp:
+    from django.contrib.staticfiles.handlers import StaticFilesHandler
+
+    if not isinstance(app, WebSocketMiddleware):
+        return StaticFilesHandler(app)  # type: ignore[arg-type]
+    outside = WebSocketMiddleware(StaticFilesHandler(app.app))  # type: ignore[arg-type]
+    outside.config = app.config
+    return outside

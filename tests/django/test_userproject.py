@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ urlpatterns += [path("ws/", views.names)]
 """
 VIEWS = """
 from django.contrib.auth.models import User
+from django.db import connection
 from gws_middleware.django.decorators import require_websocket
 
 
@@ -32,7 +34,9 @@ def names(request):
         if message == "fail":
             raise LookupError("the view has failed")
         User.objects.create(username=message)
-        request.websocket.send(",".join(User.objects.order_by("pk").values_list("username", flat=True)))
+        names = list(User.objects.order_by("pk").values_list("username", flat=True))
+        connection.close()  # as views do that wait for long; the test's is in a transaction
+        request.websocket.send(",".join(names))
 """
 TESTS = """
 from django.contrib.auth.models import User
@@ -118,10 +122,6 @@ def test_with_transactions(client):
         ws.send("theirs")
         assert ws.receive() == "ours,theirs"
 """
-IN_MEMORY = """
-from mysite.settings import *
-DATABASES["default"]["TEST"] = {}
-"""
 
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -149,7 +149,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, more in (("settings.py", SETTINGS), ("urls.py", URLS)):
         with (folder / "mysite" / name).open("a") as file:
             file.write(more)
-    (folder / "mysite" / "in_memory.py").write_text(IN_MEMORY)
     (folder / "mine" / "views.py").write_text(VIEWS)
     (folder / "mine" / "tests.py").write_text(TESTS)
     (folder / "mine" / "failing.py").write_text(FAILING)
@@ -179,23 +178,22 @@ def test_failing_view_is_told(project: Path) -> None:
 
 
 def test_pytest_django_passes(project: Path) -> None:
-    """With the fixture of the documentation."""
-    done = run(project, "-m", "pytest", "-q", "--ds=mysite.settings", "test_by_pytest.py")
+    """With the fixture of the documentation, and with the test classes."""
+    done = run_pytest(project, "test_by_pytest.py", "mine/tests.py")
     assert done.returncode == 0, done.stdout
-    assert "3 passed" in done.stdout
+    assert "8 passed" in done.stdout
 
 
-def test_live_server_tells_that_a_database_in_memory_will_not_do(project: Path) -> None:
-    """And what to set."""
-    done = run(project, "manage.py", "test", "mine.tests.LiveTest", "--settings=mysite.in_memory")
+def test_failing_view_is_told_by_pytest_django(project: Path) -> None:
+    """The same, in one test."""
+    done = run_pytest(project, "mine/failing.py")
     assert done.returncode == 1
-    assert "ImproperlyConfigured: the test database 'default' is in memory" in done.stderr
-    assert "FAILED (errors=1)" in done.stderr
+    assert "AssertionError: None != 'an answer'" in done.stdout
+    assert re.search("^E +LookupError: the view has failed$", done.stdout, re.MULTILINE)
+    assert "FAILED mine/failing.py::FailingTest::test_view_that_fails - LookupError: " in done.stdout
+    assert "1 failed in" in done.stdout
 
 
-def test_live_server_that_does_not_start_shows_its_log(project: Path) -> None:
-    """E.g. because of a wrong setting."""
-    (project / "mysite" / "wrong.py").write_text("from mysite.settings import *\nGWS = {'max_mesage_size': 1}\n")
-    done = run(project, "-m", "django", "test", "mine.tests.LiveTest", "--settings=mysite.wrong", "--pythonpath=.")
-    assert done.returncode == 1
-    assert "max_mesage_size" in done.stderr
+def run_pytest(project: Path, *files: str) -> subprocess.CompletedProcess[str]:
+    """As somebody does who has set nothing else."""
+    return run(project, "-m", "pytest", "-p", "no:cacheprovider", "-Werror", "--ds=mysite.settings", *files)
