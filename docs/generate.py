@@ -19,7 +19,8 @@ HEAD = """\
 Each can be given in four ways:
 
 - as a keyword argument of the wrapper: `WebSocketMiddleware(app, max_message_size=65536)`;
-- as an environment variable, which is the worker class' way: `GWS_MAX_MESSAGE_SIZE=65536`, a list with commas between;
+- as an environment variable, which is the worker class' way: `GWS_MAX_MESSAGE_SIZE=65536`, a list with commas between,
+  `none` for None;
 - as the `options` of a worker class of your own:
 
       from gws_middleware.worker import GeventWebSocketWorker
@@ -32,6 +33,9 @@ Each can be given in four ways:
 An argument wins over Django's settings, those over a variable, and a variable over the default. A misspelt name or a
 wrong value raises `gws_middleware.ConfigError` when the application is wrapped, so that a worker with one does not
 start; in Django's settings it is an error of `manage.py check`, too.
+
+What is marked "Per view" can be set for one connection too, before it is accepted:
+`request.websocket.limits(max_message_size=2**24, message_rate=5)`.
 
 """
 
@@ -57,7 +61,8 @@ def _section(knob: Field[Any]) -> str:
     wanted = metadata["check"](object()).replace("*", "\\*")  # what no knob takes is answered with what it does take
     doc: str = metadata["doc"]
     environment = f" Environment: `{PREFIX}{name.upper()}`." if name in CORE else ""
-    facts = f"Default: {_shown(default, doc)}.{environment} Value: {wanted}."
+    per_view = " Per view." if metadata["per_view"] else ""
+    facts = f"Default: {_shown(default, doc)}.{environment} Value: {wanted}.{per_view}"
     return "\n\n".join([f"## `{name}`", facts, doc.replace("``", "`")]) + "\n"
 
 

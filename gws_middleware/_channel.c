@@ -208,6 +208,23 @@ channel_shutdown(Channel *self, PyObject *argument)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(setsockopt_doc,
+"setsockopt($self, level, option, value, /)\n--\n\n"
+"Set an option that is a number.");
+
+static PyObject *
+channel_setsockopt(Channel *self, PyObject *args)
+{
+    int level, option, value;
+    if (!PyArg_ParseTuple(args, "iii:setsockopt", &level, &option, &value)) {
+        return NULL;
+    }
+    if (setsockopt(self->fd, level, option, &value, sizeof(value)) < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_RETURN_NONE;
+}
+
 static int
 close_fd(Channel *self)
 {
@@ -278,6 +295,7 @@ static PyMethodDef methods[] = {
     {"send", METHOD(channel_send), METH_O, send_doc},
     {"sendmsg", METHOD(channel_sendmsg), METH_O, sendmsg_doc},
     {"shutdown", METHOD(channel_shutdown), METH_O, shutdown_doc},
+    {"setsockopt", METHOD(channel_setsockopt), METH_VARARGS, setsockopt_doc},
     {"fileno", METHOD(channel_fileno), METH_NOARGS, fileno_doc},
     {"close", METHOD(channel_close), METH_NOARGS, close_doc},
     {NULL, NULL, 0, NULL},

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from .protocol.masking import extension
 
-__all__ = ["Channel", "plain_channel", "tls_channel"]
+__all__ = ["Channel", "give_up_silent", "plain_channel", "tls_channel"]
 
 
 class Channel(Protocol):
@@ -23,6 +23,7 @@ class Channel(Protocol):
     def send(self, data: Any, /) -> int: ...
     def close(self) -> None: ...
     def shutdown(self, how: int, /) -> None: ...
+    def setsockopt(self, level: int, option: int, value: int, /) -> None: ...
 
 
 _in_c = extension("gws_middleware._channel")
@@ -55,6 +56,33 @@ def tls_channel(sock: Any) -> Channel:
     return _TLS(sock, keep_open)
 
 
+PROBE_AFTER, PROBE_EVERY, PROBES = 60, 15, 4
+"""TCP keepalive, where no pings are sent: seconds of silence, seconds between two probes, probes without an answer."""
+
+
+def give_up_silent(channel: Channel, ping_interval: float | None, ping_timeout: float | None, wait: float) -> None:
+    """Let the kernel too give up a peer that has vanished, as far as the system can: when what was sent stays
+    unacknowledged for as long as a peer may be silent, or may let ``send()`` wait (RFC 5482); where nothing is sent by
+    itself, by probes.
+    """
+    if ping_interval is not None:
+        seconds = max(ping_interval + (ping_timeout or 0), wait)
+        options = [(socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", min(int(seconds * 1000), 2**31 - 1))]
+    else:
+        options = [
+            (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+            (socket.IPPROTO_TCP, "TCP_KEEPIDLE", PROBE_AFTER),
+            (socket.IPPROTO_TCP, "TCP_KEEPINTVL", PROBE_EVERY),
+            (socket.IPPROTO_TCP, "TCP_KEEPCNT", PROBES),
+        ]
+    try:
+        for level, name, value in options:
+            if hasattr(socket, name):
+                channel.setsockopt(level, getattr(socket, name), value)
+    except OSError:
+        pass  # a unix socket has neither, and needs neither; or the peer has gone
+
+
 class _TLS:
     """A TLS socket of gevent's, used without waiting."""
 
@@ -67,6 +95,9 @@ class _TLS:
     def fileno(self) -> int:
         number: int = self._sock.fileno()
         return number
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        self._sock.setsockopt(level, option, value)
 
     def pending(self) -> int:
         """Bytes that are decrypted already: no watcher will tell of them."""

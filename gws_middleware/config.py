@@ -8,14 +8,15 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from importlib import import_module
 from typing import Any
 
 from . import adapter
 from .exceptions import ConfigError
 
-__all__ = ["SAME_ORIGIN", "Config", "knob", "seconds"]
+__all__ = ["SAME_ORIGIN", "Config", "knob", "optional", "seconds"]
 
 PREFIX = "GWS_"
 SAME_ORIGIN = "same-origin"
@@ -38,6 +39,34 @@ def seconds(value: object) -> str | None:
     return None if fits else "a number of seconds above 0"
 
 
+def optional(check: Any) -> Any:
+    """The check of a knob that may be None, too: that there is no such limit."""
+
+    def check_or_none(value: object) -> str | None:
+        wanted = None if value is None else check(value)
+        return None if wanted is None else f"{wanted}, or None"
+
+    return check_or_none
+
+
+def _rate(value: object) -> str | None:
+    return None if seconds(value) is None else "a number above 0"
+
+
+def _function(value: object) -> str | None:
+    try:
+        fits = callable(load(value) if isinstance(value, str) else value)
+    except (ImportError, AttributeError, ValueError) as error:
+        return f'a function or its "package.module.name"; {error}'
+    return None if fits else 'a function or its "package.module.name"'
+
+
+def load(name: str) -> Any:
+    """What ``package.module.name`` names."""
+    module, _, attribute = name.rpartition(".")
+    return getattr(import_module(module), attribute)
+
+
 def _compression(value: object) -> str | None:
     return None if value in ("off", "shared", "dedicated") else '"off", "shared" or "dedicated"'
 
@@ -57,9 +86,13 @@ def _origins(value: object) -> str | None:
     return None
 
 
-def knob(default: Any, check: Any, doc: str) -> Any:
-    """A field of ``Config``; ``check`` tells what was wanted instead of a wrong value, or None."""
-    return field(default=default, metadata={"check": check, "doc": " ".join(doc.split())})
+def knob(default: Any, check: Any, doc: str, *, kind: Any = None, per_view: bool = False) -> Any:
+    """A field of ``Config``; ``check`` tells what was wanted instead of a wrong value, or None. ``kind`` makes a value
+    of an environment variable's text, where the default's type does not. ``per_view``: ``WebSocket.limits`` takes it.
+    """
+    doc = " ".join(doc.split())
+    kind = type(default) if kind is None else kind
+    return field(default=default, metadata={"check": check, "doc": doc, "kind": kind, "per_view": per_view})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +111,7 @@ class Config:
         _count(1),
         """Bytes of one message, after inflation; a larger one ends the connection with 1009 before it is stored
         (websockets and daphne: 1 MiB).""",
+        per_view=True,
     )
     max_fragments: int = knob(
         2**17,
@@ -85,33 +119,128 @@ class Config:
         """Fragments of one message, empty ones counted; one more ends the connection with 1008. Pieces are merged as
         they come, so fragments cost no memory, and this bounds the work: at 32 bytes each they fill 4 MiB (ws:
         16384).""",
+        per_view=True,
     )
     inbox_messages: int = knob(
         16,
         _count(1),
         """Messages that wait for the application before reading from the socket pauses and TCP holds the peer back; one
         read beyond it may have been under way (websockets: 16).""",
+        per_view=True,
     )
     send_high_water: int = knob(
         2**16,
         _count(0),
         """Bytes that may wait for the peer before ``send()`` waits too (uWebSockets: 64 KiB).""",
+        per_view=True,
     )
     send_limit: int = knob(
         2**20,
         _count(1),
         """Bytes that may wait for the peer before ``offer()``, which never waits, ends the connection with 1013
         (Centrifugo: 1 MiB).""",
+        per_view=True,
     )
     send_timeout: float = knob(
         30.0,
         seconds,
         """Seconds that ``send()`` waits for a peer that reads nothing before the connection is cut.""",
+        per_view=True,
     )
     close_timeout: float = knob(
         10.0,
         seconds,
         """Seconds that a peer has to answer our close frame before the connection is cut (websockets: 10).""",
+        per_view=True,
+    )
+    ping_interval: float | None = knob(
+        20.0,
+        optional(seconds),
+        """Seconds of silence after which the peer is sent a ping, whatever the view does; up to an eighth more. Proxies
+        cut silent connections, often after 60 s (websockets and uvicorn: 20). None: no pings.""",
+        kind=float,
+        per_view=True,
+    )
+    ping_timeout: float | None = knob(
+        20.0,
+        optional(seconds),
+        """Seconds that the peer then has to show life, by a pong or any other byte, before the connection ends with
+        1011; up to an eighth more (websockets and uvicorn: 20). None: it may stay silent.""",
+        kind=float,
+        per_view=True,
+    )
+    message_timeout: float | None = knob(
+        60.0,
+        optional(seconds),
+        """Seconds between the first byte of a message and its last, before the connection ends with 1008; up to an
+        eighth more. None: as long as it takes.""",
+        kind=float,
+        per_view=True,
+    )
+    message_rate: float | None = knob(
+        None,
+        optional(_rate),
+        """Messages a second that the peer may send, in the long run; above it the connection ends with 1008.""",
+        kind=float,
+        per_view=True,
+    )
+    byte_rate: float | None = knob(
+        None,
+        optional(_rate),
+        """Bytes a second that the peer may send, in the long run, frame headers and control frames counted; above it
+        the connection ends with 1008.""",
+        kind=float,
+        per_view=True,
+    )
+    rate_burst: float = knob(
+        10.0,
+        seconds,
+        """Seconds for which a peer that was quiet may save up its two rates: so much it may send at once.""",
+        per_view=True,
+    )
+    accept_timeout: float | None = knob(
+        None,
+        optional(seconds),
+        """Seconds that the application has to accept or refuse a handshake. Then it gets a gevent.Timeout, and the
+        client a 503.""",
+        kind=float,
+    )
+    max_connections: int | None = knob(
+        None,
+        optional(_count(1)),
+        """WebSockets of one worker process; one more is answered with 503 and Retry-After, while plain HTTP is served
+        on. Keep it below gunicorn's worker_connections, at which a worker stops accepting without a word.""",
+        kind=int,
+    )
+    max_connections_per_address: int | None = knob(
+        None,
+        optional(_count(1)),
+        """WebSockets of one worker process that come from one address; one more is answered with 429 and
+        Retry-After.""",
+        kind=int,
+    )
+    client_address: Callable[..., Hashable] | None = knob(  # noqa: RUF009
+        None,
+        optional(_function),
+        """A function of the WSGI environ that returns the client's address, or None for one that is not counted. The
+        default is REMOTE_ADDR, which behind a proxy is the proxy: there name a function that reads the header which the
+        proxy sets.""",
+        kind=str,
+    )
+    max_connections_per_user: int | None = knob(
+        None,
+        optional(_count(1)),
+        """WebSockets of one worker process that ``user_key`` gives the same key; one more is accepted and ends at once
+        with 1008, which a page can read. Needs ``user_key``; in Django that is the user, once something has looked at
+        ``request.user``.""",
+        kind=int,
+    )
+    user_key: Callable[..., Hashable] | None = knob(  # noqa: RUF009
+        None,
+        optional(_function),
+        """A function of the WebSocket, called when it is accepted, that returns whose it is: anything hashable, or None
+        for one that is not counted.""",
+        kind=str,
     )
     compression: str = knob(
         "off",
@@ -126,7 +255,21 @@ class Config:
             wanted = each.metadata["check"](value)
             if wanted is not None:
                 raise ConfigError(f"{each.name} is {value!r}: wanted {wanted}")
+        for name in ("client_address", "user_key"):
+            function = getattr(self, name)
+            if isinstance(function, str):
+                object.__setattr__(self, name, load(function))
         object.__setattr__(self, "allowed_origins", tuple(self.allowed_origins))
+        if self.max_connections_per_user is not None and self.user_key is None:
+            raise ConfigError("max_connections_per_user is set, but no user_key that tells whose a WebSocket is")
+
+    def for_view(self, options: Mapping[str, Any]) -> Config:
+        """This with other values for one view. ConfigError for those that are decided before a view is called."""
+        self.check_names(options)
+        for each in fields(self):
+            if each.name in options and not each.metadata["per_view"]:
+                raise ConfigError(f"{each.name} cannot be set for one view: set it for the application")
+        return replace(self, **options)
 
     @classmethod
     def load(cls, options: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Config:
@@ -153,20 +296,21 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
     for variable, text in environ.items():
         known = variables.get(variable)
         if known is not None:
-            values[known.name] = _parse(variable, text, known.default)
+            values[known.name] = _parse(variable, text, known.metadata)
         elif variable.startswith(PREFIX) and variable not in _NOT_KNOBS and _nearest(variable, variables):
             # Not ours unless it is almost one of ours: other software may use the prefix too.
             raise ConfigError(f"the environment variable {variable} is not a setting{_nearest(variable, variables)}")
     return values
 
 
-def _parse(variable: str, text: str, default: object) -> object:
-    if isinstance(default, tuple):
+def _parse(variable: str, text: str, metadata: Mapping[str, Any]) -> object:
+    kind = metadata["kind"]
+    if kind is tuple:
         return tuple(part.strip() for part in text.split(",") if part.strip())
-    if isinstance(default, str):
-        return text
+    if text.lower() == "none" and metadata["check"](None) is None:
+        return None
     try:
-        return type(default)(text)  # type: ignore[call-arg]
+        return kind(text)
     except ValueError:
         raise ConfigError(f"the environment variable {variable} is {text!r}: wanted a number") from None
 

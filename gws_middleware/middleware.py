@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator
 from types import MethodType
 from typing import Any
 
-from gevent import GreenletExit
+from gevent import GreenletExit, Timeout
 
-from . import registry, takeover
+from . import registry, stopping, takeover
+from .admission import full
 from .channel import Channel
 from .codes import CloseCode
 from .config import Config
@@ -62,9 +63,14 @@ class WebSocketMiddleware:
         if server.switched:
             return self._run_switched(environ, start_response, server, answer)
         if isinstance(answer, Refusal):
-            return _refuse(answer, server, start_response)
+            return _refuse(answer, "handshake", server, start_response)
         subprotocol = self._subprotocol(environ, answer)
-        return _Lifetime(environ, start_response, server, answer, config, subprotocol).run(self._call)
+        lifetime = _Lifetime(environ, start_response, server, answer, config, subprotocol)
+        found = full(config, environ, lifetime.ws._take_place)
+        if found is not None:
+            lifetime.forget()
+            return _refuse(found.refusal, found.reason, server, start_response)
+        return lifetime.run(self._call)
 
     def _run_switched(
         self,
@@ -77,11 +83,15 @@ class WebSocketMiddleware:
         handshake = Handshake("", ()) if isinstance(answer, Refusal) else answer._replace(compression=None)
         lifetime = _Lifetime(environ, start_response, server, handshake, self.config, None)
         lifetime.ws._accept_switched(server.subprotocol)
+        found = full(self.config, environ, lifetime.ws._take_place)
         if isinstance(answer, Refusal):
             log.info("WebSocket %s: refused: %s", ascii(lifetime.ws.path), answer.sentence)
             lifetime.ws.close(CloseCode.POLICY_VIOLATION, answer.sentence[:123])  # 5.5.1
-            return lifetime.run(_nothing)
-        return lifetime.run(self._call)
+        elif found is not None:
+            lifetime.ws.close(CloseCode.TRY_AGAIN_LATER, found.refusal.sentence)
+        else:
+            return lifetime.run(self._call)
+        return lifetime.run(_nothing)
 
     def _subprotocol(self, environ: Environ, handshake: Handshake) -> str | None:
         """What gevent-websocket's ``Resource`` names for this path, if the client offers it."""
@@ -102,7 +112,8 @@ def _text_headers(body: bytes) -> Headers:
     return [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
 
 
-def _refuse(refusal: Refusal, server: takeover.Server, start_response: StartResponse) -> Iterable[bytes]:
+def _refuse(refusal: Refusal, reason: str, server: takeover.Server, start_response: StartResponse) -> Iterable[bytes]:
+    registry.current().counters.refused[reason] += 1
     body = refusal.sentence.encode() + b"\n"
     headers = [*_text_headers(body), *refusal.headers, *server.close_headers]
     server.refuse_more(start_response(refusal.status, headers))
@@ -145,6 +156,7 @@ class _Lifetime:
 
     __slots__ = (
         "_code",
+        "_deadline",
         "_environ",
         "_finished",
         "_lost",
@@ -171,16 +183,25 @@ class _Lifetime:
         self.ws = WebSocket(environ, handshake, self._switch, config, registry.current(), subprotocol)
         environ["wsgi.websocket"] = self.ws
         environ["wsgi.websocket_version"] = "13"
+        self._deadline = None if config.accept_timeout is None else Timeout.start_new(config.accept_timeout)
 
     def _switch(self, headers: Headers) -> tuple[Channel, bytes]:
         assert self._start_response is not None
+        self._cancel_deadline()
         try:
             switched = self._server.switch(self._start_response, headers)
         except OSError:
             self._lost = True
             raise
         self._start_response = None
+        self._server.opened(self.ws)
+        registry.current().began(self.ws)
+        stopping.watch()
         return switched
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.close()
 
     @property
     def over(self) -> bool:
@@ -191,17 +212,19 @@ class _Lifetime:
 
     def run(self, app: WSGIApp) -> Iterable[bytes]:
         """Call the application and give the server what it may send."""
+        result: Iterable[bytes] = ()
         try:
             result = app(self._environ, self.start_response)
         except BaseException as error:
+            if error is self._deadline:
+                return _left(self._too_late(), self._server)
             self._raised(error)
-            result = ()
         if self.over:
             self._swallow(result)
             self._tell_lost()
             return _left([], self._server)
         if self._started:
-            self._forget()
+            self.forget()
             return _left(result, self._server)
         return _Lazy(self, result)
 
@@ -212,6 +235,8 @@ class _Lifetime:
         start_response, server = self._start_response, self._server
         assert start_response is not None
         self._started = True
+        self._cancel_deadline()
+        registry.current().counters.refused["application"] += 1
         self.ws._refuse()
         arguments = () if exc_info is None else (exc_info,)
         write = start_response(status, [*headers, *server.close_headers], *arguments)
@@ -252,7 +277,10 @@ class _Lifetime:
         except GeneratorExit:
             raise
         except BaseException as error:
-            self._raised(error)
+            if error is self._deadline:
+                yield from self._too_late()
+            else:
+                self._raised(error)
         self._tell_lost()
         if not self.ws.accepted and not self._started:
             yield from self._unanswered()
@@ -265,6 +293,15 @@ class _Lifetime:
         if not refused:
             log.error("WebSocket %s: the application neither accepted nor answered", ascii(self.ws.path))
         self.start_response(status, _text_headers(body))
+        return [body]
+
+    def _too_late(self) -> Iterable[bytes]:
+        """``accept_timeout`` is over: nobody knows what the application was waiting for."""
+        sentence = f"The application did not answer the handshake within {self.ws._config.accept_timeout:g} seconds."
+        log.warning("WebSocket %s: %s", ascii(self.ws.path), sentence)
+        body = sentence.encode() + b"\n"
+        self.start_response("503 Service Unavailable", _text_headers(body))
+        self.forget()
         return [body]
 
     def _swallow(self, result: Iterable[bytes]) -> None:
@@ -285,7 +322,7 @@ class _Lifetime:
         if not self.over:
             if self._start_response is not None:  # a wrapper outside may make an ordinary response of it
                 self._server.refuse_more(self._start_response)
-            self._forget()
+            self.forget()
             try:
                 raise error
             finally:
@@ -309,7 +346,7 @@ class _Lifetime:
     def _tell_lost(self) -> None:
         """The peer went before the 101: what every server takes for that, and drops the connection without a word."""
         if self._lost:
-            self._forget()
+            self.forget()
             raise BrokenPipeError(errno.EPIPE, "the peer went before the 101")
 
     # --- close and leave -------------------------------------------------------------------------------------------
@@ -320,22 +357,24 @@ class _Lifetime:
             return
         self._finished = True
         ws = self.ws
-        if ws.detached and self._code == CloseCode.NORMAL:
-            sent = ws.stats.bytes_sent
-        else:
-            sent = ws._finish(self._code)
-        self._server.leave(sent)
-        self._forget()
+        if not (ws.detached and self._code == CloseCode.NORMAL):
+            ws._finish(self._code)
+        log_line = self._server.log_later() if ws.detached and not ws._is_over else None
+        self._server.leave(ws.stats.bytes_sent)
+        self.forget()
         if ws.detached:
-            ws._adapter.ran(ws)
+            ws._leave(log_line)
         else:
-            ws._adapter.closed(ws)
+            ws._over()
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         """Environ and WebSocket refer to each other, so do the WebSocket and its way to the server: part them, so that
         none waits for the garbage collector.
         """
         self.ws._refuse()
+        self._cancel_deadline()
+        if not self.ws.accepted:
+            self.ws._give_places()
         if self._environ.get("wsgi.websocket") is self.ws:
             del self._environ["wsgi.websocket"]
 
@@ -369,7 +408,7 @@ class _Lazy:
             self._lifetime._raised(error)
         finally:
             self._lifetime.finish()
-            self._lifetime._forget()
+            self._lifetime.forget()
 
     def close(self) -> None:
         """The server is done with the response."""

@@ -7,6 +7,8 @@ from typing import Any
 
 from gevent import pywsgi
 
+from . import registry
+from .codes import CloseCode
 from .middleware import WebSocketMiddleware
 from .takeover import HANDLER_KEY
 from .typing import Environ, WSGIApp
@@ -33,3 +35,14 @@ class WSGIServer(pywsgi.WSGIServer):
         if not isinstance(application, WebSocketMiddleware):
             application = WebSocketMiddleware(application)
         super().__init__(listener, application, **arguments)
+        self.websockets: weakref.WeakSet[Any] = weakref.WeakSet()
+        """The WebSockets that came in here."""
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Accept no more, say goodbye (1001) to this server's WebSockets, and stop as ``gevent.pywsgi`` does;
+        ``timeout`` (s, ``stop_timeout`` unless given) is for their answers, and once more for requests.
+        """
+        self.close()
+        patience = self.stop_timeout if timeout is None else timeout
+        registry.current().drain(CloseCode.GOING_AWAY, patience, self.websockets)
+        super().stop(timeout)

@@ -1,4 +1,4 @@
-"""The live connections of this worker: who is here, what went by, and how to send everybody home.
+"""The live connections of this worker: who is here, how many may be, what went by, and how to send everybody home.
 
 One registry for each process: a fork starts with an empty one, because it inherits no conversation.
 """
@@ -6,20 +6,27 @@ One registry for each process: a fork starts with an empty one, because it inher
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import Protocol
+import time
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator
+from typing import Any, Protocol
 
 import gevent
 
 from .codes import CloseCode
+from .config import Config
+from .counters import Counters
+from .keepalive import Keepalive, Watched
 
 __all__ = ["Member", "Registry", "current"]
 
+PACE = 500
+"""Goodbyes in a second, when there are many: each brings a client back at once."""
 _POLL = 0.05
 """Seconds between two looks at whether a drain is done."""
 
 
-class Member(Protocol):
+class Member(Watched, Protocol):
     """What the registry asks of a connection."""
 
     def close(self, code: int = ..., reason: str = ...) -> None:
@@ -28,14 +35,25 @@ class Member(Protocol):
     def abort(self) -> None:
         """Cut the connection."""
 
+    @property
+    def stats(self) -> Any:
+        """``Stats``."""
+
+    @property
+    def waiting(self) -> tuple[int, float | None]:
+        """Bytes that wait for the peer, and since when (``time.monotonic()``) the kernel has not taken them all."""
+
 
 class Registry:
     """The connections that have been accepted and whose socket is still open."""
 
     def __init__(self) -> None:
         self._members: set[Member] = set()
-        self.opened = 0
-        """Connections accepted since the worker started."""
+        self._running: dict[Member, Any] = {}
+        self._places: Counter[Hashable] = Counter()
+        self._draining: int | None = None
+        self.keepalive = Keepalive()
+        self.counters = Counters()
 
     def __len__(self) -> int:
         return len(self._members)
@@ -43,26 +61,110 @@ class Registry:
     def __iter__(self) -> Iterator[Member]:
         return iter(list(self._members))
 
-    def add(self, member: Member) -> None:
-        """A connection has been accepted."""
+    @property
+    def draining(self) -> bool:
+        """Whether everybody is being sent home."""
+        return self._draining is not None
+
+    def add(self, member: Member, config: Config) -> None:
+        """A connection with these settings has been accepted."""
         self._members.add(member)
-        self.opened += 1
+        self.counters.accepted += 1
+        self.keepalive.watch(member, config)
+        if self._draining is not None:  # it came in behind the goodbye to the others
+            gevent.get_hub().loop.run_callback(member.close, self._draining)
 
     def remove(self, member: Member) -> None:
         """Its socket is gone."""
         self._members.discard(member)
+        self.keepalive.forget(member)
 
-    def drain(self, code: int = CloseCode.GOING_AWAY, timeout: float = 10.0) -> None:
-        """Close every connection with ``code`` and wait until their sockets are gone; cut those left after
-        ``timeout`` s.
+    def began(self, member: Member) -> None:
+        """The greenlet that runs now is its view."""
+        self._running[member] = gevent.getcurrent()
+
+    def left(self, member: Member) -> None:
+        """Its view has left, and the connection lives on."""
+        self._running[member] = None
+
+    def ended(self, member: Member) -> None:
+        """Nothing of the application's runs for it any more, neither its view nor ``on_close``."""
+        self._running.pop(member, None)
+
+    # --- how many may be here --------------------------------------------------------------------------------------
+
+    def take_place(self, key: Hashable, limit: int) -> bool:
+        """Take one of the ``limit`` places of ``key``; False if there is none."""
+        if self._places[key] >= limit:
+            return False
+        self._places[key] += 1
+        return True
+
+    def give_place(self, key: Hashable) -> None:
+        """Give it back."""
+        self._places[key] -= 1
+        if self._places[key] <= 0:
+            del self._places[key]
+
+    # --- what went by ----------------------------------------------------------------------------------------------
+
+    def totals(self) -> dict[str, Any]:
+        """The counters, with what the open connections have added to them so far, and what is the case right now."""
+        counters = self.counters
+        sums = [counters.messages_received, counters.messages_sent, counters.bytes_received, counters.bytes_sent]
+        outbox = 0
+        for member in self._members:
+            sums = [total + more for total, more in zip(sums, member.stats, strict=True)]
+            outbox += member.waiting[0]
+        return {
+            "open": len(self),
+            "accepted": counters.accepted,
+            "refused": dict(counters.refused),
+            "closed": dict(counters.closed),
+            **dict(zip(("messages_received", "messages_sent", "bytes_received", "bytes_sent"), sums, strict=True)),
+            "dropped": counters.dropped,
+            "outbox_bytes": outbox,
+            "loop_lag": self.keepalive.lag,
+        }
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def drain(
+        self, code: int = CloseCode.GOING_AWAY, timeout: float = 10.0, members: Iterable[Member] | None = None
+    ) -> None:
+        """Close connections with ``code``, and wait until sockets are gone and views have ended: all connections, those
+        too that come from now on, unless ``members`` says which.
+
+        Goodbyes to many are spread over ``timeout`` s at the most. ``timeout`` s after the last of them the sockets
+        that are left are cut, and views are waited for no longer.
         """
-        for member in self:
+        if members is None:
+            self._draining, members = int(code), self._members
+        members = list(members)
+        pause = min(1 / PACE, timeout / max(1, len(members)))
+        begin = time.monotonic()
+        for number, member in enumerate(members):
+            early = begin + number * pause - time.monotonic()
+            if early > _POLL:  # a few at a time: as many as the loop would be woken for
+                gevent.sleep(early)
             member.close(code)
-        deadline = gevent.get_hub().loop.now() + timeout
-        while self._members and gevent.get_hub().loop.now() < deadline:
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline and self._are_here(members):
             gevent.sleep(_POLL)
-        for member in self:
+        for member in members if self._draining is None else self:
             member.abort()
+
+    def _are_here(self, members: Iterable[Member]) -> bool:
+        if self._draining is not None:
+            return bool(self._members or self._running)
+        return any(member in self._members or member in self._running for member in members)
+
+    def kill_views(self) -> None:
+        """End the views that have not ended by themselves: their ``finally`` runs, which whoever ends the process would
+        leave them no time for.
+        """
+        views = [view for view in self._running.values() if view is not None]
+        gevent.killall(views, block=False)
 
 
 _registry = Registry()

@@ -10,6 +10,10 @@ connection on which a second, smuggled request is served.
 from __future__ import annotations
 
 import io
+import signal
+from collections.abc import Callable
+from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import gevent.socket
@@ -63,6 +67,10 @@ _SHARED.update(
 )
 
 
+LogLine = Callable[[Environ, float, int], None]
+"""Writes the line of a request in the access log, with its environ, its seconds and the bytes that were sent."""
+
+
 class NoSocketError(RuntimeError):
     """The connection cannot be taken from this server."""
 
@@ -86,8 +94,17 @@ class Server:
     def refuse_more(self, write: Write) -> None:
         """An ordinary response was started with ``write``: see to it that the connection ends behind it."""
 
+    def opened(self, ws: Any) -> None:
+        """The connection is that WebSocket's now."""
+
     def leave(self, sent: int) -> None:
         """The application is done; ``sent`` bytes of frames were written, for the access log."""
+
+    def log_later(self) -> LogLine | None:
+        """The view has left and the connection lives on: the access log's line is to come at the end of that. What
+        writes it, or None where this server does not wait with its line, or has no access log.
+        """
+        return None
 
 
 def find(environ: Environ, start_response: StartResponse) -> Server | None:
@@ -189,6 +206,43 @@ class _GunicornGevent(Server):
         if self._response is not None:
             self._response.sent = sent
 
+    def log_later(self) -> LogLine | None:
+        worker, response = gunicorn_worker(), self._response
+        log = getattr(worker, "log", None)
+        if response is None or log is None or not getattr(log, "access_log_enabled", True):
+            return None
+        access = _skipping(log)
+        response.gws_middleware_later = True
+        status, headers, request = response.status, response.headers, SimpleNamespace(headers=response.req.headers)
+
+        def log_line(environ: Environ, seconds: float, sent: int) -> None:
+            answer = SimpleNamespace(status=status, headers=headers, sent=sent)
+            access(answer, request, environ, timedelta(seconds=seconds))
+
+        return log_line
+
+
+def gunicorn_worker() -> Any:
+    """The worker of this process, or None: no environ tells of it, but the signals do, which are its bound methods."""
+    worker = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return worker if all(hasattr(worker, name) for name in ("alive", "notify", "cfg", "nr", "max_requests")) else None
+
+
+def _skipping(log: Any) -> Any:
+    """Let this logger of gunicorn's pass over requests whose line is to come later; its own way to write one."""
+    known = getattr(log.access, "gws_middleware_original", None)
+    if known is not None:
+        return known
+    original = log.access
+
+    def access(response: Any, *arguments: Any) -> None:
+        if not hasattr(response, "gws_middleware_later"):
+            original(response, *arguments)
+
+    access.gws_middleware_original = original  # type: ignore[attr-defined]
+    log.access = access
+    return original
+
 
 def _end_of_stream(*size: int) -> bytes:
     """What reading returns at the end."""
@@ -224,8 +278,30 @@ class _PyWSGI(Server):
         if self._handler is not None:
             self._handler.close_connection = True
 
+    def opened(self, ws: Any) -> None:
+        websockets = getattr(getattr(self._handler, "server", None), "websockets", None)
+        if websockets is not None:
+            websockets.add(ws)
+
     def leave(self, sent: int) -> None:
         self._handler.response_length += sent
+
+    def log_later(self) -> LogLine | None:
+        handler = self._handler
+        before = handler.response_length
+        handler.log_request = _log_nothing
+
+        def log_line(environ: Environ, seconds: float, sent: int) -> None:
+            handler.environ = environ
+            handler.time_finish = handler.time_start + seconds
+            handler.response_length = before + sent
+            type(handler).log_request(handler)
+
+        return log_line
+
+
+def _log_nothing() -> None:
+    """In place of a handler's ``log_request()``."""
 
 
 class _GunicornPyWSGI(_PyWSGI):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import time
 import weakref
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -106,7 +107,7 @@ def _buffers_of(hub: Any) -> tuple[bytearray, memoryview]:
 class Transport(TransportPath):
     """Carries bytes between a socket and its ``owner`` without ever waiting."""
 
-    __slots__ = ("_deadline", "_finish", "_hub", "_reader", "_reading", "_usual", "_writer", "broken")
+    __slots__ = ("_deadline", "_finish", "_hub", "_reader", "_reading", "_usual", "_writer", "blocked_since", "broken")
 
     def __init__(self, channel: Channel, owner: Owner) -> None:
         self._channel = channel
@@ -123,6 +124,8 @@ class Transport(TransportPath):
         """Bytes that the application has had sent, those in the outbox included."""
         self.broken = False
         """The kernel refused a write; the reader finds out how the connection ended."""
+        self.blocked_since: float | None = None
+        """Since when the kernel has taken less than it was offered, on time.monotonic()'s clock; None: it takes all."""
         self._tick = -1
         self._flush_due = False
         self._finish: str | None = None
@@ -253,6 +256,7 @@ class Transport(TransportPath):
 
     def _watch_writable(self) -> None:
         if self._writer is None:
+            self.blocked_since = time.monotonic()
             self._writer = self._loop.io(self._channel.fileno(), 2)
             self._writer.start(self._on_writable)
 
@@ -267,7 +271,7 @@ class Transport(TransportPath):
         if self._writer is not None:
             self._writer.stop()
             self._writer.close()
-            self._writer = None
+            self._writer = self.blocked_since = None
 
     def _break(self) -> None:
         """The peer has gone as far as writing is concerned. What it sent before may still be unread, its close frame

@@ -9,15 +9,15 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, NamedTuple
 
 import gevent
 from gevent import get_hub, getcurrent
 from gevent.hub import Waiter
 
-from . import adapter
-from .channel import Channel
+from . import adapter, records
+from .channel import Channel, give_up_silent
 from .codes import CloseCode
 from .config import Config
 from .contracts import OlderNames
@@ -26,6 +26,7 @@ from .protocol.connection import Connection, State, close_payload
 from .protocol.deflate import Deflate
 from .protocol.handshake import Handshake, accept_headers
 from .protocol.headers import check_field, check_token
+from .rates import metered
 from .registry import Registry
 from .shortpath import ATTACHED, IDLE, WORKING, WebSocketPath
 from .transport import Transport
@@ -39,6 +40,9 @@ Switch = Callable[[Headers], "tuple[Channel, bytes]"]
 """Sends the 101 with these headers and gives the connection away, with the bytes read behind the request."""
 OnMessage = Callable[["WebSocket", Message], object]
 OnClose = Callable[["WebSocket"], object]
+
+MAX_PINGS_DROPPED = 1024
+"""Pings of a peer that reads nothing, beyond those that are kept to be answered, before the connection ends."""
 
 _TIMED_OUT = object()
 _OPEN = State.OPEN
@@ -71,10 +75,13 @@ class WebSocket(WebSocketPath, OlderNames):
         "_ended",
         "_ended_at",
         "_handshake",
+        "_is_over",
         "_latency",
+        "_log_line",
         "_on_close",
         "_on_message",
         "_ping",
+        "_places",
         "_registry",
         "_senders",
         "_switch",
@@ -121,6 +128,9 @@ class WebSocket(WebSocketPath, OlderNames):
         self._on_message: OnMessage | None = None
         self._on_close: OnClose | None = None
         self._ping: tuple[bytes, float] | None = None
+        self._places: list[Hashable] = []
+        self._log_line: Callable[[Environ, float, int], None] | None = None
+        self._is_over = False
         self._latency: float | None = None
         self._messages_received = 0
         self._messages_sent = 0
@@ -155,6 +165,7 @@ class WebSocket(WebSocketPath, OlderNames):
             raise ValueError(f"the subprotocol {subprotocol!r} was not offered by the client, which offers: {offers}")
         response = accept_headers(handshake, subprotocol) + _checked(headers)
         response += self._adapter.accepting(self)
+        welcome = self._take_users_place()
         switch, self._switch, self._handshake = self._switch, None, None
         try:
             channel, early = switch(response)
@@ -163,6 +174,8 @@ class WebSocket(WebSocketPath, OlderNames):
             raise self._closed_error() from None
         self.subprotocol = subprotocol
         self._begin(channel, early, handshake)
+        if not welcome:
+            self.fail(CloseCode.POLICY_VIOLATION, "too many connections")
 
     def _begin(self, channel: Channel, early: bytes, handshake: Handshake) -> None:
         config = self._config
@@ -172,12 +185,42 @@ class WebSocket(WebSocketPath, OlderNames):
             max_fragments=config.max_fragments,
             deflate=None if compression is None else Deflate(compression),
         )
-        self._transport = Transport(channel, self)
+        give_up_silent(channel, config.ping_interval, config.ping_timeout, config.send_timeout)
+        self._transport = Transport(channel, metered(self, config))
         self._open = True
         self._accepted_at = time.monotonic()
-        self._registry.add(self)
+        self._registry.add(self, config)
         self._transport.start(early)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("WebSocket %s: opened", ascii(self.path), extra=records.of(self))
         self._adapter.opened(self)
+
+    def _take_users_place(self) -> bool:
+        limit, user_key = self._config.max_connections_per_user, self._config.user_key
+        if limit is None or user_key is None:
+            return True
+        user = user_key(self)
+        return user is None or self._take_place(("user", user), limit)
+
+    def _take_place(self, key: Hashable, limit: int) -> bool:
+        """Take one of the ``limit`` places of ``key``, until the socket is gone or the handshake refused."""
+        taken = self._registry.take_place(key, limit)
+        if taken:
+            self._places.append(key)
+        return taken
+
+    def _give_places(self) -> None:
+        while self._places:
+            self._registry.give_place(self._places.pop())
+
+    def limits(self, **options: Any) -> None:
+        """Other settings for this connection alone, before it is accepted: those of sizes, rates and deadlines that
+        docs/settings.md marks. ConfigError for a wrong one; RuntimeError once the WebSocket has been accepted.
+        """
+        if self._engine is not None:
+            raise RuntimeError("this WebSocket has been accepted already: its limits are set before")
+        self._config = config = self._config.for_view(options)
+        self._high_water, self._send_limit = config.send_high_water, config.send_limit
 
     def _accept_switched(self, subprotocol: str | None) -> None:
         """The server has sent the 101 itself. The application may still say ``accept()``, once."""
@@ -292,6 +335,7 @@ class WebSocket(WebSocketPath, OlderNames):
         self.send(json.dumps(value, separators=(",", ":"), ensure_ascii=False))
 
     def _too_slow(self) -> None:
+        self._registry.counters.dropped += 1
         self.close(CloseCode.TRY_AGAIN_LATER, "too slow")
 
     def _check_open(self) -> None:
@@ -376,24 +420,30 @@ class WebSocket(WebSocketPath, OlderNames):
                 self._hub.loop.run_callback(self._conclude)
         self._end()
 
+    def fail(self, code: CloseCode, reason: str) -> None:
+        """The peer has gone beyond a limit: say so, drop what it still sends, and let go of it."""
+        engine, transport = self._engine, self._transport
+        if engine is not None and transport is not None and engine.state is _OPEN and not transport.closed:
+            engine.fail(code, reason)
+            self._hub.loop.run_callback(self._conclude)
+
     def abort(self) -> None:
         """Cut the connection without a goodbye (1006 to the peer)."""
         self._open = False
         if self._transport is not None:
             self._transport.abort()
 
-    def _finish(self, code: int) -> int:
-        """The application is done with an attached connection: close it, and tell how many bytes it sent."""
-        if self._transport is None:
-            return 0
-        self.close(code)
-        self._transport.flush()
-        return self._transport.bytes_sent
+    def _finish(self, code: int) -> None:
+        """The application is done with the connection."""
+        if self._transport is not None:
+            self.close(code)
+            self._transport.flush()
 
     def _end(self) -> None:
         """Nothing more is received or sent: tell those who wait."""
         if not self._ended:
             self._ended_at = time.monotonic()
+            self._registry.keepalive.forget(self)
         self._open = False
         self._ended = True
         self._wake_senders()
@@ -482,9 +532,27 @@ class WebSocket(WebSocketPath, OlderNames):
                     if on_close is not None:
                         self._call(on_close)
                 finally:
-                    self._adapter.closed(self)
+                    self._over()
             else:
                 self._adapter.ran(self)
+
+    def _leave(self, log_line: Callable[[Environ, float, int], None] | None) -> None:
+        """The view has left, and the connection stays; ``log_line`` is for its end."""
+        if not self._is_over:
+            self._registry.left(self)
+        self._log_line = log_line
+        self._adapter.ran(self)
+
+    def _over(self) -> None:
+        """The connection has ended, and so have its view and ``on_close``. Called once."""
+        self._is_over = True
+        self._registry.ended(self)
+        log_line, self._log_line = self._log_line, None
+        if log_line is not None:
+            log_line(self.environ, self.duration, self.stats.bytes_sent)
+        if log.isEnabledFor(logging.INFO):
+            log.info(*records.closing(self), extra=records.of(self))
+        self._adapter.closed(self)
 
     def _call(self, callback: Callable[..., object], *arguments: object) -> None:
         try:
@@ -558,6 +626,8 @@ class WebSocket(WebSocketPath, OlderNames):
                 transport.flush()  # it may only wait for the tick to end
             if transport.outbox_size <= self._high_water:
                 transport.write(engine.take_pongs())
+            elif engine.pings_dropped > MAX_PINGS_DROPPED:
+                self.fail(CloseCode.POLICY_VIOLATION, "pings, but no pong is read")
         if engine.stalled:
             self._pause()
         transport.expect(engine.frame_left)
@@ -578,6 +648,7 @@ class WebSocket(WebSocketPath, OlderNames):
         if self._ping is not None and self._ping[0] in pongs:
             self._latency = time.monotonic() - self._ping[1]
             self._ping = None
+            self._registry.counters.pong(self._latency)
 
     def writable(self) -> None:
         """The outbox is empty again, or writing has failed."""
@@ -591,8 +662,35 @@ class WebSocket(WebSocketPath, OlderNames):
 
     def connection_lost(self) -> None:
         """The socket is gone. Runs in the hub."""
-        self._registry.remove(self)
         self._end()
+        self._registry.remove(self)
+        self._give_places()
+        self._registry.counters.add(self.stats, int(self._first_close()[0]))
+
+    # --- what keepalive asks (in the hub) --------------------------------------------------------------------------
+
+    def pulse(self) -> int | None:
+        """A number that changes with every sign of life; None while the inbox is full and nothing is read."""
+        if self._paused:
+            return None
+        transport: Any = self._transport
+        waiting: int = transport.outbox_size
+        taken: int = transport.bytes_received
+        # What the kernel has taken of the outbox shows that the peer reads, however slowly.
+        return taken if not waiting else taken + transport.bytes_sent - waiting
+
+    def in_a_message(self) -> int | None:
+        """The number of the message of which a part has come, None between two."""
+        engine: Any = self._engine
+        return self._messages_received if engine.in_a_message else None
+
+    def knock(self) -> None:
+        """Ask for a sign of life, unless something waits for the peer already."""
+        transport: Any = self._transport
+        if transport.broken and self._paused:
+            transport.abort()  # nobody reads to the end to find out how it ended
+        elif self._open and not transport.outbox_size:
+            self.ping()
 
     def _wake_senders(self) -> None:
         senders, self._senders = self._senders, None
@@ -645,6 +743,12 @@ class WebSocket(WebSocketPath, OlderNames):
     def latency(self) -> float | None:
         """Seconds between the last ping and its pong, or None before the first."""
         return self._latency
+
+    @property
+    def waiting(self) -> tuple[int, float | None]:
+        """Bytes that wait for the peer, and since when (``time.monotonic()``) the kernel has not taken them all."""
+        transport = self._transport
+        return (0, None) if transport is None else (transport.outbox_size, transport.blocked_since)
 
     @property
     def stats(self) -> Stats:

@@ -4,18 +4,45 @@ changed.
 
 from __future__ import annotations
 
+import mmap
 from types import FrameType
 from typing import Any, ClassVar
 
 import gevent
 from gunicorn.workers.ggevent import GeventWorker
 
-from . import registry
-from .codes import CloseCode
+from .health import status
 from .middleware import WebSocketMiddleware
+from .statsd import Statsd
+from .stopping import Goodbye
 from .typing import WSGIApp
 
-__all__ = ["GeventWebSocketWorker"]
+__all__ = ["GeventWebSocketWorker", "status"]
+
+
+POLL = 0.05
+"""Seconds between two looks at whether everybody has left."""
+
+
+class _Generation:
+    """How often the arbiter has loaded its configuration: workers learn by it that their arbiter reloads."""
+
+    def __init__(self) -> None:
+        self._shared: mmap.mmap | None = None
+
+    def begin(self) -> None:
+        """In the arbiter, which shares the number with all workers that it forks from now on."""
+        if self._shared is None:
+            self._shared = mmap.mmap(-1, 8)
+        self._shared[:8] = (self.number + 1).to_bytes(8, "big")
+
+    @property
+    def number(self) -> int:
+        """0 where there is no arbiter."""
+        return 0 if self._shared is None else int.from_bytes(self._shared[:8], "big")
+
+
+_generation = _Generation()
 
 
 class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]
@@ -28,11 +55,29 @@ class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]
     wsgi: WSGIApp
     options: ClassVar[dict[str, Any]] = {}
     """Fields of ``Config``."""
-    _draining = False
+    _told_to_stop = False
+    _statsd: Statsd | None = None
+
+    @classmethod
+    def setup(cls) -> None:
+        """Called by gunicorn in the arbiter, when it starts and at each reload."""
+        _generation.begin()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._generation = _generation.number
+        self.goodbye = Goodbye(self)
+
+    @property
+    def restarts(self) -> bool:
+        """Whether another worker takes the place of this one, which is to stop."""
+        return not self._told_to_stop or _generation.number > self._generation
 
     def load_wsgi(self) -> None:
         """Load the application and wrap it."""
         super().load_wsgi()
+        if self.cfg.statsd_host and hasattr(self.log, "increment"):
+            self._statsd = Statsd(self.log)
         wsgi = self.wsgi
         if not isinstance(wsgi, WebSocketMiddleware):
             wsgi = WebSocketMiddleware(wsgi, **self.options)
@@ -40,28 +85,38 @@ class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]
         self.wsgi = wsgi.__call__
 
     def run(self) -> None:
-        """Serve until told to stop; connections without a view are sent home last."""
-        super().run()
-        registry.current().drain(CloseCode.GOING_AWAY, self._grace())
+        """Serve until told to stop, and until everybody has left, those too that have no view."""
+        try:
+            super().run()
+            while not self.goodbye.said:
+                self.notify()
+                gevent.sleep(POLL)
+        except SystemExit:  # SIGQUIT, or no arbiter any more
+            self.goodbye.quickly()
+            raise
+        finally:
+            if self._statsd is not None:
+                self._statsd.send()
 
     def notify(self) -> None:
-        """Tell the arbiter that this worker lives; once it is to stop, say goodbye to every WebSocket too.
-
-        gunicorn calls this each second, and when it stops - for a signal, ``max_requests`` or a reload - not before it
-        has stopped accepting: nobody comes in behind the goodbye.
-        """
+        """Tell the arbiter that this worker lives; once it is to stop, say goodbye to every WebSocket too."""
         super().notify()
-        if self.booted and not self.alive and not self._draining:
-            self._draining = True
-            gevent.spawn(registry.current().drain, CloseCode.GOING_AWAY, self._grace())
+        if self.booted:
+            self.goodbye.look()
+            if self._statsd is not None:
+                self._statsd.beat()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM."""
+        self._told_to_stop = True
+        super().handle_exit(sig, frame)
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGINT, SIGQUIT: the same, without waiting for the answers."""
-        # In a greenlet: the signal may have come between a view's 101 and its entry in the registry.
-        gevent.spawn(registry.current().drain, CloseCode.GOING_AWAY, self._grace())
+        """SIGINT, SIGQUIT."""
+        self._told_to_stop = True
         super().handle_quit(sig, frame)
 
-    def _grace(self) -> float:
-        """Part of the graceful timeout, behind which the arbiter kills."""
-        grace: float = self.cfg.graceful_timeout / 3
-        return grace
+    def handle_abort(self, sig: int, frame: FrameType | None) -> None:
+        """SIGABRT: something has kept the loop from running for ``timeout`` seconds, and SIGKILL follows soon."""
+        gevent.spawn(self.goodbye.quickly)
+        super().handle_abort(sig, frame)

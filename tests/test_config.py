@@ -20,6 +20,18 @@ DEFAULTS = {
     "send_limit": 1_048_576,
     "send_timeout": 30.0,
     "close_timeout": 10.0,
+    "ping_interval": 20.0,
+    "ping_timeout": 20.0,
+    "message_timeout": 60.0,
+    "message_rate": None,
+    "byte_rate": None,
+    "rate_burst": 10.0,
+    "accept_timeout": None,
+    "max_connections": None,
+    "max_connections_per_address": None,
+    "client_address": None,
+    "max_connections_per_user": None,
+    "user_key": None,
     "compression": "off",
 }
 

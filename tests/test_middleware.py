@@ -343,10 +343,13 @@ def test_close_reason_is_escaped_in_the_log(server: Server, token: str) -> None:
         client.upgrade(f"/pushing?id={token}")
         client.send(close_frame(4001, f"{token}\nforged\x1b[31m"))
         client.read_frames_until_eof()
-    [record] = server.log.find(token)
-    assert record.text == (
+    ending, closing = server.log.find(token, 2)
+    assert ending.text == (
         "DEBUG gws_middleware: WebSocket '/pushing': the connection has been closed: "
         rf"the peer sent 4001 '{token}\nforged\x1b[31m', we sent 4001"
+    )
+    assert closing.text.startswith(
+        rf"INFO gws_middleware: WebSocket '/pushing': closed with 4001 '{token}\nforged\x1b[31m' after "
     )
 
 

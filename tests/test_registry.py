@@ -12,6 +12,7 @@ import pytest
 
 from gws_middleware import registry as module
 from gws_middleware.codes import CloseCode
+from gws_middleware.config import Config
 from gws_middleware.registry import Registry, current
 
 from .inprocess import connected, hub_errors, package_path, until
@@ -25,7 +26,7 @@ class Visitor:
     def __init__(self, registry: Registry, after: float | None = None) -> None:
         self.registry, self.after = registry, after
         self.heard: list[int | str] = []
-        registry.add(self)
+        registry.add(self, Config())
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         self.heard.append(code)
@@ -40,12 +41,14 @@ class Visitor:
 
 
 def test_registry_counts_who_is_here_and_who_came() -> None:
-    """``opened`` only grows; removing twice does no harm."""
+    """``accepted`` only grows; removing twice does no harm."""
     registry = Registry()
     one, two = Visitor(registry), Visitor(registry)
     registry.remove(one)
     registry.remove(one)
-    assert (len(registry), list(registry), registry.opened) == (1, [two], 2)
+    found = len(registry), list(registry), registry.counters.accepted
+    registry.remove(two)
+    assert found == (1, [two], 2)
 
 
 def test_members_may_leave_while_they_are_looked_at() -> None:
@@ -103,7 +106,7 @@ def test_connection_is_a_member_from_the_accept_to_the_end_of_its_socket() -> No
         peer.close_frame()
         peer.answer()
         until(lambda: not len(registry))
-        assert (counts, registry.opened) == ([1, 1], 1)
+        assert (counts, registry.counters.accepted) == ([1, 1], 1)
 
 
 @pytest.mark.parametrize("answers", [True, False])
@@ -136,9 +139,10 @@ def test_other_process_begins_with_an_empty_registry(monkeypatch: pytest.MonkeyP
 
 FORK = """
 import os
+from gws_middleware.config import Config
 from gws_middleware.registry import current
 registry = current()
-registry.add("a connection of the parent")
+registry.add("a connection of the parent", Config())
 child = os.fork()
 if not child:
     os._exit(len(current()) + (current() is registry))

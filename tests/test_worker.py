@@ -119,6 +119,7 @@ def open_websockets(server: Server, *paths: str) -> Iterator[list[RawClient]]:
 
 
 GOING_AWAY = Frame(CLOSE, b"\x03\xe9")
+SERVICE_RESTART = Frame(CLOSE, b"\x03\xf4")
 
 
 @pytest.mark.parametrize(
@@ -155,26 +156,28 @@ def test_peer_that_answers_no_goodbye_is_cut(server_directory: Path) -> None:
 
 
 def test_reload_says_goodbye_and_serves_on(server_directory: Path) -> None:
-    """On SIGHUP the old worker's connections end with a goodbye, and a new worker takes new ones."""
+    """On SIGHUP the old worker's connections end with 1012, and a new worker takes new ones."""
     with launch("worker", server_directory) as server:
         before = server.status()["pid"]
         with open_websockets(server, "/waiting?id=one") as [client]:
             server.kill(signal.SIGHUP)
             heard = client.read_frame()
-            client.send(close_frame(1001))
+            client.send(close_frame(1012))
             client.read_until_eof()
         eventually(lambda: server.status()["pid"] != before, "a new worker")
         with server.connect() as client:
             client.upgrade("/echo")
             client.text("x")
             echo = client.read_frame()
-    assert (heard, echo) == (GOING_AWAY, Frame(TEXT, b"x"))
+    assert (heard, echo) == (SERVICE_RESTART, Frame(TEXT, b"x"))
 
 
-@pytest.mark.parametrize("how", ["worker told to stop", "max_requests"])
-def test_view_that_looks_at_nothing_is_ended(server_directory: Path, how: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "goodbye"), [("worker told to stop", GOING_AWAY), ("max_requests", SERVICE_RESTART)], ids=["told", "count"]
+)
+def test_view_that_looks_at_nothing_is_ended(server_directory: Path, how: str, goodbye: Frame) -> None:
     """When the graceful timeout of a worker is over, the greenlets of its views are killed: ``finally`` runs, the
-    peer hears 1001, and another worker takes the place.
+    peer hears 1001, or 1012 where the worker ends by itself, and another worker takes the place.
     """
     options = ["--graceful-timeout", "1", "--max-requests", "3" if how == "max_requests" else "0"]
     with launch("worker", server_directory, options=options) as server:
@@ -188,7 +191,7 @@ def test_view_that_looks_at_nothing_is_ended(server_directory: Path, how: str) -
         server.log.find("finally of one$")
         server.log.expect("Worker graceful timeout")
         eventually(lambda: server.status()["pid"] != before, "a new worker")
-    assert (heard, rest) == (GOING_AWAY, b"")
+    assert (heard, rest) == (goodbye, b"")
 
 
 # --- hooks ---------------------------------------------------------------------------------------------------------

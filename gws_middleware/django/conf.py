@@ -12,17 +12,15 @@ from typing import Any
 from django.conf import settings
 from django.core.signals import setting_changed
 
-from ..config import SAME_ORIGIN, Config, knob, seconds
+from ..config import SAME_ORIGIN, Config, knob, optional, seconds
 from ..exceptions import ConfigError
 
 __all__ = ["DjangoConfig", "accept_all", "connect", "for_the_wrapper", "load"]
 
 LOCAL_HOSTS = (".localhost", "127.0.0.1", "[::1]")
 """What Django takes for ``ALLOWED_HOSTS`` when that is empty and ``DEBUG`` is on."""
-
-
-def _seconds_or_none(value: object) -> str | None:
-    return None if value is None or seconds(value) is None else "a number of seconds above 0, or None"
+USER_KEY = "gws_middleware.django.users.user_key"
+"""Whose a WebSocket is, unless the project says otherwise."""
 
 
 def _switch(value: object) -> str | None:
@@ -35,7 +33,7 @@ class DjangoConfig(Config):
 
     database_grace: float | None = knob(
         1.0,
-        _seconds_or_none,
+        optional(seconds),
         """Seconds that a WebSocket's greenlet waits, for a message or for the peer to read, before its database
         connections that are in no transaction are given back; the next query opens one again. None: only at the
         end, for views that keep something in the connection, e.g. a cursor or LISTEN.""",
@@ -63,7 +61,7 @@ def load() -> DjangoConfig:
     """``settings.GWS`` over the defaults. ConfigError for a wrong value, or a name with the nearest known one."""
     given = _given()
     DjangoConfig.check_names(given)
-    return DjangoConfig(**given)
+    return DjangoConfig(**{"user_key": USER_KEY, **given})
 
 
 def _given() -> Mapping[str, Any]:
@@ -78,6 +76,7 @@ def for_the_wrapper() -> dict[str, Any]:
     load()
     given = _given()
     values = {each.name: given[each.name] for each in fields(Config) if each.name in given}
+    values.setdefault("user_key", USER_KEY)
     if "allowed_origins" not in values and "GWS_ALLOWED_ORIGINS" not in os.environ:
         values["allowed_origins"] = [SAME_ORIGIN, *_trusted_origins()]
     return values

@@ -21,7 +21,7 @@ from .. import registry
 from ..websocket import WebSocket
 from . import conf, sessions
 
-__all__ = ["LOGGED_OUT", "Visitor", "close_user_sockets", "connect", "refresh_user", "remember", "visitor"]
+__all__ = ["LOGGED_OUT", "Visitor", "close_user_sockets", "connect", "refresh_user", "remember", "user_key", "visitor"]
 
 LOGGED_OUT = 4401
 """The close code of a user's sockets: 4000 to 4999 are for applications (RFC 6455 7.4.2), and 401 is HTTP's."""
@@ -57,6 +57,11 @@ def visitor(ws: WebSocket) -> Visitor:
     user_id = None if unknown else getattr(user, "pk", None)
     of_the_session = getattr(session, "_session_cache", {}).get(SESSION_KEY)
     return Visitor(user_id, getattr(session, "session_key", None), of_the_session == str(user_id))
+
+
+def user_key(ws: WebSocket) -> Any:
+    """For the setting ``user_key``: the primary key of the user."""
+    return visitor(ws).user_id
 
 
 def remember(ws: WebSocket) -> None:

@@ -91,6 +91,7 @@ class Connection(ShortPath):
         "_message",
         "_pongs_due",
         "_rest",
+        "pings_dropped",
         "pongs",
         "received_close",
         "sent_close",
@@ -112,6 +113,8 @@ class Connection(ShortPath):
         self.sent_close: tuple[int, str] | None = None
         self.pongs: list[bytes] = []
         """Payloads of pongs received; the shell takes them out."""
+        self.pings_dropped = 0
+        """Pings too many to be answered since the last answers were taken out."""
         self.eventful = False
         """Something other than whole messages came by since the shell last set this to False."""
         self.stalled = False
@@ -305,6 +308,7 @@ class Connection(ShortPath):
                 self._pongs_due.append(payload)
                 if len(self._pongs_due) > MAX_PONGS:
                     del self._pongs_due[0]
+                    self.pings_dropped += 1
         elif opcode == _PONG:
             self.pongs.append(payload)
         else:
@@ -320,6 +324,11 @@ class Connection(ShortPath):
             self._queue_close(payload[:2])
             self.sent_close = (code, "")
         self.state = State.CLOSED
+
+    def fail(self, code: CloseCode, reason: str) -> None:
+        """The peer has gone beyond a limit that the shell keeps: as if it had broken a rule."""
+        self._fail(_Violation(code, reason))
+        self._rest, self._between = None, False
 
     def _fail(self, violation: _Violation) -> None:
         """_Fail the WebSocket Connection_ (RFC 6455 7.1.7): say why, unless goodbye has been said."""
@@ -375,6 +384,11 @@ class Connection(ShortPath):
         return 0 if self._frame is None else self._frame.left
 
     @property
+    def in_a_message(self) -> bool:
+        """Whether a part of a message, or of a frame, has come."""
+        return not self._between
+
+    @property
     def pongs_due(self) -> bool:
         """Whether ``take_pongs()`` has something to send."""
         return bool(self._pongs_due)
@@ -398,6 +412,7 @@ class Connection(ShortPath):
         """The pongs that are due."""
         pongs = b"".join([self._control_frame(_PONG, payload) for payload in self._pongs_due])
         self._pongs_due.clear()
+        self.pings_dropped = 0
         return pongs
 
 

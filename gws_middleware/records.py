@@ -1,0 +1,47 @@
+"""What is logged of a WebSocket, and how: a sentence for people, facts for programs, nothing of the peer's as it came.
+
+A record has the facts in ``extra``: ``websocket_path``, ``websocket_peer`` and, once it has ended, ``websocket_code``,
+``websocket_reason``, ``websocket_duration`` and the four of ``Stats``, each with that prefix. Rule: a peer's fault is
+never above INFO, since it can be repeated at will.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .typing import Environ
+
+__all__ = ["closing", "of", "peer"]
+
+
+def peer(environ: Environ) -> str:
+    """The address at the other end of the connection, which can be a proxy's; "-" where there is none."""
+    address, port = environ.get("REMOTE_ADDR") or "-", environ.get("REMOTE_PORT")
+    return f"{address}:{port}" if port and address != "-" else str(address)
+
+
+def of(ws: Any) -> dict[str, Any]:
+    """The facts of a WebSocket."""
+    facts = {"websocket_path": ws.path, "websocket_peer": peer(ws.environ)}
+    if ws.closed:
+        facts.update(
+            websocket_code=ws.close_code,
+            websocket_reason=ws.close_reason,
+            websocket_duration=ws.duration,
+            **{f"websocket_{name}": count for name, count in ws.stats._asdict().items()},
+        )
+    return facts
+
+
+def closing(ws: Any) -> tuple[Any, ...]:
+    """The line about the end of a WebSocket: what a logger's method takes."""
+    reason = f" {ws.close_reason!a}" if ws.close_reason else ""
+    return (
+        "WebSocket %s: closed with %s%s after %.1f s; peer %s, %s messages in, %s out, %s bytes in, %s out",
+        ascii(ws.path),
+        ws.close_code,
+        reason,
+        ws.duration,
+        ascii(peer(ws.environ))[1:-1],
+        *ws.stats,
+    )

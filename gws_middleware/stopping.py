@@ -1,0 +1,99 @@
+"""How the end of a worker reaches its WebSockets, whatever ends it.
+
+gunicorn tells a worker to stop by a signal, by its own count of requests, or by nobody being there any more; the
+application hears nothing of it, and detached connections are cut. Here is the one place that finds out and says
+goodbye: with 1001, or with 1012 where another worker takes the place.
+
+A worker class of ours calls ``Goodbye`` itself. Under gunicorn's own worker classes the wrapper finds the worker at its
+first WebSocket (``watch``), and in a process that is no gunicorn's what is left is said goodbye to at its exit.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from typing import Any
+
+import gevent
+
+from . import registry, takeover
+from .codes import CloseCode
+
+__all__ = ["Goodbye", "watch"]
+
+QUICK = 1.0
+"""Seconds for the answers to a goodbye where nobody may wait long: behind SIGQUIT, or when the arbiter has given up."""
+LAST_MOMENT = 1.5
+"""Seconds before the end of the graceful timeout, at which views that are still there are killed: gunicorn's own clock
+may be a second ahead of ours.
+"""
+
+_watching: int | None = None
+
+
+class Goodbye:
+    """What one worker says, once."""
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+        self._graceful: float = worker.cfg.graceful_timeout
+        self._drain: Any = None
+
+    def look(self) -> None:
+        """To be called now and then: says goodbye once the worker is to stop, and no sooner than it accepts no more, so
+        that nobody comes in behind it.
+        """
+        if not self._worker.alive and self._drain is None:
+            here, patience = registry.current(), self._graceful / 3
+            self._drain = gevent.spawn(here.drain, code_of(self._worker), patience)
+            gevent.spawn_later(max(self._graceful - LAST_MOMENT, self._graceful / 2), here.kill_views)
+
+    @property
+    def said(self) -> bool:
+        """Whether everybody has left."""
+        return self._drain is not None and self._drain.dead
+
+    def quickly(self) -> None:
+        """The same where there is little time, and nothing else goes on."""
+        here = registry.current()
+        here.drain(code_of(self._worker), min(QUICK, self._graceful / 3))
+        here.kill_views()
+        gevent.sleep(0)
+
+
+def code_of(worker: Any) -> CloseCode:
+    """1012 where the worker's place is taken by another one: clients may come back at once. Else 1001."""
+    restarts = getattr(worker, "restarts", None)
+    if restarts is None:  # a worker class that is not ours
+        restarts = worker.nr >= worker.max_requests
+    return CloseCode.SERVICE_RESTART if restarts else CloseCode.GOING_AWAY
+
+
+def watch() -> None:
+    """A WebSocket is being opened: see to it that a goodbye is said, once in each process."""
+    global _watching  # one for each process, by definition
+    if _watching == os.getpid():
+        return
+    _watching = os.getpid()
+    worker = takeover.gunicorn_worker()
+    if worker is None or not hasattr(worker, "goodbye"):
+        atexit.register(_at_exit)
+        if worker is not None:
+            _look_at_each_heartbeat(worker)
+
+
+def _look_at_each_heartbeat(worker: Any) -> None:
+    """A worker of gunicorn's calls ``notify()`` each second, and when it stops not before it has stopped accepting."""
+    goodbye, notify = Goodbye(worker), worker.notify
+
+    def notify_and_look() -> None:
+        notify()
+        goodbye.look()
+
+    worker.notify = notify_and_look
+
+
+def _at_exit() -> None:
+    """Detached connections keep no server from ending."""
+    if _watching == os.getpid() and len(registry.current()):
+        registry.current().drain(CloseCode.GOING_AWAY, QUICK)
