@@ -5,6 +5,7 @@ changed.
 from __future__ import annotations
 
 import mmap
+import os
 from types import FrameType
 from typing import Any, ClassVar
 
@@ -71,6 +72,8 @@ class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]
     @property
     def restarts(self) -> bool:
         """Whether another worker takes the place of this one, which is to stop."""
+        if os.getppid() != self.ppid:  # nobody is there to start one
+            return False
         return not self._told_to_stop or _generation.number > self._generation
 
     def load_wsgi(self) -> None:

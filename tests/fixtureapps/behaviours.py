@@ -133,6 +133,16 @@ def forever(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     return []
 
 
+@app.at("/blocking")
+def blocking(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Computes, and lets nobody else run."""
+    environ["wsgi.websocket"].accept()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        pass
+    return []
+
+
 @app.at("/waiting")
 def waiting(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """Waits for messages until the worker is told to stop."""
@@ -151,10 +161,12 @@ def detached(environ: Environ, start_response: StartResponse) -> Iterable[bytes]
     """Leaves, and the connection stays: it echoes in upper case."""
     ws = environ["wsgi.websocket"]
     token = {"QUERY_STRING": environ["QUERY_STRING"]}
-    ws.detach(
-        on_message=lambda ws, message: ws.send(message.upper()),
-        on_close=lambda ws: record(token, f"left after {ws.close_code}"),
-    )
+
+    def on_close(ws: Any) -> None:
+        record(token, f"left after {ws.close_code}")
+        log.info("on_close of %s after %s", query(ws.environ, "id"), ws.close_code)
+
+    ws.detach(on_message=lambda ws, message: ws.send(message.upper()), on_close=on_close)
     return Body(environ, [b"HTTP"])
 
 
