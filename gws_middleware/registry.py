@@ -48,7 +48,7 @@ class Registry:
     """The connections that have been accepted and whose socket is still open."""
 
     def __init__(self) -> None:
-        self._members: set[Member] = set()
+        self._members: dict[Member, None] = {}  # in the order in which they came
         self._running: dict[Member, Any] = {}
         self._places: Counter[Hashable] = Counter()
         self._draining: int | None = None
@@ -68,7 +68,7 @@ class Registry:
 
     def add(self, member: Member, config: Config) -> None:
         """A connection with these settings has been accepted."""
-        self._members.add(member)
+        self._members[member] = None
         self.counters.accepted += 1
         self.keepalive.watch(member, config)
         if self._draining is not None:  # it came in behind the goodbye to the others
@@ -76,7 +76,7 @@ class Registry:
 
     def remove(self, member: Member) -> None:
         """Its socket is gone."""
-        self._members.discard(member)
+        self._members.pop(member, None)
         self.keepalive.forget(member)
 
     def began(self, member: Member) -> None:

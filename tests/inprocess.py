@@ -6,6 +6,7 @@ The pytest process is not monkey-patched: what waits here, waits with gevent.
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import socket
 import struct
@@ -134,6 +135,11 @@ def hub_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BaseException]]
     until(lambda: open_descriptors() <= descriptors, "every descriptor is closed")
     until(lambda: hub.loop.activecnt <= watchers, "every watcher is stopped")
     assert errors == []
+
+
+def problems(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """What was logged that somebody should look at."""
+    return [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 # --- pairs --------------------------------------------------------------------------------------------------------

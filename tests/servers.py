@@ -43,6 +43,7 @@ __all__ = [
     "Certificate",
     "Kind",
     "Log",
+    "Record",
     "Server",
     "ServerDied",
     "eventually",

@@ -541,7 +541,7 @@ def test_logout_closes_the_sockets_of_the_session(chat: Chat, bob: Visitor, room
     assert desk.refused(f"/ws/rooms/{room}/").status == 302
 
 
-def test_restart_says_1001_and_keeps_everybody_logged_in(tmp_path: Path) -> None:
+def test_restart_says_1012_and_keeps_everybody_logged_in(tmp_path: Path) -> None:
     """A new worker knows the sessions and the history; the key that signs them is not made anew."""
     with serve_chat(tmp_path) as chat:
         ada, room = new_user(chat), chat.room()
@@ -549,7 +549,7 @@ def test_restart_says_1001_and_keeps_everybody_logged_in(tmp_path: Path) -> None
             hers.say("before")
             last = hers.hear("message")
             chat.server.kill(signal.SIGHUP)
-            assert hers.goodbye() == (1001, "")
+            assert hers.goodbye() == (1012, "")
         with ada.inside(room) as hers:
             assert hers.welcome["messages"] == [last]
             hers.say("after")

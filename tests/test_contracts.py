@@ -36,6 +36,7 @@ from .inprocess import (
     gevent_socket,
     hub_errors,
     masked_frame,
+    problems,
     ticks,
     unaccepted,
     until,
@@ -222,7 +223,7 @@ class TestWebSocketApplication:
             service.connect().close()
             service.connect().vanish()
         assert service.errors.getvalue() == ""
-        assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
+        assert problems(caplog) == []
 
     @everywhere
     def test_application_that_closes_ends_once(self, implementation: str) -> None:

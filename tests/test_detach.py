@@ -19,7 +19,18 @@ from gws_middleware.testing import connect
 from gws_middleware.transport import Transport
 from gws_middleware.typing import Environ, StartResponse
 
-from .inprocess import ENDS, connected, count_of, every_end, hub_errors, masked_frame, ticks, unaccepted, until
+from .inprocess import (
+    ENDS,
+    connected,
+    count_of,
+    every_end,
+    hub_errors,
+    masked_frame,
+    problems,
+    ticks,
+    unaccepted,
+    until,
+)
 
 __all__ = ["hub_errors"]
 
@@ -98,8 +109,7 @@ class TestMessages:
             second_peer.send("passes")
             until(lambda: diary.messages, seconds=1)
             assert diary.messages == ["passes"]
-            killed = [thing for thing in gc.get_objects() if isinstance(thing, gevent.Greenlet) and not thing.dead]
-            gevent.killall(killed)
+            gevent.killall(live_greenlets())
 
     def test_callback_may_send(self) -> None:
         """An echo."""
@@ -334,7 +344,7 @@ class TestErrors:
             assert peer.close_frame() == (1011, "")
             until(lambda: diary.closes)
         assert (diary.messages, diary.closes) == (["one"], [1011])
-        (record,) = caplog.records
+        (record,) = problems(caplog)
         assert (record.name, record.levelno, record.exc_info[1]) == ("gws_middleware", logging.ERROR, error)
         assert record.getMessage().endswith("raised; closed with 1011")
 
@@ -347,9 +357,9 @@ class TestErrors:
         with connected() as (ws, peer):
             ws.detach(on_close=on_close)
             peer.close(4001)
-            until(lambda: caplog.records)
+            until(lambda: problems(caplog))
         ticks()
-        (record,) = caplog.records
+        (record,) = problems(caplog)
         assert record.exc_info[0] is KeyError
 
     def test_end_seen_from_a_callback_is_no_error(self, diary: Diary, caplog: pytest.LogCaptureFixture) -> None:
@@ -364,7 +374,7 @@ class TestErrors:
             peer.send("x")
             peer.vanish()
             until(lambda: diary.closes)
-        assert (diary.closes, caplog.records) == ([1006], [])
+        assert (diary.closes, problems(caplog)) == ([1006], [])
 
     def test_end_of_another_connection_is_an_error(self, diary: Diary, caplog: pytest.LogCaptureFixture) -> None:
         """A callback that forwards to a connection that has ended fails, as a view would, and does not go on as if it
@@ -377,7 +387,7 @@ class TestErrors:
             peer.send("x")
             assert peer.close_frame() == (1011, "")
             until(lambda: diary.closes)
-        assert [record.exc_info[0] for record in caplog.records] == [ConnectionClosed]
+        assert [record.exc_info[0] for record in problems(caplog)] == [ConnectionClosed]
 
     @pytest.mark.parametrize("paused", [False, True])
     def test_callback_that_is_killed_closes_with_1001(
@@ -395,7 +405,7 @@ class TestErrors:
             assert peer.close_frame() == (1001, "")
             peer.answer()
             until(lambda: diary.closes)
-        assert (diary.messages, diary.closes, caplog.records) == (["one"], [1001], [])
+        assert (diary.messages, diary.closes, problems(caplog)) == (["one"], [1001], [])
 
 
 class TestIdle:
@@ -410,7 +420,7 @@ class TestIdle:
             return []
 
         gc.collect()
-        before, lifetimes = live_greenlets(), count_of(_Lifetime)
+        before, lifetimes = len(live_greenlets()), count_of(_Lifetime)
         clients = [connect(app) for _ in range(20)]
         for client in clients:
             client.__enter__()
@@ -418,7 +428,7 @@ class TestIdle:
             assert client.receive() == "x"
         until(lambda: all(client._greenlet.dead for client in clients))
         gc.collect()
-        assert live_greenlets() == before
+        assert len(live_greenlets()) == before
         assert count_of(_Lifetime) == lifetimes
         for client in clients:
             client.__exit__(None, None, None)
@@ -468,9 +478,9 @@ class TestIdle:
         assert (diary.messages, diary.closes) == (["x"], [1000])
 
 
-def live_greenlets() -> int:
-    """Greenlets that have been started and have not ended."""
-    return sum(isinstance(thing, gevent.greenlet.Greenlet) and not thing.dead for thing in gc.get_objects())
+def live_greenlets() -> list[gevent.Greenlet]:
+    """Those that have been started and have not ended. (isinstance() would ask what dead references refer to.)"""
+    return [thing for thing in gc.get_objects() if issubclass(type(thing), gevent.Greenlet) and not thing.dead]
 
 
 class TestViewEnds:
@@ -487,7 +497,7 @@ class TestViewEnds:
             assert client.receive() is None
             assert client.close_code == 1011
         until(lambda: diary.closes)
-        assert (diary.closes, len(caplog.records)) == ([1011], 1)
+        assert (diary.closes, len(problems(caplog))) == ([1011], 1)
 
     def test_message_behind_the_handshake_reaches_the_callback(self, diary: Diary) -> None:
         """A client that does not wait for the 101 loses nothing."""

@@ -16,6 +16,7 @@ from gws_middleware import ConnectionClosed, HandshakeRefused, WebSocketMiddlewa
 from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, Headers, StartResponse
 
+from .inprocess import problems
 from .rawclient import ACCEPT, CLOSE, TEXT, Frame, RawClient, close_frame, request, upgrade_request
 from .servers import LATE, SWITCHED, Server
 
@@ -411,7 +412,7 @@ def test_end_of_another_connection_is_an_error(caplog: pytest.LogCaptureFixture)
     with connect(application) as client:
         assert (client.receive(), client.receive()) == ("ready", None)
         code = client.close_code
-    assert (code, [record.levelname for record in caplog.records]) == (1011, ["ERROR"])
+    assert (code, [record.levelname for record in problems(caplog)]) == (1011, ["ERROR"])
 
 
 @pytest.mark.parametrize(("offered", "agreed"), [(["b", "a"], "a"), (["b"], None), ([], None)])

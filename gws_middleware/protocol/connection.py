@@ -114,7 +114,7 @@ class Connection(ShortPath):
         self.pongs: list[bytes] = []
         """Payloads of pongs received; the shell takes them out."""
         self.pings_dropped = 0
-        """Pings too many to be answered since the last answers were taken out."""
+        """Pings that came too fast to be answered, in all."""
         self.eventful = False
         """Something other than whole messages came by since the shell last set this to False."""
         self.stalled = False
@@ -412,7 +412,6 @@ class Connection(ShortPath):
         """The pongs that are due."""
         pongs = b"".join([self._control_frame(_PONG, payload) for payload in self._pongs_due])
         self._pongs_due.clear()
-        self.pings_dropped = 0
         return pongs
 
 

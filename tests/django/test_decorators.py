@@ -16,6 +16,7 @@ from gevent import GreenletExit
 from gws_middleware.django.decorators import accept_websocket, require_websocket
 from gws_middleware.django.serving import attach
 from gws_middleware.django.test import WebSocketClient, WebSocketRefused, WebSocketTestMixin
+from tests.inprocess import problems
 
 from .project import views
 
@@ -89,7 +90,7 @@ class TestRequireWebsocket:
         with client.websocket("/echo/") as ws:
             ws.send("x")
             assert ws.receive() == "x"
-        assert caplog.records == []
+        assert problems(caplog) == []
 
 
 class TestBeforeThe101:
@@ -104,7 +105,7 @@ class TestBeforeThe101:
         """Logged once, by Django."""
         client.raise_request_exception = False
         assert refusal(client, "/answers/broken/").status_code == 500
-        assert [(one.name, one.levelname) for one in caplog.records] == [("django.request", "ERROR")]
+        assert [(one.name, one.levelname) for one in problems(caplog)] == [("django.request", "ERROR")]
 
     def test_none_without_an_answer_is_an_error(self, client: WebSocketClient) -> None:
         """A view that forgot."""
@@ -123,7 +124,7 @@ class TestAfterThe101:
         with client.websocket("/raises/") as ws:
             assert ws.receive() is None
             assert ws.close_code == 1011
-        assert [(one.name, one.levelname, bool(one.exc_info)) for one in caplog.records] == [
+        assert [(one.name, one.levelname, bool(one.exc_info)) for one in problems(caplog)] == [
             ("django.request", "ERROR", True)
         ]
 
@@ -143,7 +144,7 @@ class TestAfterThe101:
         """The peer has gone, and the view was sending."""
         with client.websocket("/chatter/") as ws:
             assert ws.receive()
-        assert caplog.records == []
+        assert problems(caplog) == []
 
     def test_connection_closed_of_another_is_an_error(self, client: WebSocketClient) -> None:
         """ConnectionClosed is the end of this connection only where this one has ended."""
@@ -266,4 +267,4 @@ class TestRequestsLeaveNothing:
 def test_log_level_of_an_upgrade_required(client: WebSocketClient, caplog: pytest.LogCaptureFixture) -> None:
     """Django's own, for a client's fault."""
     client.get("/echo/")
-    assert [one.levelno for one in caplog.records] == [logging.WARNING]
+    assert [one.levelno for one in problems(caplog)] == [logging.WARNING]

@@ -88,7 +88,7 @@ class TestSession(WebSocketTestMixin, TestCase):
             with (
                 self.subTest(every_request=saving),
                 override_settings(SESSION_SAVE_EVERY_REQUEST=saving),
-                self.assertNoLogs(),
+                self.assertNoLogs(level="WARNING"),
                 self.client.websocket("/session/") as ws,
             ):
                 ws.send("set by the view")
@@ -99,7 +99,7 @@ class TestSession(WebSocketTestMixin, TestCase):
     @override_settings(MESSAGE_STORAGE="django.contrib.messages.storage.session.SessionStorage")
     def test_middleware_behind_the_view_still_finds_a_session(self) -> None:
         """E.g. that of messages, which stores in it."""
-        with self.assertNoLogs(), self.client.websocket("/messages/") as ws:
+        with self.assertNoLogs(level="WARNING"), self.client.websocket("/messages/") as ws:
             assert ws.receive() == "noted"
         assert "_messages" not in stored(self.client)
 

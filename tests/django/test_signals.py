@@ -14,7 +14,7 @@ from gws_middleware.django import databases
 from gws_middleware.django.signals import websocket_closed, websocket_opened
 from gws_middleware.django.test import WebSocketClient, WebSocketRefused
 from gws_middleware.websocket import Stats, WebSocket
-from tests.inprocess import until
+from tests.inprocess import problems, until
 
 from .project.views import EVENTS
 
@@ -113,4 +113,4 @@ def test_receiver_that_raises_changes_nothing(
             assert ws.receive() == "0: x"
     finally:
         signal.disconnect(receiver)
-    assert [one.name for one in caplog.records] == ["django.dispatch"]
+    assert [one.name for one in problems(caplog)] == ["django.dispatch"]
