@@ -227,8 +227,8 @@ class _Lifetime:
         if self._swallowed:
             raise AssertionError("start_response was called twice without exc_info (PEP 3333)")
         self._swallowed = True
-        # Closed with 1011 already by a framework's adapter: the framework has logged it.
-        if status[:1] == "5" and not self._lost and self.ws.close_code != CloseCode.INTERNAL_ERROR:
+        # Where it has ended already there is nothing to close; a framework has logged what made it answer so.
+        if status[:1] == "5" and not self._lost and not self.ws.closed:
             log.error(
                 "WebSocket %s: the application answered %s; closed with 1011",
                 ascii(self.ws.path),

@@ -145,12 +145,25 @@ class TestAfterThe101:
             assert ws.receive()
         assert caplog.records == []
 
-    def test_connection_closed_of_another_is_an_error(self, client: WebSocketClient) -> None:
+    def test_connection_closed_of_another_is_an_error(
+        self, client: WebSocketClient, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """ConnectionClosed is the end of this connection only where this one has ended."""
         client.raise_request_exception = False
         with client.websocket("/closed-elsewhere/") as ws:
             assert ws.receive() is None
             assert ws.close_code == 1011
+        assert [one.name for one in caplog.records] == ["django.request"]
+
+    def test_exception_behind_the_end_is_logged_once(
+        self, client: WebSocketClient, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """By Django as every other; nobody says that it closed what the peer had closed."""
+        client.raise_request_exception = False
+        with client.websocket("/raises-at-the-end/") as ws:
+            ws.send("x")
+            ws.close(1000)
+        assert [one.name for one in caplog.records] == ["django.request"]
 
     def test_response_behind_a_websocket_is_nobody_s_page(self, client: WebSocketClient) -> None:
         """A cache in front of the view would keep a 200; what the response has opened is closed."""

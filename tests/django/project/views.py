@@ -131,6 +131,14 @@ def raises(request: Any) -> None:
 
 
 @require_websocket
+def raises_at_the_end(request: Any) -> None:
+    """An error in what a view does when its peer has gone."""
+    for _ in request.websocket:
+        pass
+    raise LookupError("behind the end")
+
+
+@require_websocket
 def killed(request: Any) -> None:
     """As a worker that stops does it."""
     request.websocket.accept()
