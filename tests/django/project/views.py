@@ -39,6 +39,8 @@ def user_by_meta(request: HttpRequest) -> HttpResponse:
     """Undecorated, and asks who it is."""
     ws = request.META["wsgi.websocket"]
     ws.send(str(refresh_user(ws)))
+    for _ in ws:
+        ws.send(str(refresh_user(ws)))
     return HttpResponse()
 
 
