@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from types import MethodType
 from typing import Any
 
@@ -326,10 +327,11 @@ class _Lifetime:
             sent = ws._finish(self._code)
         self._server.leave(sent)
         self._forget()
-        if ws.detached:
-            ws._adapter.ran(ws)
-        else:
-            ws._adapter.closed(ws)
+        with suppress(GreenletExit):  # as in _raised: the server is to see this request end, and no other begin
+            if ws.detached:
+                ws._adapter.ran(ws)
+            else:
+                ws._adapter.closed(ws)
 
     def _forget(self) -> None:
         """Environ and WebSocket refer to each other, so do the WebSocket and its way to the server: part them, so that

@@ -337,6 +337,16 @@ class TestEnd:
             keeping_site.until_left(0)
             assert keeping_site.events(token, "closed") == WHOLE_LIFE
 
+    def test_receiver_that_is_killed_gives_its_connection_back(self, keeping_site: Site, token: str) -> None:
+        """That of ``websocket_closed``, behind the view."""
+        with keeping_site.connect() as client:
+            client.upgrade(f"/ends/returns/?id={token}&receiver-sleeps")
+            client.read_frame()
+            read_to_the_end(keeping_site, client, token)
+            assert keeping_site.events(token, "closed") == WHOLE_LIFE
+            kill(keeping_site, client, token)
+            keeping_site.until_left(0)
+
     @pytest.mark.parametrize("how", ["returns", "raises"])
     def test_view_that_is_done_gives_its_connection_back(self, keeping_site: Site, how: str, token: str) -> None:
         """By itself or by an exception; each signal is sent once."""
