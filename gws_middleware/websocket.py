@@ -79,6 +79,7 @@ class WebSocket(WebSocketPath, OlderNames):
         "_senders",
         "_switch",
         "_switched",
+        "_waited",
         "environ",
         "subprotocol",
     )
@@ -111,6 +112,7 @@ class WebSocket(WebSocketPath, OlderNames):
         self._ended = False
         self._told = False
         self._holds = False
+        self._waited = 0.0
         self._accepted_at: float | None = None
         self._ended_at: float | None = None
         self._stage = ATTACHED
@@ -202,6 +204,7 @@ class WebSocket(WebSocketPath, OlderNames):
     def expect_idle(self) -> None:
         """For an adapter: this WebSocket's view holds what ``Adapter.idle`` gives back."""
         self._holds = self._adapter.grace is not None
+        self._waited = 0.0
 
     # --- receiving -------------------------------------------------------------------------------------------------
 
@@ -241,8 +244,14 @@ class WebSocket(WebSocketPath, OlderNames):
         if self._reader is not None:
             raise RuntimeError("another greenlet is waiting in receive() of this WebSocket")
         grace = self._adapter.grace
-        if not self._holds or grace is None or (timeout is not None and timeout <= grace):
+        if not self._holds or grace is None:
             return self._park(timeout)
+        grace -= self._waited  # many short waits in which nothing came are a long one
+        if timeout is not None and timeout <= grace:
+            came = self._park(timeout)
+            self._waited = 0.0 if came else self._waited + timeout
+            return came
+        self._waited = 0.0
         if self._park(grace):
             return True
         self._holds = self._adapter.idle()

@@ -219,6 +219,12 @@ class TestReceiving:
             client.upgrade("/early/")
             site.until_left(0)
 
+    def test_short_waits_add_up(self, site: Site) -> None:
+        """None of them is as long as the grace."""
+        with site.connect() as client:
+            client.upgrade("/polls/")
+            site.until_left(0)
+
     def test_session_and_user_count(self, site: Site) -> None:
         """Django reads them before the 101."""
         cookie = re.search("sessionid=[^;]+", site.server.get("/enter/").headers["set-cookie"])
