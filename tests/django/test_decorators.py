@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+from http.client import HTTPConnection
+from threading import Thread
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 from django.contrib.auth.models import Permission, User
+from django.core.handlers.wsgi import WSGIHandler
+from django.core.servers import basehttp
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory, TestCase, override_settings
@@ -71,6 +75,20 @@ class TestRequireWebsocket:
         assert response.status_code == 426
         assert (response["Upgrade"], response["Connection"]) == ("websocket", "Upgrade")
         assert response.content == b"This address speaks WebSocket alone.\n"
+
+    def test_http_is_answered_with_426_by_django_s_own_server(self) -> None:
+        """Which takes no header that is about the connection, e.g. behind ``LiveServerTestCase``."""
+        server = basehttp.WSGIServer(("127.0.0.1", 0), basehttp.WSGIRequestHandler)
+        server.set_app(WSGIHandler())
+        serving = Thread(target=server.handle_request)
+        serving.start()
+        client = HTTPConnection("127.0.0.1", server.server_port, timeout=5)
+        client.request("GET", "/echo/")
+        response = client.getresponse()
+        assert (response.status, response.read()) == (426, b"This address speaks WebSocket alone.\n")
+        client.close()
+        serving.join()
+        server.server_close()
 
     @pytest.mark.parametrize("upgrade", ["websocket", "WebSocket"])
     def test_upgrade_without_a_websocket_is_400(self, client: WebSocketClient, upgrade: str) -> None:
