@@ -257,8 +257,9 @@ class Client:
             self._sock.sendall(data)
         except TimeoutError:
             raise
-        except OSError:
-            self._lost = True
+        except OSError:  # the application has gone; what it said before, e.g. why, can still be read
+            while not self._lost:
+                self._read(self.timeout)
 
     def receive(self, timeout: float | None = None) -> Message | None:
         """The next message; None, once, when the connection has ended, then ConnectionClosed. TimeoutError in time."""

@@ -246,7 +246,7 @@ class WebSocket(WebSocketPath, OlderNames):
         grace = self._adapter.grace
         if not self._holds or grace is None:
             return self._park(timeout)
-        grace -= self._waited  # many short waits in which nothing came are a long one
+        grace = max(0.0, grace - self._waited)  # many short waits in which nothing came are a long one
         if timeout is not None and timeout <= grace:
             came = self._park(timeout)
             self._waited = 0.0 if came else self._waited + timeout

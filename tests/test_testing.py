@@ -298,6 +298,13 @@ class TestTalking:
             until(lambda: client.send_raw(PING_FRAME) or client._lost)
             assert client.receive() is None
 
+    def test_reason_for_which_a_long_message_was_cut_off_is_seen(self) -> None:
+        """Though the application had gone before all of it was sent."""
+        with connect(echo) as ws:
+            ws.send(bytes(2**22))
+            assert ws.receive() is None
+            assert ws.close_code == 1009
+
     def test_pings_are_answered(self) -> None:
         """Whenever the client reads."""
         latencies: list[float | None] = []
