@@ -137,7 +137,8 @@ def refresh_user(ws: WebSocket) -> Any:
     user_id, session_key, by_session = visitor(ws)
     if user_id is None or by_session:
         asked = HttpRequest()
-        asked.session = sessions.stored(session_key)
+        # Django gives a session that an older SECRET_KEY has signed another key, which the browser would not learn.
+        asked.session = sessions.copied(session_key)
         user: Any = get_user(asked)
     else:
         user = get_user_model()._default_manager.filter(pk=user_id).first()

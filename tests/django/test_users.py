@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.contrib.auth import login, logout, update_session_auth_hash
 from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.auth.signals import user_logged_in, user_logged_out
+from django.contrib.sessions.models import Session
 from django.test import RequestFactory, TestCase, override_settings
 
 from gws_middleware import testing
@@ -253,6 +255,23 @@ class TestRefreshUser(WebSocketTestMixin, TestCase):
             change()
             ws.send("who")
             assert ws.receive() == "AnonymousUser"
+
+    def test_session_is_only_read(self) -> None:
+        """When SECRET_KEY has been replaced, or the password: the browser's cookie still names what is stored."""
+        key = self.client.session.session_key
+        rotated = override_settings(SECRET_KEY="another", SECRET_KEY_FALLBACKS=[settings.SECRET_KEY])
+        with self.client.websocket("/private/") as ws, rotated:
+            ws.receive()
+            ws.send("who")
+            assert ws.receive() == "bob"
+            assert self.client.session.session_key == key and Session.objects.filter(pk=key).exists()
+        with self.client.websocket("/private/") as ws:
+            ws.receive()
+            self.bob.set_password("another")
+            self.bob.save()
+            ws.send("who")
+            assert ws.receive() == "AnonymousUser"
+        assert Session.objects.filter(pk=key).exists()
 
     @override_settings(MIDDLEWARE=["tests.django.project.views.by_token"])
     def test_user_of_a_token_is_read_by_the_key(self) -> None:
