@@ -148,7 +148,6 @@ class _Lifetime:
         "_code",
         "_environ",
         "_finished",
-        "_lost",
         "_server",
         "_start_response",
         "_started",
@@ -167,7 +166,7 @@ class _Lifetime:
     ) -> None:
         self._environ, self._server = environ, server
         self._start_response: StartResponse | None = start_response
-        self._started = self._swallowed = self._finished = self._lost = False
+        self._started = self._swallowed = self._finished = False
         self._code = CloseCode.NORMAL
         self.ws = WebSocket(environ, handshake, self._switch, config, registry.current(), subprotocol)
         environ["wsgi.websocket"] = self.ws
@@ -175,18 +174,14 @@ class _Lifetime:
 
     def _switch(self, headers: Headers) -> tuple[Channel, bytes]:
         assert self._start_response is not None
-        try:
-            switched = self._server.switch(self._start_response, headers)
-        except OSError:
-            self._lost = True
-            raise
+        switched = self._server.switch(self._start_response, headers)
         self._start_response = None
         return switched
 
     @property
     def over(self) -> bool:
         """Whether HTTP is over on this connection: the 101 has been sent, or the peer had gone before it could be."""
-        return self.ws.accepted or self._lost
+        return self.ws.accepted or self.ws.vanished
 
     # --- run -------------------------------------------------------------------------------------------------------
 
@@ -229,7 +224,7 @@ class _Lifetime:
             raise AssertionError("start_response was called twice without exc_info (PEP 3333)")
         self._swallowed = True
         # Where it has ended already there is nothing to close; a framework has logged what made it answer so.
-        if status[:1] == "5" and not self._lost and not self.ws.closed:
+        if status[:1] == "5" and not self.ws.closed:
             log.error(
                 "WebSocket %s: the application answered %s; closed with 1011",
                 ascii(self.ws.path),
@@ -309,7 +304,7 @@ class _Lifetime:
 
     def _tell_lost(self) -> None:
         """The peer went before the 101: what every server takes for that, and drops the connection without a word."""
-        if self._lost:
+        if self.ws.vanished:
             self._forget()
             raise BrokenPipeError(errno.EPIPE, "the peer went before the 101")
 

@@ -79,6 +79,7 @@ class WebSocket(WebSocketPath, OlderNames):
         "_senders",
         "_switch",
         "_switched",
+        "_vanished",
         "_waited",
         "environ",
         "subprotocol",
@@ -106,6 +107,7 @@ class WebSocket(WebSocketPath, OlderNames):
         self._handshake: Handshake | None = handshake
         self._switch: Switch | None = switch
         self._switched = False
+        self._vanished = False
         self._engine: Connection | None = None
         self._transport: Transport | None = None
         self._open = False
@@ -161,7 +163,7 @@ class WebSocket(WebSocketPath, OlderNames):
         try:
             channel, early = switch(response)
         except OSError:
-            self._ended = True
+            self._ended = self._vanished = True
             raise self._closed_error() from None
         self.subprotocol = subprotocol
         self._begin(channel, early, handshake)
@@ -191,6 +193,11 @@ class WebSocket(WebSocketPath, OlderNames):
     def accepted(self) -> bool:
         """Whether the 101 has been sent."""
         return self._engine is not None
+
+    @property
+    def vanished(self) -> bool:
+        """Whether the peer had gone before the 101 could be sent: nobody is there for any answer."""
+        return self._vanished
 
     @property
     def offered_subprotocols(self) -> tuple[str, ...]:

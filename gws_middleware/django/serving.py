@@ -65,7 +65,7 @@ def serve(request: HttpRequest, ws: WebSocket, view: View, args: Sequence[Any], 
         response = None  # the peer has gone while the view was sending
     finally:
         _leave(request, ws)
-    if ws.accepted:
+    if ws.accepted or ws.vanished:
         return _swallowed(response)
     if response is not None:
         return response

@@ -21,6 +21,7 @@ from gws_middleware.django.decorators import accept_websocket, require_websocket
 from gws_middleware.django.serving import attach
 from gws_middleware.django.test import WebSocketClient, WebSocketRefused, WebSocketTestMixin
 
+from ..inprocess import refuse_switch, unaccepted
 from .project import views
 
 
@@ -117,6 +118,11 @@ class TestBeforeThe101:
     def test_answer_is_http(self, client: WebSocketClient, what: str, status: int) -> None:
         """A response, an exception that is one, and ``close()``."""
         assert refusal(client, f"/answers/{what}/").status_code == status
+
+    @pytest.mark.parametrize("path", ["echo", "chatter"])
+    def test_peer_that_has_gone_is_no_refusal(self, path: str) -> None:
+        """What nobody can get is not logged as a 403; the view saw the end in ``receive`` or in ``send``."""
+        assert getattr(views, path)(request_with_nobody_behind()).status_code == 101
 
     def test_exception_is_a_500(self, client: WebSocketClient, caplog: pytest.LogCaptureFixture) -> None:
         """Logged once, by Django."""
@@ -262,19 +268,19 @@ class TestServe:
             raise GreenletExit
 
         with pytest.raises(GreenletExit):
-            view(request_with(accepted=False))
+            view(request_with_nobody_behind())
 
     def test_websocket_that_is_there_is_kept(self) -> None:
         """E.g. one that another middleware has wrapped."""
-        request = request_with()
+        request = request_with_nobody_behind()
         request.websocket = wrapper = object()
         assert attach(request) is wrapper
 
 
-def request_with(accepted: bool = False) -> Any:
-    """A request with a WebSocket that nothing is behind."""
+def request_with_nobody_behind() -> Any:
+    """A request whose peer is not there any more when it is to be accepted."""
     request: Any = RequestFactory().get("/")
-    request.META["wsgi.websocket"] = type("Fake", (), {"accepted": accepted, "detached": False, "closed": False})()
+    request.META["wsgi.websocket"] = unaccepted(refuse_switch)
     return request
 
 
@@ -287,7 +293,7 @@ class TestRequestsLeaveNothing:
             seen.append(request)
             return HttpResponse()
 
-        request = request_with()
+        request = request_with_nobody_behind()
         ws = request.META["wsgi.websocket"]
         accept_websocket(view)(request)
         assert seen[0].websocket is ws
