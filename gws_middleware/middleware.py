@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from types import MethodType
 from typing import Any
 
@@ -159,7 +160,6 @@ class _Lifetime:
         "_deadline",
         "_environ",
         "_finished",
-        "_lost",
         "_server",
         "_start_response",
         "_started",
@@ -178,7 +178,7 @@ class _Lifetime:
     ) -> None:
         self._environ, self._server = environ, server
         self._start_response: StartResponse | None = start_response
-        self._started = self._swallowed = self._finished = self._lost = False
+        self._started = self._swallowed = self._finished = False
         self._code = CloseCode.NORMAL
         self.ws = WebSocket(environ, handshake, self._switch, config, registry.current(), subprotocol)
         environ["wsgi.websocket"] = self.ws
@@ -188,11 +188,7 @@ class _Lifetime:
     def _switch(self, headers: Headers) -> tuple[Channel, bytes]:
         assert self._start_response is not None
         self._cancel_deadline()
-        try:
-            switched = self._server.switch(self._start_response, headers)
-        except OSError:
-            self._lost = True
-            raise
+        switched = self._server.switch(self._start_response, headers)
         self._start_response = None
         self._server.opened(self.ws)
         registry.current().began(self.ws)
@@ -206,7 +202,7 @@ class _Lifetime:
     @property
     def over(self) -> bool:
         """Whether HTTP is over on this connection: the 101 has been sent, or the peer had gone before it could be."""
-        return self.ws.accepted or self._lost
+        return self.ws.accepted or self.ws.vanished
 
     # --- run -------------------------------------------------------------------------------------------------------
 
@@ -252,8 +248,8 @@ class _Lifetime:
         if self._swallowed:
             raise AssertionError("start_response was called twice without exc_info (PEP 3333)")
         self._swallowed = True
-        # Closed with 1011 already by a framework's adapter: the framework has logged it.
-        if status[:1] == "5" and not self._lost and self.ws.close_code != CloseCode.INTERNAL_ERROR:
+        # Where it has ended already there is nothing to close; a framework has logged what made it answer so.
+        if status[:1] == "5" and not self.ws.closed:
             log.error(
                 "WebSocket %s: the application answered %s; closed with 1011",
                 ascii(self.ws.path),
@@ -345,7 +341,7 @@ class _Lifetime:
 
     def _tell_lost(self) -> None:
         """The peer went before the 101: what every server takes for that, and drops the connection without a word."""
-        if self._lost:
+        if self.ws.vanished:
             self.forget()
             raise BrokenPipeError(errno.EPIPE, "the peer went before the 101")
 
@@ -362,10 +358,11 @@ class _Lifetime:
         log_line = self._server.log_later() if ws.detached and not ws._is_over else None
         self._server.leave(ws.stats.bytes_sent)
         self.forget()
-        if ws.detached:
-            ws._leave(log_line)
-        else:
-            ws._over()
+        with suppress(GreenletExit):  # as in _raised: the server is to see this request end, and no other begin
+            if ws.detached:
+                ws._leave(log_line)
+            else:
+                ws._over()
 
     def forget(self) -> None:
         """Environ and WebSocket refer to each other, so do the WebSocket and its way to the server: part them, so that

@@ -21,7 +21,7 @@ from urllib.parse import unquote_to_bytes
 
 import gevent
 from gevent import socket as gsocket
-from gevent.event import AsyncResult
+from gevent.event import AsyncResult, Event
 
 from .channel import Channel, plain_channel
 from .codes import CloseCode
@@ -108,6 +108,8 @@ class _PairServer(Server):
     def __init__(self, sock: Any) -> None:
         self.sock = sock
         self.answered: AsyncResult[tuple[str, Headers, bytes]] = AsyncResult()
+        self.told: _Told | None = None
+        self._environ: Environ = {}
         self._status: tuple[str, Headers] | None = None
         self._body: list[bytes] = []
 
@@ -117,11 +119,14 @@ class _PairServer(Server):
 
     def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
         start_response(SWITCHING, headers)
+        ws = self._environ["wsgi.websocket"]
+        ws._adapter = self.told = _Told(ws._adapter)
         self.answered.set((SWITCHING, headers, b""))
         return plain_channel(self.sock), b""
 
     def serve(self, app: WSGIApp, environ: Environ) -> None:
         """One request, as a WSGI server serves it. Runs in a greenlet of its own."""
+        self._environ = environ
         try:
             result = app(environ, self.start_response)
             try:
@@ -143,8 +148,26 @@ class _PairServer(Server):
             self.sock.close()
 
 
+class _Told:
+    """A WebSocket's adapter, which notes that the connection has ended, and its view or ``on_close`` too."""
+
+    def __init__(self, adapter: Any) -> None:
+        self._adapter, self.end = adapter, Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._adapter, name)
+
+    def closed(self, ws: Any) -> None:
+        try:
+            self._adapter.closed(ws)
+        finally:
+            self.end.set()
+
+
 class Client:
-    """The client's end of one connection. Use it as a ``with`` block; its end waits for the application's."""
+    """The client's end of one connection. Use it as a ``with`` block; its end waits for the application's: for that of
+    the view, and of the callbacks of a detached connection.
+    """
 
     def __init__(
         self,
@@ -165,13 +188,14 @@ class Client:
         self._engine: Connection | None = None
         self._sock: Any = None
         self._greenlet: Any = None
+        self._server: Any = None
         self._inbox: list[Message] = []
         self._lost = False
         self._told = False
 
     def __enter__(self) -> Client:
         theirs, self._sock = gsocket.socketpair()
-        server = _PairServer(theirs)
+        self._server = server = _PairServer(theirs)
         self._greenlet = gevent.spawn(server.serve, self._app, {**self._environ, SERVER_KEY: server})
         try:
             with gevent.Timeout(self.timeout, TimeoutError(f"no answer to the handshake in {self.timeout} s")):
@@ -205,6 +229,8 @@ class Client:
         self._sock.close()
         self._greenlet.join(self.timeout)
         stuck = not self._greenlet.dead
+        if self._server.told is not None and not stuck:
+            stuck = not self._server.told.end.wait(self.timeout)
         self._greenlet.kill()
         if stuck and sys.exc_info()[0] is None:
             raise TimeoutError(f"the application did not end within {self.timeout} s after the connection had ended")
@@ -231,8 +257,9 @@ class Client:
             self._sock.sendall(data)
         except TimeoutError:
             raise
-        except OSError:
-            self._lost = True
+        except OSError:  # the application has gone; what it said before, e.g. why, can still be read
+            while not self._lost:
+                self._read(self.timeout)
 
     def receive(self, timeout: float | None = None) -> Message | None:
         """The next message; None, once, when the connection has ended, then ConnectionClosed. TimeoutError in time."""

@@ -86,6 +86,8 @@ class WebSocket(WebSocketPath, OlderNames):
         "_senders",
         "_switch",
         "_switched",
+        "_vanished",
+        "_waited",
         "environ",
         "subprotocol",
     )
@@ -112,12 +114,14 @@ class WebSocket(WebSocketPath, OlderNames):
         self._handshake: Handshake | None = handshake
         self._switch: Switch | None = switch
         self._switched = False
+        self._vanished = False
         self._engine: Connection | None = None
         self._transport: Transport | None = None
         self._open = False
         self._ended = False
         self._told = False
         self._holds = False
+        self._waited = 0.0
         self._accepted_at: float | None = None
         self._ended_at: float | None = None
         self._stage = ATTACHED
@@ -170,7 +174,7 @@ class WebSocket(WebSocketPath, OlderNames):
         try:
             channel, early = switch(response)
         except OSError:
-            self._ended = True
+            self._ended = self._vanished = True
             raise self._closed_error() from None
         self.subprotocol = subprotocol
         self._begin(channel, early, handshake)
@@ -234,6 +238,11 @@ class WebSocket(WebSocketPath, OlderNames):
         return self._engine is not None
 
     @property
+    def vanished(self) -> bool:
+        """Whether the peer had gone before the 101 could be sent: nobody is there for any answer."""
+        return self._vanished
+
+    @property
     def offered_subprotocols(self) -> tuple[str, ...]:
         """What the client offers, most wanted first; empty once accepted."""
         return () if self._handshake is None else self._handshake.subprotocols
@@ -245,6 +254,7 @@ class WebSocket(WebSocketPath, OlderNames):
     def expect_idle(self) -> None:
         """For an adapter: this WebSocket's view holds what ``Adapter.idle`` gives back."""
         self._holds = self._adapter.grace is not None
+        self._waited = 0.0
 
     # --- receiving -------------------------------------------------------------------------------------------------
 
@@ -284,8 +294,14 @@ class WebSocket(WebSocketPath, OlderNames):
         if self._reader is not None:
             raise RuntimeError("another greenlet is waiting in receive() of this WebSocket")
         grace = self._adapter.grace
-        if not self._holds or grace is None or (timeout is not None and timeout <= grace):
+        if not self._holds or grace is None:
             return self._park(timeout)
+        grace = max(0.0, grace - self._waited)  # many short waits in which nothing came are a long one
+        if timeout is not None and timeout <= grace:
+            came = self._park(timeout)
+            self._waited = 0.0 if came else self._waited + timeout
+            return came
+        self._waited = 0.0
         if self._park(grace):
             return True
         self._holds = self._adapter.idle()

@@ -367,6 +367,11 @@ def connected(
         until(lambda: not len(registry), "the connection has left the registry")
 
 
+def refuse_switch(headers: object) -> Any:
+    """For ``unaccepted``: the peer has gone before the 101 could be sent."""
+    raise BrokenPipeError
+
+
 def unaccepted(
     switch: Callable[[Headers], tuple[Channel, bytes]],
     registry: Registry | None = None,

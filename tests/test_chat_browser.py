@@ -298,6 +298,25 @@ def test_long_history_is_read_in_peace(chat: Chat, newcomer: Newcomer, room: str
     expect(button).to_be_hidden()
 
 
+def test_button_for_new_messages_is_in_nobodys_way(chat: Chat, newcomer: Newcomer, room: str) -> None:
+    """It is one line above the composer, however much is written there, on the smallest of phones too."""
+    ada, bob = newcomer(viewport={"width": 320, "height": 568}), newcomer()
+    ada.visit(chat, room)
+    bob.visit(chat, room)
+    for number in range(20):
+        bob.say(f"message {number}")
+    expect(ada.bubbles).to_have_count(20)
+    ada.page.get_by_label("Message", exact=True).fill("a line\n" * 12)
+    ada.page.locator("#scroll").evaluate("node => node.scrollTop = 0")
+    bob.say("the newest")
+    expect(ada.page.locator("#newest")).to_be_visible()
+    picture(ada.page, "chat-newest-phone")
+    button, writing = (ada.page.locator(name).bounding_box() for name in ("#newest", "#composer"))
+    assert button is not None and writing is not None
+    assert button["y"] + button["height"] <= writing["y"]
+    assert button["height"] < 40
+
+
 def test_page_fetches_nothing_from_elsewhere(chat: Chat, newcomer: Newcomer) -> None:
     """All that the browser asks for comes from this server."""
     ada = newcomer()
@@ -374,6 +393,16 @@ def test_form_fits_the_screen(chat: Chat, newcomer: Newcomer, size: str) -> None
     expect(ada.page.get_by_role("alert").first).to_contain_text("valid username")
     expect(ada.page.get_by_role("button", name="Start chatting")).to_be_in_viewport(ratio=1)
     picture(ada.page, f"chat-form-{size}")
+
+
+def test_unknown_address_has_a_way_back(chat: Chat, newcomer: Newcomer) -> None:
+    """The page of a 404 is one of the chat's."""
+    ada = newcomer(expected="Failed to load resource", viewport=SIZES["phone"])
+    ada.visit(chat)
+    ada.page.goto(url(chat.server, "/rooms/nowhere/", "http"))
+    picture(ada.page, "chat-not-found-phone")
+    ada.page.get_by_role("link", name="To the chat").click()
+    ada.is_connected()
 
 
 def picture(page: Page, name: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import gevent
 import pytest
 
-from gws_middleware import ConnectionClosed, HandshakeRefused, WebSocketMiddleware
+from gws_middleware import ConnectionClosed, HandshakeRefused, WebSocket, WebSocketMiddleware
 from gws_middleware.codes import Opcode
 from gws_middleware.protocol.deflate import Parameters
 from gws_middleware.testing import Client, connect
@@ -297,6 +298,13 @@ class TestTalking:
             until(lambda: client.send_raw(PING_FRAME) or client._lost)
             assert client.receive() is None
 
+    def test_reason_for_which_a_long_message_was_cut_off_is_seen(self) -> None:
+        """Though the application had gone before all of it was sent."""
+        with connect(echo) as ws:
+            ws.send(bytes(2**22))
+            assert ws.receive() is None
+            assert ws.close_code == 1009
+
     def test_pings_are_answered(self) -> None:
         """Whenever the client reads."""
         latencies: list[float | None] = []
@@ -364,6 +372,41 @@ class TestEnd:
         with connect(app) as client:
             client.send_raw(PING_FRAME)
         assert seen == [1000]
+
+    @pytest.mark.parametrize("raised", [None, KeyError])
+    def test_block_waits_for_the_callbacks_of_a_detached_connection(self, raised: type[Exception] | None) -> None:
+        """They may take their time, however the block ends."""
+        seen: list[str] = []
+
+        def note(*arguments: object) -> None:
+            gevent.sleep(0.05)
+            seen.append("message" if len(arguments) > 1 else "end")
+
+        def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+            environ["wsgi.websocket"].detach(on_message=note, on_close=note)
+            return []
+
+        with suppress(KeyError), connect(app) as ws:
+            ws.send("x")
+            if raised is not None:
+                raise raised
+        assert seen == ["message", "end"]
+
+    def test_callback_that_does_not_end_fails_the_test(self) -> None:
+        """As a view does."""
+        stuck: list[Any] = []
+
+        def wait(ws: WebSocket) -> None:
+            stuck.append(gevent.getcurrent())
+            gevent.sleep(60)
+
+        def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+            environ["wsgi.websocket"].detach(on_close=wait)
+            return []
+
+        with pytest.raises(TimeoutError, match="the application did not end"), connect(app, timeout=0.05):
+            pass
+        stuck[0].kill()
 
     def test_error_in_the_block_passes_through(self) -> None:
         """And ends the application by the end of the connection, without a goodbye."""

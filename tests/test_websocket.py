@@ -38,6 +38,7 @@ from .inprocess import (
     in_a_watcher,
     masked_frame,
     plain_channel,
+    refuse_switch,
     spin,
     tcp_pair,
     ticks,
@@ -49,11 +50,6 @@ __all__ = ["hub_errors"]
 
 BUFFERS = 1 << 15
 """Socket buffers that a few frames fill."""
-
-
-def refuse_switch(headers: object) -> Any:
-    """The peer has gone before the 101 could be sent."""
-    raise BrokenPipeError
 
 
 def fill(ws: WebSocket) -> None:

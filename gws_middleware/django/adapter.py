@@ -43,18 +43,22 @@ class DjangoAdapter(Adapter):
 
     def ran(self, ws: WebSocket) -> None:
         """The same, at the end of each run."""
-        databases.finish_request()
-        databases.give_back_all()
+        try:
+            databases.finish_request()
+        finally:
+            databases.give_back_all()
 
     def closed(self, ws: WebSocket) -> None:
         """Receivers may use the database; afterwards nothing of it is left."""
-        databases.finish_request()
-        websocket_closed.send_robust(
-            WebSocket,
-            websocket=ws,
-            code=ws.close_code,
-            reason=ws.close_reason,
-            duration=ws.duration,
-            stats=ws.stats,
-        )
-        databases.give_back_all()
+        try:
+            databases.finish_request()
+            websocket_closed.send_robust(
+                WebSocket,
+                websocket=ws,
+                code=ws.close_code,
+                reason=ws.close_reason,
+                duration=ws.duration,
+                stats=ws.stats,
+            )
+        finally:
+            databases.give_back_all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -12,6 +13,7 @@ from typing import Any
 from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 - Django's own names
+from django.core.management import find_commands
 from django.db import connections
 from gevent import monkey
 
@@ -60,7 +62,7 @@ def check_runserver(app_configs: Any, **arguments: Any) -> Sequence[CheckMessage
     for app in apps.get_app_configs():
         if app.name == "gws_middleware.django":
             return []
-        if find_spec(f"{app.name}.management.commands.runserver") is not None:
+        if "runserver" in find_commands(os.path.join(app.path, "management")):
             sentence = f"{app.name} stands above gws_middleware.django in INSTALLED_APPS, so its runserver is used."
             hint = "Move gws_middleware.django above it: its runserver serves WebSockets, static files too."
             return [Warning(sentence, hint=hint, id="gws_middleware.W002")]

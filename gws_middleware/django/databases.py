@@ -52,7 +52,7 @@ def finish_request() -> None:
     gevent.Timeout ends a view, and much hangs on that signal.
     """
     if _views.pop(getcurrent(), None) is not None:
-        request_finished.send(WSGIHandler)
+        request_finished.send_robust(WSGIHandler)
 
 
 def give_back() -> bool:

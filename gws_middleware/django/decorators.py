@@ -19,6 +19,11 @@ from .serving import View, attach, serve
 
 __all__ = ["accept_websocket", "require_websocket"]
 
+STRICT_SERVERS = ("WSGIServer/", "waitress")
+"""Servers, Django's own for one, that answer with 500 where an application sends a hop-by-hop header (PEP 3333). They
+have no WebSockets to upgrade to.
+"""
+
 
 def accept_websocket(view: View) -> View:
     """Plain HTTP and WebSockets both reach the view; ``request.websocket`` is None for the former."""
@@ -78,6 +83,7 @@ def _refuse_http(view: View, not_atomic: _NotAtomic, request: HttpRequest, *args
         )
         return HttpResponse(f"{sentence}\n", status=400, content_type="text/plain")
     response = HttpResponse("This address speaks WebSocket alone.\n", status=426, content_type="text/plain")
-    response["Upgrade"] = "websocket"
-    response["Connection"] = "Upgrade"
+    if not request.META.get("SERVER_SOFTWARE", "").startswith(STRICT_SERVERS):
+        response["Upgrade"] = "websocket"
+        response["Connection"] = "Upgrade"
     return response

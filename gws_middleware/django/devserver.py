@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from time import monotonic
 from typing import Any
 from weakref import WeakSet
 
@@ -101,11 +102,12 @@ class Server(pywsgi.WSGIServer):
         self.application = app if wrapped else WebSocketMiddleware(app)
 
     def shut_down(self, code: int, timeout: float) -> None:
-        """Accept no more, close every WebSocket with ``code`` and let its view finish; each for ``timeout`` s at most.
+        """Accept no more, close every WebSocket with ``code`` and let its view finish; ``timeout`` s for both.
 
         Other requests end with the process, as Django's do.
         """
+        deadline = monotonic() + timeout
         self.close()
         registry.current().drain(code, timeout)
         gevent.idle()  # detached connections: their on_close has been started
-        gevent.joinall(list(self.views), timeout)
+        gevent.joinall(list(self.views), max(0.0, deadline - monotonic()))

@@ -53,21 +53,19 @@ def serve(request: HttpRequest, ws: WebSocket, view: View, args: Sequence[Any], 
     """
     try:
         response = view(request, *args, **kwargs)
-    except ConnectionClosed:
-        if not ws.closed:
-            raise
-        response = None  # the peer has gone while the view was sending
     except GreenletExit:
         if not ws.accepted:
             raise
         ws.close(CloseCode.GOING_AWAY)
         response = None  # Django ends the request as any other: the worker stops, and has no more to say
-    except Exception:
-        ws.close(CloseCode.INTERNAL_ERROR)
-        raise
+    except Exception as error:
+        if not (isinstance(error, ConnectionClosed) and ws.closed):
+            ws.close(CloseCode.INTERNAL_ERROR)
+            raise
+        response = None  # the peer has gone while the view was sending
     finally:
         _leave(request, ws)
-    if ws.accepted:
+    if ws.accepted or ws.vanished:
         return _swallowed(response)
     if response is not None:
         return response

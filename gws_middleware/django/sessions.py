@@ -19,7 +19,7 @@ from django.http import HttpRequest, HttpResponse, parse_cookie
 from ..typing import Environ, Headers
 from ..websocket import WebSocket
 
-__all__ = ["key_in", "retire", "save_at_handshake", "save_session", "stored"]
+__all__ = ["copied", "key_in", "retire", "save_at_handshake", "save_session", "stored"]
 
 
 @cache
@@ -95,3 +95,10 @@ def stored(key: str | None) -> SessionBase:
     """The session as it is stored now; empty if it is not there."""
     store: type[SessionBase] = import_module(settings.SESSION_ENGINE).SessionStore
     return store(key)
+
+
+def copied(key: str | None) -> SessionBase:
+    """The same, for reading alone: whatever is done with it, what is stored stays."""
+    session = stored(key)
+    session.items()  # it is read when somebody asks
+    return _Spent(session)

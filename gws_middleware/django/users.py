@@ -56,7 +56,8 @@ def visitor(ws: WebSocket) -> Visitor:
     unknown = isinstance(user, LazyObject) and user._wrapped is empty  # to ask now would be a query for each socket
     user_id = None if unknown else getattr(user, "pk", None)
     of_the_session = getattr(session, "_session_cache", {}).get(SESSION_KEY)
-    return Visitor(user_id, getattr(session, "session_key", None), of_the_session == str(user_id))
+    session_key = getattr(session, "session_key", None) or sessions.key_in(ws.environ)
+    return Visitor(user_id, session_key, of_the_session == str(user_id))
 
 
 def user_key(ws: WebSocket) -> Any:
@@ -116,8 +117,13 @@ def _session_has_ended(known: Visitor) -> bool:
 
 
 def _saved(*, instance: Any, using: str, **arguments: Any) -> None:
-    if not instance.is_active:
+    if not _is_active(instance):
         _deleted(instance=instance, using=using)
+
+
+def _is_active(user: Any) -> bool:
+    """As Django's backends have it: a project's own model need not know of that."""
+    return bool(getattr(user, "is_active", True))
 
 
 def _deleted(*, instance: Any, using: str, **arguments: Any) -> None:
@@ -136,10 +142,13 @@ def refresh_user(ws: WebSocket) -> Any:
     user_id, session_key, by_session = visitor(ws)
     if user_id is None or by_session:
         asked = HttpRequest()
-        asked.session = sessions.stored(session_key or sessions.key_in(ws.environ))
+        # Django gives a session that an older SECRET_KEY has signed another key, which the browser would not learn.
+        asked.session = sessions.copied(session_key)
         user: Any = get_user(asked)
     else:
-        user = get_user_model()._default_manager.filter(pk=user_id, is_active=True).first() or AnonymousUser()
+        user = get_user_model()._default_manager.filter(pk=user_id).first()
+        if user is None or not _is_active(user):
+            user = AnonymousUser()
     request = getattr(ws, "request", None)
     if request is not None:
         remember(ws)

@@ -98,6 +98,12 @@ def test_app_below_another_runserver_is_a_warning() -> None:
     assert [message.id for message in checks.check_runserver(None)] == ["gws_middleware.W002"]
 
 
+@override_settings(INSTALLED_APPS=["django.contrib.messages", "django.contrib.auth", "gws_middleware.django"])
+def test_app_below_apps_without_a_runserver_is_silent() -> None:
+    """Without any command, and with others."""
+    assert checks.check_runserver(None) == []
+
+
 def test_atomic_requests_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     """It names the database."""
     monkeypatch.setitem(connections.settings["default"], "ATOMIC_REQUESTS", True)

@@ -219,6 +219,12 @@ class TestReceiving:
             client.upgrade("/early/")
             site.until_left(0)
 
+    def test_short_waits_add_up(self, site: Site) -> None:
+        """None of them is as long as the grace."""
+        with site.connect() as client:
+            client.upgrade("/polls/")
+            site.until_left(0)
+
     def test_session_and_user_count(self, site: Site) -> None:
         """Django reads them before the 101."""
         cookie = re.search("sessionid=[^;]+", site.server.get("/enter/").headers["set-cookie"])
@@ -336,6 +342,16 @@ class TestEnd:
             kill(keeping_site, client, token)
             keeping_site.until_left(0)
             assert keeping_site.events(token, "closed") == WHOLE_LIFE
+
+    def test_receiver_that_is_killed_gives_its_connection_back(self, keeping_site: Site, token: str) -> None:
+        """That of ``websocket_closed``, behind the view."""
+        with keeping_site.connect() as client:
+            client.upgrade(f"/ends/returns/?id={token}&receiver-sleeps")
+            client.read_frame()
+            read_to_the_end(keeping_site, client, token)
+            assert keeping_site.events(token, "closed") == WHOLE_LIFE
+            kill(keeping_site, client, token)
+            keeping_site.until_left(0)
 
     @pytest.mark.parametrize("how", ["returns", "raises"])
     def test_view_that_is_done_gives_its_connection_back(self, keeping_site: Site, how: str, token: str) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+from http.client import HTTPConnection
+from threading import Thread
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 from django.contrib.auth.models import Permission, User
+from django.core.handlers.wsgi import WSGIHandler
+from django.core.servers import basehttp
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory, TestCase, override_settings
@@ -18,6 +22,7 @@ from gws_middleware.django.serving import attach
 from gws_middleware.django.test import WebSocketClient, WebSocketRefused, WebSocketTestMixin
 from tests.inprocess import problems
 
+from ..inprocess import refuse_switch, unaccepted
 from .project import views
 
 
@@ -73,6 +78,20 @@ class TestRequireWebsocket:
         assert (response["Upgrade"], response["Connection"]) == ("websocket", "Upgrade")
         assert response.content == b"This address speaks WebSocket alone.\n"
 
+    def test_http_is_answered_with_426_by_django_s_own_server(self) -> None:
+        """Which takes no header that is about the connection, e.g. behind ``LiveServerTestCase``."""
+        server = basehttp.WSGIServer(("127.0.0.1", 0), basehttp.WSGIRequestHandler)
+        server.set_app(WSGIHandler())
+        serving = Thread(target=server.handle_request)
+        serving.start()
+        client = HTTPConnection("127.0.0.1", server.server_port, timeout=5)
+        client.request("GET", "/echo/")
+        response = client.getresponse()
+        assert (response.status, response.read()) == (426, b"This address speaks WebSocket alone.\n")
+        client.close()
+        serving.join()
+        server.server_close()
+
     @pytest.mark.parametrize("upgrade", ["websocket", "WebSocket"])
     def test_upgrade_without_a_websocket_is_400(self, client: WebSocketClient, upgrade: str) -> None:
         """A handshake that nobody took over, e.g. because the server cannot."""
@@ -100,6 +119,11 @@ class TestBeforeThe101:
     def test_answer_is_http(self, client: WebSocketClient, what: str, status: int) -> None:
         """A response, an exception that is one, and ``close()``."""
         assert refusal(client, f"/answers/{what}/").status_code == status
+
+    @pytest.mark.parametrize("path", ["echo", "chatter"])
+    def test_peer_that_has_gone_is_no_refusal(self, path: str) -> None:
+        """What nobody can get is not logged as a 403; the view saw the end in ``receive`` or in ``send``."""
+        assert getattr(views, path)(request_with_nobody_behind()).status_code == 101
 
     def test_exception_is_a_500(self, client: WebSocketClient, caplog: pytest.LogCaptureFixture) -> None:
         """Logged once, by Django."""
@@ -146,12 +170,25 @@ class TestAfterThe101:
             assert ws.receive()
         assert problems(caplog) == []
 
-    def test_connection_closed_of_another_is_an_error(self, client: WebSocketClient) -> None:
+    def test_connection_closed_of_another_is_an_error(
+        self, client: WebSocketClient, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """ConnectionClosed is the end of this connection only where this one has ended."""
         client.raise_request_exception = False
         with client.websocket("/closed-elsewhere/") as ws:
             assert ws.receive() is None
             assert ws.close_code == 1011
+        assert [one.name for one in caplog.records] == ["django.request"]
+
+    def test_exception_behind_the_end_is_logged_once(
+        self, client: WebSocketClient, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """By Django as every other; nobody says that it closed what the peer had closed."""
+        client.raise_request_exception = False
+        with client.websocket("/raises-at-the-end/") as ws:
+            ws.send("x")
+            ws.close(1000)
+        assert [one.name for one in caplog.records] == ["django.request"]
 
     def test_response_behind_a_websocket_is_nobody_s_page(self, client: WebSocketClient) -> None:
         """A cache in front of the view would keep a 200; what the response has opened is closed."""
@@ -232,19 +269,19 @@ class TestServe:
             raise GreenletExit
 
         with pytest.raises(GreenletExit):
-            view(request_with(accepted=False))
+            view(request_with_nobody_behind())
 
     def test_websocket_that_is_there_is_kept(self) -> None:
         """E.g. one that another middleware has wrapped."""
-        request = request_with()
+        request = request_with_nobody_behind()
         request.websocket = wrapper = object()
         assert attach(request) is wrapper
 
 
-def request_with(accepted: bool = False) -> Any:
-    """A request with a WebSocket that nothing is behind."""
+def request_with_nobody_behind() -> Any:
+    """A request whose peer is not there any more when it is to be accepted."""
     request: Any = RequestFactory().get("/")
-    request.META["wsgi.websocket"] = type("Fake", (), {"accepted": accepted, "detached": False, "closed": False})()
+    request.META["wsgi.websocket"] = unaccepted(refuse_switch)
     return request
 
 
@@ -257,7 +294,7 @@ class TestRequestsLeaveNothing:
             seen.append(request)
             return HttpResponse()
 
-        request = request_with()
+        request = request_with_nobody_behind()
         ws = request.META["wsgi.websocket"]
         accept_websocket(view)(request)
         assert seen[0].websocket is ws

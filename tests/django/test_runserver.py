@@ -14,14 +14,20 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from urllib.parse import urlsplit
 
+import gevent
+import gevent.socket
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from ..inprocess import package_path
-from ..rawclient import RawClient, request
+from gws_middleware.django.devserver import Server
+from gws_middleware.typing import Environ, StartResponse
+
+from ..inprocess import package_path, until
+from ..rawclient import RawClient, request, upgrade_request
 from ..servers import eventually
 
 SETTINGS = """
@@ -472,3 +478,25 @@ def test_signal_ends_the_server_with_a_goodbye(options: list[str], number: int, 
     assert "on_close has seen 1001" in server.log
     assert '"GET /echo/ HTTP/1.1" 101' in server.log
     assert "Traceback" not in server.log
+
+
+def test_goodbye_has_one_deadline() -> None:
+    """For peers that do not answer and for views that do not end: a restart is to be quick."""
+
+    def stubborn(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        environ["wsgi.websocket"].accept()
+        gevent.sleep(3600)
+        return []
+
+    server = Server(("127.0.0.1", 0), None)
+    server.set_app(stubborn)
+    server.start()
+    peer = gevent.socket.create_connection(server.address)
+    peer.sendall(upgrade_request())
+    until(lambda: server.views, "the view has accepted")
+    began = monotonic()
+    server.shut_down(1012, 1.0)
+    took = monotonic() - began
+    peer.close()
+    gevent.killall(list(server.views))
+    assert 0.9 < took < 1.8

@@ -56,6 +56,16 @@ def test_view_that_raises_is_logged_once(server: Server) -> None:
     assert len(logged) == 1
 
 
+def test_peer_that_goes_before_the_101_is_no_news(server: Server) -> None:
+    """Nobody is told that it was forbidden: a page that is reloaded does so."""
+    for path in ("/both/3/", "/echo/", "/chatter/"):
+        with server.connect() as client:
+            client.send(upgrade_request(path))
+            client.reset()
+    assert server.get("/").status == 200
+    server.log.check()
+
+
 def test_other_requests_are_served(server: Server) -> None:
     """Plain HTTP on the same port."""
     assert server.get("/both/").body == b"http None"

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.contrib.auth import login, logout, update_session_auth_hash
 from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.auth.signals import user_logged_in, user_logged_out
+from django.contrib.sessions.models import Session
 from django.test import RequestFactory, TestCase, override_settings
 
 from gws_middleware import testing
 from gws_middleware.django.test import WebSocketClient, WebSocketTestMixin
 from gws_middleware.django.users import close_user_sockets, refresh_user
+from tests.inprocess import package_path
 
 from .project.views import EVENTS
 
@@ -93,6 +99,15 @@ class TestUsers(WebSocketTestMixin, TestCase):
                 for ws, name in ((there, "bob"), (other, "eve")):
                     ws.send("who")
                     assert ws.receive() == name
+
+    def test_logout_closes_what_an_undecorated_view_has_opened(self) -> None:
+        """The session is known by the cookie."""
+        with self.opened("/meta-user/") as ws, self.opened("/meta-user/", self.bob) as there:
+            self.client.logout()
+            assert ws.receive() is None
+            assert ws.close_code == 4401
+            there.send("who")
+            assert there.receive() == "bob"
 
     def test_logout_without_a_session_closes_all(self) -> None:
         """The signal sent by hand, e.g. by a backend that ends every session of a user."""
@@ -241,6 +256,23 @@ class TestRefreshUser(WebSocketTestMixin, TestCase):
             ws.send("who")
             assert ws.receive() == "AnonymousUser"
 
+    def test_session_is_only_read(self) -> None:
+        """When SECRET_KEY has been replaced, or the password: the browser's cookie still names what is stored."""
+        key = self.client.session.session_key
+        rotated = override_settings(SECRET_KEY="another", SECRET_KEY_FALLBACKS=[settings.SECRET_KEY])
+        with self.client.websocket("/private/") as ws, rotated:
+            ws.receive()
+            ws.send("who")
+            assert ws.receive() == "bob"
+            assert self.client.session.session_key == key and Session.objects.filter(pk=key).exists()
+        with self.client.websocket("/private/") as ws:
+            ws.receive()
+            self.bob.set_password("another")
+            self.bob.save()
+            ws.send("who")
+            assert ws.receive() == "AnonymousUser"
+        assert Session.objects.filter(pk=key).exists()
+
     @override_settings(MIDDLEWARE=["tests.django.project.views.by_token"])
     def test_user_of_a_token_is_read_by_the_key(self) -> None:
         """No session says who it is."""
@@ -272,6 +304,56 @@ class TestRefreshUser(WebSocketTestMixin, TestCase):
 def no_events() -> Iterator[None]:
     yield
     EVENTS.clear()
+
+
+ACCOUNTS = """
+from django.db import models
+
+class Account(models.Model):
+    name = models.CharField(max_length=20, unique=True)
+    USERNAME_FIELD, REQUIRED_FIELDS, is_anonymous, is_authenticated = "name", (), False, True
+    objects = models.Manager()
+
+    def __str__(self):
+        return self.name
+"""
+PROGRAM = """
+import django
+from django.conf import settings
+
+settings.configure(
+    INSTALLED_APPS=["gws_middleware.django", "django.contrib.auth", "django.contrib.contenttypes", "accounts"],
+    AUTH_USER_MODEL="accounts.Account",
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+    DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+    USE_TZ=True,
+)
+django.setup()
+
+from types import SimpleNamespace
+
+from accounts.models import Account
+from django.core.management import call_command
+from gws_middleware.django.users import Visitor, refresh_user
+
+call_command("migrate", run_syncdb=True, verbosity=0)
+ws = SimpleNamespace(visitor=Visitor(Account.objects.create(name="bob").pk, None, False))
+print(refresh_user(ws))
+Account.objects.all().delete()
+print(refresh_user(ws))
+"""
+
+
+def test_user_model_of_the_project_s_own_need_not_know_is_active(tmp_path: Path) -> None:
+    """As for Django, its users are active then: they are saved and read."""
+    (tmp_path / "accounts").mkdir()
+    (tmp_path / "accounts" / "__init__.py").touch()
+    (tmp_path / "accounts" / "models.py").write_text(ACCOUNTS)
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=package_path(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.split() == ["bob", "AnonymousUser"], done.stderr
 
 
 def test_websocket_without_a_request_is_nobody_s() -> None:

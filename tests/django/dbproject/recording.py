@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from django.core.signals import request_finished, request_started
 from django.db import connections
 from django.db.backends.signals import connection_created
-from gevent import getcurrent
+from gevent import getcurrent, sleep
 
 from gws_middleware.django.signals import websocket_closed, websocket_opened
 from gws_middleware.typing import Environ
@@ -55,6 +55,9 @@ def _opened(*, websocket: Any, **arguments: Any) -> None:
 
 def _closed(*, websocket: Any, **arguments: Any) -> None:
     EVENTS[token(websocket.environ)].append("closed")
+    if "receiver-sleeps" in websocket.environ.get("QUERY_STRING", ""):
+        backend()
+        sleep(3600)
 
 
 def _created(*, connection: Any, **arguments: Any) -> None:

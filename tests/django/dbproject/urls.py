@@ -12,6 +12,7 @@ urlpatterns = [
     path("talk/", views.talk),
     path("waits/", views.waits),
     path("early/", views.early),
+    path("polls/", views.polls),
     path("who/", views.who),
     path("floods/", views.floods),
     path("transacts/", views.transacts),

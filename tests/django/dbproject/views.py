@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from typing import Any
 
 import gevent
@@ -66,6 +67,16 @@ def early(request: Any) -> None:
     backend()
     request.websocket.accept()
     request.websocket.receive()
+
+
+@require_websocket
+def polls(request: Any) -> None:
+    """The same, and waits in turns of a twentieth of a second."""
+    backend()
+    request.websocket.accept()
+    while not request.websocket.closed:
+        with suppress(TimeoutError):
+            request.websocket.receive(timeout=0.05)
 
 
 def enter(request: HttpRequest) -> HttpResponse:

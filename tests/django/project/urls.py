@@ -19,6 +19,7 @@ urlpatterns = [
     path("tell/<what>/", views.tell),
     path("sleeps/<when>/", views.sleeps),
     path("raises/", views.raises),
+    path("raises-at-the-end/", views.raises_at_the_end),
     path("killed/", views.killed),
     path("killed-by-meta/", views.killed_by_meta),
     path("timeout/", views.timeout),

@@ -39,6 +39,8 @@ def user_by_meta(request: HttpRequest) -> HttpResponse:
     """Undecorated, and asks who it is."""
     ws = request.META["wsgi.websocket"]
     ws.send(str(refresh_user(ws)))
+    for _ in ws:
+        ws.send(str(refresh_user(ws)))
     return HttpResponse()
 
 
@@ -128,6 +130,14 @@ def raises(request: Any) -> None:
     """An error after the 101."""
     request.websocket.accept()
     raise LookupError("after the 101")
+
+
+@require_websocket
+def raises_at_the_end(request: Any) -> None:
+    """An error in what a view does when its peer has gone."""
+    for _ in request.websocket:
+        pass
+    raise LookupError("behind the end")
 
 
 @require_websocket

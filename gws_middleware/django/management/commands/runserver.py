@@ -32,7 +32,7 @@ __all__ = ["Command"]
 RELOAD = 3
 """The exit code by which Django's reloader asks for the next process."""
 GOODBYE = 0.5
-"""Seconds for the goodbye of the WebSockets, and for their views to end. On Ctrl-C the parent kills after 0.25 s."""
+"""Seconds for the goodbye of the WebSockets and for their views to end. On Ctrl-C the parent kills after 0.25 s."""
 
 
 class Command(DjangoCommand):
