@@ -23,6 +23,9 @@ SETTINGS: dict[str, Any] = {
 }
 """Limits that a test can reach, and deadlines that it can wait for."""
 
+KEEP_ALIVE = 1
+"""gunicorn's option: seconds that a client has for the head of a request."""
+
 PATIENCE = 5.0
 """Seconds that an honest peer may wait for its echo while others attack; it mostly is a few milliseconds, but the
 machine may have other things to do.
@@ -98,3 +101,8 @@ class Memory:
         yield
         grown = self._bytes("VmHWM") - before
         assert grown < limit, f"the worker's memory grew by {grown} bytes, {limit} were allowed"
+
+
+def cpu_seconds(pid: int) -> float:
+    """The processor time that the main thread of this process has used, which all greenlets share."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
