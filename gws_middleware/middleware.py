@@ -62,7 +62,7 @@ class WebSocketMiddleware:
         if server.switched:
             return self._run_switched(environ, start_response, server, answer)
         if isinstance(answer, Refusal):
-            return _refuse(answer, server, start_response)
+            return _refuse(answer, server, start_response, environ)
         subprotocol = self._subprotocol(environ, answer)
         return _Lifetime(environ, start_response, server, answer, config, subprotocol).run(self._call)
 
@@ -102,11 +102,14 @@ def _text_headers(body: bytes) -> Headers:
     return [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
 
 
-def _refuse(refusal: Refusal, server: takeover.Server, start_response: StartResponse) -> Iterable[bytes]:
+def _refuse(
+    refusal: Refusal, server: takeover.Server, start_response: StartResponse, environ: Environ
+) -> Iterable[bytes]:
     body = refusal.sentence.encode() + b"\n"
     headers = [*_text_headers(body), *refusal.headers, *server.close_headers]
     server.refuse_more(start_response(refusal.status, headers))
-    return _left([body], server)
+    # A body behind HEAD is not sent by gunicorn, but warned of in its log, once for each request of a stranger.
+    return _left([] if environ.get("REQUEST_METHOD") == "HEAD" else [body], server)
 
 
 def _left(result: Iterable[bytes], server: takeover.Server) -> Iterable[bytes]:

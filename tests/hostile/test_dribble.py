@@ -1,8 +1,8 @@
 """Handshakes that never become whole (row 3).
 
-The deadline is gunicorn's: its gevent worker gives a client ``--keep-alive`` seconds (2 unless told otherwise, and none at
-all where that is 0) for all of a request's head, however many bytes come in that time. It is the same for the next
-request on a connection, and over once the head is complete: a body and an open WebSocket are not concerned.
+The deadline is gunicorn's: its gevent worker gives a client ``--keep-alive`` seconds (2 unless told otherwise, no end
+where that is 0) for all of a request's head, however many bytes come in that time. It is the same for the next request
+on a connection, and over once the head is complete: a body and an open WebSocket are not concerned.
 """
 
 from __future__ import annotations

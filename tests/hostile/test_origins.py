@@ -131,7 +131,7 @@ OWN = [
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """gunicorn's gevent worker with one wrapper for each list."""
+    """The gevent worker of gunicorn with one wrapper for each list."""
     with launch("gevent", tmp_path_factory.mktemp("origins"), "tests.fixtureapps.origins") as server:
         yield server
 
