@@ -14,7 +14,7 @@ from .watch import Memory, cpu_seconds
 
 MIB = 2**20
 LINE = 8190
-"""gunicorn's limit of a header line (``--limit-request-field-size``), name and all."""
+"""gunicorn's limit of a header line (``--limit-request-field_size``), name and all."""
 LINES = 90
 """Of the 100 that gunicorn takes (``--limit-request-fields``); it joins those of one name with commas."""
 TIMES = 10
