@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -36,6 +37,12 @@ def census(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
             "our objects": sum(str(kind.__module__).startswith("gws_middleware.") for kind in kinds),
         },
     )
+
+
+@app.at("/cpu")
+def cpu(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """The seconds of a processor that this worker has used."""
+    return json_response(start_response, time.process_time())
 
 
 def _watcher_class() -> type:

@@ -101,8 +101,3 @@ class Memory:
         yield
         grown = self._bytes("VmHWM") - before
         assert grown < limit, f"the worker's memory grew by {grown} bytes, {limit} were allowed"
-
-
-def cpu_seconds(pid: int) -> float:
-    """The processor time that the main thread of this process has used, which all greenlets share."""
-    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
