@@ -64,13 +64,13 @@ class WebSocketMiddleware:
         if server.switched:
             return self._run_switched(environ, start_response, server, answer)
         if isinstance(answer, Refusal):
-            return _refuse(answer, "handshake", server, start_response)
+            return _refuse(answer, "handshake", server, environ, start_response)
         subprotocol = self._subprotocol(environ, answer)
         lifetime = _Lifetime(environ, start_response, server, answer, config, subprotocol)
         found = full(config, environ, lifetime.ws._take_place)
         if found is not None:
             lifetime.forget()
-            return _refuse(found.refusal, found.reason, server, start_response)
+            return _refuse(found.refusal, found.reason, server, environ, start_response)
         return lifetime.run(self._call)
 
     def _run_switched(
@@ -113,12 +113,15 @@ def _text_headers(body: bytes) -> Headers:
     return [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
 
 
-def _refuse(refusal: Refusal, reason: str, server: takeover.Server, start_response: StartResponse) -> Iterable[bytes]:
+def _refuse(
+    refusal: Refusal, reason: str, server: takeover.Server, environ: Environ, start_response: StartResponse
+) -> Iterable[bytes]:
     registry.current().counters.refused[reason] += 1
     body = refusal.sentence.encode() + b"\n"
     headers = [*_text_headers(body), *refusal.headers, *server.close_headers]
     server.refuse_more(start_response(refusal.status, headers))
-    return _left([body], server)
+    # A body behind HEAD is not sent by gunicorn, but warned of in its log, once for each request of a stranger.
+    return _left([] if environ.get("REQUEST_METHOD") == "HEAD" else [body], server)
 
 
 def _left(result: Iterable[bytes], server: takeover.Server) -> Iterable[bytes]:

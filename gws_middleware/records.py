@@ -1,8 +1,9 @@
 """What is logged of a WebSocket, and how: a sentence for people, facts for programs, nothing of the peer's as it came.
 
 A record has the facts in ``extra``: ``websocket_path``, ``websocket_peer`` and, once it has ended, ``websocket_code``,
-``websocket_reason``, ``websocket_duration`` and the four of ``Stats``, each with that prefix. Rule: a peer's fault is
-never above INFO, since it can be repeated at will.
+``websocket_reason``, ``websocket_duration`` and the four of ``Stats``, each with that prefix. What a peer has chosen is
+escaped in both, as Python escapes a string that is not ASCII. Rule: a peer's fault is never above INFO, since it can be
+repeated at will.
 """
 
 from __future__ import annotations
@@ -22,15 +23,19 @@ def peer(environ: Environ) -> str:
 
 def of(ws: Any) -> dict[str, Any]:
     """The facts of a WebSocket."""
-    facts = {"websocket_path": ws.path, "websocket_peer": peer(ws.environ)}
+    facts = {"websocket_path": _escaped(ws.path), "websocket_peer": _escaped(peer(ws.environ))}
     if ws.closed:
         facts.update(
             websocket_code=ws.close_code,
-            websocket_reason=ws.close_reason,
+            websocket_reason=_escaped(ws.close_reason),
             websocket_duration=ws.duration,
             **{f"websocket_{name}": count for name, count in ws.stats._asdict().items()},
         )
     return facts
+
+
+def _escaped(text: str) -> str:
+    return ascii(text)[1:-1]
 
 
 def closing(ws: Any) -> tuple[Any, ...]:
@@ -42,6 +47,6 @@ def closing(ws: Any) -> tuple[Any, ...]:
         ws.close_code,
         reason,
         ws.duration,
-        ascii(peer(ws.environ))[1:-1],
+        _escaped(peer(ws.environ)),
         *ws.stats,
     )

@@ -785,6 +785,7 @@ def _checked(headers: Iterable[tuple[str, str]]) -> Headers:
             "upgrade",
             "connection",
             "content-length",
+            "transfer-encoding",  # RFC 9112 6.1: never in a 1xx; a proxy would take frames for chunks
         ):
             raise ValueError(f"the header {name} belongs to the handshake: it is set for you")
         checked.append((name, value))

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 
 import pytest
 
-__all__ = ["EXTENSIONS", "find_chromium", "pytest_sessionfinish", "untested"]
+__all__ = ["EXTENSIONS", "find_chromium", "gunicorn_speaks_http2", "pytest_sessionfinish", "untested"]
 
 EXTENSIONS = ["gws_middleware._channel", "gws_middleware._shortpath", "gws_middleware.protocol._speedups"]
 """What is built where there is a C compiler."""
@@ -22,6 +22,13 @@ def find_chromium() -> str | None:
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
+def gunicorn_speaks_http2() -> bool:
+    """Whether gunicorn has HTTP/2 and finds the package for it."""
+    from gunicorn.config import Config
+
+    return "http_protocols" in Config().settings and find_spec("h2") is not None
+
+
 def untested() -> list[str]:
     """One sentence for each thing that is tested only where it is installed."""
     sentences = []
@@ -29,6 +36,8 @@ def untested() -> list[str]:
         sentences.append("the example's page in a real browser: chromium was not found")
     if find_spec("gunicorn_h1c") is None:
         sentences.append("gunicorn's C parser: gunicorn_h1c is not installed")
+    if not gunicorn_speaks_http2():
+        sentences.append("handshakes inside of HTTP/2: h2 is not installed, or gunicorn is too old")
     unbuilt = [name for name in EXTENSIONS if find_spec(name) is None]
     if unbuilt:
         sentences.append(f"the C speedups: not built: {', '.join(unbuilt)}")

@@ -306,6 +306,7 @@ BAD_ARGUMENTS = [  # the arguments of accept(), what the ValueError says
     ({"headers": [["", "a"]]}, "the header name is '': wanted a token"),
     ({"headers": [["Connection", "close"]]}, "the header Connection belongs to the handshake"),
     ({"headers": [["sec-websocket-accept", "x"]]}, "the header sec-websocket-accept belongs to the handshake"),
+    ({"headers": [["transfer-encoding", "chunked"]]}, "the header transfer-encoding belongs to the handshake"),
     ({"headers": [["A", "fine"], ["Content-Length", "0"]]}, "the header Content-Length belongs to the handshake"),
 ]
 

@@ -21,7 +21,11 @@ from greenlet import greenlet
 from gws_middleware import registry
 from gws_middleware.typing import Environ, StartResponse, WSGIApp
 
-__all__ = ["Router", "configure_logging", "json_response", "query", "record", "text_response"]
+__all__ = ["UGLY", "Router", "configure_logging", "json_response", "query", "record", "text_response"]
+
+
+UGLY = "".join(map(chr, [*range(32), 127])) + "\x85\x9b31m\u2028\u2029\u202eforged"
+"""Each control character, and others that may end a line or turn it around: what must never reach a log as it is."""
 
 
 class _OneLine(logging.Formatter):

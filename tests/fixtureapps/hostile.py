@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,8 +14,8 @@ from gws_middleware import WebSocketMiddleware, registry
 from gws_middleware.protocol.connection import prepare
 from gws_middleware.typing import Environ, StartResponse
 
-from .behaviours import app
-from .common import json_response, query, record
+from .behaviours import app, echo
+from .common import UGLY, json_response, query, record, text_response
 
 __all__ = ["app", "wrapped"]
 
@@ -36,6 +37,12 @@ def census(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
             "our objects": sum(str(kind.__module__).startswith("gws_middleware.") for kind in kinds),
         },
     )
+
+
+@app.at("/cpu")
+def cpu(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """The seconds of a processor that this worker has used."""
+    return json_response(start_response, time.process_time())
 
 
 def _watcher_class() -> type:
@@ -94,3 +101,76 @@ def obedient(environ: Environ, start_response: StartResponse) -> Iterable[bytes]
 
     environ["wsgi.websocket"].detach(on_message=on_message)
     return []
+
+
+# --- what an application passes on unchecked (row 15) --------------------------------------------------------------
+
+
+def _mirror(environ: Environ) -> None:
+    """Accept with what the peer has asked for in its query."""
+    header = (query(environ, "name", "X-Room"), query(environ, "room", "lobby"))
+    environ["wsgi.websocket"].accept(query(environ, "subprotocol") or None, [("X-First", "fine"), header])
+
+
+@app.at("/mirroring")
+def mirroring(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Leaves the ValueError to the server."""
+    _mirror(environ)
+    return []
+
+
+@app.at("/mirroring/and-go-on")
+def mirroring_and_go_on(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Accepts without it instead."""
+    ws = environ["wsgi.websocket"]
+    try:
+        _mirror(environ)
+    except ValueError as error:
+        ws.send(str(error))
+    return echo(environ, start_response)
+
+
+@app.at("/mirroring/and-answer")
+def mirroring_and_answer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Answers with a page of its own instead."""
+    try:
+        _mirror(environ)
+    except ValueError as error:
+        return text_response(start_response, str(error), "400 Bad Request")
+    return []
+
+
+# --- what reaches a log (row 17) -----------------------------------------------------------------------------------
+
+_IN_PATH = UGLY.encode().decode("latin-1")  # as WSGI has it
+
+
+@app.at("/parting")
+def parting(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """A detached connection whose end is an error."""
+
+    def on_close(ws: Any) -> None:
+        raise LookupError("at the end")
+
+    environ["wsgi.websocket"].detach(on_close=on_close)
+    return []
+
+
+for _path in ("/after/raise", "/after/status", "/answer/nothing", "/flooding", "/obedient", "/parting", "/pushing"):
+    app.at(f"{_path}/{_IN_PATH}")(app.view(_path))
+
+
+# --- responses behind the 101 (row 23) -----------------------------------------------------------------------------
+
+
+@app.at("/after/again")
+def again(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Starts a response for each message, as an error handler that catches its own error does."""
+    ws = environ["wsgi.websocket"]
+    ws.send("ready")
+    for status in ("200 OK", "404 Not Found", "500 Internal Server Error"):
+        try:
+            raise LookupError("the reason")
+        except LookupError:
+            start_response(status, [("Content-Type", "text/plain")], sys.exc_info())
+    return [b"HTTP"]

@@ -7,14 +7,16 @@ from collections.abc import Iterator
 import pytest
 
 from ..servers import Server, launch
-from .watch import SETTINGS, Bystander, Memory
+from .watch import KEEP_ALIVE, SETTINGS, Bystander, Memory
 
 
 @pytest.fixture(scope="package")
 def one_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A worker that runs through the whole package."""
     env = {f"GWS_{name.upper()}": str(value) for name, value in SETTINGS.items()}
-    with launch("worker", tmp_path_factory.mktemp("hostile"), "tests.fixtureapps.hostile", env=env) as server:
+    options = ["--keep-alive", str(KEEP_ALIVE)]
+    directory = tmp_path_factory.mktemp("hostile")
+    with launch("worker", directory, "tests.fixtureapps.hostile", env=env, options=options) as server:
         yield server
 
 

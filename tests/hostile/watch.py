@@ -23,6 +23,9 @@ SETTINGS: dict[str, Any] = {
 }
 """Limits that a test can reach, and deadlines that it can wait for."""
 
+KEEP_ALIVE = 1
+"""gunicorn's option: seconds that a client has for the head of a request."""
+
 PATIENCE = 5.0
 """Seconds that an honest peer may wait for its echo while others attack; it mostly is a few milliseconds, but the
 machine may have other things to do.

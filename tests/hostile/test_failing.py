@@ -1,0 +1,124 @@
+"""Applications that fail behind the 101 (row 23): one record, 1011, no byte of HTTP, and nobody else notices.
+
+``tests/test_middleware.py`` has the same on every server; here it is one worker, and others are beside it.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+
+from ..rawclient import TEXT, Frame, RawClient, close_frame, frame, request
+from ..servers import Server
+
+RAISED = "the application raised; closed with 1011 .*"
+FAILURES = {  # how the view ends behind the 101, what the one record says
+    "raise": RAISED + "LookupError: the reason$",
+    "error-page": "the application answered '500 Internal Server Error'; closed with 1011$",
+    "twice": RAISED + "AssertionError: start_response was called twice without exc_info",
+    "exc_info": RAISED + "LookupError: the reason$",
+    "again": RAISED + "LookupError: the reason$",
+    "timeout": RAISED + "gevent.timeout.Timeout: 0.01 seconds$",
+    "base-exception": RAISED + "Odd: the reason$",
+    "raise-while-iterated": RAISED + "LookupError: the reason$",
+    "raise-in-close": RAISED + "LookupError: the reason$",
+    "lazily-raise": RAISED + "LookupError: the reason$",
+}
+QUIET = ["nothing", "list", "not-found", "big", "generator", "write", "lazily"]
+"""How the view ends when it gives a response, and that is no error."""
+CROWD = 20
+
+
+def logged(server: Server, start: int) -> list[str]:
+    """The records of ours since the one of this number that tell of an error."""
+    return [one.text for one in server.log.records()[start:] if one.level in ("WARNING", "ERROR", "CRITICAL")]
+
+
+def goodbye_of(client: RawClient) -> tuple[int | None, bytes]:
+    """The code of the close frame that comes next, and every byte behind it when it has been answered."""
+    close = client.read_frame()
+    client.send(close_frame(close.code))
+    return close.code, client.read_until_eof()
+
+
+@pytest.mark.parametrize("pipelined", [b"", frame(TEXT, b"x") * 3, request("/second")], ids=["", "frames", "a request"])
+@pytest.mark.parametrize("ending", FAILURES)
+def test_view_that_fails_is_one_record_and_1011(worker: Server, ending: str, pipelined: bytes) -> None:
+    """Whatever it fails by, and whatever the peer has sent meanwhile: not a byte of HTTP comes."""
+    start = len(worker.log.records())
+    with worker.connect() as client:
+        client.upgrade(f"/after/{ending}", then=pipelined)
+        first = client.read_frame()
+        code, rest = goodbye_of(client)
+    worker.log.expect(f"^ERROR gws_middleware: WebSocket '/after/{ending}': {FAILURES[ending]}")
+    # A request is a broken frame, and whichever comes first is the end.
+    assert code == 1011 or (code == 1002 and pipelined.startswith(b"GET"))
+    assert (first, rest) == (Frame(TEXT, b"ready"), b"")
+    assert len(logged(worker, start)) == 1
+
+
+@pytest.mark.parametrize("ending", QUIET)
+def test_response_behind_the_101_is_no_error(worker: Server, ending: str) -> None:
+    """It is swallowed, the record is not written, and the connection closes as ever."""
+    start = len(worker.log.records())
+    with worker.connect() as client:
+        client.upgrade(f"/after/{ending}")
+        first = client.read_frame()
+        code, rest = goodbye_of(client)
+    assert (first, code, rest) == (Frame(TEXT, b"ready"), 1000, b"")
+    assert logged(worker, start) == []
+
+
+@pytest.mark.parametrize("ending", FAILURES)
+def test_many_views_that_fail_at_once_are_one_record_each(worker: Server, ending: str) -> None:
+    """And nothing of them is left: no connection, no descriptor, no greenlet."""
+    before = worker.status()
+    start = len(worker.log.records())
+    with ExitStack() as stack:
+        clients = [stack.enter_context(worker.connect()) for _ in range(CROWD)]
+        for client in clients:
+            client.upgrade(f"/after/{ending}")
+        ends = [(client.read_frame(), *goodbye_of(client)) for client in clients]
+    worker.log.expect(f"'/after/{ending}': {FAILURES[ending]}", CROWD)
+    assert ends == [(Frame(TEXT, b"ready"), 1011, b"")] * CROWD
+    assert len(logged(worker, start)) == CROWD
+    worker.settled(**{name: before[name] for name in ("fds", "greenlets", "watchers", "websockets")})
+
+
+def test_callback_that_fails_is_one_record_and_1011(worker: Server) -> None:
+    """``on_message`` of a detached connection: what waits behind the message is dropped."""
+    start = len(worker.log.records())
+    with worker.connect() as client:
+        client.upgrade("/obedient", then=frame(TEXT, b"fine") + frame(TEXT, b"raise") + frame(TEXT, b"lost"))
+        first = client.read_frame()
+        code, rest = goodbye_of(client)
+    worker.log.expect("^ERROR gws_middleware: WebSocket '/obedient': .* raised; closed with 1011 .*as told$")
+    assert (first, code, rest) == (Frame(TEXT, b"fine"), 1011, b"")
+    assert len(logged(worker, start)) == 1
+
+
+def test_last_callback_that_fails_is_one_record(worker: Server) -> None:
+    """``on_close``: the goodbye has been said already."""
+    start = len(worker.log.records())
+    with worker.connect() as client:
+        client.upgrade("/parting")
+        frames = client.say_goodbye(4000)
+    worker.log.expect("^ERROR gws_middleware: WebSocket '/parting': .* raised; closed with 1011 .*at the end$")
+    assert [one.code for one in frames] == [4000]
+    assert len(logged(worker, start)) == 1
+
+
+def test_failing_neighbours_leave_an_open_connection_alone(worker: Server, token: str) -> None:
+    """One that was open before, in the middle of a message, has it whole behind all of the others' ends."""
+    with worker.connect() as client:
+        client.upgrade(f"/echo?id={token}", then=frame(TEXT, b"begun, ", fin=False))
+        for ending, sentence in FAILURES.items():
+            with worker.connect() as other:
+                other.upgrade(f"/after/{ending}")
+                assert other.read_frame() == Frame(TEXT, b"ready")
+                assert goodbye_of(other) == (1011, b"")
+            worker.log.expect(f"'/after/{ending}': {sentence}")
+        client.send(frame(0, b"done"))
+        received = client.read_frame()
+    assert received == Frame(TEXT, b"begun, done")

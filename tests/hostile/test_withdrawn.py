@@ -1,0 +1,143 @@
+"""Sockets of people who may not have them any more (row 25): a session that ended, a login or an account withdrawn.
+
+``tests/django/test_users.py`` has all of it in one process; here it is a gunicorn, and what is on the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from ..rawclient import CLOSE, TEXT, Frame, RawClient, close_frame, upgrade_request
+from ..servers import Server, launch
+
+VIEWS = ["/private/", "/who/"]
+"""Attached and detached."""
+
+
+def accounts(directory: Path, **env: str) -> Iterator[Server]:
+    """The project, with an empty database."""
+    env = {"DATABASE_FILE": str(directory / "accounts.sqlite3"), **env}
+    with launch("worker", directory, "tests.fixtureapps.accounts", env=env) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """With the settings as they are."""
+    yield from accounts(tmp_path_factory.mktemp("accounts"))
+
+
+@pytest.fixture
+def site(running: Server) -> Iterator[Server]:
+    """The same; its log is checked behind each test."""
+    yield running
+    running.log.check()
+
+
+class Browser:
+    """Somebody's session."""
+
+    def __init__(self, site: Server, name: str) -> None:
+        self.site, self.name = site, name
+        cookie = site.get(f"/log-in/{name}/").headers["set-cookie"]
+        self.cookie = cookie.partition("sessionid=")[2].partition(";")[0]
+
+    def get(self, path: str) -> None:
+        """A page."""
+        assert self.site.get(path, ("Cookie", f"sessionid={self.cookie}")).status == 200
+
+    def opened(self, stack: ExitStack, path: str) -> RawClient:
+        """A WebSocket, when it has been told whose it is."""
+        client = stack.enter_context(self.site.connect())
+        client.upgrade(path, ("Cookie", f"sessionid={self.cookie}"))
+        assert client.read_frame() == Frame(TEXT, self.name.encode())
+        return client
+
+
+def closed(client: RawClient) -> tuple[int | None, bytes]:
+    """The code of the server's close frame, which comes next, and what is behind it."""
+    close = client.read_frame()
+    client.send(close_frame(close.code))
+    return close.code, client.read_until_eof()
+
+
+def is_open(client: RawClient, name: str) -> bool:
+    """Whether it is still answered, and as whose."""
+    client.text("who")
+    return client.read_frame() == Frame(TEXT, name.encode())
+
+
+@pytest.mark.parametrize("path", VIEWS)
+def test_one_call_closes_the_sockets_of_a_user(site: Server, token: str, path: str) -> None:
+    """``close_user_sockets``: 4401 in every session of that user; the others' are answered as before."""
+    eve = f"eve-{token}"
+    with ExitStack() as stack:
+        hers = [Browser(site, eve).opened(stack, path) for _ in range(3)]
+        ada = Browser(site, f"ada-{token}").opened(stack, path)
+        assert site.get(f"/withdraw/{eve}/").body == b"3"
+        assert [closed(one) for one in hers] == [(4401, b"")] * 3
+        assert is_open(ada, f"ada-{token}")
+    assert site.get(f"/withdraw/{eve}/").body == b"0"
+
+
+@pytest.mark.parametrize("path", VIEWS)
+def test_logout_closes_the_sockets_of_its_session(site: Server, token: str, path: str) -> None:
+    """And no others of the same user; with the session's cookie there is no new one either."""
+    with ExitStack() as stack:
+        desk, phone = Browser(site, token), Browser(site, token)
+        here, there = desk.opened(stack, path), phone.opened(stack, path)
+        desk.get("/log-out/")
+        assert closed(here) == (4401, b"")
+        assert is_open(there, token)
+        with site.connect() as client:
+            client.send(upgrade_request("/private/", ("Cookie", f"sessionid={desk.cookie}")))
+            assert client.read_response().status == 302
+
+
+@pytest.mark.parametrize("path", VIEWS)
+@pytest.mark.parametrize("how", ["deactivate", "delete"])
+def test_withdrawn_account_closes_its_sockets(site: Server, token: str, path: str, how: str) -> None:
+    """By Django's own means, e.g. in its admin."""
+    with ExitStack() as stack:
+        sockets = [Browser(site, token).opened(stack, path) for _ in range(2)]
+        site.get(f"/{how}/{token}/")
+        codes = [closed(one) for one in sockets]
+    assert codes == [(4401, b"")] * 2
+
+
+@pytest.mark.parametrize("path", VIEWS)
+def test_view_may_ask_whether_the_session_is_still_there(site: Server, token: str, path: str) -> None:
+    """One that has ended with nobody being told, e.g. in another process: ``refresh_user`` is nobody."""
+    with ExitStack() as stack:
+        browser = Browser(site, token)
+        client = browser.opened(stack, path)
+        site.get(f"/forget/?key={browser.cookie}")
+        assert is_open(client, "AnonymousUser")
+
+
+def test_peer_that_ignores_it_is_not_heard_any_more(site: Server, token: str) -> None:
+    """What it sends behind our close frame reaches no view."""
+    with ExitStack() as stack:
+        client = Browser(site, token).opened(stack, "/private/")
+        assert site.get(f"/withdraw/{token}/").body == b"1"
+        client.text("who")
+        close = client.read_frame()
+        client.text("who")
+        rest = client.say_goodbye()
+    assert (close.opcode, close.code, rest) == (CLOSE, 4401, [])
+
+
+def test_setting_leaves_them_open(tmp_path: Path, token: str) -> None:
+    """``close_on_logout``: False; the one call still closes."""
+    for site in accounts(tmp_path, GWS='{"close_on_logout": false}'):
+        with ExitStack() as stack:
+            browser = Browser(site, token)
+            client = browser.opened(stack, "/private/")
+            browser.get("/log-out/")
+            assert is_open(client, "AnonymousUser")
+            assert site.get(f"/withdraw/{token}/").body == b"1"
+            assert closed(client) == (4401, b"")
