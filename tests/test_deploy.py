@@ -252,3 +252,21 @@ def test_readme_tells_of_each_file() -> None:
     """No file lies in the folder without a word."""
     names = sorted(path.name for path in DEPLOY.iterdir() if path.name != "README.md")
     assert [name for name in names if f"[{name}]({name})" in text("README.md")] == names
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "words"),
+    [
+        ("nginx.conf", r"proxy_read_timeout (\d+)s", "nginx `proxy_read_timeout` ({} s)"),
+        ("haproxy.cfg", r"timeout tunnel (\d+)s", "HAProxy `timeout tunnel` ({} s)"),
+        ("haproxy.cfg", r"timeout client-fin (\d+)s", "HAProxy `timeout client-fin` and `server-fin` ({} s)"),
+        ("gunicorn.service", r"^TimeoutStopSec=(\d+)$", "systemd `TimeoutStopSec` ({} s)"),
+        ("Dockerfile", r"--stop-timeout (\d+) ", "`docker run --stop-timeout` ({} s)"),
+        ("kubernetes.yaml", r"terminationGracePeriodSeconds: (\d+)", "`terminationGracePeriodSeconds` ({} s)"),
+        ("../../gunicorn_conf.py", r"^graceful_timeout = (\d+)$", "`preStop` (5 s) + `graceful_timeout` ({} s)"),
+        ("../../gunicorn_conf.py", r"^keepalive = (\d+)$", "gunicorn `keepalive` ({} s)"),
+    ],
+)
+def test_readme_has_the_numbers_of_the_files(name: str, pattern: str, words: str) -> None:
+    """The table of times is that of the files."""
+    assert words.format(number(name, pattern)) in text("README.md")

@@ -223,6 +223,12 @@ def test_haproxy_tells_the_client_by_the_proxy_protocol(way: Way) -> None:
     assert [facts["address"] for facts in seen(way)] == [CLIENT, CLIENT]
 
 
+@fronts(lambda front: front.proxy != "haproxy")
+def test_address_is_empty_behind_a_unix_socket(way: Way) -> None:
+    """Without the PROXY protocol REMOTE_ADDR is nobody, and not, say, the proxy."""
+    assert [facts["address"] for facts in seen(way)] == ["", ""]
+
+
 @fronts(lambda front: front.reads_http)
 def test_proxy_tells_the_client_by_x_forwarded_for(way: Way) -> None:
     """The header has the client, and nothing that it says of itself."""
