@@ -200,6 +200,10 @@ class Client:
         """Send a message."""
         self._loop.run_until_complete(self._ws.send(message))
 
+    def pong(self) -> None:
+        """Send a pong that nobody asked for, and to which nobody answers."""
+        self._loop.run_until_complete(self._ws.pong())
+
     def recv(self, timeout: float) -> str | bytes:
         """The next message; TimeoutError when none comes in time."""
         try:
@@ -249,10 +253,20 @@ class Way:
             return http.client.HTTPConnection(ADDRESS, self.port, **options)
         return http.client.HTTPSConnection(ADDRESS, self.port, context=self.client, **options)
 
-    def get(self, path: str = "/", *, source: str = ADDRESS, **headers: str) -> tuple[int, str]:
-        """Status and text of one plain request."""
+    def ask(
+        self, connection: http.client.HTTPConnection, path: str = "/", headers: Mapping[str, str] | None = None
+    ) -> tuple[int, str]:
+        """Status and text of one request on a connection."""
+        connection.request("GET", path, headers={**dict([self.host]), **(headers or {})})
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+
+    def get(
+        self, path: str = "/", headers: Mapping[str, str] | None = None, *, source: str = ADDRESS
+    ) -> tuple[int, str]:
+        """The same, on a connection of its own."""
         with closing(self.http(source)) as connection:
-            return ask(connection, self, path, **headers)
+            return self.ask(connection, path, headers)
 
     def raw(self) -> RawClient:
         """A client that sends any byte."""
@@ -262,14 +276,6 @@ class Way:
     def host(self) -> tuple[str, str]:
         """The Host header."""
         return "Host", f"{HOST}:{self.port}"
-
-
-def ask(connection: http.client.HTTPConnection, way: Way, path: str, **headers: str) -> tuple[int, str]:
-    """Status and text of one request on a connection."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    connection.request("GET", path, headers={**dict([way.host]), **named})
-    response = connection.getresponse()
-    return response.status, response.read().decode()
 
 
 @dataclass(frozen=True)

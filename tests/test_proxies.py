@@ -15,7 +15,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from .notices import find
-from .proxies import FRONTS, PROXIES, Client, Front, Proxy, Way, adapt, ask, launch
+from .proxies import FRONTS, PROXIES, Client, Front, Proxy, Way, adapt, launch
 from .rawclient import CLOSE, request, upgrade_request
 from .servers import Certificate, Server
 from .servers import launch as launch_server
@@ -123,7 +123,7 @@ def test_websocket_is_opened_and_echoes(way: Way) -> None:
 def test_http_goes_beside_a_websocket(way: Way) -> None:
     """While a WebSocket is open, plain requests are answered, several on one connection."""
     with way.open() as ws, closing(way.http()) as connection:
-        answers = [ask(connection, way, "/") for _ in range(3)]
+        answers = [way.ask(connection) for _ in range(3)]
         assert echoes(ws)
     assert answers == [(200, "hello")] * 3
 
@@ -206,14 +206,12 @@ def test_page_of_another_site_may_not(way: Way, origin: str) -> None:
     assert refused.value.response.status_code == 403
 
 
-FORGED = {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "gopher"}
-
-
 def seen(way: Way) -> list[Any]:
     """What the application sees of a client that claims to be another: over a WebSocket, and over HTTP."""
-    with way.open("/facts", source=CLIENT, additional_headers=FORGED) as ws:
+    forged = {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "http" if way.front.tls else "https"}
+    with way.open("/facts", source=CLIENT, additional_headers=forged) as ws:
         over_websocket = json.loads(ws.recv(timeout=WAIT))
-    _, text = way.get("/facts", source=CLIENT, X_Forwarded_For="192.0.2.1", X_Forwarded_Proto="gopher")
+    _, text = way.get("/facts", forged, source=CLIENT)
     return [over_websocket, json.loads(text)]
 
 
@@ -303,7 +301,7 @@ def test_nothing_is_smuggled_behind_another_upgrade(way: Way, site: Server, toke
 @fronts(lambda front: front.proxy == "nginx")
 def test_nginx_passes_on_no_other_upgrade(way: Way) -> None:
     """Its two maps know one protocol."""
-    _, text = way.get("/facts", Upgrade="h2c", Connection="Upgrade")
+    _, text = way.get("/facts", {"Upgrade": "h2c", "Connection": "Upgrade"})
     assert json.loads(text)["upgrade"] is None
 
 
@@ -390,6 +388,17 @@ def test_idle_connection_is_cut_without_pings(impatient: Way) -> None:
         ended = end_of(ws)
     assert ended.rcvd is None
     assert 0.9 < time.monotonic() - started < 5
+
+
+@cutting
+def test_connection_on_which_the_client_alone_talks_is_not_idle(impatient: Way) -> None:
+    """The time counts from what went by last, in either direction."""
+    with impatient.open() as ws:
+        for _ in range(10):
+            ws.pong()
+            with pytest.raises(TimeoutError):
+                ws.recv(timeout=0.3)
+        assert echoes(ws)
 
 
 @cutting
