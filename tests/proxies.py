@@ -292,18 +292,28 @@ class Proxy:
         """The way through one of its ports."""
         return Way(front, self.place.ports[front.name], self.place.certificate.client if front.tls else None)
 
-    def reload(self) -> None:
-        """Let it read its file again, and return when the new one serves."""
-        if self.name == "caddy":
-            subprocess.run([self.command[0], "reload", "--force", *self.command[2:]], env=self.environment, check=True)
-            return
+    def reload(self) -> set[int]:
+        """Let it read its file again, and return when the new one serves: the pids of the old one's processes."""
         before = self._workers()
+        if self.name == "caddy":  # one process, which says itself when it is done
+            command = [self.command[0], "reload", "--force", *self.command[2:]]
+            subprocess.run(command, env=self.environment, check=True, capture_output=True)
+            return set()
         self.process.send_signal(signal.SIGHUP if self.name == "nginx" else signal.SIGUSR2)
-        eventually(lambda: self._workers() - before, "new workers")
-        eventually(lambda: all(map(self._listens, self.place.ports.values())), "listeners")
+        eventually(lambda: self._listening() and not self._listening() & before, "listeners in new processes alone")
+        return before
 
     def _workers(self) -> set[int]:
         return {child.pid for child in psutil.Process(self.process.pid).children()}
+
+    def _listening(self) -> set[int]:
+        """Those of them that take connections."""
+        found = set()
+        for pid in self._workers():
+            with suppress(psutil.Error):
+                if any(each.status == psutil.CONN_LISTEN for each in psutil.Process(pid).net_connections("tcp")):
+                    found.add(pid)
+        return found
 
     def _listens(self, port: int) -> bool:
         with suppress(OSError), socket.create_connection((ADDRESS, port), 1):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -328,9 +329,14 @@ def test_reload_of_the_proxy_keeps_websockets(
     ways = [front for front in FRONTS.values() if front.proxy == installed(proxy)]
     with launch(proxy, tmp_path, str(site.unix), certificate) as running, ExitStack() as stack:
         old = [stack.enter_context(running.at(front).open()) for front in ways]
-        running.reload()
+        leaving = running.reload()
         new = [stack.enter_context(running.at(front).open()) for front in ways]
         assert all(echoes(ws) for ws in [*old, *new])
+        for pid in leaving:
+            with suppress(ProcessLookupError):  # one that had no connection has gone
+                os.kill(pid, signal.SIGKILL)
+        assert [end_of(ws).rcvd for ws in old] == [None] * len(old)
+        assert all(echoes(ws) for ws in new)
 
 
 def test_reload_of_caddy_says_goodbye(tmp_path: Path, site: Server, certificate: Certificate) -> None:
