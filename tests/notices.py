@@ -5,16 +5,31 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Generator
 from importlib.util import find_spec
 
 import pytest
 
-__all__ = ["EXTENSIONS", "find_chromium", "gunicorn_speaks_http2", "pytest_sessionfinish", "untested"]
+__all__ = ["EXTENSIONS", "find", "find_chromium", "gunicorn_speaks_http2", "pytest_sessionfinish", "untested"]
 
 EXTENSIONS = ["gws_middleware._channel", "gws_middleware._shortpath", "gws_middleware.protocol._speedups"]
 """What is built where there is a C compiler."""
+
+PROGRAMS = {
+    "nginx": "examples/deploy/nginx.conf",
+    "haproxy": "examples/deploy/haproxy.cfg",
+    "caddy": "examples/deploy/Caddyfile",
+    "systemd-analyze": "the settings of the systemd units",
+    "systemd-socket-activate": "socket activation",
+}
+"""What is tested with a program of somebody else's."""
+
+
+def find(program: str) -> str | None:
+    """Where a program is, or None where there is none. Debian has some where only root looks."""
+    return shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
 
 
 def find_chromium() -> str | None:
@@ -34,6 +49,7 @@ def untested() -> list[str]:
     sentences = []
     if find_chromium() is None:
         sentences.append("the example's page in a real browser: chromium was not found")
+    sentences += [f"{what}: {program} was not found" for program, what in PROGRAMS.items() if find(program) is None]
     if find_spec("gunicorn_h1c") is None:
         sentences.append("gunicorn's C parser: gunicorn_h1c is not installed")
     if not gunicorn_speaks_http2():

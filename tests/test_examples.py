@@ -66,8 +66,8 @@ def get(address: str) -> tuple[int, str]:
 
 
 def test_examples_are_all_tested_here() -> None:
-    """No folder of examples/ is without a test; the chat has test_chat.py."""
-    names = sorted([*NAMES, "chat"])
+    """No folder of examples/ is without a test; chat and deploy have files of their own."""
+    names = sorted([*NAMES, "chat", "deploy"])
     assert sorted(path.parent.name for path in EXAMPLES.glob("*/README.md")) == names
     assert sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir()) == names
 

@@ -1,0 +1,83 @@
+"""What a proxy in front of gunicorn could change: who asks, what goes by, and how it ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from gws_middleware import WebSocket
+from gws_middleware.typing import Environ, StartResponse
+
+from .common import Router, configure_logging, json_response, query, record, text_response
+
+configure_logging()
+
+app = Router()
+
+
+def facts(environ: Environ) -> dict[str, str | None]:
+    """The request as the application sees it."""
+    return {
+        "address": environ["REMOTE_ADDR"],
+        "forwarded for": environ.get("HTTP_X_FORWARDED_FOR"),
+        "scheme": environ["wsgi.url_scheme"],
+        "upgrade": environ.get("HTTP_UPGRADE"),
+    }
+
+
+@app.at("/facts")
+def tell_facts(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Sends them over HTTP or over a WebSocket, as it is asked."""
+    ws: WebSocket | None = environ.get("wsgi.websocket")
+    if ws is None:
+        return json_response(start_response, facts(environ))
+    ws.send(json.dumps(facts(environ)))
+    return []
+
+
+@app.at("/echo")
+def echo(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Takes the subprotocol ``chat.v2``, sends back what comes, and records how it ended."""
+    ws: WebSocket = environ["wsgi.websocket"]
+    ws.accept("chat.v2" if "chat.v2" in ws.offered_subprotocols else None)
+    for message in ws:
+        ws.send(message)
+    record(environ, f"{ws.close_code} {ws.close_reason}")
+    return []
+
+
+@app.at("/goodbye")
+def goodbye(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Closes with the code and the reason of the query."""
+    ws: WebSocket = environ["wsgi.websocket"]
+    ws.accept()
+    ws.close(int(query(environ, "code")), query(environ, "reason"))
+    return []
+
+
+@app.at("/pinging")
+def pinging(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Sends back what comes, and a ping after each 0.3 seconds of silence."""
+    ws: WebSocket = environ["wsgi.websocket"]
+    while True:
+        try:
+            message = ws.receive(timeout=0.3)
+        except TimeoutError:
+            ws.ping()
+            continue
+        if message is None:
+            return []
+        ws.send(message)
+
+
+@app.at("/refuse")
+def refuse(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Answers a handshake with a page."""
+    return text_response(start_response, "not you", "403 Forbidden")
+
+
+@app.at("/internal/second")
+def second(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """What only the inside may see, behind a request that must never be served."""
+    record(environ, "served")
+    return text_response(start_response, "SMUGGLED")
