@@ -45,15 +45,15 @@ keepalive = 5
 # computes or blocks for so long without giving way.
 timeout = 30
 
-# What a worker has from "stop" to "kill". WebSockets are told 1001 (going away), or 1012 (service restart) where another
-# worker comes, within a third of it, and have another third to answer; ordinary requests and views that clean up have
+# What a worker has from "stop" to "kill". WebSockets hear 1001 (going away), or 1012 (service restart) where another
+# worker comes, within a third of it, and have another third to answer. Ordinary requests and views that clean up have
 # nearly all of it. It has to end before whoever stops gunicorn loses patience: systemd waits for 90 seconds, Kubernetes
 # and Heroku for 30, but Docker for 10 (docker stop --time 25).
 graceful_timeout = 20
 
 # Off. Each WebSocket counts as one request, and the restart ends all the others of that worker with 1012: they come
-# back in a wave, and the worker's place is empty until its last request has gone, or graceful_timeout is over. If memory
-# leaks, look for the leak; if you cannot, set it with max_requests_jitter, so that workers do not all go at once.
+# back in a wave, and the worker's place is empty until its last request has gone, or graceful_timeout is over. Where
+# memory leaks, look for the leak; if you cannot, set it and max_requests_jitter, so that workers do not go all at once.
 max_requests = 0
 
 # Off: gunicorn would import the application before gevent patches the standard library, and what is made during that

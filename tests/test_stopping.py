@@ -14,7 +14,7 @@ import pytest
 
 from . import servers
 from .rawclient import CLOSE, TEXT, Frame, RawClient, close_frame, request, upgrade_request
-from .servers import KINDS, POWERLESS, Server, eventually, launch
+from .servers import KINDS, POWERLESS, Certificate, Server, eventually, launch
 
 ABLE = [name for name in KINDS if name not in POWERLESS and not name.endswith("-parser")]
 """Every server that opens WebSockets, each once."""
@@ -65,6 +65,34 @@ def test_stopped_server_says_goodbye(server_directory: Path, kind: str) -> None:
         "INFO tests: finally of two after 1001",
         "INFO tests: on_close of three after 1001",
     }
+
+
+@pytest.mark.parametrize(
+    ("number", "over_tls"),
+    [(signal.SIGTERM, True), (signal.SIGINT, False), (signal.SIGQUIT, False)],
+    ids=["term-tls", "int", "quit"],
+)
+def test_stop_says_goodbye_whatever_the_signal(
+    server_directory: Path, certificate: Certificate, number: int, over_tls: bool
+) -> None:
+    """Over TLS too, and where gunicorn is told to be quick."""
+    with launch("worker", server_directory, certificate=certificate if over_tls else None) as server:
+        with visitors(server, "/waiting?id=one", "/detached?id=two") as clients:
+            server.kill(number)
+            codes = goodbyes(clients)
+        server.wait(PATIENCE)
+        server.log.find("(finally|on_close) of .* after 1001", 2)
+    assert codes == [1001, 1001]
+
+
+def test_peer_that_answers_no_goodbye_is_cut(server_directory: Path) -> None:
+    """A silent peer costs a third of the graceful timeout, not all of it."""
+    with launch("worker", server_directory, options=["--graceful-timeout", "3"]) as server:
+        with visitors(server, "/waiting?id=one", "/detached?id=two") as clients:
+            server.kill(signal.SIGTERM)
+            heard = [[one.code for one in client.read_frames_until_eof()] for client in clients]
+        code = server.wait(3)
+    assert (heard, code) == ([[1001]] * 2, 0)
 
 
 @pytest.mark.parametrize("kind", ABLE)
@@ -154,6 +182,23 @@ def test_worker_without_an_arbiter_says_goodbye(server_directory: Path) -> None:
     eventually(lambda: not worker.is_running(), "the end of the worker")
     server.log.find("(finally|on_close) of .* after 1001", 2)
     assert codes == [1001, 1001]
+
+
+@pytest.mark.parametrize(("how", "code"), [("told", 1001), ("max_requests", 1012)])
+def test_view_that_looks_at_nothing_is_ended(server_directory: Path, how: str, code: int) -> None:
+    """When the patience of a worker is over that ends alone, the greenlets of its views are killed: ``finally`` runs,
+    and another worker takes the place.
+    """
+    options = ["--graceful-timeout", "4", "--max-requests", "3" if how == "max_requests" else "0"]
+    with launch("worker", server_directory, options=options) as server:
+        before = server.status()["pid"]
+        with visitors(server, "/forever?id=one") as [client]:
+            if how == "told":
+                os.kill(before, signal.SIGTERM)
+            codes = goodbyes([client])
+        server.log.find("finally of one$")
+        eventually(lambda: server.status()["pid"] != before, "a new worker")
+    assert codes == [code]
 
 
 def test_view_that_looks_at_nothing_ends_before_the_arbiter_kills(server_directory: Path) -> None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .rawclient import BINARY, CLOSE, TEXT, Frame, RawClient, close_frame, frame
-from .servers import BEHAVIOURS, ROOT, Certificate, Server, ServerDied, eventually, launch
+from .rawclient import BINARY, CLOSE, TEXT, RawClient, close_frame, frame
+from .servers import BEHAVIOURS, ROOT, Certificate, Server, ServerDied, launch
 
 WORKERS = "tests.fixtureapps.workers"
 
@@ -99,99 +95,6 @@ def test_misspelt_setting_stops_the_server(
     assert f"gws_middleware.exceptions.ConfigError: {sentence}" in died.value.log or (
         kind == "pywsgi-handler" and sentence in died.value.log
     )
-
-
-# --- being stopped -------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def open_websockets(server: Server, *paths: str) -> Iterator[list[RawClient]]:
-    """One connection for each path, accepted."""
-    with ExitStack() as stack:
-        clients = []
-        for path in paths:
-            client = stack.enter_context(server.connect())
-            client.upgrade(path)
-            if "detached" not in path:
-                assert client.read_frame() == Frame(TEXT, b"ready")
-            clients.append(client)
-        yield clients
-
-
-GOING_AWAY = Frame(CLOSE, b"\x03\xe9")
-SERVICE_RESTART = Frame(CLOSE, b"\x03\xf4")
-
-
-@pytest.mark.parametrize(
-    ("number", "over_tls"),
-    [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGINT, False), (signal.SIGQUIT, False)],
-    ids=["term", "term-tls", "int", "quit"],
-)
-def test_stop_says_goodbye(server_directory: Path, certificate: Certificate, number: int, over_tls: bool) -> None:
-    """Every peer hears 1001 and can answer, waiting views end by themselves and clean up, and gunicorn is gone at
-    once instead of after its graceful timeout.
-    """
-    with launch("worker", server_directory, certificate=certificate if over_tls else None) as server:
-        paths = ["/waiting?id=one", "/waiting?id=two", "/detached?id=three"]
-        with open_websockets(server, *paths) as clients:
-            server.kill(number)
-            heard = [client.read_frame() for client in clients]
-            for client in clients:
-                client.send(close_frame(1001))
-            rests = [client.read_until_eof() for client in clients]
-        server.wait(5)
-    finals = [one.text for one in server.log.find("finally of", 2)]
-    assert (heard, rests) == ([GOING_AWAY] * 3, [b""] * 3)
-    assert sorted(finals) == [f"INFO tests: finally of {name} after 1001" for name in ("one", "two")]
-
-
-def test_peer_that_answers_no_goodbye_is_cut(server_directory: Path) -> None:
-    """A silent peer costs a third of the graceful timeout, not all of it."""
-    with launch("worker", server_directory, options=["--graceful-timeout", "3"]) as server:
-        with open_websockets(server, "/waiting?id=one", "/detached?id=two") as clients:
-            server.kill(signal.SIGTERM)
-            frames = [client.read_frames_until_eof() for client in clients]
-        code = server.wait(3)
-    assert (frames, code) == ([[GOING_AWAY]] * 2, 0)
-
-
-def test_reload_says_goodbye_and_serves_on(server_directory: Path) -> None:
-    """On SIGHUP the old worker's connections end with 1012, and a new worker takes new ones."""
-    with launch("worker", server_directory) as server:
-        before = server.status()["pid"]
-        with open_websockets(server, "/waiting?id=one") as [client]:
-            server.kill(signal.SIGHUP)
-            heard = client.read_frame()
-            client.send(close_frame(1012))
-            client.read_until_eof()
-        eventually(lambda: server.status()["pid"] != before, "a new worker")
-        with server.connect() as client:
-            client.upgrade("/echo")
-            client.text("x")
-            echo = client.read_frame()
-    assert (heard, echo) == (SERVICE_RESTART, Frame(TEXT, b"x"))
-
-
-@pytest.mark.parametrize(
-    ("how", "goodbye"), [("worker told to stop", GOING_AWAY), ("max_requests", SERVICE_RESTART)], ids=["told", "count"]
-)
-def test_view_that_looks_at_nothing_is_ended(server_directory: Path, how: str, goodbye: Frame) -> None:
-    """When the graceful timeout of a worker is over, the greenlets of its views are killed: ``finally`` runs, the
-    peer hears 1001, or 1012 where the worker ends by itself, and another worker takes the place.
-    """
-    options = ["--graceful-timeout", "1", "--max-requests", "3" if how == "max_requests" else "0"]
-    with launch("worker", server_directory, options=options) as server:
-        before = server.status()["pid"]
-        with open_websockets(server, "/forever?id=one") as [client]:
-            if how != "max_requests":
-                os.kill(before, signal.SIGTERM)
-            heard = client.read_frame()
-            client.send(close_frame(1001))
-            rest = client.read_until_eof()
-        server.log.find("finally of one$")
-        server.log.expect("Worker graceful timeout")
-        eventually(lambda: server.status()["pid"] != before, "a new worker")
-    assert (heard, rest) == (goodbye, b"")
 
 
 # --- hooks ---------------------------------------------------------------------------------------------------------
