@@ -17,16 +17,22 @@ __all__ = ["closing", "of", "peer"]
 def peer(environ: Environ) -> str:
     """The address at the other end of the connection, which can be a proxy's; "-" where there is none."""
     address, port = environ.get("REMOTE_ADDR") or "-", environ.get("REMOTE_PORT")
-    return f"{address}:{port}" if port and address != "-" else str(address)
+    if not port or address == "-":
+        return str(address)
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _escaped(text: str | None) -> str:
+    return ascii(text or "")[1:-1]
 
 
 def of(ws: Any) -> dict[str, Any]:
     """The facts of a WebSocket."""
-    facts = {"websocket_path": ws.path, "websocket_peer": peer(ws.environ)}
+    facts = {"websocket_path": _escaped(ws.path), "websocket_peer": _escaped(peer(ws.environ))}
     if ws.closed:
         facts.update(
             websocket_code=ws.close_code,
-            websocket_reason=ws.close_reason,
+            websocket_reason=_escaped(ws.close_reason),
             websocket_duration=ws.duration,
             **{f"websocket_{name}": count for name, count in ws.stats._asdict().items()},
         )
@@ -42,6 +48,6 @@ def closing(ws: Any) -> tuple[Any, ...]:
         ws.close_code,
         reason,
         ws.duration,
-        ascii(peer(ws.environ))[1:-1],
+        _escaped(peer(ws.environ)),
         *ws.stats,
     )
