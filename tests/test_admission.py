@@ -136,6 +136,33 @@ class TestRefusals:
             assert app({"REQUEST_METHOD": "GET"}, None) == [b"page"]
 
 
+class TestSwitchedServers:
+    """Servers that have sent the 101 before they call the application (gevent-websocket's)."""
+
+    @pytest.fixture(autouse=True)
+    def switched(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("gws_middleware.testing._PairServer.switched", True)
+
+    @pytest.mark.parametrize(
+        ("options", "sentence"),
+        [
+            ({"max_connections": 1}, "This worker has 1 WebSockets, and takes no more for now."),
+            ({"max_connections_per_address": 1}, "Your address has 1 WebSockets here, and may have no more."),
+        ],
+    )
+    def test_one_more_ends_with_1013(self, here: Registry, options: dict[str, int], sentence: str) -> None:
+        """All that is left of a refusal is a close frame; the place is free again when the one who had it has left."""
+        app = WebSocketMiddleware(echo, **options)
+        with connect(app) as one:
+            with connect(app) as two:
+                assert two.receive() is None
+                ended = two.close_code, two.close_reason
+            assert works(one)
+        until(lambda: not len(here))
+        assert ended == (1013, sentence)
+        assert not here._places
+
+
 # --- places are given back ------------------------------------------------------------------------------------------
 
 

@@ -267,6 +267,7 @@ class TestSilence:
         """Its own deadline ends it, with its own code."""
         with connected(close_timeout=5.0, **QUICK) as (ws, peer):
             ws.close(4001, "bye")
+            assert ws not in ws._registry.keepalive._watches
             assert peer.close_frame() == (4001, "bye")
             gevent.sleep(SEVERAL)
             assert not peer.engine.pongs_due
@@ -439,6 +440,19 @@ class TestMessages:
             gevent.sleep(SEVERAL)
             assert not ws.closed
             assert [ws.receive() for _ in range(3)] == ["one", "two", "three"]
+
+    def test_time_in_which_the_worker_was_blocked_counts_as_one_look(self) -> None:
+        """The rest was on its way, but the kernel had no room for all of it."""
+        payload = bytes(300_000)
+        frame = masked_frame(Opcode.BINARY, payload)
+        with connected(buffers=1 << 15, **TIMED) as (ws, peer):
+            peer.sock.sendall(frame[:100])
+            gevent.sleep(SHORT / 3)
+            sending = gevent.spawn(peer.sock.sendall, frame[100:])
+            gevent.sleep(0)
+            spin(SEVERAL)
+            assert ws.receive(timeout=5) == payload
+            sending.get(timeout=5)
 
     def test_message_may_take_forever_without_a_deadline(self) -> None:
         """None is no limit."""

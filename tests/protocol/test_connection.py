@@ -1293,6 +1293,14 @@ class TestShell:
         assert frames_of(engine.take_replies()) == [Frame(CLOSE, code(1008, b"too much"))]
         assert not engine.has_replies
 
+    def test_fail_between_messages(self, end: End) -> None:
+        """Whole messages that still come are no messages any more."""
+        engine = Connection(client=end.client)
+        given = [engine.feed(end.frame(TEXT, b"in time"))]
+        engine.fail(CloseCode.POLICY_VIOLATION, "too many")
+        given.append(engine.feed(end.frame(TEXT, b"late")))
+        assert given == [["in time"], []]
+
     def test_fail_behind_our_close_frame(self, end: End) -> None:
         """Goodbye has been said: there is no second close frame."""
         engine = Connection(client=end.client)
