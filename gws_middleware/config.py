@@ -168,7 +168,8 @@ class Config:
         20.0,
         optional(seconds),
         """Seconds that the peer then has to show life, by a pong or any other byte, before the connection ends with
-        1011; up to an eighth more (websockets and uvicorn: 20). None: it may stay silent.""",
+        1011; up to an eighth more (websockets and uvicorn: 20). None: it may stay silent, and is sent pings all the
+        same.""",
         kind=float,
         per_view=True,
     )

@@ -1,8 +1,9 @@
 """What is logged of a WebSocket, and how: a sentence for people, facts for programs, nothing of the peer's as it came.
 
 A record has the facts in ``extra``: ``websocket_path``, ``websocket_peer`` and, once it has ended, ``websocket_code``,
-``websocket_reason``, ``websocket_duration`` and the four of ``Stats``, each with that prefix. Rule: a peer's fault is
-never above INFO, since it can be repeated at will.
+``websocket_reason``, ``websocket_duration`` and the four of ``Stats``, each with that prefix; text of the peer's is
+escaped there too, since a formatter may put it into a line. Rule: a peer's fault is never above INFO, since it can be
+repeated at will.
 """
 
 from __future__ import annotations

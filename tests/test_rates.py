@@ -5,6 +5,8 @@ Rates so low that nothing comes back while a test runs make a burst exact.
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import gevent
@@ -12,6 +14,8 @@ import pytest
 
 from gws_middleware.codes import Opcode
 from gws_middleware.rates import Bucket
+from gws_middleware.testing import connect
+from gws_middleware.typing import Environ, StartResponse
 
 from .inprocess import PING_FRAME, connected, hub_errors, masked_frame, ticks, until
 
@@ -159,6 +163,27 @@ class TestBoth:
             assert ws.receive() is None
             until(lambda: not len(ws._registry))
             assert (ws.close_code, ws._registry.counters.closed) == (4001, {4001: 1})
+
+    def test_ended_connection_is_freed_at_once(self) -> None:
+        """The meter and its WebSocket need no garbage collector to part."""
+        references: list[Any] = []
+
+        def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+            for message in environ["wsgi.websocket"]:
+                references.append(weakref.ref(environ["wsgi.websocket"]))
+                environ["wsgi.websocket"].send(message)
+            return []
+
+        gc.collect()
+        gc.disable()
+        try:
+            with connect(app, **FIVE_MESSAGES) as client:
+                client.send("x")
+                assert client.receive() == "x"
+            until(lambda: references[0]() is None)
+        finally:
+            gc.enable()
+        assert len(references) == 1
 
     def test_sender_is_woken_through_the_meter(self) -> None:
         """It waits for the outbox, whose end the meter hears first."""
