@@ -44,7 +44,10 @@ def optional(check: Any) -> Any:
 
     def check_or_none(value: object) -> str | None:
         wanted = None if value is None else check(value)
-        return None if wanted is None else f"{wanted}, or None"
+        if wanted is None:
+            return None
+        wanted, semicolon, because = wanted.partition("; ")
+        return f"{wanted}, or None{semicolon}{because}"
 
     return check_or_none
 
@@ -56,7 +59,7 @@ def _rate(value: object) -> str | None:
 def _function(value: object) -> str | None:
     try:
         fits = callable(load(value) if isinstance(value, str) else value)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         return f'a function or its "package.module.name"; {error}'
     return None if fits else 'a function or its "package.module.name"'
 
@@ -165,7 +168,8 @@ class Config:
         20.0,
         optional(seconds),
         """Seconds that the peer then has to show life, by a pong or any other byte, before the connection ends with
-        1011; up to an eighth more (websockets and uvicorn: 20). None: it may stay silent.""",
+        1011; up to an eighth more (websockets and uvicorn: 20). None: it may stay silent, and is sent pings all the
+        same.""",
         kind=float,
         per_view=True,
     )

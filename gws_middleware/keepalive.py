@@ -81,7 +81,11 @@ class Keepalive:
     def watch(self, member: Watched, config: Config) -> None:
         """From now on, as often as these settings want it."""
         watch = self._watches[member] = _Watch(config, self._clock)
-        if self._timer is None or watch.tick < self._tick:
+        if self._timer is None:
+            self._start(watch.tick)
+        elif watch.tick < self._tick:
+            # The part of the interval that has passed has passed for the others.
+            self._clock += min(self._tick, max(0.0, self._tick - (self._due - time.monotonic())))
             self._start(watch.tick)
 
     def forget(self, member: Watched) -> None:
@@ -110,7 +114,8 @@ class Keepalive:
         # What the worker was too busy to hear is nobody's silence: it counts for one look.
         self._clock += self._tick + min(self.lag, self._tick)
         self._start(min(watch.tick for watch in self._watches.values()))
-        self._go_on(list(self._watches.items()))
+        # Not at once: the loop calls timers before it reads what came while it was busy.
+        get_hub().loop.run_callback(self._go_on, list(self._watches.items()))
 
     def _go_on(self, rest: list[tuple[Any, _Watch]]) -> None:
         """Runs in the hub."""
@@ -129,11 +134,11 @@ def _look_at(member: Watched, watch: _Watch, now: float) -> None:
         return
     if pulse != watch.pulse:
         watch.pulse, watch.since, watch.pinged = pulse, now, None
-    elif watch.pinged is None or pulse is None:
+    elif watch.pinged is None or pulse is None or config.ping_timeout is None:
         if now - watch.since >= config.ping_interval:
             watch.since = watch.pinged = now
             member.knock()
-    elif config.ping_timeout is not None and now - watch.pinged >= config.ping_timeout:
+    elif now - watch.pinged >= config.ping_timeout:
         member.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
 
 

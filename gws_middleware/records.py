@@ -18,7 +18,13 @@ __all__ = ["closing", "of", "peer"]
 def peer(environ: Environ) -> str:
     """The address at the other end of the connection, which can be a proxy's; "-" where there is none."""
     address, port = environ.get("REMOTE_ADDR") or "-", environ.get("REMOTE_PORT")
-    return f"{address}:{port}" if port and address != "-" else str(address)
+    if not port or address == "-":
+        return str(address)
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _escaped(text: str | None) -> str:
+    return ascii(text or "")[1:-1]
 
 
 def of(ws: Any) -> dict[str, Any]:
@@ -32,10 +38,6 @@ def of(ws: Any) -> dict[str, Any]:
             **{f"websocket_{name}": count for name, count in ws.stats._asdict().items()},
         )
     return facts
-
-
-def _escaped(text: str) -> str:
-    return ascii(text)[1:-1]
 
 
 def closing(ws: Any) -> tuple[Any, ...]:

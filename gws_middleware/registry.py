@@ -138,9 +138,10 @@ class Registry:
         Goodbyes to many are spread over ``timeout`` s at the most. ``timeout`` s after the last of them the sockets
         that are left are cut, and views are waited for no longer.
         """
-        if members is None:
-            self._draining, members = int(code), self._members
-        members = list(members)
+        everybody = members is None
+        if everybody:
+            self._draining = int(code)
+        members = list(self._members if members is None else members)
         pause = min(1 / PACE, timeout / max(1, len(members)))
         begin = time.monotonic()
         for number, member in enumerate(members):
@@ -149,13 +150,13 @@ class Registry:
                 gevent.sleep(early)
             member.close(code)
         deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline and self._are_here(members):
+        while time.monotonic() < deadline and self._are_here(None if everybody else members):
             gevent.sleep(_POLL)
-        for member in members if self._draining is None else self:
+        for member in self if everybody else [each for each in members if each in self._members]:
             member.abort()
 
-    def _are_here(self, members: Iterable[Member]) -> bool:
-        if self._draining is not None:
+    def _are_here(self, members: Iterable[Member] | None) -> bool:
+        if members is None:
             return bool(self._members or self._running)
         return any(member in self._members or member in self._running for member in members)
 

@@ -439,9 +439,13 @@ class WebSocket(WebSocketPath, OlderNames):
     def fail(self, code: CloseCode, reason: str) -> None:
         """The peer has gone beyond a limit: say so, drop what it still sends, and let go of it."""
         engine, transport = self._engine, self._transport
-        if engine is not None and transport is not None and engine.state is _OPEN and not transport.closed:
+        if engine is None or transport is None or engine.state is not _OPEN or transport.closed:
+            return
+        if self._open:
             engine.fail(code, reason)
             self._hub.loop.run_callback(self._conclude)
+        else:  # it has been cut, or a write was refused: no close frame can go out
+            transport.abort()
 
     def abort(self) -> None:
         """Cut the connection without a goodbye (1006 to the peer)."""
@@ -692,10 +696,11 @@ class WebSocket(WebSocketPath, OlderNames):
         if self._paused:
             return None
         transport: Any = self._transport
-        waiting: int = transport.outbox_size
         taken: int = transport.bytes_received
-        # What the kernel has taken of the outbox shows that the peer reads, however slowly.
-        return taken if not waiting else taken + transport.bytes_sent - waiting
+        if transport.blocked_since is not None:
+            # What the kernel has taken of the outbox since shows that the peer reads, however slowly.
+            taken += transport.bytes_sent - transport.outbox_size
+        return taken
 
     def in_a_message(self) -> int | None:
         """The number of the message of which a part has come, None between two."""
@@ -703,11 +708,11 @@ class WebSocket(WebSocketPath, OlderNames):
         return self._messages_received if engine.in_a_message else None
 
     def knock(self) -> None:
-        """Ask for a sign of life, unless something waits for the peer already."""
+        """Ask for a sign of life, unless the peer takes nothing anyway."""
         transport: Any = self._transport
         if transport.broken and self._paused:
             transport.abort()  # nobody reads to the end to find out how it ended
-        elif self._open and not transport.outbox_size:
+        elif self._open and transport.blocked_since is None:
             self.ping()
 
     def _wake_senders(self) -> None:

@@ -24,7 +24,7 @@ from gevent import socket as gsocket
 from gevent import ssl as gssl
 
 import gws_middleware
-from gws_middleware.channel import Channel, plain_channel
+from gws_middleware.channel import Channel, plain_channel, tls_channel
 from gws_middleware.codes import CloseCode, Opcode
 from gws_middleware.config import Config
 from gws_middleware.protocol.connection import Connection, State
@@ -355,7 +355,8 @@ def connected(
     """An accepted WebSocket and its peer, without an application. Both are gone when the block ends."""
     ours, theirs = pair(buffers)
     registry = Registry()
-    ws = unaccepted(lambda headers: (plain_channel(ours), early), registry, compression=compression, **options)
+    channel = tls_channel if isinstance(ours, gssl.SSLSocket) else plain_channel
+    ws = unaccepted(lambda headers: (channel(ours), early), registry, compression=compression, **options)
     peer = Peer(theirs, compression)
     try:
         ws.accept()

@@ -21,9 +21,9 @@ import pytest
 
 from gws_middleware import channel as channels
 from gws_middleware import transport
-from gws_middleware.channel import plain_channel
+from gws_middleware.channel import PROBE_AFTER, PROBE_EVERY, PROBES, give_up_silent, plain_channel, tls_channel
 
-from .inprocess import hub_errors, receive_rest, reset, tcp_pair, unix_pair
+from .inprocess import hub_errors, receive_rest, reset, tcp_pair, tls_pair, unix_pair
 
 __all__ = ["hub_errors"]
 
@@ -75,6 +75,7 @@ VERBS: dict[str, Callable[[Any], object]] = {
     "send a view": lambda channel: channel.send(memoryview(b"x")),
     "sendmsg": lambda channel: channel.sendmsg([b"x", b"y"]),
     "shutdown": lambda channel: channel.shutdown(socket.SHUT_WR),
+    "setsockopt": lambda channel: channel.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
 }
 WRITES = ["send", "send a view", "sendmsg"]
 
@@ -315,6 +316,126 @@ def test_every_buffer_is_let_go(make: Make) -> None:
             call()
     buffer += b"more"
     assert len(buffer) == 12
+
+
+# --- options ------------------------------------------------------------------------------------------------------
+
+
+def option(channel: Any, level: int, name: int) -> int:
+    """What the kernel says, by a descriptor beside the channel's."""
+    with socket.socket(fileno=os.dup(channel.fileno())) as beside:
+        return beside.getsockopt(level, name)
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_setsockopt(make: Make, value: int) -> None:
+    """The kernel has it."""
+    channel, _ = make(tcp_pair)
+    assert channel.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, value) is None
+    assert option(channel, socket.SOL_SOCKET, socket.SO_KEEPALIVE) == value
+
+
+@pytest.mark.parametrize(
+    ("level", "name", "value", "number"),
+    [
+        (socket.SOL_SOCKET, 9999, 1, errno.ENOPROTOOPT),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, -1, errno.EINVAL),
+    ],
+)
+def test_setsockopt_that_the_kernel_refuses(make: Make, level: int, name: int, value: int, number: int) -> None:
+    """As its error says."""
+    channel, _ = make(tcp_pair)
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - its number is looked at
+        channel.setsockopt(level, name, value)
+    assert caught.value.errno == number
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), (1,), (1, 2), (1, 2, 3, 4, 5), ("1", 2, 3), (1, "2", 3), (1, 2, "3"), (1, 2, 3.5), (1, 2, 2**40)]
+)
+def test_setsockopt_of_what_is_no_option(make: Make, arguments: tuple[Any, ...]) -> None:
+    """Three numbers are wanted."""
+    channel, _ = make(tcp_pair)
+    with pytest.raises((TypeError, OverflowError)):
+        channel.setsockopt(*arguments)
+
+
+# --- giving up a peer that has vanished ---------------------------------------------------------------------------
+
+PATIENCE = [  # ping_interval, ping_timeout, send_timeout, milliseconds
+    (20.0, 20.0, 30.0, 40_000),
+    (20.0, 20.0, 60.0, 60_000),
+    (20.0, None, 5.0, 20_000),
+    (0.25, 0.25, 0.1, 500),
+    (1e9, 1e9, 1.0, 2**31 - 1),
+]
+KEEPALIVE = {"TCP_KEEPIDLE": PROBE_AFTER, "TCP_KEEPINTVL": PROBE_EVERY, "TCP_KEEPCNT": PROBES}
+
+
+@pytest.mark.parametrize(("interval", "timeout", "wait", "milliseconds"), PATIENCE)
+def test_kernel_has_the_patience_that_pings_have(
+    make: Make, interval: float, timeout: float | None, wait: float, milliseconds: int
+) -> None:
+    """``TCP_USER_TIMEOUT`` (RFC 5482) is as long as a peer may be silent, and as ``send()`` may wait for it."""
+    channel, _ = make(tcp_pair)
+    give_up_silent(channel, interval, timeout, wait)
+    assert option(channel, socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == milliseconds
+    assert option(channel, socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 0
+
+
+def test_kernel_sends_probes_where_there_are_no_pings(make: Make) -> None:
+    """Nothing else would be sent to a peer that has vanished."""
+    channel, _ = make(tcp_pair)
+    give_up_silent(channel, None, 20.0, 30.0)
+    assert option(channel, socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert {name: option(channel, socket.IPPROTO_TCP, getattr(socket, name)) for name in KEEPALIVE} == KEEPALIVE
+    assert option(channel, socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
+
+
+@pytest.mark.parametrize("interval", [20.0, None])
+def test_kernel_of_a_unix_socket_is_asked_nothing(make: Make, interval: float | None) -> None:
+    """It has no such options and needs none: its peer cannot vanish without a word."""
+    channel, peer = make(unix_pair)
+    give_up_silent(channel, interval, 20.0, 30.0)
+    channel.send(b"x")
+    assert peer.recv(1) == b"x"
+
+
+@pytest.mark.parametrize("interval", [20.0, None])
+def test_kernel_of_a_tls_connection_is_told_too(interval: float | None) -> None:
+    """Its socket object stays, and takes the same options."""
+    ours, peer = tls_pair()
+    channel = tls_channel(ours)
+    give_up_silent(channel, interval, 20.0, 30.0)
+    found = (
+        option(channel, socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
+        option(channel, socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+    )
+    for end in (channel, ours, peer):
+        end.close()
+    assert found == ((40_000, 0) if interval else (0, 1))
+
+
+@pytest.mark.parametrize("interval", [20.0, None])
+def test_system_without_an_option_does_without(
+    make: Make, interval: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """E.g. ``TCP_USER_TIMEOUT``, which macOS has not; the other options are set all the same."""
+    channel, _ = make(tcp_pair)
+    monkeypatch.delattr(socket, "TCP_USER_TIMEOUT")
+    monkeypatch.delattr(socket, "TCP_KEEPIDLE")
+    give_up_silent(channel, interval, 20.0, 30.0)
+    assert option(channel, socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == (PROBES if interval is None else 9)
+
+
+@pytest.mark.parametrize("interval", [20.0, None])
+def test_peer_that_has_gone_already_is_nobody_s_error(make: Make, interval: float | None) -> None:
+    """Reading finds it out."""
+    channel, peer = make(tcp_pair)
+    reset(peer)
+    channel.close()
+    give_up_silent(channel, interval, 20.0, 30.0)
+    assert channel.fileno() == -1
 
 
 # --- the end ------------------------------------------------------------------------------------------------------

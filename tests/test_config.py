@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os.path
 import re
 from typing import Any
 
@@ -35,7 +36,11 @@ DEFAULTS = {
     "compression": "off",
 }
 
+HOLDS_USERS = {"user_key": len, "max_connections_per_user": 3}
+"""A function beside the number that needs one."""
+
 COUNT = "wanted a whole number from"
+FUNCTION = 'wanted a function or its "package.module.name"'
 SECONDS = "wanted a number of seconds above 0"
 ORIGINS = (
     'wanted a list of origins: "https://example.com", "https://*.example.com", "same-origin", "null", "*" '
@@ -59,6 +64,50 @@ REFUSED: list[tuple[str, Any, str]] = [
         for knob in ("send_timeout", "close_timeout")
         for value in (0, -0.1, float("inf"), float("nan"), "30", True, None)
     ],
+    *[
+        (knob, value, f"{knob} is {value!r}: {SECONDS}, or None")
+        for knob in ("ping_interval", "ping_timeout", "message_timeout", "accept_timeout")
+        for value in (0, -1, float("inf"), float("nan"), "20", True)
+    ],
+    *[
+        ("rate_burst", value, f"rate_burst is {value!r}: {SECONDS}")
+        for value in (0, -1, float("inf"), float("nan"), "10", True, None)
+    ],
+    *[
+        (knob, value, f"{knob} is {value!r}: wanted a number above 0, or None")
+        for knob in ("message_rate", "byte_rate")
+        for value in (0, -1, float("inf"), float("nan"), "5", True)
+    ],
+    *[
+        (knob, value, f"{knob} is {value!r}: {COUNT} 1 to 1099511627776, or None")
+        for knob in ("max_connections", "max_connections_per_address", "max_connections_per_user")
+        for value in (0, -1, 2**40 + 1, 1.5, "7", True)
+    ],
+    *[
+        (knob, value, f"{knob} is {value!r}: {FUNCTION}, or None")
+        for knob in ("client_address", "user_key")
+        for value in (5, b"len", [len], "math.pi", "string.digits")
+    ],
+    *[
+        (knob, value, f"{knob} is {value!r}: {FUNCTION}, or None; {error}")
+        for knob in ("client_address", "user_key")
+        for value, error in (
+            ("nowhere.to_be.found", "No module named 'nowhere'"),
+            ("math.nothing", "module 'math' has no attribute 'nothing'"),
+            ("len", "Empty module name"),
+            ("", "Empty module name"),
+            (".relative", "Empty module name"),
+            (
+                "..relative",
+                "the 'package' argument is required to perform a relative import for '.'",
+            ),
+        )
+    ],
+    (
+        "max_connections_per_user",
+        5,
+        "max_connections_per_user is set, but no user_key that tells whose a WebSocket is",
+    ),
     *[
         ("compression", value, f'compression is {value!r}: wanted "off", "shared" or "dedicated"')
         for value in ("on", "Shared", True, None, 0)
@@ -96,6 +145,21 @@ ACCEPTED: list[tuple[str, Any]] = [
     ("send_limit", 1),
     ("send_timeout", 1),
     ("close_timeout", 0.001),
+    ("ping_interval", None),
+    ("ping_interval", 0.5),
+    ("ping_timeout", None),
+    ("message_timeout", None),
+    ("message_timeout", 5),
+    ("message_rate", 0.5),
+    ("byte_rate", 1e9),
+    ("rate_burst", 0.5),
+    ("accept_timeout", 5),
+    ("max_connections", 1),
+    ("max_connections", 2**40),
+    ("max_connections_per_address", 1),
+    ("client_address", dict.get),
+    ("client_address", None),
+    ("user_key", id),
     ("compression", "shared"),
     ("compression", "dedicated"),
     ("allowed_origins", ()),
@@ -132,6 +196,26 @@ def test_wrong_value_is_refused(knob: str, value: Any, sentence: str) -> None:
 def test_right_value_is_kept(knob: str, value: Any) -> None:
     """As it was given."""
     assert getattr(Config(**{knob: value}), knob) == value
+
+
+@pytest.mark.parametrize("knob", ["client_address", "user_key"])
+def test_function_may_be_named(knob: str) -> None:
+    """A file of settings, or the environment, has only text; what is kept is the function."""
+    assert getattr(Config(**{knob: "os.path.basename"}), knob) is os.path.basename
+
+
+def test_limit_of_users_needs_a_key() -> None:
+    """With one it is kept, and a key alone does no harm."""
+    config = Config(**HOLDS_USERS)
+    assert (config.max_connections_per_user, config.user_key) == (3, len)
+
+
+def test_view_s_own_settings_are_checked_as_any() -> None:
+    """``for_view`` gives a copy; the application's stays as it is."""
+    config = Config(max_fragments=7, **HOLDS_USERS)
+    other = config.for_view({"max_message_size": 5, "ping_interval": None})
+    assert dataclasses.asdict(other) == {**dataclasses.asdict(config), "max_message_size": 5, "ping_interval": None}
+    assert config == Config(max_fragments=7, **HOLDS_USERS)
 
 
 def test_list_of_origins_cannot_be_changed_afterwards() -> None:
@@ -173,6 +257,20 @@ def test_misspelt_option_is_refused_with_the_nearest_name(name: str, sentence: s
         ("GWS_SEND_HIGH_WATER", "0", "send_high_water", 0),
         ("GWS_SEND_TIMEOUT", "2.5", "send_timeout", 2.5),
         ("GWS_CLOSE_TIMEOUT", "3", "close_timeout", 3.0),
+        ("GWS_PING_INTERVAL", "none", "ping_interval", None),
+        ("GWS_PING_INTERVAL", "None", "ping_interval", None),
+        ("GWS_PING_TIMEOUT", "7.5", "ping_timeout", 7.5),
+        ("GWS_MESSAGE_TIMEOUT", "NONE", "message_timeout", None),
+        ("GWS_MESSAGE_RATE", "20", "message_rate", 20.0),
+        ("GWS_BYTE_RATE", "1e6", "byte_rate", 1e6),
+        ("GWS_RATE_BURST", "5", "rate_burst", 5.0),
+        ("GWS_ACCEPT_TIMEOUT", "5", "accept_timeout", 5.0),
+        ("GWS_MAX_CONNECTIONS", "500", "max_connections", 500),
+        ("GWS_MAX_CONNECTIONS", "none", "max_connections", None),
+        ("GWS_MAX_CONNECTIONS_PER_ADDRESS", "5", "max_connections_per_address", 5),
+        ("GWS_CLIENT_ADDRESS", "os.path.basename", "client_address", os.path.basename),
+        ("GWS_USER_KEY", "os.path.basename", "user_key", os.path.basename),
+        ("GWS_USER_KEY", "none", "user_key", None),
         ("GWS_COMPRESSION", "shared", "compression", "shared"),
         ("GWS_ALLOWED_ORIGINS", "*", "allowed_origins", ("*",)),
         ("GWS_ALLOWED_ORIGINS", "", "allowed_origins", ()),
@@ -199,6 +297,22 @@ def test_environment_variable_sets_a_knob(variable: str, text: str, knob: str, v
         ),
         ("GWS_SEND_TIMEOUT", "", "the environment variable GWS_SEND_TIMEOUT is '': wanted a number"),
         ("GWS_SEND_LIMIT", "2.5", "the environment variable GWS_SEND_LIMIT is '2.5': wanted a number"),
+        ("GWS_SEND_TIMEOUT", "none", "the environment variable GWS_SEND_TIMEOUT is 'none': wanted a number"),
+        ("GWS_MAX_FRAGMENTS", "none", "the environment variable GWS_MAX_FRAGMENTS is 'none': wanted a number"),
+        ("GWS_PING_INTERVAL", "off", "the environment variable GWS_PING_INTERVAL is 'off': wanted a number"),
+        ("GWS_PING_INTERVAL", "0", f"ping_interval is 0.0: {SECONDS}, or None"),
+        ("GWS_MAX_CONNECTIONS", "5.5", "the environment variable GWS_MAX_CONNECTIONS is '5.5': wanted a number"),
+        ("GWS_USER_KEY", "len", f"user_key is 'len': {FUNCTION}, or None; Empty module name"),
+        (
+            "GWS_MAX_CONNECTIONS_PER_USER",
+            "5",
+            "max_connections_per_user is set, but no user_key that tells whose a WebSocket is",
+        ),
+        (
+            "GWS_PING_INTERVALL",
+            "5",
+            "the environment variable GWS_PING_INTERVALL is not a setting: did you mean 'GWS_PING_INTERVAL'?",
+        ),
         ("GWS_SEND_TIMEOUT", "nan", f"send_timeout is nan: {SECONDS}"),
         ("GWS_SEND_LIMIT", "0", f"send_limit is 0: {COUNT} 1 to 1099511627776"),
         ("GWS_COMPRESSION", "on", 'compression is \'on\': wanted "off", "shared" or "dedicated"'),

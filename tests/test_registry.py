@@ -13,9 +13,18 @@ import pytest
 from gws_middleware import registry as module
 from gws_middleware.codes import CloseCode
 from gws_middleware.config import Config
-from gws_middleware.registry import Registry, current
+from gws_middleware.registry import PACE, Registry, current
 
-from .inprocess import connected, hub_errors, package_path, until
+from .inprocess import (
+    Peer,
+    connected,
+    hub_errors,
+    package_path,
+    plain_channel,
+    tcp_pair,
+    unaccepted,
+    until,
+)
 
 __all__ = ["hub_errors"]
 
@@ -94,6 +103,203 @@ def test_drain_twice_at_once_is_harmless() -> None:
     drains = [gevent.spawn(registry.drain, 1001, 5.0) for _ in range(2)]
     gevent.joinall(drains, timeout=5, raise_error=True)
     assert "abort" not in visitor.heard
+
+
+class Silent:
+    """A member that leaves with its goodbye, and notes whose turn it was."""
+
+    def __init__(self, registry: Registry, order: list[Silent], view: bool = False) -> None:
+        self.registry, self.order, self.codes = registry, order, []
+        registry.add(self, Config())
+        registry._running.update({self: None} if view else {})
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        self.codes.append(int(code))
+        self.order.append(self)
+        self.registry.remove(self)
+
+    def abort(self) -> None:
+        self.codes.append(1006)
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that stands still but for the sleeps, which are noted and take no time."""
+    noted: list[float] = []
+    monkeypatch.setattr(module.time, "monotonic", lambda: sum(noted))
+    monkeypatch.setattr(module.gevent, "sleep", noted.append)
+    return noted
+
+
+def test_goodbyes_to_many_are_spread(pauses: list[float]) -> None:
+    """At most PACE in a second, and a few at a time: each brings a client back at once."""
+    registry, order = Registry(), []
+    members = [Silent(registry, order) for _ in range(2000)]
+    registry.drain(CloseCode.SERVICE_RESTART, timeout=60)
+    assert sorted(map(id, order)) == sorted(map(id, members))
+    assert {tuple(member.codes) for member in members} == {(1012,)}
+    assert 2000 / PACE - 0.2 < sum(pauses) <= 2000 / PACE
+    assert max(pauses) < 0.1
+
+
+def test_goodbyes_to_very_many_take_no_longer_than_the_timeout(pauses: list[float]) -> None:
+    """The worker has no more time than that."""
+    registry, order = Registry(), []
+    for _ in range(2000):
+        Silent(registry, order)
+    registry.drain(timeout=1.0)
+    assert len(order) == 2000
+    assert 0.9 < sum(pauses) <= 1.0
+
+
+def test_goodbyes_to_few_are_not_held_back(pauses: list[float]) -> None:
+    """Nobody has to wait for a stop of a small worker."""
+    registry, order = Registry(), []
+    for _ in range(20):
+        Silent(registry, order)
+    registry.drain(timeout=60)
+    assert (len(order), pauses) == (20, [])
+
+
+def test_newcomer_of_a_draining_worker_is_sent_home_too() -> None:
+    """It came behind the goodbye to the others, and hears the same code; nothing of its accept() is disturbed."""
+    registry = Registry()
+    registry.drain(CloseCode.SERVICE_RESTART, timeout=0.01)
+    newcomer = Visitor(registry, 0)
+    at_once = list(newcomer.heard)
+    until(lambda: newcomer.heard)
+    assert (at_once, newcomer.heard, registry.draining) == ([], [1012], True)
+
+
+def test_newcomer_with_a_real_connection_is_sent_home() -> None:
+    """With its 101 before and its close frame behind."""
+    with connected() as (ws, peer):
+        registry = ws._registry
+        draining = gevent.spawn(registry.drain, CloseCode.SERVICE_RESTART, 5.0)
+        assert peer.close_frame() == (1012, "")
+        ours, theirs = tcp_pair()
+        late = unaccepted(lambda headers: (plain_channel(ours), b""), registry)
+        late.accept()
+        other = Peer(theirs)
+        assert other.close_frame() == (1012, "")
+        for one in (peer, other):
+            one.answer()
+        draining.get(timeout=5)
+        theirs.close()
+        assert late.close_code == 1012
+
+
+def test_drain_waits_for_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sockets are gone before them; their ``finally`` is not to be cut off."""
+    registry, order = Registry(), []
+    member = Silent(registry, order, view=True)
+    gevent.spawn_later(0.05, lambda: (order.append("view"), registry.ended(member)))
+    registry.drain(timeout=60)
+    assert order == [member, "view"]
+
+
+def test_drain_waits_for_views_no_longer_than_the_timeout() -> None:
+    """One that never ends does not keep the worker."""
+    registry = Registry()
+    Silent(registry, [], view=True)
+    begin = time.monotonic()
+    registry.drain(timeout=0.1)
+    assert 0.1 <= time.monotonic() - begin < 3
+
+
+def test_drain_of_some_leaves_others_alone() -> None:
+    """They hear nothing, nor do those who come later; nobody waits for them."""
+    registry = Registry()
+    leaving, staying = Visitor(registry, 0.01), Visitor(registry)
+    registry.drain(timeout=60, members=[leaving])
+    newcomer = Visitor(registry)
+    gevent.sleep(0.01)
+    found = leaving.heard, staying.heard, newcomer.heard, registry.draining
+    for each in (staying, newcomer):
+        registry.remove(each)
+    assert found == ([1001], [], [], False)
+
+
+def test_drain_of_some_cuts_nobody_else() -> None:
+    """Though all are sent home meanwhile, and have more time for it."""
+    registry = Registry()
+    one, two = Visitor(registry), Visitor(registry, 0.3)
+    some = gevent.spawn(registry.drain, 1001, 0.05, [one])
+    everybody = gevent.spawn(registry.drain, 1012, 5.0)
+    some.get(timeout=5)
+    found = list(two.heard)
+    everybody.get(timeout=5)
+    assert found == [1012]
+
+
+def test_drain_of_some_waits_for_their_views_alone() -> None:
+    """Another one's view may go on for hours."""
+    registry, order = Registry(), []
+    mine, other = (Silent(registry, order, view=True) for _ in range(2))
+    gevent.spawn_later(0.05, registry.ended, mine)
+    registry.drain(timeout=60, members=[mine])
+    registry.remove(other)
+    assert list(registry._running) == [other]
+
+
+def test_kill_ends_the_views_that_are_still_there() -> None:
+    """By GreenletExit, so that their ``finally`` runs. One that has ended, or has left its connection, is no view."""
+    registry, ended = Registry(), []
+    members = [object() for _ in range(3)]
+
+    def view(number: int) -> None:
+        registry.began(members[number])  # type: ignore[arg-type]
+        try:
+            gevent.sleep(60)
+        except gevent.GreenletExit:
+            ended.append(number)
+            raise
+        finally:
+            registry.ended(members[number])  # type: ignore[arg-type]
+
+    views = [gevent.spawn(view, number) for number in range(3)]
+    until(lambda: len(registry._running) == 3)
+    views[0].kill()
+    ended.clear()
+    registry.left(members[1])  # type: ignore[arg-type]
+    registry.kill_views()
+    views[2].join(5)
+    found = list(ended), views[1].dead
+    views[1].kill()
+    assert found == ([2], False)
+
+
+def test_kill_does_not_wait() -> None:
+    """A view that goes on in its ``finally`` is the arbiter's to end."""
+    registry, member, steps = Registry(), object(), []
+
+    def view() -> None:
+        registry.began(member)  # type: ignore[arg-type]
+        try:
+            gevent.sleep(60)
+        finally:
+            steps.append("finally")
+            gevent.sleep(0.02)
+            steps.append("done")
+
+    viewing = gevent.spawn(view)
+    until(lambda: registry._running)
+    registry.kill_views()
+    before = list(steps)
+    viewing.join(5)
+    assert (before, steps) == ([], ["finally", "done"])
+
+
+def test_places_are_as_many_as_the_limit() -> None:
+    """Each key has its own; a place that is given back can be taken again, and a key without any is forgotten."""
+    registry = Registry()
+    taken = [registry.take_place("a", 2) for _ in range(3)] + [registry.take_place("b", 1)]
+    registry.give_place("a")
+    taken.append(registry.take_place("a", 2))
+    for key in ("a", "a", "b"):
+        registry.give_place(key)
+    assert taken == [True, True, False, True, True]
+    assert not registry._places
 
 
 def test_connection_is_a_member_from_the_accept_to_the_end_of_its_socket() -> None:

@@ -851,6 +851,45 @@ def use_up(pair: Callable[[int], tuple[Any, Any]], make_channel: Callable[[Any],
     return owner
 
 
+class TestBlocked:
+    @every_kind
+    def test_blocked_since_tells_when_the_kernel_took_no_more(self, make_link: MakeLink, kind: str) -> None:
+        """From then on until it has taken all: what waits meanwhile only for us does not count."""
+        link = make_link(kind, SMALL)
+        link.transport.start()
+        link.transport.queue(b"held")
+        found = [link.transport.blocked_since]
+        ticks()
+        found.append(link.transport.blocked_since)
+        before = time.monotonic()
+        fill(link)
+        since = link.transport.blocked_since
+        assert found == [None, None]
+        assert since is not None
+        assert before <= since <= time.monotonic()
+        link.transport.write(b"more")
+        receive_exactly(link.peer, 1 << 15)
+        assert link.transport.blocked_since == since
+        receive_exactly(link.peer, link.transport.bytes_sent - (1 << 15))
+        until(lambda: link.transport.blocked_since is None)
+        assert link.transport.outbox_size == 0
+
+    @pytest.mark.parametrize("end", ["abort", "a refused write"])
+    def test_connection_that_ends_is_not_blocked(self, make_link: MakeLink, end: str) -> None:
+        """There is nothing left to wait for."""
+        link = make_link("tcp", SMALL)
+        link.transport.start()
+        fill(link)
+        if end == "abort":
+            link.transport.abort()
+        else:
+            link.channel.send = link.channel.sendmsg = refuse(BrokenPipeError)
+        reader = gevent.spawn(receive_rest, link.peer)
+        until(lambda: link.transport.blocked_since is None)
+        reader.kill()
+        assert link.transport.outbox_size == 0
+
+
 class TestDeadline:
     def test_deadline_cuts_a_peer_that_does_nothing(self, make_link: MakeLink) -> None:
         """With an empty outbox nothing can put it off."""

@@ -10,12 +10,13 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import fields
 from typing import Any
 
 import gevent
 import pytest
 
-from gws_middleware import ConnectionClosed, HandshakeRefused, WebSocket, prepare
+from gws_middleware import Config, ConfigError, ConnectionClosed, HandshakeRefused, WebSocket, prepare
 from gws_middleware.channel import Channel
 from gws_middleware.codes import CloseCode, Opcode
 from gws_middleware.protocol.connection import MAX_PONGS
@@ -25,6 +26,7 @@ from gws_middleware.takeover import SERVER_KEY, Server
 from gws_middleware.testing import connect
 from gws_middleware.transport import BIG_READ, READ_SIZE, Transport
 from gws_middleware.typing import Environ, Headers, StartResponse
+from gws_middleware.websocket import MAX_PINGS_DROPPED
 
 from .inprocess import (
     ENDS,
@@ -844,6 +846,269 @@ class TestPing:
             assert [peer.receive() for _ in range(3)] == [bytes(1000)] * 3
             until(lambda: peer.engine.pongs or peer.read())
             assert peer.engine.pongs == [b"are you there?"]
+
+
+class TestPingFlood:
+    """Attack 10: pongs for a peer that does not read them (RFC 6455 5.5.3 lets us answer the latest alone)."""
+
+    def test_flood_of_a_peer_that_reads_nothing_ends_with_1008(self) -> None:
+        """So many that no clock can have lost them; nothing has piled up for it."""
+        with connected(buffers=BUFFERS, send_high_water=1000, close_timeout=0.05) as (ws, peer):
+            fill(ws)
+            ticks(20)
+            waiting = ws._transport.outbox_size
+            flood = PING_FRAME * (MAX_PINGS_DROPPED + MAX_PONGS + 1)
+            sending = gevent.spawn(peer.sock.sendall, flood)
+            until(lambda: ws.closed)
+            sending.kill()
+            assert (ws.close_code, ws.close_reason) == (1008, "pings, but no pong is read")
+            assert ws._transport.outbox_size <= waiting + 50
+
+    def test_pings_within_the_limit_do_not(self) -> None:
+        """A peer may read late."""
+        with connected(buffers=BUFFERS, send_high_water=1000) as (ws, peer):
+            fill(ws)
+            ticks(20)
+            before = ws.stats.bytes_received
+            flood = PING_FRAME * (MAX_PINGS_DROPPED + MAX_PONGS)
+            sending = gevent.spawn(peer.sock.sendall, flood)
+            until(lambda: ws.stats.bytes_received == before + len(flood))
+            sending.get(timeout=5)
+            ticks()
+            assert not ws.closed
+
+    def test_flood_of_a_peer_that_reads_is_answered(self) -> None:
+        """However many: the count begins anew with each answer."""
+        with connected() as (ws, peer):
+            for _ in range(5):
+                peer.sock.sendall(PING_FRAME * 500)
+                until(lambda: peer.read() or peer.engine.pongs)
+                peer.engine.pongs.clear()
+            assert not ws.closed
+
+
+LIMITS: dict[str, Any] = {
+    "max_message_size": 5,
+    "max_fragments": 2,
+    "inbox_messages": 1,
+    "send_high_water": 10,
+    "send_limit": 20,
+    "send_timeout": 0.5,
+    "close_timeout": 0.5,
+    "ping_interval": None,
+    "ping_timeout": 3,
+    "message_timeout": None,
+    "message_rate": 7,
+    "byte_rate": 8.5,
+    "rate_burst": 2,
+}
+"""What a view may set, and to what."""
+
+
+class TestLimits:
+    def test_table_is_whole(self) -> None:
+        """A new knob is either for one view or decided before a view is called."""
+        assert {each.name for each in fields(Config) if each.metadata["per_view"]} == set(LIMITS)
+
+    @pytest.mark.parametrize("name", LIMITS)
+    def test_view_sets_its_own(self, name: str) -> None:
+        """The others stay as they are."""
+        ws = unaccepted(refuse_switch, max_connections=5)
+        ws.limits(**{name: LIMITS[name]})
+        assert ws._config == Config(max_connections=5, **{name: LIMITS[name]})
+
+    def test_limits_may_be_set_one_after_the_other(self) -> None:
+        """A decorator sets some, the view others."""
+        ws = unaccepted(refuse_switch)
+        ws.limits(max_fragments=2)
+        ws.limits(max_message_size=5)
+        ws.limits()
+        assert (ws._config.max_fragments, ws._config.max_message_size) == (2, 5)
+
+    @pytest.mark.parametrize("name", [each.name for each in fields(Config) if not each.metadata["per_view"]])
+    def test_what_is_decided_before_cannot_be_set(self, name: str) -> None:
+        """The handshake has been judged, and places have been taken."""
+        ws = unaccepted(refuse_switch)
+        with pytest.raises(ConfigError) as caught:
+            ws.limits(max_fragments=2, **{name: getattr(Config(), name)})
+        assert str(caught.value) == f"{name} cannot be set for one view: set it for the application"
+        assert ws._config == Config()
+
+    @pytest.mark.parametrize(
+        ("options", "sentence"),
+        [
+            ({"max_mesage_size": 5}, "'max_mesage_size' is not a setting: did you mean 'max_message_size'?"),
+            ({"colour": 5}, "'colour' is not a setting"),
+            ({"max_fragments": 0}, "max_fragments is 0: wanted a whole number from 1 to 1099511627776"),
+            ({"ping_interval": 0}, "ping_interval is 0: wanted a number of seconds above 0, or None"),
+        ],
+    )
+    def test_wrong_limit_is_refused(self, options: dict[str, Any], sentence: str) -> None:
+        """In the words that settings are refused in; nothing has changed."""
+        ws = unaccepted(refuse_switch)
+        with pytest.raises(ConfigError) as caught:
+            ws.limits(**options)
+        assert (str(caught.value), ws._config) == (sentence, Config())
+
+    def test_limits_are_set_before_the_accept(self) -> None:
+        """The engine works with them by then."""
+        with connected() as (ws, _):
+            with pytest.raises(RuntimeError) as caught:
+                ws.limits(max_fragments=2)
+            assert str(caught.value) == "this WebSocket has been accepted already: its limits are set before"
+
+    def test_limits_hold(self) -> None:
+        """Those of the engine, of the meter, of the keepalive and of the short path."""
+
+        def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+            ws = environ["wsgi.websocket"]
+            ws.limits(max_message_size=5, send_high_water=7, send_limit=9, byte_rate=1e6, ping_interval=0.03)
+            ws.accept()
+            seen.extend([ws._high_water, ws._send_limit, type(ws._transport._owner).__name__])
+            ws.receive()
+            return []
+
+        seen: list[Any] = []
+        with connect(app) as client:
+            client.send("123456")
+            assert client.receive() is None
+            assert (client.close_code, client.close_reason) == (1009, "a message has more than 5 bytes")
+        assert seen == [7, 9, "_Meter"]
+
+    def test_ping_interval_of_a_view_is_its_own(self) -> None:
+        """Its peer is asked by it."""
+
+        def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+            ws = environ["wsgi.websocket"]
+            ws.limits(ping_interval=0.03, ping_timeout=0.03)
+            seen.append((ws.receive(), ws.close_reason))
+            return []
+
+        seen: list[Any] = []
+        with connect(app) as client:
+            until(lambda: seen)
+            assert (client.receive(), client.close_code) == (None, 1011)
+        assert seen == [(None, "keepalive ping timeout")]
+
+
+class TestFail:
+    """The shell's own limits end a connection as a broken rule does."""
+
+    def test_fail_tells_the_peer_why(self) -> None:
+        """What it still sends is dropped, and the view sees the end."""
+        with connected() as (ws, peer):
+            viewing = gevent.spawn(ws.receive)
+            ticks()
+            ws.fail(CloseCode.POLICY_VIOLATION, "enough")
+            peer.send("too late")
+            assert peer.close_frame() == (1008, "enough")
+            assert viewing.get(timeout=5) is None
+            assert (ws.close_code, ws.close_reason, ws.stats.messages_received) == (1008, "enough", 0)
+
+    def test_fail_comes_behind_what_waits(self) -> None:
+        """The messages that came before are received."""
+        with connected() as (ws, peer):
+            peer.send("one", "two")
+            until(lambda: ws.stats.messages_received == 2)
+            ws.fail(CloseCode.POLICY_VIOLATION, "enough")
+            assert [ws.receive(), ws.receive(), ws.receive()] == ["one", "two", None]
+
+    def test_fail_of_a_stuck_reader_does_not_wait_for_it(self) -> None:
+        """The view sees the end at once, and the socket goes after ``close_timeout``."""
+        with connected(buffers=BUFFERS, send_high_water=1000, close_timeout=0.03) as (ws, _):
+            fill(ws)
+            ws.fail(CloseCode.INTERNAL_ERROR, "gone")
+            assert ws.receive() is None
+            until(lambda: ws._transport.closed)
+            assert ws.close_code == 1011
+
+    @every_end
+    def test_fail_behind_an_end_changes_nothing(self, end: str) -> None:
+        """The first end counts; one that has no connection has none to end."""
+        finish, (code, reason) = ENDS[end]
+        unaccepted(refuse_switch).fail(CloseCode.POLICY_VIOLATION, "enough")
+        with connected() as (ws, peer):
+            finish(ws, peer)
+            until(lambda: ws.closed)
+            ws.fail(CloseCode.POLICY_VIOLATION, "enough")
+            ticks()
+            assert (ws.close_code, ws.close_reason) == (code, reason)
+
+    def test_fail_of_a_connection_whose_write_was_refused_cuts_it(self) -> None:
+        """No close frame can go out, so there was none: 1006."""
+        with connected(inbox_messages=1) as (ws, peer):
+            peer.send("one", "two")
+            until(lambda: ws._paused)
+            peer.reset()
+            until(lambda: ws.closed or ws.ping())
+            ws.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
+            until(lambda: ws._transport.closed)
+            assert ws.close_code == 1006
+
+
+class TestWhatKeepaliveAsks:
+    def test_pulse_changes_with_every_byte(self) -> None:
+        """And with nothing else: not with what we send, nor with the time."""
+        with connected() as (ws, peer):
+            found = [ws.pulse()]
+            ws.send("x")
+            ws.ping()
+            ticks()
+            found.append(ws.pulse())
+            peer.sock.sendall(b"\x81")
+            until(lambda: ws.stats.bytes_received)
+            found.append(ws.pulse())
+            assert found == [0, 0, 1]
+
+    def test_pulse_changes_when_a_slow_peer_reads(self) -> None:
+        """Not when more is sent to it."""
+        with connected(buffers=BUFFERS, send_high_water=2**30) as (ws, peer):
+            ws.send(bytes(2**22))
+            ticks(20)
+            before = ws.pulse()
+            ws.send(bytes(2**16))
+            still = ws.pulse()
+            until(lambda: peer.sock.recv(1 << 16) and ws.pulse() != before)
+            assert still == before
+            assert ws._transport.outbox_size
+
+    def test_pulse_is_none_while_nothing_is_read(self) -> None:
+        """Nobody can tell then."""
+        with connected(inbox_messages=1) as (ws, peer):
+            peer.send("one", "two")
+            until(lambda: ws._paused)
+            found = [ws.pulse()]
+            ws.receive()
+            ws.receive()
+            found.append(ws.pulse())
+            assert found == [None, ws.stats.bytes_received]
+
+    def test_message_has_a_number_while_a_part_of_it_is_here(self) -> None:
+        """Another one for each message."""
+        with connected() as (ws, peer):
+            half = masked_frame(Opcode.TEXT, b"12345678")
+            found = [ws.in_a_message()]
+            for piece, count in ((half[:5], 5), (half[5:] + half[:5], 19), (half[5:], 28)):
+                peer.sock.sendall(piece)
+                until(lambda count=count: ws.stats.bytes_received == count)  # type: ignore[misc]
+                found.append(ws.in_a_message())
+            assert found == [None, 0, 1, None]
+
+    def test_waiting_tells_size_and_age(self) -> None:
+        """Of what the kernel has not taken; nothing before the accept, and nothing once it is over."""
+        assert unaccepted(refuse_switch).waiting == (0, None)
+        with connected(buffers=BUFFERS, send_high_water=1000) as (ws, _):
+            found = [ws.waiting]
+            begin = time.monotonic()
+            fill(ws)
+            size, since = ws.waiting
+            ws.abort()
+            until(lambda: ws._transport.closed)
+            found.append(ws.waiting)
+            assert found == [(0, None), (0, None)]
+            assert size > 1000
+            assert since is not None
+            assert begin <= since <= time.monotonic()
 
 
 class TestClose:

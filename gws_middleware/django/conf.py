@@ -76,7 +76,8 @@ def for_the_wrapper() -> dict[str, Any]:
     load()
     given = _given()
     values = {each.name: given[each.name] for each in fields(Config) if each.name in given}
-    values.setdefault("user_key", USER_KEY)
+    if "GWS_USER_KEY" not in os.environ:
+        values.setdefault("user_key", USER_KEY)
     if "allowed_origins" not in values and "GWS_ALLOWED_ORIGINS" not in os.environ:
         values["allowed_origins"] = [SAME_ORIGIN, *_trusted_origins()]
     return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from django.test import override_settings
 from gws_middleware import Config, ConfigError, WebSocketMiddleware
 from gws_middleware.django import conf
 from gws_middleware.django.test import WebSocketClient, WebSocketRefused
+from gws_middleware.django.users import user_key
 
 
 def wrapped(**options: Any) -> Config:
@@ -41,6 +43,28 @@ class TestSettings:
         """And are read where they are needed."""
         assert wrapped() == wrapped()
         assert (conf.load().database_grace, conf.load().close_on_logout) == (3, False)
+
+    @override_settings(GWS={"max_connections_per_user": 3})
+    def test_user_s_key_needs_no_setting(self) -> None:
+        """Django knows whose a request is."""
+        assert wrapped().user_key is user_key
+        assert (conf.load().user_key, conf.load().max_connections_per_user) == (user_key, 3)
+
+    @override_settings(GWS={"user_key": "os.path.basename"})
+    def test_user_s_key_may_be_the_project_s_own(self) -> None:
+        """By its name, which a file of settings can have without importing it."""
+        assert (wrapped().user_key, conf.load().user_key) == (os.path.basename, os.path.basename)
+
+    def test_user_s_key_of_the_environment_comes_before_the_default(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is said somewhere is meant."""
+        monkeypatch.setenv("GWS_USER_KEY", "os.path.basename")
+        assert wrapped().user_key is os.path.basename
+
+    @override_settings(GWS={"user_key": None, "max_connections_per_user": 3})
+    def test_limit_of_users_without_a_key_stops_the_server(self) -> None:
+        """The project has said that there is none."""
+        with pytest.raises(ConfigError, match=r"^max_connections_per_user is set, but no user_key that tells"):
+            wrapped()
 
     def test_defaults_need_no_setting(self) -> None:
         """A project without ``GWS``."""

@@ -17,10 +17,10 @@ from django.contrib.auth.signals import user_logged_in, user_logged_out
 from django.contrib.sessions.models import Session
 from django.test import RequestFactory, TestCase, override_settings
 
-from gws_middleware import testing
-from gws_middleware.django.test import WebSocketClient, WebSocketTestMixin
-from gws_middleware.django.users import close_user_sockets, refresh_user
-from tests.inprocess import package_path
+from gws_middleware import registry, testing
+from gws_middleware.django.test import WebSocketClient, WebSocketRefused, WebSocketTestMixin
+from gws_middleware.django.users import close_user_sockets, refresh_user, user_key
+from tests.inprocess import package_path, until
 
 from .project.views import EVENTS
 
@@ -354,6 +354,81 @@ def test_user_model_of_the_project_s_own_need_not_know_is_active(tmp_path: Path)
         command, cwd=tmp_path, env=package_path(), capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stdout.split() == ["bob", "AnonymousUser"], done.stderr
+
+
+class TestLimitOfUsers(WebSocketTestMixin, TestCase):
+    """``max_connections_per_user`` without a ``user_key`` of the project's: the key is the user's."""
+
+    client: WebSocketClient
+
+    def setUp(self) -> None:
+        self.bob = User.objects.create_user("bob", password="x")
+        self.eve = User.objects.create_user("eve", password="x")
+        settings = override_settings(GWS={"max_connections_per_user": 1})
+        settings.enable()
+        self.addCleanup(settings.disable)
+
+    def of(self, user: User) -> WebSocketClient:
+        """A browser of the user's: each has a session of its own."""
+        client = WebSocketClient()
+        client.force_login(user)
+        return client
+
+    def ended_at_once(self, user: User, path: str) -> tuple[int | None, str | None]:
+        """Code and reason of one more."""
+        with self.of(user).websocket(path) as ws:
+            for _ in ws:
+                pass
+            return ws.close_code, ws.close_reason
+
+    def test_one_more_ends_with_1008(self) -> None:
+        """Attached and detached, in whatever browser; those of others are their own."""
+        for path in PATHS:
+            with self.subTest(path), self.of(self.bob).websocket(path) as one:
+                assert one.receive() == "bob"
+                assert self.ended_at_once(self.bob, path) == (1008, "too many connections")
+                with self.of(self.eve).websocket(path) as other:
+                    assert other.receive() == "eve"
+                one.send("who")
+                assert one.receive() == "bob"
+
+    def test_place_is_free_again_after_a_close(self) -> None:
+        """Also after one that was too many, which never had a place."""
+        for path in PATHS * 2:
+            with self.subTest(path), self.of(self.bob).websocket(path) as ws:
+                assert ws.receive() == "bob"
+                self.ended_at_once(self.bob, path)
+            until(lambda: not registry.current()._places)
+
+    def test_anonymous_visitors_are_not_counted(self) -> None:
+        """They would all be one user."""
+        with WebSocketClient().websocket("/who/") as one, WebSocketClient().websocket("/who/") as two:
+            assert [one.receive(), two.receive()] == ["AnonymousUser"] * 2
+            assert not registry.current()._places
+
+    def test_user_that_nobody_asked_for_is_not_counted(self) -> None:
+        """That would be a query for each WebSocket."""
+        with self.of(self.bob).websocket("/both/") as one, self.of(self.bob).websocket("/both/") as two:
+            for ws in (one, two):
+                ws.send("x")
+                assert ws.receive() == "0: x"
+            assert not registry.current()._places
+
+    def test_refused_handshake_takes_no_place(self) -> None:
+        """The view looks at the user and answers with HTTP."""
+        client = self.of(self.bob)
+        for _ in range(2):
+            with pytest.raises(WebSocketRefused), client.websocket("/permitted/"):
+                pass
+        assert not registry.current()._places
+
+    def test_key_is_the_primary_key(self) -> None:
+        """No query is made to learn it."""
+        with self.of(self.bob).websocket("/private/") as ws:
+            ws.receive()
+            (found,) = registry.current()
+            with self.assertNumQueries(0):
+                assert user_key(found) == self.bob.pk  # type: ignore[arg-type]
 
 
 def test_websocket_without_a_request_is_nobody_s() -> None:

@@ -1271,6 +1271,55 @@ class TestShell:
         data = kind(end.frame(TEXT, b"a") + b"".join(end.fragments(TEXT, b"b", b"c")))
         assert Connection(client=end.client).feed(data) == ["a", "bc"]
 
+    def test_in_a_message(self, end: End) -> None:
+        """Whether a part of a message has come, or of a frame: of each header, payload and fragment."""
+        first, middle, last = end.fragments(TEXT, b"a" * 200, b"", b"c")
+        engine, found = Connection(client=end.client), []
+        pieces = [b"", end.frame(TEXT, b"whole"), first[:1], first[1:5], first[5:], middle, end.ping(), last[:-1]]
+        pieces += [last[-1:], end.ping(), end.frame(BINARY, b"x" * 200)[:50]]
+        for piece in pieces:
+            engine.feed(piece)
+            found.append(engine.in_a_message)
+        assert found == [False, False, True, True, True, True, True, True, False, False, True]
+
+    def test_fail(self, end: End) -> None:
+        """A limit that the shell keeps ends the connection as a broken rule does."""
+        engine = Connection(client=end.client)
+        engine.feed(end.frame(TEXT, b"half", fin=False) + end.ping() + end.frame(CONTINUATION, b"x")[:3])
+        engine.fail(CloseCode.POLICY_VIOLATION, "too much")
+        messages = engine.feed(end.frame(CONTINUATION, b"x") + end.frame(TEXT, b"late") + end.close())
+        assert (messages, engine.state, engine.over) == ([], State.FAILED, True)
+        assert (engine.sent_close, engine.received_close) == ((1008, "too much"), None)
+        assert frames_of(engine.take_replies()) == [Frame(CLOSE, code(1008, b"too much"))]
+        assert not engine.has_replies
+
+    def test_fail_between_messages(self, end: End) -> None:
+        """Whole messages that still come are no messages any more."""
+        engine = Connection(client=end.client)
+        given = [engine.feed(end.frame(TEXT, b"in time"))]
+        engine.fail(CloseCode.POLICY_VIOLATION, "too many")
+        given.append(engine.feed(end.frame(TEXT, b"late")))
+        assert given == [["in time"], []]
+
+    def test_fail_behind_our_close_frame(self, end: End) -> None:
+        """Goodbye has been said: there is no second close frame."""
+        engine = Connection(client=end.client)
+        engine.close(1000, "done")
+        engine.take_replies()
+        engine.fail(CloseCode.POLICY_VIOLATION, "too much")
+        assert (engine.state, engine.sent_close, engine.take_replies()) == (State.FAILED, (1000, "done"), b"")
+
+    def test_pings_dropped(self, end: End) -> None:
+        """Pings beyond those that are kept are counted until answers are taken out: their peer does not read."""
+        engine = Connection(client=end.client)
+        counts = []
+        for number in (MAX_PONGS, 1, 4):
+            engine.feed(end.ping() * number)
+            counts.append(engine.pings_dropped)
+        engine.take_pongs()
+        counts.append(engine.pings_dropped)
+        assert counts == [0, 1, 5, 0]
+
     def test_plain(self, end: End) -> None:
         """An engine that neither masks nor compresses says so."""
         compressing = Connection(client=end.client, deflate=Deflate(RESET, end.client))
