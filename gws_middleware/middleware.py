@@ -234,14 +234,21 @@ class _Lifetime:
             return self._start_swallowed(status, exc_info)
         start_response, server = self._start_response, self._server
         assert start_response is not None
-        self._started = True
+        self._count_refusal()
         self._cancel_deadline()
-        registry.current().counters.refused["application"] += 1
         self.ws._refuse()
         arguments = () if exc_info is None else (exc_info,)
         write = start_response(status, [*headers, *server.close_headers], *arguments)
         server.refuse_more(write)
         return write
+
+    def _count_refusal(self) -> None:
+        """Once, also where the application replaces its answer by an error page, or where it raises and whoever is
+        outside answers.
+        """
+        if not self._started:
+            self._started = True
+            registry.current().counters.refused["application"] += 1
 
     def _start_swallowed(self, status: str, exc_info: Any) -> Write:
         if exc_info:
@@ -320,6 +327,7 @@ class _Lifetime:
         """The application raised ``error``; what must go on is raised again."""
         ws = self.ws
         if not self.over:
+            self._count_refusal()
             if self._start_response is not None:  # a wrapper outside may make an ordinary response of it
                 self._server.refuse_more(self._start_response)
             self.forget()

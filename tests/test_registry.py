@@ -121,6 +121,15 @@ def test_drain_sends_real_connections_home(answers: bool) -> None:
         assert len(ws._registry) == 0
 
 
+def test_drain_returns_when_what_it_cut_is_counted() -> None:
+    """Whoever tells the last numbers behind it, e.g. a process that ends, tells all of them."""
+    with connected() as (ws, peer):
+        registry = ws._registry
+        registry.drain(1001, timeout=0.1)
+        assert (len(registry), dict(registry.counters.closed)) == (0, {1001: 1})
+        assert peer.close_frame() == (1001, "")
+
+
 def test_current_is_one_for_the_process() -> None:
     """Hooks, limits and drain all ask the same one."""
     assert current() is current()

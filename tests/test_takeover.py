@@ -282,19 +282,6 @@ def test_access_log_tells_of_a_refusal_once(server: Server, token: str) -> None:
     assert server.await_access(f"id={token}").status == 403
 
 
-@pytest.mark.parametrize("server", ["worker", "gevent", "gevent_pywsgi", "pywsgi"], indirect=True)
-def test_access_log_tells_of_a_detached_connection_once(server: Server, token: str) -> None:
-    """Its line comes when the view leaves."""
-    with server.connect() as client:
-        client.upgrade(f"/detached?id={token}")
-        line = server.await_access(f"/detached?id={token}")
-        client.text("x")
-        client.read_frame()
-        client.say_goodbye()
-    server.events(token, "left after 1000")
-    assert (line.status, server.await_access(f"/detached?id={token}")) == (101, line)
-
-
 # --- gevent-websocket's servers ------------------------------------------------------------------------------------
 
 switched = pytest.mark.parametrize("server", SWITCHED_PLACES, indirect=True)

@@ -74,7 +74,8 @@ class Handler(WebSocketHandler):
     def _voice(self) -> WSGIRequestHandler:
         """Django's handler, without a connection of its own: it knows how its lines look."""
         voice: Any = WSGIRequestHandler.__new__(WSGIRequestHandler)
-        voice.request, voice.requestline = self.socket, self.requestline
+        # Behind a connection that its view has detached the handler has no socket any more.
+        voice.request, voice.requestline = getattr(self, "socket", None), self.requestline
         return voice  # type: ignore[no-any-return]
 
     def _log_broken_pipe(self) -> None:

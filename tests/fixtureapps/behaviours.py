@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import gevent
+import gevent.event
 
 from gws_middleware import ConnectionClosed, WebSocketMiddleware
 from gws_middleware.typing import Environ, StartResponse
@@ -156,6 +157,32 @@ def detached(environ: Environ, start_response: StartResponse) -> Iterable[bytes]
         on_close=lambda ws: record(token, f"left after {ws.close_code}"),
     )
     return Body(environ, [b"HTTP"])
+
+
+@app.at("/detached/outlived")
+def detached_outlived(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Is still there when the connection that it has detached has ended: it leaves behind ``on_close``, or while that
+    still runs (``?first=view``).
+    """
+    ws, closing, view_left = environ["wsgi.websocket"], gevent.event.Event(), gevent.event.Event()
+
+    def on_close(ws: Any) -> None:
+        closing.set()
+        if query(environ, "first") == "view":
+            view_left.wait()
+            gevent.sleep(0.05)
+        record(environ, "on_close")
+
+    ws.detach(lambda ws, message: ws.send(message), on_close)
+    closing.wait()
+    if query(environ, "first") == "view":
+        record(environ, "view")
+        view_left.set()
+    else:
+        while not ws._is_over:
+            gevent.sleep(0.01)
+        record(environ, "view")
+    return []
 
 
 # --- the response behind the 101 -----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import signal
 import socket
 import sys
@@ -129,8 +130,10 @@ def main() -> None:
 
         sockets = [gsocket.socket(fileno=fd) for fd in arguments.fd]
     tls = {"certfile": arguments.certfile, "keyfile": arguments.keyfile} if arguments.certfile else {}
-    with open(arguments.access, "a", buffering=1) as access_log:
-        start(sockets, app, tls, access_log)
+    # Open to the very end, as the usual log, which is stderr: connections that are detached end at the exit.
+    access_log = open(arguments.access, "a", buffering=1)  # noqa: SIM115
+    atexit.register(access_log.close)
+    start(sockets, app, tls, access_log)
 
 
 if __name__ == "__main__":
