@@ -243,9 +243,7 @@ class _Lifetime:
         return write
 
     def _count_refusal(self) -> None:
-        """Once, also where the application replaces its answer by an error page, or where it raises and whoever is
-        outside answers.
-        """
+        """The answer is HTTP: count it once, however often it is begun."""
         if not self._started:
             self._started = True
             registry.current().counters.refused["application"] += 1

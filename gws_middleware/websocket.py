@@ -547,14 +547,14 @@ class WebSocket(WebSocketPath, OlderNames):
         """The connection has ended, and so have its view and ``on_close``. Called once."""
         self._is_over = True
         self._registry.ended(self)
-        log_line, self._log_line = self._log_line, None
+        if log.isEnabledFor(logging.INFO):
+            log.info(*records.closing(self), extra=records.of(self))
         try:
+            self._adapter.closed(self)
+        finally:
+            log_line, self._log_line = self._log_line, None
             if log_line is not None:
                 log_line(self.environ, self.duration, self.stats.bytes_sent)
-        finally:  # the server's code, which can fail
-            if log.isEnabledFor(logging.INFO):
-                log.info(*records.closing(self), extra=records.of(self))
-            self._adapter.closed(self)
 
     def _call(self, callback: Callable[..., object], *arguments: object) -> None:
         try:

@@ -129,6 +129,33 @@ def test_reset_detached_websocket_has_one_line(server: Server, token: str) -> No
     assert (line.status, line.sent) == (101, 12 + (len(client.head) if client.counts_head else 0))
 
 
+@every_kind
+def test_detached_websocket_that_the_server_closes_has_one_line(server: Server, token: str) -> None:
+    """At its goodbye, which is among the bytes."""
+    with Visitor(server, f"/detached?id={token}") as client:
+        client.say(10)
+        client.text("bye")
+        code = client.read_frame().code
+        server.events(token, "left after 4002")
+        found = lines(server, token)
+        client.leave(4002)
+    [line] = lines(server, token)
+    assert (code, found) == (4002, [line])
+    assert (line.status, line.sent) == (101, 12 + 4 + (len(client.head) if client.counts_head else 0))
+
+
+@every_kind
+def test_view_that_detaches_and_raises_has_one_line(server: Server, token: str) -> None:
+    """The connection ends with 1011."""
+    with Visitor(server, f"/detached?id={token}&raise=yes") as client:
+        code = client.read_frame().code
+        client.leave(1011)
+    server.events(token, "left after 1011")
+    server.log.expect("the reason")
+    [line] = lines(server, token)
+    assert (code, line.status, line.sent) == (1011, 101, 4 + (len(client.head) if client.counts_head else 0))
+
+
 @pytest.mark.parametrize("answers", [True, False], ids=["answered", "unanswered"])
 @pytest.mark.parametrize("kind", LATE)
 def test_detached_websocket_that_the_stop_ends_has_one_line(server_directory: Path, kind: str, answers: bool) -> None:
@@ -212,7 +239,7 @@ class Full:
 def test_log_that_fails_takes_nothing_else_with_it(
     caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The error is shown, and our own line about the end follows."""
+    """The error is shown, and our own line about the end is there."""
     caplog.set_level("INFO", "gws_middleware")
 
     def app(environ: Environ, start_response: StartResponse) -> list[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import socket
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -280,6 +281,24 @@ def test_access_log_tells_of_a_refusal_once(server: Server, token: str) -> None:
         client.send(upgrade_request(f"/answer?status=403%20Forbidden&id={token}"))
         client.read_response()
     assert server.await_access(f"id={token}").status == 403
+
+
+@pytest.mark.parametrize("server", ["worker", "gevent", "gevent_pywsgi", "pywsgi"], indirect=True)
+def test_access_log_tells_of_a_detached_connection_once(server: Server, token: str) -> None:
+    """Its line comes when it ends, not when its view leaves: it tells how long that took, and all that was sent."""
+    with server.connect() as client:
+        client.upgrade(f"/detached?id={token}")
+        server.events(token, "closed")
+        time.sleep(0.2)  # it stays open for a while
+        client.text("x")
+        client.read_frame()
+        before = server.access(f"/detached?id={token}")
+        client.say_goodbye()
+    line = server.await_access(f"/detached?id={token}")
+    frames = 3 + 4  # the echo and our close frame
+    assert (before, line.status) == ([], 101)
+    assert line.seconds >= 0.2
+    assert line.sent == frames if server.kind.access == "gunicorn" else line.sent > frames
 
 
 # --- gevent-websocket's servers ------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ class Handler(WebSocketHandler):
     def _voice(self) -> WSGIRequestHandler:
         """Django's handler, without a connection of its own: it knows how its lines look."""
         voice: Any = WSGIRequestHandler.__new__(WSGIRequestHandler)
-        # Behind a connection that its view has detached the handler has no socket any more.
+        # A detached connection's line comes when its handler has let go of the socket.
         voice.request, voice.requestline = getattr(self, "socket", None), self.requestline
         return voice  # type: ignore[no-any-return]
 

@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from ..inprocess import package_path
-from ..rawclient import RawClient, request, upgrade_request
+from ..rawclient import RawClient, request
 from ..servers import eventually
 
 SETTINGS = """
@@ -262,7 +262,8 @@ class TestServing:
         """Once, with what was sent on it, and with the address of the browser as every line has it."""
         before = plain.log.count("Traceback")
         with RawClient(plain.address) as client:
-            client.send(upgrade_request("/detached/?logged"))
+            fields = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Version", "13")]
+            client.send(request("/detached/?logged", *fields, ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")))
             head = client.read_until(b"\r\n\r\n")
             client.read_frame()
             plain.get("/hello/?behind-the-view")

@@ -149,13 +149,21 @@ def waiting(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 @app.at("/detached")
 def detached(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Leaves, and the connection stays: it echoes in upper case."""
+    """Leaves, by an exception where ``?raise=`` says so, and the connection stays: it echoes in upper case, and says
+    goodbye when it is told "bye".
+    """
     ws = environ["wsgi.websocket"]
     token = {"QUERY_STRING": environ["QUERY_STRING"]}
-    ws.detach(
-        on_message=lambda ws, message: ws.send(message.upper()),
-        on_close=lambda ws: record(token, f"left after {ws.close_code}"),
-    )
+
+    def on_message(ws: Any, message: str) -> None:
+        if message == "bye":
+            ws.close(4002)
+        else:
+            ws.send(message.upper())
+
+    ws.detach(on_message, lambda ws: record(token, f"left after {ws.close_code}"))
+    if query(environ, "raise"):
+        raise LookupError("the reason")
     return Body(environ, [b"HTTP"])
 
 

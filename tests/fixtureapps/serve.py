@@ -130,9 +130,8 @@ def main() -> None:
 
         sockets = [gsocket.socket(fileno=fd) for fd in arguments.fd]
     tls = {"certfile": arguments.certfile, "keyfile": arguments.keyfile} if arguments.certfile else {}
-    # Open to the very end, as the usual log, which is stderr: connections that are detached end at the exit.
-    access_log = open(arguments.access, "a", buffering=1)  # noqa: SIM115
-    atexit.register(access_log.close)
+    access_log = open(arguments.access, "a", buffering=1)  # noqa: SIM115 - used until the process is gone
+    atexit.register(access_log.close)  # registered first, so called last
     start(sockets, app, tls, access_log)
 
 
