@@ -93,6 +93,7 @@ class Keepalive:
         self._watches.pop(member, None)
         if not self._watches:
             self._stop()
+            self.lag = 0.0  # nobody looks any more: it would stay for as long as nobody comes
 
     def _start(self, tick: float) -> None:
         self._stop()

@@ -18,8 +18,7 @@ from typing import Any
 
 import gevent.socket
 import gevent.ssl
-from gevent import get_hub, getcurrent
-from gevent.pywsgi import Input
+from gevent import get_hub, getcurrent, pywsgi
 
 from .channel import Channel, plain_channel, tls_channel
 from .typing import Environ, Headers, StartResponse, Write
@@ -209,7 +208,7 @@ class _GunicornGevent(Server):
     def log_later(self) -> LogLine | None:
         worker, response = gunicorn_worker(), self._response
         log = getattr(worker, "log", None)
-        if response is None or log is None or not getattr(log, "access_log_enabled", True):
+        if response is None or log is None or not _is_heard(log):
             return None
         access = _skipping(log)
         response.gws_middleware_later = True
@@ -226,6 +225,11 @@ def gunicorn_worker() -> Any:
     """The worker of this process, or None: no environ tells of it, but the signals do, which are its bound methods."""
     worker = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     return worker if all(hasattr(worker, name) for name in ("alive", "notify", "cfg", "nr", "max_requests")) else None
+
+
+def _is_heard(log: Any) -> bool:
+    """Whether anybody hears of a request from this logger of gunicorn's: its statsd does without an access log, too."""
+    return bool(getattr(log, "access_log_enabled", True)) or hasattr(log, "increment")
 
 
 def _skipping(log: Any) -> Any:
@@ -268,7 +272,7 @@ class _PyWSGI(Server):
         channel = _channel(sock)
         # There is no request body any more, for the application to read or for the handler to discard. The reader
         # itself counts as a user of a TLS socket: as long as something refers to it, close() would not close.
-        handler.wsgi_input = handler.environ["wsgi.input"] = Input(io.BytesIO(), 0)  # type: ignore[arg-type]
+        handler.wsgi_input = handler.environ["wsgi.input"] = pywsgi.Input(io.BytesIO(), 0)  # type: ignore[arg-type]
         rfile.close()
         # When it ends, the handler reads from the bare socket behind gevent's and closes that: it must not find it.
         handler.socket = None
@@ -288,6 +292,10 @@ class _PyWSGI(Server):
 
     def log_later(self) -> LogLine | None:
         handler = self._handler
+        log, log_request = handler.server.log, type(handler).log_request
+        written = log_request is not pywsgi.WSGIHandler.log_request or not isinstance(log, _NO_LOG)
+        if not (written and _is_heard(log)):
+            return None
         before = handler.response_length
         handler.log_request = _log_nothing
 
@@ -295,9 +303,13 @@ class _PyWSGI(Server):
             handler.environ = environ
             handler.time_finish = handler.time_start + seconds
             handler.response_length = before + sent
-            type(handler).log_request(handler)
+            log_request(handler)
 
         return log_line
+
+
+_NO_LOG: Any = getattr(pywsgi, "_NoopLog", ())
+"""What a server of gevent's has for a log that is None."""
 
 
 def _log_nothing() -> None:

@@ -375,14 +375,15 @@ def launch(
     env: Mapping[str, str] | None = None,
     certificate: Certificate | None = None,
     answers: bool = True,
+    logs_access: bool = True,
 ) -> Iterator[Server]:
     """Run ``app`` - a module of ``tests.fixtureapps``, or ``module:name`` - in a server of this kind.
 
     ``directory`` takes its logs and its unix socket. ``options`` are further gunicorn options, ``env`` is laid over the
     environment, a ``certificate`` makes it a TLS server. ServerDied is raised when it ends instead of answering
-    ``GET /``; ``answers=False`` does not ask.
+    ``GET /``; ``answers=False`` does not ask. ``logs_access=False`` is for gunicorn without an access log.
     """
-    server = start(kind, directory, app, options=options, env=env, certificate=certificate)
+    server = start(kind, directory, app, options=options, env=env, certificate=certificate, logs_access=logs_access)
     try:
         if answers:
             await_answer(server)
@@ -402,6 +403,7 @@ def start(
     options: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     certificate: Certificate | None = None,
+    logs_access: bool = True,
 ) -> Server:
     """The process alone; whoever calls this stops it. ``launch`` is what most tests want."""
     what = KINDS[kind]
@@ -417,7 +419,7 @@ def start(
         listeners = [on_tcp.fileno(), on_unix.fileno()]
         with log.open("ab") as stderr:
             process = subprocess.Popen(
-                _command(what, app, listeners, access, options, certificate),
+                _command(what, app, listeners, access if logs_access else None, options, certificate),
                 cwd=directory,  # and not the repository: the first entry of PYTHONPATH decides which package is tested
                 env=_environment(env or {}),
                 pass_fds=listeners,
@@ -441,7 +443,12 @@ def await_answer(server: Server) -> None:
 
 
 def _command(
-    kind: Kind, app: str, listeners: list[int], access: Path, options: Sequence[str], certificate: Certificate | None
+    kind: Kind,
+    app: str,
+    listeners: list[int],
+    access: Path | None,
+    options: Sequence[str],
+    certificate: Certificate | None,
 ) -> list[str]:
     tls = [] if certificate is None else ["--certfile", str(certificate[0]), "--keyfile", str(certificate[1])]
     python = [sys.executable, "-m"]
@@ -449,7 +456,7 @@ def _command(
         fds = [part for fd in listeners for part in ("--fd", str(fd))]
         return [*python, "tests.fixtureapps.serve", kind.name, app, *fds, "--access", str(access), *tls]
     binds = [part for fd in listeners for part in ("--bind", f"fd://{fd}")]
-    logs = ["--access-logfile", str(access), "--access-logformat", _GUNICORN_FORMAT]
+    logs = [] if access is None else ["--access-logfile", str(access), "--access-logformat", _GUNICORN_FORMAT]
     return [*python, "gunicorn", *kind.gunicorn, *binds, *logs, *_no_control_socket(), *tls, *options, app]
 
 

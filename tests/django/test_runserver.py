@@ -264,6 +264,22 @@ class TestServing:
         plain.printed(time + r'"GET /echo/\?logged HTTP/1\.1" 101 \d+$')
         assert plain.log.count("/echo/?logged") == 1
 
+    def test_detached_websocket_is_logged_at_its_end(self, plain: Runserver) -> None:
+        """Once, with what was sent on it, and with the address of the browser as every line has it."""
+        before = plain.log.count("Traceback")
+        with RawClient(plain.address) as client:
+            fields = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Version", "13")]
+            client.send(request("/detached/?logged", *fields, ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")))
+            head = client.read_until(b"\r\n\r\n")
+            client.read_frame()
+            plain.get("/hello/?behind-the-view")
+            plain.printed(r"\?behind-the-view HTTP/1.1")
+            assert "/detached/?logged" not in plain.log
+            client.say_goodbye(4001)
+        plain.printed(rf'^\[[^]]+\] "GET /detached/\?logged HTTP/1\.1" 101 {len(head) + 7 + 4}$')
+        plain.printed("^on_close has seen 4001$")
+        assert (plain.log.count("/detached/?logged"), plain.log.count("Traceback")) == (1, before)
+
     def test_one_connection_serves_every_kind_of_request(self, plain: Runserver) -> None:
         """HEAD has no body whatever Django answers, a stream has an end, an upload may be big."""
         size = 20_000_000

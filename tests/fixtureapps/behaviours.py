@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import gevent
+import gevent.event
 
 from gws_middleware import ConnectionClosed, WebSocketMiddleware
 from gws_middleware.typing import Environ, StartResponse
@@ -158,16 +159,52 @@ def waiting(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 @app.at("/detached")
 def detached(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Leaves, and the connection stays: it echoes in upper case."""
+    """Leaves, by an exception where ``?raise=`` says so, and the connection stays: it echoes in upper case, and says
+    goodbye when it is told "bye".
+    """
     ws = environ["wsgi.websocket"]
     token = {"QUERY_STRING": environ["QUERY_STRING"]}
+
+    def on_message(ws: Any, message: str) -> None:
+        if message == "bye":
+            ws.close(4002)
+        else:
+            ws.send(message.upper())
 
     def on_close(ws: Any) -> None:
         record(token, f"left after {ws.close_code}")
         log.info("on_close of %s after %s", query(ws.environ, "id"), ws.close_code)
 
-    ws.detach(on_message=lambda ws, message: ws.send(message.upper()), on_close=on_close)
+    ws.detach(on_message, on_close)
+    if query(environ, "raise"):
+        raise LookupError("the reason")
     return Body(environ, [b"HTTP"])
+
+
+@app.at("/detached/outlived")
+def detached_outlived(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Is still there when the connection that it has detached has ended: it leaves behind ``on_close``, or while that
+    still runs (``?first=view``).
+    """
+    ws, closing, view_left = environ["wsgi.websocket"], gevent.event.Event(), gevent.event.Event()
+
+    def on_close(ws: Any) -> None:
+        closing.set()
+        if query(environ, "first") == "view":
+            view_left.wait()
+            gevent.sleep(0.05)
+        record(environ, "on_close")
+
+    ws.detach(lambda ws, message: ws.send(message), on_close)
+    closing.wait()
+    if query(environ, "first") == "view":
+        record(environ, "view")
+        view_left.set()
+    else:
+        while not ws._is_over:
+            gevent.sleep(0.01)
+        record(environ, "view")
+    return []
 
 
 # --- the response behind the 101 -----------------------------------------------------------------------------------

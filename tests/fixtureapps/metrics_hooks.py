@@ -1,0 +1,13 @@
+"""A configuration file for gunicorn as docs/operations.md has it, but for an update that tests need not wait for."""
+
+from __future__ import annotations
+
+import os
+
+from gws_middleware import prometheus, statsd
+from gws_middleware.prometheus import child_exit, post_worker_init
+
+__all__ = ["child_exit", "post_worker_init"]
+
+prometheus.EVERY = float(os.environ.get("METRICS_EVERY", "0.05"))
+statsd.EVERY = 0.0  # whenever gunicorn's heartbeat comes by: each second
