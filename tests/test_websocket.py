@@ -878,6 +878,24 @@ class TestPingFlood:
             assert not ws.closed
 
 
+LIMITS: dict[str, Any] = {
+    "max_message_size": 5,
+    "max_fragments": 2,
+    "inbox_messages": 1,
+    "send_high_water": 10,
+    "send_limit": 20,
+    "send_timeout": 0.5,
+    "close_timeout": 0.5,
+    "ping_interval": None,
+    "ping_timeout": 3,
+    "message_timeout": None,
+    "message_rate": 7,
+    "byte_rate": 8.5,
+    "rate_burst": 2,
+}
+"""What a view may set, and to what."""
+
+
 class TestLimits:
     def test_table_is_whole(self) -> None:
         """A new knob is either for one view or decided before a view is called."""
