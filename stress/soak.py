@@ -7,7 +7,8 @@ and HTTP. The worker's resident memory is read every second. Behind a warm-up a 
 The exit status is 1 when it clearly rises: the line gains more than ``GROWTH`` in what was measured, and more than
 ``EACH`` bytes for each connection that came and went, and so does its lower bound (two standard errors below). What an
 allocator takes and gives back as connections happen to overlap is below the first, which decides in a short run; the
-second is less than the smallest object that a connection has, and decides in a long one.
+second is less than the smallest object, be it one for each connection or, with four messages a connection, one for each
+message, and decides in a long one.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from .report import Report, arguments_of
 KIB, MIB = 2**10, 2**20
 GROWTH = MIB // 2
 """Bytes that the line may gain over all that was measured."""
-EACH = 64
+EACH = 16
 """Bytes that it may gain for each connection."""
 RATE = 50.0
 """Connections that come and go in a second."""
