@@ -39,6 +39,8 @@ BROWSERS = ("/", "/", "/", "/work")
 """HTTP clients: the last one always has a request under way when a worker is told to stop."""
 RESTARTING = (1001, 1012)
 PATIENCE = 20.0
+PAUSE = 0.005
+"""Seconds between two requests of one HTTP client."""
 SLOW = 1.0
 """Seconds of an HTTP request that are told: no violation, but somebody will want to know when it was."""
 
@@ -138,7 +140,7 @@ class Restart:
 
     def __init__(self, report: Report, running: Crew, clients: int, title: str) -> None:
         self.report, self.crew, self.title = report, running, title
-        self.over = False
+        self.over = self.browsed = False
         self.began = time.monotonic()
         self.clients = [Client(number, self) for number in range(clients)]
         self.closes: Counter[int] = Counter()
@@ -175,7 +177,7 @@ class Restart:
 
     def browse(self, path: str) -> None:
         """Request after request."""
-        while not self.over:
+        while not self.over and not self.browsed:
             began = time.monotonic()
             try:
                 status, _ = self.crew.get(path, PATIENCE)
@@ -185,6 +187,7 @@ class Restart:
                     self.report.say(f"slow: {path} took {self.pages[-1]:.2f} s, began {self.when(began)}")
             except (OSError, EOFError, AssertionError) as error:
                 self.report.violation("HTTP", f"{path}, began {self.when(began)}: {error!r}")
+            gevent.sleep(PAUSE)
 
     # --- the run ---------------------------------------------------------------------------------------------------
 
@@ -298,6 +301,7 @@ def used_up(count: int, longest: float, pause: float) -> Callable[[Restart], Non
         if not until(enough, longest):
             run.report.violation("back", f"{len(ended)} instead of {count} workers were used up within {longest:g} s")
         gevent.sleep(pause)
+        run.browsed = True  # else the next workers are used up before everybody is back
         if not until(lambda: run.connected() == len(run.clients), GRACEFUL):
             run.report.violation("back", f"{run.connected()} of {len(run.clients)} are back after {GRACEFUL:g} s")
         run.report.figures[f"{run.title}: workers used up"] = len(ended)
