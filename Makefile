@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 BENCH := $(VENV)/.installed-bench
 PORT ?= 8000
 
-.PHONY: help run test test-all lint types check coverage bench clean
+.PHONY: help run test test-all lint types check coverage bench chaos soak restart responsive clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -50,6 +50,18 @@ coverage: $(INSTALLED) ## Branch coverage of the suite
 
 bench: $(BENCH) ## Our echo beside other servers', in one run
 	$(BIN)/python -m benchmarks.echo
+
+chaos: $(INSTALLED) ## Five minutes of honest and hostile peers while workers are killed, stopped and reloaded
+	$(BIN)/python -m stress chaos
+
+soak: $(INSTALLED) ## An hour of mixed use on one worker, and the slope of its memory
+	$(BIN)/python -m stress soak
+
+restart: $(INSTALLED) ## Rolling restarts under 2,000 clients and HTTP requests
+	$(BIN)/python -m stress restart
+
+responsive: $(INSTALLED) ## How long an HTTP request takes while 1,000 WebSockets of the same worker echo
+	$(BIN)/python -m stress responsive
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) build dist *.egg-info .nox .coverage* .mypy_cache .pytest_cache .ruff_cache

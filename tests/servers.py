@@ -421,7 +421,7 @@ def start(
             process = subprocess.Popen(
                 _command(what, app, listeners, access if logs_access else None, options, certificate),
                 cwd=directory,  # and not the repository: the first entry of PYTHONPATH decides which package is tested
-                env=_environment(env or {}),
+                env=own_environment(env or {}),
                 pass_fds=listeners,
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,
@@ -457,17 +457,17 @@ def _command(
         return [*python, "tests.fixtureapps.serve", kind.name, app, *fds, "--access", str(access), *tls]
     binds = [part for fd in listeners for part in ("--bind", f"fd://{fd}")]
     logs = [] if access is None else ["--access-logfile", str(access), "--access-logformat", _GUNICORN_FORMAT]
-    return [*python, "gunicorn", *kind.gunicorn, *binds, *logs, *_no_control_socket(), *tls, *options, app]
+    return [*python, "gunicorn", *kind.gunicorn, *binds, *logs, *no_control_socket(), *tls, *options, app]
 
 
-def _no_control_socket() -> list[str]:
+def no_control_socket() -> list[str]:
     """Since gunicorn 25 an arbiter opens a control socket below the home directory."""
     from gunicorn.config import Config
 
     return ["--no-control-socket"] if "control_socket_disable" in Config().settings else []
 
 
-def _environment(extra: Mapping[str, str]) -> dict[str, str]:
+def own_environment(extra: Mapping[str, str]) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not _is_setting(name)}
     path = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)])
     return {**inherited, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **extra}

@@ -256,6 +256,16 @@ def test_request_that_breaks_a_rule_is_refused(server: Server, token: str, case:
     assert header is None or response.headers[header[0]] == header[1]
 
 
+@late
+def test_refused_head_has_no_body(server: Server) -> None:
+    """Its headers alone (RFC 9110 9.3.2); gunicorn would log a warning for a body that it has to drop."""
+    with server.connect() as client:
+        client.send(upgrade_request("/echo", method="HEAD"))
+        head = client.read_until(b"\r\n\r\n")
+        rest = client.read_until_eof()
+    assert (head.split()[1], rest) == (b"405", b"")
+
+
 # --- accept(subprotocol, headers) ----------------------------------------------------------------------------------
 
 

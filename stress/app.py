@@ -1,0 +1,285 @@
+"""The application under stress: plain WSGI views, a Django one with its ORM, and faults that can be switched on.
+
+Environment: ``STRESS_DIRECTORY`` is where stored messages and the database are; ``STRESS_DJANGO=1`` loads the views
+below ``/db``; ``STRESS_FAULTS`` names faults (see ``FAULTS``), which show that a program sees what it looks for.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import gevent
+from gevent.event import Event
+from greenlet import greenlet
+
+from gws_middleware import WebSocketMiddleware, prepare, registry
+from gws_middleware.typing import Environ, StartResponse, WSGIApp
+from tests.fixtureapps.common import configure_logging, json_response, text_response
+
+FAULTS = {
+    "leak": "each WebSocket leaves a KiB behind",
+    "greenlet": "each WebSocket of /echo leaves a greenlet behind",
+    "wrong": "every twentieth answer of /echo and /detached is another than the message",
+    "forget": "every fiftieth message of /stored is acknowledged and not stored",
+    "cut": "each WebSocket of /stored is cut after a second or two, without a goodbye",
+    "block": "each message keeps the worker from everything else for 20 ms",
+}
+
+PID = str(os.getpid())
+DIRECTORY = Path(os.environ.get("STRESS_DIRECTORY", "."))
+STORE = DIRECTORY / os.environ.get("STRESS_STORE", "stored.txt")
+WORKER = "X-Worker"
+"""The header that tells which worker answers, of HTTP responses and of the 101."""
+
+_faults = frozenset(filter(None, os.environ.get("STRESS_FAULTS", "").split(",")))
+assert _faults <= set(FAULTS), _faults
+_VIEWS: dict[str, WSGIApp] = {}
+_members: set[Any] = set()
+_leaked: list[Any] = []
+_forever = Event()
+_answered, _stored = itertools.count(1), itertools.count(1)
+
+
+def at(path: str) -> Callable[[WSGIApp], WSGIApp]:
+    """Decorator: the view of ``path``."""
+
+    def add(view: WSGIApp) -> WSGIApp:
+        _VIEWS[path] = view
+        return view
+
+    return add
+
+
+def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Dispatch by path; what is below ``/db`` is Django's."""
+    path = environ["PATH_INFO"]
+    if path.startswith("/db/") and _django is not None:
+        return _django(environ, start_response)
+    view = _VIEWS.get(path)
+    if view is None:
+        return text_response(start_response, "no such path", "404 Not Found")
+    return view(environ, _signed(start_response))
+
+
+def _signed(start_response: StartResponse) -> StartResponse:
+    """``start_response`` with the worker's name among the headers of an HTTP response."""
+
+    def signed(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+        return start_response(status, [*headers, (WORKER, PID)], *rest)
+
+    return signed
+
+
+# --- HTTP ----------------------------------------------------------------------------------------------------------
+
+
+@at("/")
+def hello(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """A request that needs nothing."""
+    return text_response(start_response, "hello")
+
+
+@at("/work")
+def work(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """A request that takes its time, so that a stopping worker has some under way."""
+    gevent.sleep(0.2)
+    return text_response(start_response, "done")
+
+
+@at("/held")
+def held(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """What this worker holds, garbage not counted."""
+    for _ in range(3):
+        gc.collect()
+    living = gc.get_objects()
+    kinds = [type(item) for item in living]
+    ours = _ours(living) - _at_boot
+    loop: Any = gevent.get_hub().loop
+    return json_response(
+        start_response,
+        {
+            "descriptors": len(os.listdir("/proc/self/fd")),
+            "greenlets": sum(isinstance(item, greenlet) and not item.dead for item in living),
+            "watchers": loop.activecnt,
+            "websockets": len(registry.current()),
+            "databases": sum(issubclass(kind, sqlite3.Connection) for kind in kinds),
+            "our objects": ours.total(),
+            "kinds": ours,
+            "members": len(_members),
+        },
+    )
+
+
+def _ours(living: list[Any]) -> Counter[str]:
+    """Objects of the package's classes, by their names."""
+    kinds = map(type, living)
+    return Counter(kind.__qualname__ for kind in kinds if str(kind.__module__).startswith("gws_middleware."))
+
+
+# --- WebSockets ----------------------------------------------------------------------------------------------------
+
+
+def opened(environ: Environ, start_response: StartResponse) -> Any:
+    """The WebSocket of a request, accepted; None where it is none, and then a 400 has been started."""
+    ws = environ.get("wsgi.websocket")
+    if ws is None:
+        start_response("400 Bad Request", [("Content-Type", "text/plain"), ("Content-Length", "0")])
+        return None
+    ws.accept(headers=[(WORKER, PID)])
+    if "leak" in _faults:
+        _leaked.append(os.urandom(1024))
+    return ws
+
+
+@at("/echo")
+def echo(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """A view that stays."""
+    ws = opened(environ, start_response)
+    if ws is not None:
+        for message in ws:
+            answer(ws, message)
+        if "greenlet" in _faults:
+            gevent.spawn(_forever.wait)
+    return []
+
+
+def answer(ws: Any, message: Any) -> None:
+    """Send a message back, as the faults allow."""
+    if "block" in _faults:
+        _block(0.02)
+    if "wrong" in _faults and next(_answered) % 20 == 0:
+        message += "?"
+    ws.send(message)
+
+
+def _block(seconds: float) -> None:
+    """Compute, without giving way."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+@at("/detached")
+def detached(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """A view that leaves."""
+    ws = opened(environ, start_response)
+    if ws is not None:
+        ws.detach(on_message=answer)
+    return []
+
+
+@at("/room")
+def room(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """What comes goes to everybody in this worker's room."""
+    ws = opened(environ, start_response)
+    if ws is None:
+        return []
+    _members.add(ws)
+    try:
+        for message in ws:
+            whole = prepare(message)
+            for member in list(_members):
+                member.offer(whole)
+    finally:
+        _members.discard(ws)
+    return []
+
+
+@at("/quiet-room")
+def quiet_room(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """A member of the room that is detached and never speaks."""
+    ws = opened(environ, start_response)
+    if ws is not None:
+        ws.detach(on_close=_members.discard)
+        _members.add(ws)
+    return []
+
+
+@at("/raise")
+def raising(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """A view with a mistake in it."""
+    ws = opened(environ, start_response)
+    if ws is not None:
+        ws.receive()
+        raise LookupError("as told")
+    return []
+
+
+@at("/flood")
+def flood(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Sends as fast as the peer takes it, and more."""
+    ws = opened(environ, start_response)
+    while ws is not None:
+        ws.send(b"x" * 16384)
+    return []
+
+
+@at("/stored")
+def stored(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Acknowledges a message when it is stored: one write to a file that is opened for appending is all or nothing,
+    also between processes, and outlives its process.
+    """
+    ws = opened(environ, start_response)
+    if ws is None:
+        return []
+    file = _store()
+    if "cut" in _faults:
+        gevent.spawn_later(1 + os.getpid() % 2, ws.abort)
+    for message in ws:
+        if "forget" not in _faults or next(_stored) % 50:
+            os.write(file, message.encode() + b"\n")
+        ws.send(f"ack {message}")
+    return []
+
+
+_file: int | None = None
+
+
+def _store() -> int:
+    global _file  # one for the process
+    if _file is None:
+        _file = os.open(STORE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    return _file
+
+
+# --- Django --------------------------------------------------------------------------------------------------------
+
+
+def _load_django() -> WSGIApp:
+    import django
+    from django.conf import settings
+    from django.core.wsgi import get_wsgi_application
+
+    database = {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": str(DIRECTORY / "database.sqlite3"),
+        "OPTIONS": {"timeout": 20},
+    }
+    settings.configure(
+        SECRET_KEY="stress",
+        ALLOWED_HOSTS=["*"],
+        ROOT_URLCONF="stress.pages",
+        INSTALLED_APPS=["gws_middleware.django"],
+        MIDDLEWARE=["django.middleware.common.CommonMiddleware"],
+        DATABASES={"default": database},
+        DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+        LOGGING_CONFIG=None,
+        USE_TZ=True,
+    )
+    django.setup()
+    return get_wsgi_application()
+
+
+wrapped = WebSocketMiddleware(application)
+_django = _load_django() if os.environ.get("STRESS_DJANGO") else None
+configure_logging()
+_at_boot = _ours(gc.get_objects())
+"""What came along with the fork, e.g. the arbiter's objects for the other workers, as many as there were just then."""

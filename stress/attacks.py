@@ -1,0 +1,440 @@
+"""What hostile and broken peers do, and what must come of it, one function or one row of ``BROKEN`` for each kind.
+
+Each gets a fresh connection and either returns, having seen what must happen, or raises AssertionError, EOFError or
+OSError. Views that stay and views that leave take turns.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import zlib
+from collections.abc import Callable
+
+from tests.rawclient import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    TEXT,
+    Frame,
+    close_frame,
+    frame,
+    request,
+    upgrade_request,
+)
+
+from .crew import knows
+from .peer import Peer, can_vanish
+
+__all__ = ["DEFLATE", "RESTARTING", "Attack", "attacks", "deflated", "settings"]
+
+LIMIT = 2**18
+
+
+def settings() -> dict[str, object]:
+    """Limits that an attack can reach, and deadlines that it can wait for."""
+    return {
+        "max_message_size": LIMIT,
+        "max_fragments": 2048,
+        "close_timeout": 1.0,
+        "send_timeout": 2.0,
+        "compression": "shared",
+        **({"ping_interval": 2.0, "ping_timeout": 2.0} if knows("ping_interval") else {}),
+    }
+
+
+RESTARTING = (1001, 1012)
+"""What a worker says that is told to stop in between."""
+ECHOES = ("/echo", "/detached", "/db/echo", "/db/detached")
+DEFLATE = ("Sec-WebSocket-Extensions", "permessage-deflate")
+
+Attack = Callable[[Peer, random.Random], None]
+ATTACKS: dict[str, Attack] = {}
+
+
+def attack(name: str) -> Callable[[Attack], Attack]:
+    """Decorator: one of ``ATTACKS``; the name begins with the row of the table of attacks that it belongs to."""
+
+    def add(one: Attack) -> Attack:
+        assert name not in ATTACKS, name
+        ATTACKS[name] = one
+        return one
+
+    return add
+
+
+def expect_close(peer: Peer, *codes: int) -> None:
+    """The next close frame has one of these codes, and the connection ends behind it."""
+    while (received := peer.read_frame()).opcode != CLOSE:
+        pass
+    assert received.code in (*codes, *RESTARTING), f"closed with {received.code} {received.reason!r}, not {codes}"
+    peer.say(close_frame(received.code))
+    rest = peer.read_until_eof()
+    assert rest == b"", f"behind the close frame: {rest[:80]!r}"
+
+
+def talk(peer: Peer, chance: random.Random) -> None:
+    """Open, and have one message echoed, as an honest peer does."""
+    peer.open(chance.choice(ECHOES))
+    peer.text("honest so far")
+    received = peer.read_frame()
+    if received.opcode == CLOSE:
+        raise EOFError(f"closed with {received.code} at once")
+    assert received == Frame(TEXT, b"honest so far"), received
+
+
+# --- broken frames (rows 5, 6, 9, 14) ------------------------------------------------------------------------------
+
+BEGUN = frame(TEXT, b"begun", fin=False)
+BROKEN: dict[str, tuple[int, list[bytes]]] = {
+    "5 unmasked frame": (1002, [frame(TEXT, b"x", mask=None), frame(PING, mask=None), close_frame(mask=None)]),
+    "6 length with the top bit": (1002, [frame(BINARY, length=2**63), frame(BINARY, length=2**64 - 1)]),
+    "6 length that is not minimal": (1002, [frame(TEXT, b"x" * 5, length_bytes=8), frame(PING, length_bytes=2)]),
+    "6 length of exabytes": (1009, [frame(BINARY, length=2**62), frame(BINARY, fin=False, length=2**62)]),
+    "6 length over the limit": (1009, [frame(TEXT, length=LIMIT + 1), BEGUN + frame(CONTINUATION, length=LIMIT)]),
+    "9 fragmented control frame": (1002, [frame(PING, fin=False), frame(CLOSE, b"\x03\xe8", fin=False)]),
+    "9 control frame that is too long": (1002, [frame(PING, b"x" * 126), frame(CLOSE, b"\x03\xe8" + b"x" * 200)]),
+    "14 reserved opcode": (1002, [frame(opcode, b"x") for opcode in (3, 7, 11, 15)]),
+    "14 reserved bits": (1002, [frame(TEXT, b"x", rsv=rsv) for rsv in range(1, 8)]),
+    "14 broken sequence": (1002, [frame(CONTINUATION, b"x"), BEGUN + frame(TEXT, b"x")]),
+    "14 bad close code": (1002, [close_frame(code) for code in (0, 999, 1005, 1006, 1015, 2999, 5000)]),
+    "14 close payload of one byte": (1002, [frame(CLOSE, b"\x03")]),
+    "14 bad UTF-8": (1007, [frame(TEXT, b"\xff"), frame(TEXT, b"\xed\xa0\x80"), frame(TEXT, b"ok\xe2\x82")]),
+    "14 bad UTF-8 in fragments": (1007, [frame(TEXT, b"\xe2\x82", fin=False) + frame(CONTINUATION, b"A", fin=False)]),
+    "14 bad UTF-8 in a reason": (1007, [frame(CLOSE, b"\x03\xe8\xff"), frame(CLOSE, b"\x03\xe8\xe2\x82")]),
+    "19 HTTP on an open WebSocket": (1002, [request("/held"), upgrade_request("/echo")]),
+}
+
+
+def broken(code: int, choices: list[bytes]) -> Attack:
+    """An honest beginning, then one of these."""
+
+    def run(peer: Peer, chance: random.Random) -> None:
+        talk(peer, chance)
+        peer.say(chance.choice(choices))
+        expect_close(peer, code)
+
+    return run
+
+
+for _name, (_code, _choices) in BROKEN.items():
+    attack(_name)(broken(_code, _choices))
+
+
+# --- bombs and floods (rows 2, 7, 8, 10, 11) -----------------------------------------------------------------------
+
+
+def deflated(payload: bytes) -> bytes:
+    """A message's payload under permessage-deflate (RFC 7692 7.2.1)."""
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+BOMB = deflated(bytes(16 * LIMIT))
+
+
+@attack("2 zip bomb in one frame")
+def bomb(peer: Peer, chance: random.Random) -> None:
+    """Sixteen times the limit."""
+    peer.open("/echo", DEFLATE)
+    peer.say(frame(BINARY, BOMB, rsv=4))
+    expect_close(peer, 1009)
+
+
+@attack("2 zip bomb in fragments")
+def bomb_in_fragments(peer: Peer, chance: random.Random) -> None:
+    """The same, in small pieces."""
+    peer.open("/detached", DEFLATE)
+    parts = [BOMB[start : start + 100] for start in range(0, len(BOMB), 100)]
+    peer.say(
+        frame(BINARY, parts[0], fin=False, rsv=4)
+        + b"".join(frame(CONTINUATION, part, fin=False) for part in parts[1:])
+        + frame(CONTINUATION)
+    )
+    expect_close(peer, 1009)
+
+
+@attack("7 big frame announced and dribbled")
+def dribbled_message(peer: Peer, chance: random.Random) -> None:
+    """A few bytes now and again, and gone in the middle."""
+    talk(peer, chance)
+    peer.say(frame(BINARY, b"x" * 100, length=LIMIT - 1))
+    for _ in range(chance.randrange(20)):
+        peer.say(b"x")
+        time.sleep(0.1)
+    chance.choice((peer.reset, peer.close))()
+
+
+@attack("8 fragment flood")
+def fragments(peer: Peer, chance: random.Random) -> None:
+    """Of no byte or of one."""
+    peer.open(chance.choice(ECHOES))
+    payload = chance.choice((b"", b"x"))
+    peer.say(frame(BINARY, payload, fin=False) + frame(CONTINUATION, payload, fin=False) * 4000)
+    expect_close(peer, 1008)
+
+
+@attack("10 ping flood, pongs unread")
+def pings(peer: Peer, chance: random.Random) -> None:
+    """Two megabytes of pings, and gone."""
+    talk(peer, chance)
+    for _ in range(20):
+        peer.say(frame(PING, b"p" * 125) * 800)
+    chance.choice((peer.reset, peer.close))()
+
+
+@attack("10 ping flood, pongs read")
+def pings_read(peer: Peer, chance: random.Random) -> None:
+    """The last one is answered."""
+    talk(peer, chance)
+    peer.say(frame(PING, b"flood") * 2000 + frame(PING, b"last"))
+    while (received := peer.read_frame()).payload != b"last":
+        assert received.opcode != CLOSE, f"closed with {received.code}"
+    peer.say_goodbye()
+
+
+@attack("11 stuck reader")
+def stuck(peer: Peer, chance: random.Random) -> None:
+    """A view sends and sends; nobody reads, for a while or until the server has had enough."""
+    peer.open("/flood")
+    time.sleep(chance.uniform(0, 4))
+    chance.choice((peer.reset, peer.close))()
+
+
+@attack("11 slow reader of a broadcast")
+def slow_member(peer: Peer, chance: random.Random) -> None:
+    """A member of the room that takes a little now and again."""
+    peer.open("/quiet-room")
+    end = time.monotonic() + chance.uniform(1, 4)
+    peer.sock.settimeout(0.2)
+    while time.monotonic() < end:
+        try:
+            peer.sock.recv(100)
+        except TimeoutError:
+            pass  # nobody speaks
+        time.sleep(0.1)
+    chance.choice((peer.reset, peer.close))()
+
+
+@attack("11 burst, answers unread")
+def burst(peer: Peer, chance: random.Random) -> None:
+    """Many messages at once, and gone."""
+    peer.open(chance.choice(ECHOES))
+    peer.say(frame(TEXT, b"x" * 500) * 60)
+    peer.reset()
+
+
+# --- handshakes (rows 1, 3, 4, 16, 18, 20) -------------------------------------------------------------------------
+
+
+def refused(sent: Callable[[random.Random], bytes], *statuses: int) -> Attack:
+    """One HTTP answer, and the end: a second request behind the first is never served."""
+
+    def run(peer: Peer, chance: random.Random) -> None:
+        peer.say(sent(chance) + request("/held"))
+        response = peer.read_response()
+        assert response.status in statuses, response
+        rest = peer.read_until_eof()
+        assert rest == b"", f"behind a refusal: {rest[:80]!r}"
+
+    return run
+
+
+def _foreign_origin(chance: random.Random) -> bytes:
+    origin = chance.choice(("https://evil.example", "null", "http://test.evil.example", "file://", "\x7f"))
+    return upgrade_request("/echo", ("Origin", origin))
+
+
+def _bad_key(chance: random.Random) -> bytes:
+    return upgrade_request("/echo", ("Sec-WebSocket-Key", chance.choice(("", "x", "=" * 24, "é" * 24, "A" * 1000))))
+
+
+def _wrong_version(chance: random.Random) -> bytes:
+    return upgrade_request("/echo", ("Sec-WebSocket-Version", chance.choice(("8", "0", "12", "nonsense"))))
+
+
+def _long_header(chance: random.Random) -> bytes:
+    value = chance.choice(("a," * 2000 + "\x01", 'x; y="' + "\\" * 3000, "a;b" * 1500 + "=", "," * 4000))
+    return upgrade_request("/echo", (chance.choice(("Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions")), value))
+
+
+def _not_get(chance: random.Random) -> bytes:
+    return upgrade_request("/echo", method=chance.choice(("POST", "PUT", "HEAD", "OPTIONS", "DELETE")))
+
+
+ATTACKS["1 foreign origin"] = refused(_foreign_origin, 400, 403)
+ATTACKS["4 long header"] = refused(_long_header, 400)
+ATTACKS["16 bad key"] = refused(_bad_key, 400)
+ATTACKS["18 refused, a request behind it"] = refused(lambda chance: upgrade_request("/nowhere"), 404)
+ATTACKS["20 wrong version"] = refused(_wrong_version, 400, 426)
+ATTACKS["20 other protocol"] = refused(lambda chance: upgrade_request("/echo", ("Upgrade", "websocket, h2c")), 400, 426)
+
+
+@attack("20 not GET")
+def not_get(peer: Peer, chance: random.Random) -> None:
+    """Refused, and the end. (Nothing behind it: what follows a HEAD is not for us to read.)"""
+    peer.say(_not_get(chance))
+    head = peer.read_until(b"\r\n\r\n")
+    assert head.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 405 ")), head
+    peer.read_until_eof()
+
+
+@attack("20 body in a handshake")
+def with_body(peer: Peer, chance: random.Random) -> None:
+    """Refused; what is in the body is never served."""
+    hidden = request("/held")
+    peer.say(upgrade_request("/echo", ("Content-Length", str(len(hidden)))) + hidden)
+    response = peer.read_response()
+    assert response.status in (400, 413), response
+    rest = peer.read_until_eof()
+    assert rest == b"", rest
+
+
+@attack("3 handshake dribbled")
+def dribbled_handshake(peer: Peer, chance: random.Random) -> None:
+    """One byte at a time, until the server has had enough (its --keep-alive is two seconds)."""
+    began = time.monotonic()
+    for byte in upgrade_request("/echo", ("X-Padding", "x" * 500)):
+        try:
+            peer.sock.sendall(bytes([byte]))
+        except ConnectionError:
+            break
+        time.sleep(0.05)
+        if time.monotonic() - began > 20:
+            raise AssertionError("a handshake may be dribbled for 20 seconds")
+    peer.read_until_eof()
+
+
+@attack("3 half a handshake")
+def half_handshake(peer: Peer, chance: random.Random) -> None:
+    """And gone."""
+    sent = upgrade_request("/echo")
+    peer.say(sent[: chance.randrange(1, len(sent))])
+    time.sleep(chance.uniform(0, 0.5))
+    chance.choice((peer.reset, peer.close))()
+
+
+@attack("16 bytes that are no HTTP")
+def noise(peer: Peer, chance: random.Random) -> None:
+    """Anything but a request: answered with 400 or not at all."""
+    peer.say(chance.randbytes(chance.randrange(1, 3000)) + b"\r\n\r\n")
+    answer = peer.read_until_eof()
+    assert answer[:12] in (b"", b"HTTP/1.1 400", b"HTTP/1.1 414", b"HTTP/1.1 431", b"HTTP/1.1 505"), answer[:80]
+
+
+# --- ends (rows 13, 17, 19, 23, 24) --------------------------------------------------------------------------------
+
+
+@attack("13 our close is not answered")
+def unanswered(peer: Peer, chance: random.Random) -> None:
+    """The server gives up after ``close_timeout``, also when data keeps coming."""
+    talk(peer, chance)
+    peer.say(frame(TEXT, b"\xff"))
+    while peer.read_frame().opcode != CLOSE:
+        pass
+    if chance.random() < 0.5:
+        peer.say(frame(TEXT, b"data behind the end") * 50)
+    began = time.monotonic()
+    peer.read_until_eof()
+    assert time.monotonic() - began < 15, "a peer that does not answer a close is held for 15 seconds"
+
+
+@attack("17 control characters for the log")
+def control_characters(peer: Peer, chance: random.Random) -> None:
+    """In the path, and in the reason of a close."""
+    peer.say(upgrade_request("/no%0d%0a[2000-01-01%0900:00:00]%1b[31m"))
+    response = peer.read_response()
+    assert response.status == 404, response
+    with Peer(peer.sock.getpeername()) as other:
+        other.open("/echo?%0d%0aERROR%1b[31m")
+        other.say_goodbye(4000, "\r\nERROR forged: \x1b[31m")
+
+
+@attack("19 frames behind the handshake")
+def pipelined(peer: Peer, chance: random.Random) -> None:
+    """They are taken as frames."""
+    count = chance.randrange(1, 15)
+    path = chance.choice(ECHOES)
+    peer.say(upgrade_request(path) + b"".join(frame(TEXT, b"%d" % number) for number in range(count)))
+    response = peer.read_response()
+    assert response.status == 101, response
+    peer.note_worker(response)
+    for number in range(count):
+        received = peer.read_frame()
+        if received.opcode == CLOSE:
+            raise EOFError(f"closed with {received.code}")
+        assert received == Frame(TEXT, b"%d" % number), received
+    peer.say_goodbye()
+
+
+@attack("23 the application raises")
+def application_raises(peer: Peer, chance: random.Random) -> None:
+    """1011, and one record in the log."""
+    peer.open("/raise")
+    peer.text("go")
+    expect_close(peer, 1011)
+
+
+@attack("24 RST before the 101 is read")
+def reset_at_once(peer: Peer, chance: random.Random) -> None:
+    """The handshake may have been read by then, or not."""
+    peer.say(upgrade_request(chance.choice(ECHOES)) + frame(TEXT, b"x" * 500))
+    time.sleep(chance.choice((0, 0.001, 0.01)))
+    peer.reset()
+
+
+@attack("24 RST while the view sends")
+def reset_of_a_flood(peer: Peer, chance: random.Random) -> None:
+    """In the middle of a frame."""
+    peer.open("/flood")
+    peer.read_exactly(chance.randrange(1, 200_000))
+    peer.reset()
+
+
+@attack("24 RST inside a message")
+def reset_inside(peer: Peer, chance: random.Random) -> None:
+    """Half a frame, or two of three fragments."""
+    talk(peer, chance)
+    half = frame(BINARY, b"x" * 100, length=10_000)
+    peer.say(chance.choice((half, BEGUN + frame(CONTINUATION, b"x" * 5000, fin=False))))
+    chance.choice((peer.reset, peer.close))()
+
+
+@attack("24 RST of a member of the room")
+def reset_of_a_member(peer: Peer, chance: random.Random) -> None:
+    """While others speak."""
+    peer.open(chance.choice(("/room", "/quiet-room")))
+    peer.say(frame(TEXT, b"here I am") * chance.randrange(4))
+    time.sleep(chance.uniform(0, 2))
+    peer.reset()
+
+
+@attack("24 RST behind a violation")
+def reset_of_a_violator(peer: Peer, chance: random.Random) -> None:
+    """The answer meets nobody."""
+    talk(peer, chance)
+    peer.say(frame(TEXT, b"\xff"))
+    peer.reset()
+
+
+@attack("12 silent, gone later")
+def silence(peer: Peer, chance: random.Random) -> None:
+    """A peer that goes quiet, and then closes its socket."""
+    peer.open(chance.choice((*ECHOES, "/quiet-room")))
+    time.sleep(chance.uniform(0, 5))
+    peer.close()
+
+
+def vanishing(peer: Peer, chance: random.Random) -> None:
+    """The same without a FIN: the server's pings alone can find it."""
+    peer.open(chance.choice((*ECHOES, "/quiet-room")))
+    time.sleep(chance.uniform(0, 2))
+    peer.vanish()
+
+
+def attacks() -> dict[str, Attack]:
+    """Those that can be made here, against this version of the package."""
+    if knows("ping_interval") and can_vanish():
+        return {**ATTACKS, "12 vanished for good": vanishing}
+    return dict(ATTACKS)

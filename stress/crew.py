@@ -1,0 +1,186 @@
+"""A gunicorn of the programs' own, seen as its workers: who they are, and what each of them holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from gws_middleware import Config
+from tests.servers import KINDS, Log, Server, await_answer, no_control_socket, own_environment
+
+from .peer import Address, Peer
+from .report import Report
+
+__all__ = ["STORE", "Crew", "crew", "knows", "lives", "make_database", "resident_bytes", "until", "without_pings"]
+
+BACKLOG = 4096
+"""Connections that wait in the kernel while everybody comes back at once."""
+APPLICATION = "stress.app"
+STORE = "stored.txt"
+"""Where /stored writes, below the directory of the run."""
+
+
+def until(look: Callable[[], bool], seconds: float) -> bool:
+    """Whether ``look()`` has become true within ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not look():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+class Crew:
+    """A running gunicorn."""
+
+    def __init__(self, server: Server, count: int) -> None:
+        self.server, self.count = server, count
+        self.address: Address = server.tcp
+        self.log: Log = server.log
+        self.seen: set[int] = set()
+        """Workers that have answered somebody."""
+
+    @property
+    def arbiter(self) -> int:
+        """The pid of the first process."""
+        return self.server.process.pid
+
+    def workers(self) -> list[int]:
+        """The pids of those that live, the oldest first; those that are about to end are among them."""
+        text = Path(f"/proc/{self.arbiter}/task/{self.arbiter}/children").read_text()
+        return [pid for pid in map(int, text.split()) if lives(pid)]
+
+    def complete(self) -> bool:
+        """Whether there are as many workers as there should be, and all of them serve."""
+        workers = self.workers()
+        if len(workers) == self.count and not self.seen.issuperset(workers):
+            try:
+                self.get("/")  # perhaps nobody else asks
+            except (OSError, EOFError):
+                pass  # a worker was killed meanwhile
+        return len(workers) == self.count and self.seen.issuperset(workers)
+
+    def send(self, pid: int, number: int) -> None:
+        """A signal to one process, unless it has gone."""
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass
+
+    def get(self, path: str, timeout: float = 30.0) -> tuple[int, bytes]:
+        """One GET request on a connection of its own: status and body; OSError or EOFError where it fails."""
+        with Peer(self.address, timeout=timeout) as peer:
+            response = peer.get(path, ("Connection", "close"))
+            peer.note_worker(response)
+            if peer.worker:
+                self.seen.add(peer.worker)
+            return response.status, response.body
+
+    @contextmanager
+    def alone(self, pid: int) -> Iterator[None]:
+        """The other workers are stopped for a ``with`` block, so that this one takes whoever comes."""
+        others = [other for other in self.workers() if other != pid]
+        for other in others:
+            self.send(other, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for other in others:
+                self.send(other, signal.SIGCONT)
+
+    def held(self, pid: int) -> dict[str, Any]:
+        """What this worker holds."""
+        with self.alone(pid):
+            status, body = self.get("/held")
+        assert status == 200, (status, body)
+        counts: dict[str, Any] = json.loads(body)
+        return counts
+
+
+def lives(pid: int) -> bool:
+    """False for a process that has ended and was not waited for yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def resident_bytes(pid: int) -> int:
+    """The resident memory of a process."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def knows(setting: str) -> bool:
+    """Whether the package has this setting."""
+    return setting in {each.name for each in fields(Config)}
+
+
+def without_pings() -> dict[str, str]:
+    """For clients that compare every byte and expect no ping between two echoes."""
+    return {"GWS_PING_INTERVAL": "3600"} if knows("ping_interval") else {}
+
+
+@contextmanager
+def crew(
+    report: Report,
+    directory: Path,
+    workers: int,
+    *,
+    options: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+    kind: str = "worker",
+    graceful_timeout: float = 30.0,
+) -> Iterator[Crew]:
+    """A gunicorn with so many workers for a ``with`` block; that it does not end as it should is a violation."""
+    directory.mkdir(parents=True, exist_ok=True)
+    running = Crew(_start(directory, workers, options, env or {}, kind, graceful_timeout), workers)
+    try:
+        await_answer(running.server)
+        yield running
+    finally:
+        code = running.server.end()
+        if code != 0:
+            report.violation("end", f"gunicorn ended with {code} instead of 0")
+
+
+def make_database(directory: Path) -> None:
+    """The database of the Django views (pages.py), in the mode in which readers do not wait for writers."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with sqlite3.connect(directory / "database.sqlite3") as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("CREATE TABLE stress_note (id INTEGER PRIMARY KEY AUTOINCREMENT, text TEXT NOT NULL)")
+    database.close()
+
+
+def _start(
+    directory: Path, workers: int, options: Sequence[str], env: Mapping[str, str], kind: str, graceful_timeout: float
+) -> Server:
+    worker_class = KINDS[kind].gunicorn
+    assert worker_class is not None, kind
+    log = directory / "error.log"
+    with socket.create_server(("127.0.0.1", 0), backlog=BACKLOG) as listener, log.open("ab") as stderr:
+        command = [sys.executable, "-m", "gunicorn", *worker_class, "--bind", f"fd://{listener.fileno()}"]
+        command += ["--workers", str(workers), "--worker-connections", "10000", *no_control_socket()]
+        command += ["--graceful-timeout", f"{graceful_timeout:g}", *options]
+        command.append(f"{APPLICATION}:{'application' if KINDS[kind].wraps else 'wrapped'}")
+        process = subprocess.Popen(
+            command,
+            cwd=directory,
+            env=own_environment({"STRESS_DIRECTORY": str(directory), "STRESS_STORE": STORE, **env}),
+            pass_fds=[listener.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=stderr,
+            stderr=stderr,
+        )
+        return Server(KINDS[kind], process, listener.getsockname(), "", None, Log(log), directory / "access.log")

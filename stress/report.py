@@ -1,0 +1,85 @@
+"""What a program tells: a line every ten seconds, its figures at the end, and what it has seen that must not be."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gevent
+
+__all__ = ["Report", "arguments_of", "percentile"]
+
+EVERY = 10.0
+SHOWN = 5
+"""Violations of one kind that are printed in full; all are counted."""
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which ``share`` of them lie; 0 of none."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+
+class Report:
+    """Figures and violations of one run."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.figures: dict[str, Any] = {}
+        self.violations: Counter[str] = Counter()
+        self._began = time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self._began
+
+    def say(self, sentence: str) -> None:
+        """One line, with the time."""
+        print(f"{self.elapsed:7.1f} s  {sentence}", flush=True)
+
+    def violation(self, kind: str, sentence: str) -> None:
+        """Something that must not be: the exit status will be 1."""
+        self.violations[kind] += 1
+        if self.violations[kind] <= SHOWN:
+            self.say(f"VIOLATION ({kind}): {sentence}")
+
+    def progress(self, line: Callable[[], str], every: float = EVERY) -> gevent.Greenlet:
+        """A greenlet that says ``line()`` now and again; kill it when it is enough."""
+
+        def go() -> None:
+            while True:
+                gevent.sleep(every)
+                self.say(line())
+
+        return gevent.spawn(go)
+
+    def end(self, file: Path | None) -> int:
+        """Print all, write it as JSON where that was asked for; the exit status."""
+        print(f"\n{self.title}: {self.elapsed:.0f} s")
+        width = max(map(len, self.figures), default=0)
+        for name, value in self.figures.items():
+            shown = f"{value:,}" if isinstance(value, int) else f"{value:,.3f}" if isinstance(value, float) else value
+            print(f"  {name:{width}}  {shown}")
+        for kind, count in self.violations.items():
+            print(f"  VIOLATED: {kind}: {count}")
+        print("  held" if not self.violations else "  NOT HELD", flush=True)
+        if file is not None:
+            found = {"figures": self.figures, "violations": self.violations}
+            file.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        return 1 if self.violations else 0
+
+
+def arguments_of(name: str, doc: str | None, seconds: float) -> argparse.ArgumentParser:
+    """The options that all programs have."""
+    parser = argparse.ArgumentParser(prog=f"python -m stress {name}", description=doc)
+    parser.add_argument("--seconds", type=float, default=seconds, help=f"how long (default {seconds:g})")
+    parser.add_argument("--faults", default="", help="faults of the application, to see that they are found: app.py")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--directory", type=Path, help="where the server's logs go (default: one that is removed)")
+    return parser

@@ -1,0 +1,138 @@
+"""How long an HTTP request takes on a worker while a thousand WebSockets of the same worker echo.
+
+One worker, one run: HTTP alone; with the sockets open and quiet; with each socket saying a message per ``--interval``
+seconds; and saturated, each saying the next as soon as the last has come back. Then HTTP alone once more, which shows
+how much of the difference was the machine's. Each request has a connection of its own; its time runs from the connect
+to the last byte. The sockets are another process's, so that what is measured is the worker and not the queue inside of
+the measuring process.
+
+The exit status is 1 when a request or an echo fails, or when the steady rate was not kept; never for a figure.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+from benchmarks.meters import Cores, allow_files, pinned
+from tests.servers import ROOT
+
+from .crew import Crew, crew, without_pings
+from .report import Report, arguments_of, percentile
+
+SOCKETS = 1000
+PAUSE = 0.01
+"""Seconds between two HTTP requests."""
+KEPT = 0.9
+"""Share of the steady rate that has to be reached."""
+PATIENCE = 30.0
+
+
+class Load(NamedTuple):
+    """What the other process does."""
+
+    name: str
+    sockets: int
+    interval: float | None
+    """Seconds between two messages of one socket; 0: as many as can be; None: none."""
+
+
+@contextmanager
+def noise(load: Load, address: Any, pid: int, cores: set[int], found: dict[str, float]) -> Iterator[None]:
+    """That load for a ``with`` block; what came of it is put into ``found``."""
+    if not load.sockets:
+        yield
+        return
+    arguments = json.dumps([address[1], load.sockets, load.interval, pid, sorted(cores)])
+    command = [sys.executable, "-m", "stress.noise", arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            line = process.stdout.readline()
+            assert line == "ready\n", f"the sockets were not opened: {line!r}"
+            yield
+            process.stdin.close()
+            found.update(json.loads(process.stdout.readline() or "{}"))
+        finally:
+            process.stdin.close()
+            if process.wait(PATIENCE) != 0:
+                found.clear()
+
+
+def browse(report: Report, running: Crew, seconds: float) -> list[float]:
+    """Request after request; how long each took."""
+    times: list[float] = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        began = time.perf_counter()
+        try:
+            status, _ = running.get("/")
+            assert status == 200, f"status {status}"
+            times.append(time.perf_counter() - began)
+        except (OSError, EOFError, AssertionError) as error:
+            report.violation("HTTP", repr(error))
+        time.sleep(PAUSE)
+    return times
+
+
+def measure(report: Report, running: Crew, load: Load, seconds: float, cores: Cores) -> None:
+    """HTTP under this load."""
+    [worker] = running.workers()
+    found: dict[str, float] = {}
+    with noise(load, running.address, worker, cores.load, found):
+        times = browse(report, running, seconds)
+    told = ", ".join(f"{percentile(times, share) * 1000:8.2f}" for share in (0.5, 0.99, 1))
+    line = f"{len(times):5} requests, p50/p99/worst {told} ms"
+    if load.sockets:
+        rate = found.get("echoes", 0) / max(found.get("seconds", 0), 1e-9)
+        line += f"; {rate:8,.0f} echoes/s, worker {found.get('cpu', 0) / max(found.get('seconds', 0), 1e-9):4.0%} busy"
+        if load.interval is not None and not found.get("echoes"):
+            report.violation("echo", f"{load.name}: no echo, or a wrong one")
+        elif found.get("echoes", 0) < KEPT * found.get("wanted", 0):
+            report.violation("rate", f"{load.name}: {found['echoes']:,} echoes instead of {found['wanted']:,.0f}")
+        if "worst" in found:
+            line += f", worst echo {found['worst'] * 1000:.1f} ms"
+    report.figures[load.name] = line
+    report.say(f"{load.name}: {line}")
+
+
+def main(report: Report, directory: Path, seconds: float, sockets: int, interval: float, faults: str = "") -> None:
+    """All loads in turn; each takes ``seconds``."""
+    cores = Cores()
+    allow_files(sockets + 500)
+    loads = [
+        Load("HTTP alone", 0, None),
+        Load(f"{sockets:,} sockets, quiet", sockets, None),
+        Load(f"{sockets:,} sockets, a message each {interval:g} s", sockets, interval),
+        Load(f"{sockets:,} sockets, saturated", sockets, 0),
+        Load("HTTP alone again", 0, None),
+    ]
+    with ExitStack() as stack:
+        with pinned(cores.server):  # the server inherits it
+            env = {"STRESS_FAULTS": faults, **without_pings()}
+            running = stack.enter_context(crew(report, directory, 1, env=env))
+        with pinned(cores.load):
+            for load in loads:
+                measure(report, running, load, seconds, cores)
+    for problem in running.log.problems():
+        report.violation("log", problem.text[:2000])
+
+
+def run(arguments: list[str]) -> int:
+    """The command line."""
+    parser = arguments_of("responsive", __doc__, 10)
+    parser.add_argument("--sockets", type=int, default=SOCKETS)
+    parser.add_argument("--interval", type=float, default=1.0, help="seconds between messages of one socket")
+    options = parser.parse_args(arguments)
+    report = Report("HTTP beside WebSockets on one worker")
+    with TemporaryDirectory() as temporary:
+        directory = options.directory or Path(temporary)
+        main(report, directory, options.seconds, options.sockets, options.interval, options.faults)
+    return report.end(options.json)

@@ -1,0 +1,307 @@
+"""A soak: one worker, every kind of use at a steady rate, and the slope of its memory.
+
+Beside each other: connections that come, have a few messages echoed and go (in a view, detached, compressed, in the
+room; with a goodbye, an EOF or a RST), members that stay and chat, members of a room that hear what one of them says,
+and HTTP. The worker's resident memory is read every second. Behind a warm-up a line is laid through it (least squares).
+
+The exit status is 1 when it clearly rises: the line gains more than ``GROWTH`` in what was measured, and more than
+``EACH`` bytes for each connection that came and went, and so does its lower bound (two standard errors below). What an
+allocator takes and gives back as connections happen to overlap is below the first, which decides in a short run; the
+second is less than the smallest object, be it one for each connection or, with four messages a connection, one for each
+message, and decides in a long one.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import gevent
+from gevent.pool import Group
+
+from tests.rawclient import TEXT, Frame, close_frame, frame
+
+from .attacks import DEFLATE, deflated
+from .crew import Crew, crew, resident_bytes, until
+from .peer import Ended, Numbered, Peer, tally
+from .report import Report, arguments_of
+
+KIB, MIB = 2**10, 2**20
+GROWTH = MIB // 2
+"""Bytes that the line may gain over all that was measured."""
+EACH = 16
+"""Bytes that it may gain for each connection."""
+RATE = 50.0
+"""Connections that come and go in a second."""
+RESIDENTS = 40
+"""Connections of each kind that stay."""
+WARM_UP = 0.25
+"""Part of the run that is not measured, at most ``LONGEST_WARM_UP`` seconds."""
+LONGEST_WARM_UP = 300.0
+PATIENCE = 20.0
+
+
+class Sample(NamedTuple):
+    """One look at the worker."""
+
+    at: float
+    resident: int
+    connections: int
+
+
+class Line(NamedTuple):
+    """A straight line through samples."""
+
+    slope: float
+    """Of the memory, in bytes per second."""
+    error: float
+    """Standard error of the slope."""
+
+
+def fit(samples: Sequence[Sample]) -> Line:
+    """Least squares."""
+    count = len(samples)
+    middle = sum(one.at for one in samples) / count
+    mean = sum(one.resident for one in samples) / count
+    spread = sum((one.at - middle) ** 2 for one in samples)
+    slope = sum((one.at - middle) * (one.resident - mean) for one in samples) / spread
+    rest = sum((one.resident - mean - slope * (one.at - middle)) ** 2 for one in samples)
+    return Line(slope, math.sqrt(rest / max(1, count - 2) / spread))
+
+
+def rises(samples: Sequence[Sample], line: Line) -> bool:
+    """Whether memory clearly grows."""
+    seconds = samples[-1].at - samples[0].at
+    connections = samples[-1].connections - samples[0].connections
+    least = (line.slope - 2 * line.error) * seconds
+    return line.slope * seconds > GROWTH and least > EACH * connections
+
+
+def chart(samples: Sequence[Sample], columns: int = 72, rows: int = 8) -> str:
+    """The memory over the time, as text: the highest of each column."""
+    size = max(1, math.ceil(len(samples) / columns))
+    tops = [max(one.resident for one in samples[at : at + size]) for at in range(0, len(samples), size)]
+    low, high = min(tops), max(tops)
+    step = max(1, (high - low) / (rows - 1))
+    levels = [round((top - low) / step) for top in tops]
+    lines = []
+    for row in reversed(range(rows)):
+        mark = f"{(low + row * step) / MIB:7.2f} MiB" if row in (0, rows - 1) else " " * 11
+        lines.append(f"  {mark} |{''.join('#' if level >= row else ' ' for level in levels)}".rstrip())
+    return "\n".join([*lines, f"  {'':11} +{'-' * len(tops)} {samples[-1].at - samples[0].at:.0f} s"])
+
+
+class Soak:
+    """One run."""
+
+    def __init__(self, report: Report, running: Crew, seconds: float, rate: float) -> None:
+        self.report, self.crew, self.seconds, self.rate = report, running, seconds, rate
+        self.over = self.quiet = False
+        self.samples: list[Sample] = []
+        self.counts: Counter[str] = Counter()
+        self.ends: Counter[str] = Counter()
+        self.residents: list[Numbered] = []
+        [self.worker] = running.workers()
+
+    # --- those that come and go ------------------------------------------------------------------------------------
+
+    def come_and_go(self, slot: int, slots: int) -> None:
+        """A connection whenever it is time for one: all slots together keep to the rate."""
+        chance = random.Random(slot)
+        due = time.monotonic() + slot / self.rate
+        ways = [self.echoes, self.detached, self.compressed, self.in_the_room]
+        number = slot
+        while not self.over:
+            gevent.sleep(max(0.0, due - time.monotonic()))
+            due += slots / self.rate
+            way = ways[number % len(ways)]
+            number += 1
+            try:
+                with Peer(self.crew.address) as peer:
+                    way(peer)
+                    self.leave(peer, chance.choice(("goodbye", "goodbye", "EOF", "RST")))
+                self.counts[way.__name__.replace("_", " ")] += 1
+            except (OSError, EOFError, AssertionError) as error:
+                self.report.violation("connection", f"{way.__name__}: {error!r}")
+
+    def leave(self, peer: Peer, how: str) -> None:
+        """One of three ways."""
+        self.ends[how] += 1
+        if how == "goodbye":
+            peer.say_goodbye()
+        elif how == "EOF":
+            peer.close()
+        else:
+            peer.reset()
+
+    def echoes(self, peer: Peer) -> None:
+        """A view that stays."""
+        self._echo(peer, "/echo")
+
+    def detached(self, peer: Peer) -> None:
+        """A view that leaves."""
+        self._echo(peer, "/detached")
+
+    def _echo(self, peer: Peer, path: str) -> None:
+        peer.open(path)
+        for size in (10, 1000, 20_000):
+            peer.say(frame(TEXT, b"x" * size))
+            assert _unpinged(peer) == Frame(TEXT, b"x" * size)
+
+    def compressed(self, peer: Peer) -> None:
+        """With permessage-deflate; the answer comes compressed, too."""
+        peer.open("/echo", DEFLATE)
+        peer.say(frame(TEXT, deflated(b"compressed " * 500), rsv=4))
+        received = _unpinged(peer)
+        assert received.rsv == 4 and 0 < len(received.payload) < 1000, received
+
+    def in_the_room(self, peer: Peer) -> None:
+        """Hear one message of the room."""
+        peer.open("/quiet-room")
+        assert _unpinged(peer).payload.startswith(b"speaker:")
+
+    # --- those that stay -------------------------------------------------------------------------------------------
+
+    def stay(self, name: str, path: str, pause: float) -> None:
+        """Talk on one connection until nobody is there who would listen."""
+        numbered = Numbered(name, random.Random(name))
+        self.residents.append(numbered)
+        with Peer(self.crew.address) as peer:
+            try:
+                peer.open(path)
+                gevent.sleep(numbered.chance.uniform(0, pause))
+                while not self.quiet:
+                    peer.say(numbered.next())
+                    self._listen(peer, numbered, pause)
+                while numbered.waiting:
+                    self._listen(peer, numbered, 0.1)
+                peer.say(close_frame(1000))
+                while peer.wait(PATIENCE) is not None:
+                    pass
+                raise AssertionError("the close was not answered")
+            except Ended as ended:
+                if ended.code != 1000:
+                    self.report.violation("close", f"{name} ended with {ended.code}")
+            except (OSError, EOFError, AssertionError) as error:
+                self.report.violation("order", f"{name}: {error!r}")
+
+    def _listen(self, peer: Peer, numbered: Numbered, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            received = peer.wait(left)
+            if received is not None:
+                numbered.check(received)
+        assert numbered.oldest < PATIENCE, f"no echo within {PATIENCE:g} s"
+
+    def http(self) -> None:
+        """Ten requests a second."""
+        while not self.over:
+            try:
+                status, _ = self.crew.get("/")
+                assert status == 200, status
+                self.counts["HTTP requests"] += 1
+            except (OSError, EOFError, AssertionError) as error:
+                self.report.violation("HTTP", repr(error))
+            gevent.sleep(0.1)
+
+    # --- the run ---------------------------------------------------------------------------------------------------
+
+    @property
+    def connections(self) -> int:
+        """Connections that have come and gone."""
+        return self.ends.total()
+
+    def sample(self, pause: float) -> None:
+        """Read the memory now and again."""
+        while not self.over:
+            self.samples.append(Sample(time.monotonic(), resident_bytes(self.worker), self.connections))
+            gevent.sleep(pause)
+
+    def run(self) -> None:
+        """Everything."""
+        crowd, residents = Group(), Group()
+        for number in range(RESIDENTS):
+            residents.spawn(self.stay, f"resident{number}", "/echo", 1.0)
+            residents.spawn(self.stay, f"detached{number}", "/detached", 1.0)
+        residents.spawn(self.stay, "speaker", "/room", 0.2)
+        crowd.spawn(self.http)
+        slots = 20
+        for slot in range(slots):
+            crowd.spawn(self.come_and_go, slot, slots)
+        crowd.spawn(self.sample, min(1.0, self.seconds / 100))
+        progress = self.report.progress(self.line)
+        gevent.sleep(self.seconds)
+        self.over = True
+        crowd.join(60)
+        self.quiet = True
+        residents.join(60)
+        progress.kill()
+        if len(crowd) + len(residents):
+            self.report.violation("stuck", f"{len(crowd)} peers and {len(residents)} residents came to no end")
+        if not until(lambda: self.crew.held(self.worker)["websockets"] == 0, 10):
+            self.report.violation("leak", "the worker has WebSockets when all peers have gone")
+        self.judge()
+
+    def line(self) -> str:
+        """How far it is."""
+        return f"{self.connections:,} connections, {self.samples[-1].resident / MIB:.2f} MiB"
+
+    def judge(self) -> None:
+        """The figures, and whether memory rises."""
+        warm = self.samples[0].at + min(LONGEST_WARM_UP, WARM_UP * self.seconds)
+        measured = [one for one in self.samples if one.at >= warm]
+        line = fit(measured)
+        seconds, connections = measured[-1].at - measured[0].at, measured[-1].connections - measured[0].connections
+        figures = self.report.figures
+        figures["connections that came and went"] = self.connections
+        figures["their ends"] = tally(self.ends)
+        figures["what was done"] = tally(self.counts)
+        figures["messages of residents"] = sum(one.answered for one in self.residents)
+        figures["worst echo of residents, ms"] = max(one.worst for one in self.residents) * 1000
+        figures["connections per second"] = connections / seconds
+        figures["memory at the start, MiB"] = self.samples[0].resident / MIB
+        figures["memory behind the warm-up, MiB"] = measured[0].resident / MIB
+        figures["memory at the end, MiB"] = measured[-1].resident / MIB
+        figures["slope, KiB per minute"] = line.slope * 60 / KIB
+        figures["its standard error"] = line.error * 60 / KIB
+        figures["bytes per connection"] = line.slope * seconds / max(1, connections)
+        print(f"\n{chart(measured)}")
+        if rises(measured, line):
+            each = figures["bytes per connection"]
+            self.report.violation("memory", f"it rises by {each:.0f} bytes for each connection")
+
+
+def _unpinged(peer: Peer) -> Frame:
+    """The next data frame; AssertionError where none comes, or the end."""
+    try:
+        received = peer.wait(PATIENCE)
+    except Ended as ended:
+        raise AssertionError(str(ended)) from ended
+    assert received is not None, f"nothing within {PATIENCE:g} s"
+    return received
+
+
+def main(report: Report, directory: Path, seconds: float, rate: float = RATE, faults: str = "") -> None:
+    """Run for so many seconds."""
+    env = {"GWS_COMPRESSION": "shared", "STRESS_FAULTS": faults}
+    with crew(report, directory, 1, env=env) as running:
+        Soak(report, running, seconds, rate).run()
+    for problem in running.log.problems():
+        report.violation("log", problem.text[:2000])
+
+
+def run(arguments: list[str]) -> int:
+    """The command line."""
+    parser = arguments_of("soak", __doc__, 3600)
+    parser.add_argument("--rate", type=float, default=RATE, help=f"connections per second (default {RATE:g})")
+    options = parser.parse_args(arguments)
+    report = Report("soak")
+    with TemporaryDirectory() as temporary:
+        main(report, options.directory or Path(temporary), options.seconds, options.rate, options.faults)
+    return report.end(options.json)

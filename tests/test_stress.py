@@ -1,0 +1,305 @@
+"""stress/: each program runs, measures what it says, and sees what it looks for when an application is broken.
+
+The sound runs go side by side, and so do the broken ones: a machine has nothing to do most of the time.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from stress.attacks import RESTARTING, attacks
+from stress.chaos import HARM, Chaos
+from stress.peer import Numbered, Peer
+from stress.report import Report, percentile
+from stress.restart import Client, Restart
+from stress.soak import Line, Sample, chart, fit, rises
+
+from .rawclient import TEXT, Frame
+from .servers import ROOT
+
+LONGEST = 200.0
+pytestmark = pytest.mark.timeout(2 * LONGEST)  # half a minute of work; a busy machine takes a multiple of that
+SOUND = {
+    "chaos": ["--seconds", "8", "--seed", "1"],
+    "soak": ["--seconds", "8", "--rate", "150"],
+    "restart": ["--seconds", "1", "--clients", "60", "--reloads", "2", "--max-requests", "200"],
+    "responsive": ["--seconds", "1", "--sockets", "50", "--interval", "0.5"],
+}
+BROKEN = {
+    "chaos": ["--seconds", "3", "--faults", "greenlet,wrong"],
+    "soak": ["--seconds", "9", "--rate", "150", "--faults", "leak"],
+    "restart": ["--seconds", "3", "--clients", "60", "--reloads", "0", "--max-requests", "0", "--faults", "forget,cut"],
+    "responsive": ["--seconds", "1", "--sockets", "50", "--interval", "0.2", "--faults", "block"],
+}
+
+
+class Run(NamedTuple):
+    """What came of a program."""
+
+    status: int
+    figures: dict[str, Any]
+    violations: dict[str, int]
+    output: str
+
+
+def run_all(programs: dict[str, list[str]], directory: Path) -> dict[str, Run]:
+    """All of them at once."""
+    processes = {}
+    for name, arguments in programs.items():
+        command = [sys.executable, "-m", "stress", name, *arguments, "--json", str(directory / f"{name}.json")]
+        processes[name] = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+    found = {}
+    for name, process in processes.items():
+        with process:
+            output, _ = process.communicate(timeout=LONGEST)
+        told = directory / f"{name}.json"
+        assert told.exists(), output
+        found[name] = Run(process.returncode, **json.loads(told.read_text()), output=output)
+    return found
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """The programs against an application without a fault."""
+    return run_all(SOUND, tmp_path_factory.mktemp("sound"))
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """The same against an application with faults."""
+    return run_all(BROKEN, tmp_path_factory.mktemp("broken"))
+
+
+def numbers(figure: str) -> list[int]:
+    """The counts in ``1000 × 5, 1001 × 2``."""
+    return [int(part.rpartition("× ")[2].replace(",", "")) for part in figure.split(", ") if "× " in part]
+
+
+class TestSoundRuns:
+    @pytest.mark.parametrize("program", SOUND)
+    def test_nothing_is_violated(self, sound: dict[str, Run], program: str) -> None:
+        """Exit status 0, and the last line says so."""
+        run = sound[program]
+        assert (run.status, run.violations, run.output.splitlines()[-1].strip()) == (0, {}, "held"), run.output
+
+    def test_chaos_uses_every_kind_of_attack(self, sound: dict[str, Run]) -> None:
+        """Each was seen through at least once."""
+        figures = sound["chaos"].figures
+        unused = [name for name in attacks() if not figures[f"  {name}"]]
+        assert (unused, figures["attacks"] >= len(attacks())) == ([], True)
+
+    def test_chaos_harms_workers_and_honest_peers_talk(self, sound: dict[str, Run]) -> None:
+        """Restarts, connections that ended by them and others that left, echoes, and HTTP."""
+        figures = sound["chaos"].figures
+        assert figures["honest connections"] > 60
+        assert figures["echoes in order"] > 100
+        assert figures["HTTP requests"] > 0
+        assert sum(numbers(figures["restarts"])) >= 2
+        assert len(numbers(figures["closes by code"])) >= 2
+
+    def test_soak_measures_memory_under_every_use(self, sound: dict[str, Run]) -> None:
+        """Hundreds of connections of each kind, all ends, messages of those that stay."""
+        figures = sound["soak"].figures
+        assert [name.rpartition(" ×")[0] for name in figures["what was done"].split(", ") if " × " in name] == [
+            "HTTP requests",
+            "compressed",
+            "detached",
+            "echoes",
+            "in the room",
+        ]
+        assert min(numbers(figures["what was done"])) > 20
+        assert len(numbers(figures["their ends"])) == 3
+        assert figures["messages of residents"] > 100
+        assert figures["memory at the start, MiB"] > 10
+
+    def test_soak_draws_the_memory(self, sound: dict[str, Run]) -> None:
+        """A chart with an axis."""
+        assert " MiB |" in sound["soak"].output
+
+    def test_restart_sends_everybody_home_and_back(self, sound: dict[str, Run]) -> None:
+        """Each reload closes all connections, new workers take them, and messages go on being acknowledged."""
+        figures = sound["restart"].figures
+        [home] = [part for part in figures["HUP: closes by code"].split(", ") if int(part.split()[0]) in RESTARTING]
+        assert numbers(home)[0] >= 2 * 60
+        assert figures["HUP: workers that took connections"] >= 3
+        assert figures["max: workers used up"] >= 4
+        for part in ("HUP", "max"):
+            assert figures[f"{part}: acknowledged"] == figures[f"{part}: messages sent"] > 60
+            assert figures[f"{part}: HTTP requests"] > 50
+
+    def test_responsive_measures_http_beside_echoes(self, sound: dict[str, Run]) -> None:
+        """Five times HTTP; steady and saturated sockets did echo."""
+        lines = list(sound["responsive"].figures.values())
+        assert len(lines) == 5 and all(int(line.split()[0]) > 0 for line in lines), lines
+        rates = [float(line.split("; ")[1].split()[0].replace(",", "")) for line in lines if "; " in line]
+        assert rates[0] == 0 and rates[1] > 50 and rates[2] > rates[1]
+
+
+class TestBrokenRuns:
+    @pytest.mark.parametrize(
+        ("program", "kinds"),
+        [
+            ("chaos", {"leak", "order"}),
+            ("soak", {"memory"}),
+            ("restart", {"lost", "1006"}),
+            ("responsive", {"rate"}),
+        ],
+    )
+    def test_fault_is_found(self, broken: dict[str, Run], program: str, kinds: set[str]) -> None:
+        """Exit status 1, and what it is called."""
+        run = broken[program]
+        assert run.status == 1
+        assert kinds <= set(run.violations), run.output
+
+
+# --- the judgements, without a server ------------------------------------------------------------------------------
+
+
+def samples(seconds: int, slope: float, rate: float, noise: float) -> list[Sample]:
+    """A sample each second of a memory that rises by ``slope`` bytes per second."""
+    chance = random.Random(1)
+    return [
+        Sample(at, int(50 * 2**20 + slope * at + chance.uniform(-noise, noise)), int(rate * at))
+        for at in range(seconds)
+    ]
+
+
+class TestSlope:
+    @pytest.mark.parametrize("seconds", [60, 600, 3600])
+    def test_leak_of_a_kib_per_connection_is_seen(self, seconds: int) -> None:
+        """At the usual rate, in a minute as in an hour, through the noise of an allocator."""
+        measured = samples(seconds, 50 * 1024, 50, 2**18)
+        assert rises(measured, fit(measured))
+
+    def test_leak_of_an_object_per_message_is_seen(self) -> None:
+        """Sixteen bytes, the smallest that there is, at four messages a connection, in an hour."""
+        measured = samples(3600, 16 * 4 * 50, 50, 2**18)
+        assert rises(measured, fit(measured))
+
+    @pytest.mark.parametrize("slope", [0, -1000, 500])
+    def test_noise_is_no_leak(self, slope: float) -> None:
+        """Neither is a trifle: ten bytes for each connection."""
+        measured = samples(3600, slope, 50, 2**18)
+        assert not rises(measured, fit(measured))
+
+    def test_fit_is_least_squares(self) -> None:
+        """Exact for a straight line."""
+        line = fit([Sample(at, 3 * at, at) for at in range(10)])
+        assert line == Line(3, 0)
+
+    def test_chart_shows_the_rise(self) -> None:
+        """The top row ends at the right, where memory is highest."""
+        rows = chart(samples(720, 1000, 50, 0)).splitlines()
+        assert rows[0].endswith("|" + " " * 67 + "#" * 5) or rows[0].endswith("#")
+        assert rows[0].count("#") < rows[-2].count("#") == 72
+
+
+class TestJudgement:
+    @pytest.fixture
+    def chaos(self) -> Chaos:
+        """A run without a server."""
+        return Chaos(Report("test"), None, 1, 1)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("code", "told", "killed", "violated"),
+        [
+            (1000, False, False, False),
+            (1001, False, False, True),
+            (1001, True, False, False),
+            (1012, True, False, False),
+            (1006, False, False, True),
+            (1006, True, False, True),
+            (1006, True, True, False),
+            (1011, True, False, True),
+        ],
+    )
+    def test_end_of_an_honest_peer(self, chaos: Chaos, code: int, told: bool, killed: bool, violated: bool) -> None:
+        """Its own goodbye, that of a worker that was told to stop, or the death of one that was killed."""
+        peer = Peer.__new__(Peer)
+        peer.worker, peer.started = 7, time.monotonic()
+        chaos.signalled |= {7} if told else set()
+        chaos.killed |= {7} if killed else set()
+        chaos.ended(peer, Numbered("one", random.Random(1)), "/echo", code)
+        assert bool(chaos.report.violations) is violated
+
+    @pytest.mark.parametrize(("since", "violated"), [(1.0, True), (-1.0, False)])
+    def test_handshake_fails_only_beside_a_kill(self, chaos: Chaos, since: float, violated: bool) -> None:
+        """A kill before it began is no excuse."""
+        now = time.monotonic()
+        chaos.kills.append(now)
+        chaos.handshake_failed(now + since, EOFError())
+        assert bool(chaos.report.violations) is violated
+
+    def test_harms_are_all_there(self) -> None:
+        """Killed, stopped, reloaded, and killed while stopping."""
+        assert set(HARM) == {"SIGKILL", "SIGTERM", "SIGHUP", "SIGTERM, then SIGKILL", "SIGHUP, then SIGKILL"}
+
+    @pytest.mark.parametrize("payload", [b"one:2:", b"one:1", b"one:1:x", b"one:3:"])
+    def test_echo_out_of_order_is_refused(self, payload: bytes) -> None:
+        """Another number, or another payload."""
+        numbered = Numbered("one", random.Random(5))
+        first = numbered.next()
+        numbered.next()
+        assert first
+        with pytest.raises(AssertionError, match="instead of"):
+            numbered.check(Frame(TEXT, payload + b"?"))
+
+    def test_word_of_others_is_no_echo(self) -> None:
+        """In a room everybody hears everybody."""
+        numbered = Numbered("one", random.Random(5))
+        assert not numbered.check(Frame(TEXT, b"other:1:"))
+
+
+class TestStore:
+    @pytest.mark.parametrize(
+        ("stored", "lost"),
+        [
+            ("client0 1\nclient0 2\nclient0 3\n", 0),
+            ("client0 1\nclient0 2\nclient0 2\nclient0 3\n", 0),
+            ("client0 1\nclient0 2\nclient0 1\nclient0 2\nclient0 3\n", 0),
+            ("client0 1\nclient0 3\n", 1),
+            ("client0 1\nclient0 2\n", 1),
+            ("", 3),
+        ],
+        ids=["all", "one twice", "said again", "a gap", "the last one", "nothing"],
+    )
+    def test_acknowledged_and_not_stored_is_lost(self, tmp_path: Path, stored: str, lost: int) -> None:
+        """Counted for each client; more than once is well enough."""
+        report = Report("test")
+        run = Restart(report, None, 1, "test")  # type: ignore[arg-type]
+        run.clients[0].acknowledged = 3
+        (tmp_path / "stored").write_text(stored)
+        run.check_store(tmp_path / "stored")
+        assert (report.figures["test: acknowledged and not stored"], bool(report.violations)) == (lost, lost > 0)
+
+    @pytest.mark.parametrize(("code", "violated"), [(1001, False), (1012, False), (1006, True), (1000, True)])
+    def test_connection_that_ends_otherwise_is_told(self, code: int, violated: bool) -> None:
+        """1001 or 1012; 1000 is the clients' own and comes at the end."""
+        report = Report("test")
+        run = Restart(report, None, 1, "test")  # type: ignore[arg-type]
+        peer = Peer.__new__(Peer)
+        peer.worker, peer.started = 7, time.monotonic()
+        run.closed(Client(0, run).name, peer, code)
+        assert bool(report.violations) is violated
+
+
+@pytest.mark.parametrize(("share", "value"), [(0, 1), (0.5, 51), (0.99, 100), (1, 100)])
+def test_percentile_is_a_value_that_was_seen(share: float, value: float) -> None:
+    """Of the numbers from 1 to 100."""
+    assert percentile(range(100, 0, -1), share) == value
+
+
+def test_program_that_there_is_not_is_refused() -> None:
+    """Status 2, and the names of those that there are."""
+    done = subprocess.run([sys.executable, "-m", "stress", "riot"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, "chaos,soak,restart,responsive" in done.stderr) == (2, True)
