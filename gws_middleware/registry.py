@@ -153,7 +153,8 @@ class Registry:
             gevent.sleep(_POLL)
         for member in members if self._draining is None else self:
             member.abort()
-        gevent.sleep(0)  # what was cut goes in the hub: then it is counted
+        if self._members:
+            gevent.sleep(0)  # what was cut goes in the hub: then it is counted
 
     def _are_here(self, members: Iterable[Member]) -> bool:
         if self._draining is not None:
