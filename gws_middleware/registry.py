@@ -154,7 +154,8 @@ class Registry:
             gevent.sleep(_POLL)
         for member in self if everybody else [each for each in members if each in self._members]:
             member.abort()
-        gevent.sleep(0)  # what was cut goes in the hub: then it is counted
+        if self._members:
+            gevent.sleep(0)  # what was cut goes in the hub: then it is counted
 
     def _are_here(self, members: Iterable[Member] | None) -> bool:
         if members is None:

@@ -132,7 +132,7 @@ def test_reset_detached_websocket_has_one_line(server: Server, token: str) -> No
 @every_kind
 def test_detached_websocket_that_the_server_closes_has_one_line(server: Server, token: str) -> None:
     """At its goodbye, which is among the bytes."""
-    with Visitor(server, f"/detached?id={token}") as client:
+    with Visitor(server, f"/detached/told?id={token}") as client:
         client.say(10)
         client.text("bye")
         code = client.read_frame().code
@@ -147,7 +147,7 @@ def test_detached_websocket_that_the_server_closes_has_one_line(server: Server, 
 @every_kind
 def test_view_that_detaches_and_raises_has_one_line(server: Server, token: str) -> None:
     """The connection ends with 1011."""
-    with Visitor(server, f"/detached?id={token}&raise=yes") as client:
+    with Visitor(server, f"/detached/told?id={token}&raise=yes") as client:
         code = client.read_frame().code
         client.leave(1011)
     server.events(token, "left after 1011")

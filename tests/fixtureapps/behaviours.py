@@ -159,9 +159,19 @@ def waiting(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 @app.at("/detached")
 def detached(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Leaves, by an exception where ``?raise=`` says so, and the connection stays: it echoes in upper case, and says
-    goodbye when it is told "bye".
-    """
+    """Leaves, and the connection stays: it echoes in upper case."""
+    ws = environ["wsgi.websocket"]
+    token = {"QUERY_STRING": environ["QUERY_STRING"]}
+    ws.detach(
+        on_message=lambda ws, message: ws.send(message.upper()),
+        on_close=lambda ws: record(token, f"left after {ws.close_code}"),
+    )
+    return Body(environ, [b"HTTP"])
+
+
+@app.at("/detached/told")
+def detached_told(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Echoes until it is told "bye", and says goodbye then. With ``?raise=`` the view leaves by an exception."""
     ws = environ["wsgi.websocket"]
     token = {"QUERY_STRING": environ["QUERY_STRING"]}
 
@@ -169,7 +179,7 @@ def detached(environ: Environ, start_response: StartResponse) -> Iterable[bytes]
         if message == "bye":
             ws.close(4002)
         else:
-            ws.send(message.upper())
+            ws.send(message)
 
     def on_close(ws: Any) -> None:
         record(token, f"left after {ws.close_code}")
@@ -178,7 +188,7 @@ def detached(environ: Environ, start_response: StartResponse) -> Iterable[bytes]
     ws.detach(on_message, on_close)
     if query(environ, "raise"):
         raise LookupError("the reason")
-    return Body(environ, [b"HTTP"])
+    return []
 
 
 @app.at("/detached/outlived")
