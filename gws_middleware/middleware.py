@@ -58,7 +58,7 @@ class WebSocketMiddleware:
             return self.app(environ, start_response)
         server = takeover.find(environ, start_response)
         if server is None:
-            return self._no_socket(start_response)
+            return self._no_socket(environ, start_response)
         config = self.config
         answer = judge(_request(environ), config.allowed_origins, config.compression)
         if server.switched:
@@ -100,13 +100,13 @@ class WebSocketMiddleware:
         name = None if app_protocol is None else app_protocol(environ.get("PATH_INFO", ""))
         return name if name in handshake.subprotocols else None
 
-    def _no_socket(self, start_response: StartResponse) -> Iterable[bytes]:
+    def _no_socket(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if not self._told:
             self._told = True
             log.warning(NO_SOCKET)
         body = NO_SOCKET.encode() + b"\n"
         start_response("501 Not Implemented", _text_headers(body))
-        return [body]
+        return _body(environ, body)
 
 
 def _text_headers(body: bytes) -> Headers:
@@ -120,8 +120,12 @@ def _refuse(
     body = refusal.sentence.encode() + b"\n"
     headers = [*_text_headers(body), *refusal.headers, *server.close_headers]
     server.refuse_more(start_response(refusal.status, headers))
-    # A body behind HEAD is not sent by gunicorn, but warned of in its log, once for each request of a stranger.
-    return _left([] if environ.get("REQUEST_METHOD") == "HEAD" else [body], server)
+    return _left(_body(environ, body), server)
+
+
+def _body(environ: Environ, body: bytes) -> list[bytes]:
+    """None behind HEAD: gunicorn does not send one, but warns of it in its log, once for each request of a stranger."""
+    return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]
 
 
 def _left(result: Iterable[bytes], server: takeover.Server) -> Iterable[bytes]:

@@ -23,6 +23,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from gws_middleware import registry
 from gws_middleware.django.devserver import Server
 from gws_middleware.typing import Environ, StartResponse
 
@@ -496,8 +497,10 @@ def test_signal_ends_the_server_with_a_goodbye(options: list[str], number: int, 
     assert "Traceback" not in server.log
 
 
-def test_goodbye_has_one_deadline() -> None:
+def test_goodbye_has_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """For peers that do not answer and for views that do not end: a restart is to be quick."""
+    # A process that has said goodbye sends everybody home who still comes, and this one has more tests to run.
+    monkeypatch.setattr(registry, "_registry", registry.Registry())
 
     def stubborn(environ: Environ, start_response: StartResponse) -> list[bytes]:
         environ["wsgi.websocket"].accept()
