@@ -162,10 +162,12 @@ def detached(environ: Environ, start_response: StartResponse) -> Iterable[bytes]
     """Leaves, and the connection stays: it echoes in upper case."""
     ws = environ["wsgi.websocket"]
     token = {"QUERY_STRING": environ["QUERY_STRING"]}
-    ws.detach(
-        on_message=lambda ws, message: ws.send(message.upper()),
-        on_close=lambda ws: record(token, f"left after {ws.close_code}"),
-    )
+
+    def on_close(ws: Any) -> None:
+        record(token, f"left after {ws.close_code}")
+        log.info("on_close of %s after %s", query(ws.environ, "id"), ws.close_code)
+
+    ws.detach(on_message=lambda ws, message: ws.send(message.upper()), on_close=on_close)
     return Body(environ, [b"HTTP"])
 
 
@@ -181,11 +183,7 @@ def detached_told(environ: Environ, start_response: StartResponse) -> Iterable[b
         else:
             ws.send(message)
 
-    def on_close(ws: Any) -> None:
-        record(token, f"left after {ws.close_code}")
-        log.info("on_close of %s after %s", query(ws.environ, "id"), ws.close_code)
-
-    ws.detach(on_message, on_close)
+    ws.detach(on_message, lambda ws: record(token, f"left after {ws.close_code}"))
     if query(environ, "raise"):
         raise LookupError("the reason")
     return []
