@@ -8,7 +8,7 @@ from typing import Any
 from ..adapter import Adapter
 from ..typing import Headers
 from ..websocket import WebSocket
-from . import checks, conf, databases, sessions
+from . import checks, conf, databases, sessions, users
 from .signals import websocket_closed, websocket_opened
 
 __all__ = ["DjangoAdapter"]
@@ -29,6 +29,7 @@ class DjangoAdapter(Adapter):
     def accepting(self, ws: WebSocket) -> Headers:
         """No transaction may be open; the session is saved, and its cookie rides on the 101."""
         databases.refuse_transaction()
+        users.settle(ws)
         return sessions.save_at_handshake(ws)
 
     def opened(self, ws: WebSocket) -> None:

@@ -6,7 +6,7 @@ from django.apps import AppConfig
 from django.core import checks as framework
 
 from .. import adapter
-from . import checks, conf, databases, users
+from . import checks, conf, databases, serving, users
 from .adapter import DjangoAdapter
 
 __all__ = ["GwsConfig"]
@@ -26,4 +26,5 @@ class GwsConfig(AppConfig):
             framework.register(check)
         conf.connect()
         databases.connect()
+        serving.connect()
         users.connect()

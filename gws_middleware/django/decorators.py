@@ -7,9 +7,9 @@ Either puts ``request.websocket`` and ``request.is_websocket()`` there, lets the
 from __future__ import annotations
 
 from functools import wraps
-from inspect import iscoroutinefunction
 from typing import Any
 
+from asgiref.sync import iscoroutinefunction
 from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase

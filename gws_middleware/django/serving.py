@@ -1,10 +1,13 @@
-"""A view on a WebSocket: what stands between it and Django, whichever decorator or middleware called it."""
+"""A view on a WebSocket: what stands between it and Django, be it called by a decorator, the middleware or neither."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from typing import Any, cast
 
+from asgiref.sync import iscoroutinefunction
+from django.core.handlers.base import BaseHandler
 from django.http import HttpRequest, HttpResponse, HttpResponseForbidden
 from django.http.response import HttpResponseBase
 from gevent import GreenletExit
@@ -14,7 +17,7 @@ from ..exceptions import ConnectionClosed
 from ..websocket import WebSocket
 from . import sessions, users
 
-__all__ = ["View", "WebSocketRequest", "WebSocketResponse", "attach", "serve"]
+__all__ = ["View", "WebSocketRequest", "WebSocketResponse", "attach", "connect", "serve"]
 
 View = Callable[..., Any]
 
@@ -33,6 +36,33 @@ class WebSocketResponse(HttpResponse):
     status_code = 101
 
 
+def connect() -> None:
+    """Serve undecorated views too: Django asks this of its handlers for each view, right before it calls it."""
+    BaseHandler.make_view_atomic = _serving(BaseHandler.make_view_atomic)  # type: ignore[method-assign,assignment]
+
+
+def _serving(make_view_atomic: Callable[[BaseHandler, View], View]) -> Callable[[BaseHandler, View], View]:
+    """An undecorated view stays in the transaction of ``ATOMIC_REQUESTS``: it may be one that writes and knows nothing
+    of WebSockets, and whoever asks for one is not to take its transaction away.
+    """
+
+    @wraps(make_view_atomic)
+    def make_view(handler: BaseHandler, view: View) -> View:
+        atomic = make_view_atomic(handler, view)
+        if getattr(view, "accept_websocket", False) or iscoroutinefunction(atomic):
+            return atomic
+
+        def speaking(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+            ws = attach(request)
+            if not isinstance(ws, WebSocket):  # plain HTTP, or e.g. gevent-websocket's own server
+                return atomic(request, *args, **kwargs)
+            return serve(request, ws, atomic, args, kwargs)
+
+        return speaking
+
+    return make_view
+
+
 def attach(request: HttpRequest) -> WebSocket | None:
     """Give the request its ``websocket``, which is None for plain HTTP, and ``is_websocket()``."""
     if not hasattr(request, "websocket"):
@@ -40,8 +70,8 @@ def attach(request: HttpRequest) -> WebSocket | None:
         known = cast(WebSocketRequest, request)
         known.websocket = ws
         known.is_websocket = lambda: ws is not None
-        if ws is not None:
-            ws.request = request
+        if isinstance(ws, WebSocket):
+            ws.request = request  # type: ignore[attr-defined]
     return cast(WebSocketRequest, request).websocket
 
 

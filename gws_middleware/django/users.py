@@ -21,7 +21,17 @@ from .. import registry
 from ..websocket import WebSocket
 from . import conf, sessions
 
-__all__ = ["LOGGED_OUT", "Visitor", "close_user_sockets", "connect", "refresh_user", "remember", "user_key", "visitor"]
+__all__ = [
+    "LOGGED_OUT",
+    "Visitor",
+    "close_user_sockets",
+    "connect",
+    "refresh_user",
+    "remember",
+    "settle",
+    "user_key",
+    "visitor",
+]
 
 LOGGED_OUT = 4401
 """The close code of a user's sockets: 4000 to 4999 are for applications (RFC 6455 7.4.2), and 401 is HTTP's."""
@@ -58,6 +68,16 @@ def visitor(ws: WebSocket) -> Visitor:
     of_the_session = getattr(session, "_session_cache", {}).get(SESSION_KEY)
     session_key = getattr(session, "session_key", None) or sessions.key_in(ws.environ)
     return Visitor(user_id, session_key, of_the_session == str(user_id))
+
+
+def settle(ws: WebSocket) -> None:
+    """Read the user now if that may give the session another key, as it does where SECRET_KEY has been replaced and an
+    older one has signed the session: behind the 101 the browser would not learn the new key, and be logged out.
+    """
+    request: Any = getattr(ws, "request", None)
+    user = getattr(request, "user", None)
+    if settings.SECRET_KEY_FALLBACKS and isinstance(user, LazyObject) and hasattr(request, "session"):
+        bool(user)
 
 
 def user_key(ws: WebSocket) -> Any:

@@ -22,6 +22,7 @@ def stored(client: WebSocketClient) -> dict[str, object]:
 
 class TestSession(WebSocketTestMixin, TestCase):
     client: WebSocketClient
+    path = "/session/"
 
     def setUp(self) -> None:
         session = self.client.session
@@ -30,13 +31,13 @@ class TestSession(WebSocketTestMixin, TestCase):
 
     def test_view_sees_the_session_of_the_handshake(self) -> None:
         """Read in any moment."""
-        with self.client.websocket("/session/") as ws:
+        with self.client.websocket(self.path) as ws:
             ws.send("look")
             assert ws.receive_json() == {"early": "before", "late": None}
 
     def test_what_is_set_before_the_101_is_saved_at_once(self) -> None:
         """While the connection is open."""
-        with self.client.websocket("/session/?early=now") as ws:
+        with self.client.websocket(f"{self.path}?early=now") as ws:
             ws.send("look")
             ws.receive()
             assert stored(self.client)["early"] == "now"
@@ -44,7 +45,7 @@ class TestSession(WebSocketTestMixin, TestCase):
     def test_cookie_of_a_new_session_rides_on_the_101(self) -> None:
         """With the attributes that Django gives it."""
         client = WebSocketClient()
-        with client.websocket("/session/?early=new") as ws:
+        with client.websocket(f"{self.path}?early=new") as ws:
             assert "sessionid" not in client.cookies or client.cookies["sessionid"].value
             ws.send("look")
             ws.receive()
@@ -54,14 +55,14 @@ class TestSession(WebSocketTestMixin, TestCase):
 
     def test_no_cookie_without_need(self) -> None:
         """A session that was not changed."""
-        with self.client.websocket("/session/") as ws:
+        with self.client.websocket(self.path) as ws:
             ws.send("look")
             assert "Set-Cookie" not in dict(ws.headers)
 
     @SAVING
     def test_cookie_is_renewed_where_every_request_does(self) -> None:
         """The handshake is one."""
-        with self.client.websocket("/session/") as ws:
+        with self.client.websocket(self.path) as ws:
             ws.send("look")
             assert "Set-Cookie" in dict(ws.headers)
 
@@ -71,7 +72,7 @@ class TestSession(WebSocketTestMixin, TestCase):
             with (
                 self.subTest(every_request=saving),
                 override_settings(SESSION_SAVE_EVERY_REQUEST=saving),
-                self.client.websocket("/session/") as ws,
+                self.client.websocket(self.path) as ws,
             ):
                 ws.send("set by the view")
                 ws.receive()
@@ -89,7 +90,7 @@ class TestSession(WebSocketTestMixin, TestCase):
                 self.subTest(every_request=saving),
                 override_settings(SESSION_SAVE_EVERY_REQUEST=saving),
                 self.assertNoLogs(level="WARNING"),
-                self.client.websocket("/session/") as ws,
+                self.client.websocket(self.path) as ws,
             ):
                 ws.send("set by the view")
                 ws.receive()
@@ -105,7 +106,7 @@ class TestSession(WebSocketTestMixin, TestCase):
 
     def test_view_saves_when_it_says_so(self) -> None:
         """``save_session`` stores at once."""
-        with self.client.websocket("/session/") as ws:
+        with self.client.websocket(self.path) as ws:
             ws.send("set value")
             ws.receive()
             ws.send("save")
@@ -114,7 +115,7 @@ class TestSession(WebSocketTestMixin, TestCase):
 
     def test_deleted_session_is_not_saved(self) -> None:
         """``save_session`` says False."""
-        with self.client.websocket("/session/") as ws:
+        with self.client.websocket(self.path) as ws:
             ws.send("set value")
             ws.receive()
             self.client.session.flush()
@@ -126,16 +127,16 @@ class TestSession(WebSocketTestMixin, TestCase):
         """Its key is unknown to the browser."""
         client = WebSocketClient()
         with pytest.raises(RuntimeError, match="set a value in it before the WebSocket is accepted"):
-            converse(client, "save")
+            converse(client, "save", self.path)
 
     @COOKIES
     def test_session_in_a_cookie_rides_on_the_101(self) -> None:
         """Set before it."""
         client = WebSocketClient()
-        with client.websocket("/session/?early=new") as ws:
+        with client.websocket(f"{self.path}?early=new") as ws:
             ws.send("look")
             ws.receive()
-        with client.websocket("/session/") as ws:
+        with client.websocket(self.path) as ws:
             ws.send("look")
             assert ws.receive_json()["early"] == "new"
 
@@ -144,7 +145,7 @@ class TestSession(WebSocketTestMixin, TestCase):
         """There is no response any more that could carry it."""
         client = WebSocketClient()
         with pytest.raises(RuntimeError, match="signed cookie cannot be saved after the handshake"):
-            converse(client, "save", path="/session/?early=new")
+            converse(client, "save", f"{self.path}?early=new")
 
     @CACHE
     def test_deleted_session_of_a_cache_is_not_saved(self) -> None:
@@ -153,7 +154,7 @@ class TestSession(WebSocketTestMixin, TestCase):
         session = client.session
         session["early"] = "cached"
         session.save()
-        with client.websocket("/session/") as ws:
+        with client.websocket(self.path) as ws:
             ws.send("set value")
             ws.receive()
             session.delete()
@@ -161,7 +162,13 @@ class TestSession(WebSocketTestMixin, TestCase):
             assert ws.receive() == "False"
 
 
-def converse(client: WebSocketClient, message: str, path: str = "/session/") -> None:
+class TestSessionOfAnUndecoratedView(TestSession):
+    """The same holds where neither a decorator nor the middleware class has a hand in it."""
+
+    path = "/undecorated/session/"
+
+
+def converse(client: WebSocketClient, message: str, path: str) -> None:
     """Say one thing and wait for the answer, which may be the end."""
     with client.websocket(path) as ws:
         ws.send(message)

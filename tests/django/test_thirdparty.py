@@ -105,7 +105,7 @@ def test_websocket_opens_talks_and_closes(server: Server, token: str, path: str,
             client.reset()
     found = records(server, token, f"left with {code}" if path == "/detached/" else "silk")
     [status] = [one.removeprefix("span: ") for one in found if one.startswith("span: ")]
-    assert status == "101" or path == "/meta/"  # whose view is not decorated: what it returns is seen by the others
+    assert status == "101"
     expected = [f"response {status} for AnonymousUser", f"span: {status}", "finished", f"silk: {status}"]
     if path == "/detached/":
         expected.append(f"left with {code}")

@@ -273,6 +273,18 @@ class TestRefreshUser(WebSocketTestMixin, TestCase):
             assert ws.receive() == "AnonymousUser"
         assert Session.objects.filter(pk=key).exists()
 
+    def test_session_that_an_older_key_has_signed_goes_on(self) -> None:
+        """Reading the user gives it another key, which the browser learns with the 101, however late the view asks."""
+        key = self.client.session.session_key
+        with override_settings(SECRET_KEY="another", SECRET_KEY_FALLBACKS=[settings.SECRET_KEY]):
+            for expected_cookie in (True, False):
+                with self.client.websocket("/late/") as ws:
+                    assert ws.receive() == "bob"
+                    assert ("Set-Cookie" in dict(ws.headers)) is expected_cookie
+            with WebSocketClient().websocket("/late/") as ws:
+                assert ws.receive() == "AnonymousUser"
+        assert self.client.session.session_key != key
+
     @override_settings(MIDDLEWARE=["tests.django.project.views.by_token"])
     def test_user_of_a_token_is_read_by_the_key(self) -> None:
         """No session says who it is."""

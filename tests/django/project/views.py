@@ -55,12 +55,23 @@ def both(request: Any, room: int = 0) -> HttpResponse | None:
 
 
 def undecorated(request: Any) -> HttpResponse | None:
-    """For the middleware class: it has ``request.websocket`` without a decorator."""
+    """It has ``request.websocket`` without a decorator."""
     if request.websocket is None:
         return HttpResponse(f"http {request.is_websocket()}")
     for message in request.websocket:
         request.websocket.send(message)
     return None
+
+
+def undecorated_raises(request: Any) -> None:
+    """A fault behind the 101."""
+    request.websocket.accept()
+    raise LookupError("nothing here")
+
+
+async def asynchronous(request: HttpRequest) -> HttpResponse:
+    """Django runs it in a loop of asyncio."""
+    return HttpResponse("async")
 
 
 def forgets(request: Any) -> None:
@@ -160,11 +171,13 @@ def timeout(request: Any) -> None:
         request.websocket.receive()
 
 
-@require_websocket
-def chatter(request: Any) -> None:
+def undecorated_chatter(request: Any) -> None:
     """Sends until the peer has gone."""
     while True:
         request.websocket.send("x" * 1000)
+
+
+chatter = require_websocket(undecorated_chatter)
 
 
 @require_websocket
@@ -196,6 +209,13 @@ def who(request: Any) -> None:
     request.websocket.detach(on_message=lambda ws, message: ws.send(str(refresh_user(ws))))
 
 
+@require_websocket
+def late(request: Any) -> None:
+    """Asks behind the 101 who it is."""
+    request.websocket.accept()
+    request.websocket.send(str(request.user))
+
+
 def by_token(get_response: Any) -> Any:
     """A middleware: the token is the primary key."""
 
@@ -218,8 +238,7 @@ def tested(request: Any) -> None:
     request.websocket.send("passed")
 
 
-@require_websocket
-def session(request: Any) -> None:
+def undecorated_session(request: Any) -> None:
     """Does with the session what the messages say."""
     if "early" in request.GET:
         request.session["early"] = request.GET["early"]
@@ -232,6 +251,9 @@ def session(request: Any) -> None:
         if verb == "save":
             ws.send(str(save_session(request)))
         ws.send_json({"early": request.session.get("early"), "late": request.session.get("late")})
+
+
+session = require_websocket(undecorated_session)
 
 
 @require_websocket

@@ -1,0 +1,92 @@
+"""Undecorated views with the app in ``INSTALLED_APPS`` and nothing else of ours: they are served like the others.
+
+(Their sessions: test_sessions.py. Their transactions: test_databases.py.)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.core.handlers.wsgi import WSGIHandler
+from django.http import HttpResponse
+from django.test import Client, RequestFactory
+
+from gws_middleware.django.decorators import accept_websocket
+from gws_middleware.django.test import WebSocketClient
+from tests.inprocess import problems
+
+from .project import views
+from .test_decorators import refusal, request_with_nobody_behind
+
+
+def prepared(view: Any) -> Any:
+    """The view as Django's handler calls it."""
+    return WSGIHandler().make_view_atomic(view)
+
+
+def test_view_finds_the_names_and_may_return_none(client: WebSocketClient) -> None:
+    """On WebSockets and on plain HTTP."""
+    assert client.get("/undecorated/").content == b"http False"
+    with client.websocket("/undecorated/") as ws:
+        ws.send("x")
+        assert ws.receive() == "x"
+
+
+def test_page_that_knows_of_no_websocket_answers_a_handshake(client: WebSocketClient) -> None:
+    """As ever: with HTTP."""
+    response = refusal(client, "/")
+    assert (response.status_code, response.content) == (200, b"plain")
+
+
+def test_view_that_forgets_to_answer_is_told(client: WebSocketClient) -> None:
+    """None is an answer of one who has accepted or closed."""
+    with pytest.raises(ValueError, match="neither accepted nor closed"), client.websocket("/forgets/"):
+        pass
+    with pytest.raises(ValueError, match="didn't return an HttpResponse object"):
+        client.get("/forgets/")
+
+
+def test_exception_closes_with_1011(client: WebSocketClient, caplog: pytest.LogCaptureFixture) -> None:
+    """One record, Django's."""
+    client.raise_request_exception = False
+    with client.websocket("/undecorated/raises/") as ws:
+        assert ws.receive() is None
+        assert ws.close_code == 1011
+    assert [(one.name, bool(one.exc_info)) for one in problems(caplog)] == [("django.request", True)]
+
+
+def test_end_seen_while_sending_is_no_error(client: WebSocketClient, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody can make the log grow by leaving."""
+    with client.websocket("/undecorated/chatter/") as ws:
+        assert ws.receive()
+    assert problems(caplog) == []
+
+
+@pytest.mark.parametrize("view", [views.by_meta, views.undecorated_chatter])
+def test_peer_that_has_gone_before_the_101_is_no_error(view: Any) -> None:
+    """Whether the view saw it in ``receive`` or in ``send``."""
+    assert prepared(view)(request_with_nobody_behind()).status_code == 101
+
+
+def test_decorated_view_is_served_once() -> None:
+    """What the decorator does is not done about it again."""
+
+    @accept_websocket
+    def view(request: Any) -> HttpResponse:
+        return HttpResponse()
+
+    assert prepared(view) is view
+
+
+def test_async_view_stays_one(client: Client) -> None:
+    """Django asks the view that it gets back."""
+    assert prepared(views.asynchronous) is views.asynchronous
+    assert client.get("/async/").content == b"async"
+
+
+def test_websocket_of_another_package_is_its_own() -> None:
+    """E.g. behind gevent-websocket's server, which speaks for itself."""
+    request: Any = RequestFactory().get("/")
+    request.META["wsgi.websocket"] = foreign = object()
+    assert prepared(lambda request: request.META["wsgi.websocket"])(request) is foreign
