@@ -6,10 +6,19 @@ import os
 import resource
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["Cores", "allow_files", "cpu_seconds", "pinned", "resident_bytes", "stolen_seconds", "waited_seconds"]
+__all__ = [
+    "Cores",
+    "allow_files",
+    "cpu_seconds",
+    "pinned",
+    "resident_bytes",
+    "stolen_seconds",
+    "waited_seconds",
+    "waits",
+]
 
 
 def cpu_seconds(pid: int) -> float:
@@ -21,10 +30,20 @@ def cpu_seconds(pid: int) -> float:
     return time.clock_gettime_ns((~pid << 3) | 2) / 1e9
 
 
-def waited_seconds(pid: int) -> float:
-    """How long the process was ready to run and had to wait for a core: the work of others shows here."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(task.read_text().split()[1]) for task in tasks) / 1e9
+def waits(pid: int) -> dict[str, int]:
+    """How long each thread of the process was ready to run and had to wait for a core, in nanoseconds, so far."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            found[task.name] = int((task / "schedstat").read_text().split()[1])
+    return found
+
+
+def waited_seconds(before: dict[str, int], after: dict[str, int]) -> float:
+    """What the process has waited between two ``waits()``: the work of others shows here. A thread that has ended
+    meanwhile takes its count with it, and does not make the sum less.
+    """
+    return sum(count - before.get(thread, 0) for thread, count in after.items()) / 1e9
 
 
 def stolen_seconds() -> float:

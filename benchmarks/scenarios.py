@@ -16,7 +16,7 @@ from .frames import BINARY_1M, BINARY_16K, TEXT_4K, TEXT_64, Payload, client_fra
 from .lanes import Lane, echo_lanes, opened
 from .launch import Fleet, Running, Server, absence
 from .load import broadcast, cycles, saturate
-from .meters import cpu_seconds, resident_bytes, stolen_seconds, waited_seconds
+from .meters import cpu_seconds, resident_bytes, stolen_seconds, waited_seconds, waits
 
 __all__ = ["SCENARIOS", "Cycle", "Echo", "Fanout", "Idle", "Sample", "Scale", "Scenario"]
 
@@ -100,18 +100,17 @@ class Sample:
 
 def _measure(pid: int, connections: int, work: Callable[[], int]) -> Sample:
     """Do the work, which returns its number of checked replies, between two looks at all clocks."""
-    before = _clocks(pid)
+    before, waits_before = _clocks(pid), (waits(pid), waits(os.getpid()))
     messages = work()
-    after = _clocks(pid)
-    seconds, *spent = (late - early for early, late in zip(before, after, strict=True))
-    server_cpu, load_cpu, server_wait, load_wait, stolen = spent
+    after, waits_after = _clocks(pid), (waits(pid), waits(os.getpid()))
+    seconds, server_cpu, load_cpu, stolen = (late - early for early, late in zip(before, after, strict=True))
+    server_wait, load_wait = map(waited_seconds, waits_before, waits_after)
     return Sample(messages, connections, seconds, server_cpu, load_cpu, server_wait, load_wait, stolen)
 
 
 def _clocks(pid: int) -> tuple[float, ...]:
-    """The time, then what server and load generator have used, then what they have waited, then what was stolen."""
-    used = cpu_seconds(pid), time.process_time()
-    return time.perf_counter(), *used, waited_seconds(pid), waited_seconds(os.getpid()), stolen_seconds()
+    """The time, what server and load generator have used, and what was stolen from this machine."""
+    return time.perf_counter(), cpu_seconds(pid), time.process_time(), stolen_seconds()
 
 
 @dataclass(frozen=True)

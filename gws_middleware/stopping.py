@@ -77,7 +77,7 @@ def watch() -> None:
     _watching = os.getpid()
     worker = takeover.gunicorn_worker()
     if worker is None or not hasattr(worker, "goodbye"):
-        atexit.register(_at_exit)
+        atexit.register(_at_exit, worker)
         if worker is not None:
             _look_at_each_heartbeat(worker)
 
@@ -93,7 +93,7 @@ def _look_at_each_heartbeat(worker: Any) -> None:
     worker.notify = notify_and_look
 
 
-def _at_exit() -> None:
+def _at_exit(worker: Any) -> None:
     """Detached connections keep no server from ending."""
     if _watching == os.getpid() and len(registry.current()):
-        registry.current().drain(CloseCode.GOING_AWAY, QUICK)
+        registry.current().drain(CloseCode.GOING_AWAY if worker is None else code_of(worker), QUICK)

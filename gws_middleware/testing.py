@@ -203,12 +203,12 @@ class Client:
             status, headers, body = answer
             if status != SWITCHING:
                 raise HandshakeRefused(status, headers, body)
+            lower = {name.lower(): value for name, value in headers}
+            self.subprotocol, agreed = check_response(101, lower, self._key, self._subprotocols, self._compression)
         except BaseException:
             self._leave()
             raise
         self.headers = headers
-        lower = {name.lower(): value for name, value in headers}
-        self.subprotocol, agreed = check_response(101, lower, self._key, self._subprotocols, self._compression)
         self._engine = Connection(
             client=True,
             max_message_size=2**30,

@@ -138,6 +138,7 @@ FOREIGN = {
     },
     "prometheus_client": {"prometheus"},
     "django": {"django"},
+    "asgiref": {"django"},
     "psycopg2": {"django"},
     "geventwebsocket": {"exceptions"},
     "gunicorn": {"worker"},

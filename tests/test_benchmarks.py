@@ -254,6 +254,18 @@ class TestMeters:
         between = meters.cpu_seconds(os.getpid())
         assert before <= between <= time.process_time()
 
+    def test_waits_are_those_of_every_thread(self) -> None:
+        """A thread that ends meanwhile takes its count with it, and one that begins brings its own."""
+        done = threading.Event()
+        thread = threading.Thread(target=done.wait)
+        thread.start()
+        before = meters.waits(os.getpid())
+        done.set()
+        thread.join()
+        assert str(thread.native_id) in before
+        assert 0 <= meters.waited_seconds(before, meters.waits(os.getpid())) < 60
+        assert meters.waited_seconds({"1": 5, "2": 10**9}, {"1": 10**9 + 5, "3": 10**9}) == 2
+
     def test_scale_below_a_tenth_has_fewer_connections(self) -> None:
         """Figures are for full crowds, and a crowd never becomes a single connection."""
         smallest, tenth = Scale(0.01), Scale(0.1)

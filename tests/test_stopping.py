@@ -108,13 +108,14 @@ def test_stopped_server_says_goodbye_where_no_view_is_left(server_directory: Pat
 
 
 @pytest.mark.parametrize("kind", ["worker", "gevent"])
-def test_worker_that_has_served_enough_says_that_another_comes(server_directory: Path, kind: str) -> None:
-    """At ``max_requests``: 1012, attached and detached, and the next worker serves. (Workers on ``gevent.pywsgi`` count
-    no requests.)
+@pytest.mark.parametrize("first", ["waiting", "detached"])
+def test_worker_that_has_served_enough_says_that_another_comes(server_directory: Path, first: str, kind: str) -> None:
+    """At ``max_requests``: 1012, attached and detached, also where no view is left, and the next worker serves.
+    (Workers on ``gevent.pywsgi`` count no requests.)
     """
     with launch(kind, server_directory, options=["--max-requests", "4"]) as server:
         before = server.status()["pid"]
-        with visitors(server, "/waiting?id=one", "/detached?id=two") as clients:
+        with visitors(server, f"/{first}?id=one", "/detached?id=two") as clients:
             codes = goodbyes(clients)
         eventually(lambda: server.status()["pid"] != before, "the next worker")
         server.log.find("(finally|on_close) of .* after 1012", 2)

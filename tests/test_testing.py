@@ -136,6 +136,17 @@ class TestRefusal:
             b"written, yielded",
         )
 
+    def test_wrong_101_is_told_and_leaves_nothing_behind(self) -> None:
+        """One for another key: the view ends with the ``with`` block that never began, and the socket is closed."""
+        seen: list[Any] = []
+        connection = connect(
+            lambda environ, _: seen.append(environ["wsgi.websocket"].receive()) or [],
+            headers={"Sec-WebSocket-Key": "x3JJHMbDL1EzLkh9GBhXDw=="},
+        )
+        with pytest.raises(ValueError, match="the 101 answers another key"):
+            connection.__enter__()
+        assert (seen, connection._sock.fileno()) == ([None], -1)
+
     def test_response_is_closed(self) -> None:
         """As a server does it: frameworks clean up there."""
         closed: list[bool] = []
