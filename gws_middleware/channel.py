@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _socket
 import socket
+from functools import lru_cache
 from typing import Any, Protocol
 
 from .protocol.masking import extension
@@ -65,6 +66,16 @@ def give_up_silent(channel: Channel, ping_interval: float | None, ping_timeout: 
     unacknowledged for as long as a peer may be silent, or may let ``send()`` wait (RFC 5482); where nothing is sent by
     itself, by probes.
     """
+    try:
+        for level, option, value in _giving_up(ping_interval, ping_timeout, wait):
+            channel.setsockopt(level, option, value)
+    except OSError:
+        pass  # a unix socket has neither, and needs neither; or the peer has gone
+
+
+@lru_cache
+def _giving_up(ping_interval: float | None, ping_timeout: float | None, wait: float) -> list[tuple[int, int, int]]:
+    """Level, option and value of the options that this system has."""
     if ping_interval is not None:
         seconds = max(ping_interval + (ping_timeout or 0), wait)
         options = [(socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", min(int(seconds * 1000), 2**31 - 1))]
@@ -75,12 +86,7 @@ def give_up_silent(channel: Channel, ping_interval: float | None, ping_timeout: 
             (socket.IPPROTO_TCP, "TCP_KEEPINTVL", PROBE_EVERY),
             (socket.IPPROTO_TCP, "TCP_KEEPCNT", PROBES),
         ]
-    try:
-        for level, name, value in options:
-            if hasattr(socket, name):
-                channel.setsockopt(level, getattr(socket, name), value)
-    except OSError:
-        pass  # a unix socket has neither, and needs neither; or the peer has gone
+    return [(level, getattr(socket, name), value) for level, name, value in options if hasattr(socket, name)]
 
 
 class _TLS:

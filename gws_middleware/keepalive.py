@@ -18,6 +18,7 @@ a message's middle  the end with 1008 after ``message_timeout`` of it      of it
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 from typing import Any, Protocol
 
 from gevent import get_hub
@@ -51,6 +52,12 @@ class Watched(Protocol):
         """End the connection."""
 
 
+@lru_cache
+def _tick(*intervals: float | None) -> float:
+    """Seconds between two looks that these intervals want."""
+    return min([LONGEST_TICK, *(each / LOOKS for each in intervals if each is not None)])
+
+
 class _Watch:
     """What the last look found."""
 
@@ -58,8 +65,7 @@ class _Watch:
 
     def __init__(self, config: Config, now: float) -> None:
         self.config = config
-        intervals = (config.ping_interval, config.ping_timeout, config.message_timeout)
-        self.tick = min([LONGEST_TICK, *(each / LOOKS for each in intervals if each is not None)])
+        self.tick = _tick(config.ping_interval, config.ping_timeout, config.message_timeout)
         self.pulse: int | None = -1
         self.since = self.begun = now
         self.pinged: float | None = None

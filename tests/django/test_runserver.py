@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import gevent
 import gevent.socket
+import psutil
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
@@ -54,6 +55,7 @@ import time
 
 from django.http import HttpResponse, StreamingHttpResponse
 from django.urls import path
+from django.utils.autoreload import StatReloader
 from django.views.decorators.csrf import csrf_exempt
 from gevent import monkey
 
@@ -64,6 +66,10 @@ def hello(request):
 
 def flags(request):
     return HttpResponse(f"{os.getpid()} {sys.flags.optimize} {sys.stdout.write_through} {sys.argv[1:]}")
+
+
+def looks(request):
+    return HttpResponse(f"every {StatReloader.SLEEP_TIME} s")
 
 
 def stream(request):
@@ -102,7 +108,7 @@ def broken(request):
 
 
 urlpatterns = [
-    path(f"{view.__name__}/", view) for view in (hello, flags, stream, upload, fails, echo, detached, broken)
+    path(f"{view.__name__}/", view) for view in (hello, flags, looks, stream, upload, fails, echo, detached, broken)
 ]
 """
 
@@ -335,6 +341,14 @@ class TestOptions:
                 server.printed(rf"\] {level} \"GET .* {status} \d+$")
             assert "Watching for file changes" not in server.log
 
+    def test_signal_that_came_too_early_to_wake_the_loop_is_seen(self, project: Path) -> None:
+        """One between gevent's last look at signals and its wait. None can be timed so: it is to wake by itself."""
+        with running(project, "0", "--noreload") as server:
+            server.get("/hello/")
+            idle = psutil.Process(server.process.pid)
+            before = idle.num_ctx_switches().voluntary
+            eventually(lambda: idle.num_ctx_switches().voluntary >= before + 4, "a loop that wakes")
+
     @pytest.mark.parametrize(("options", "status"), [((), 404), (("--insecure",), 200)])
     def test_static_files_without_debug_need_insecure(self, options: list[str], status: int, project: Path) -> None:
         """As Django says."""
@@ -436,6 +450,10 @@ class TestReload:
             assert eventually(pid, "the next process") != before
             assert server.get("/hello/") == (200, "patched: True")
             assert "Traceback" not in server.log
+
+    def test_change_is_seen_soon(self, plain: Runserver) -> None:
+        """Whoever develops waits for it: Django looks once a second."""
+        assert plain.get("/looks/")[1] == "every 0.25 s"
 
     def test_broken_code_is_served_once_it_is_mended(self, project: Path) -> None:
         """By gevent, though the first process could not load the app."""

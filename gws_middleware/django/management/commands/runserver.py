@@ -33,6 +33,10 @@ RELOAD = 3
 """The exit code by which Django's reloader asks for the next process."""
 GOODBYE = 0.5
 """Seconds for the goodbye of the WebSockets and for their views to end. On Ctrl-C the parent kills after 0.25 s."""
+LOOK = 0.25
+"""Seconds between two looks of the reloader at the files. Django's one second is most of what a restart would take."""
+WAKE = 0.25
+"""Seconds between two looks at signals. One that comes in the moment before gevent's loop waits does not wake it."""
 
 
 class Command(DjangoCommand):
@@ -54,6 +58,7 @@ class Command(DjangoCommand):
                 sys.stderr.flush()
                 program = patched_program()
                 os.execv(program[0], program)
+        autoreload.StatReloader.SLEEP_TIME = LOOK  # type: ignore[assignment]
         code = CloseCode.GOING_AWAY
         try:
             super().run(**options)
@@ -70,8 +75,13 @@ class Command(DjangoCommand):
         with suppress(ValueError):  # call_command() in somebody's thread: signals are not ours there
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, _stop)
+        wake = get_hub().loop.timer(WAKE, WAKE, ref=False)
+        wake.start(_nothing)
         self.server_cls = self._listen  # type: ignore[assignment]
-        super().inner_run(*args, **{**options, "use_threading": False})
+        try:
+            super().inner_run(*args, **{**options, "use_threading": False})
+        finally:
+            wake.close()
 
     def _listen(self, *args: Any, **options: Any) -> Server:
         self._server = Server(*args, **options)
@@ -88,6 +98,10 @@ def patched_program() -> list[str]:
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     unbuffered = ["-u"] if getattr(sys.stdout, "write_through", False) else []
     return [sys.executable, *flags, *unbuffered, os.path.realpath(bootstrap.__file__), *program, *sys.argv[1:]]
+
+
+def _nothing() -> None:
+    """Runs in the hub. That the loop has run is enough."""
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
