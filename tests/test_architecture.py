@@ -40,6 +40,8 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "registry": (4, {"codes", "config", "counters", "keepalive"}),
     "records": (4, {"typing"}),
     "contracts": (4, {"typing", "exceptions"}),
+    "wire": (5, {"codes", "typing", "exceptions", "config", "protocol", "shortpath", "transport", "registry"}),
+    "detached": (5, {"codes", "typing", "exceptions", "adapter", "shortpath", "records", "wire"}),
     "websocket": (
         5,
         {
@@ -56,6 +58,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
             "registry",
             "records",
             "contracts",
+            "detached",
         },
     ),
     "admission": (5, {"config", "protocol", "typing"}),
@@ -126,6 +129,7 @@ FOREIGN = {
         "keepalive",
         "rates",
         "registry",
+        "detached",
         "websocket",
         "stopping",
         "middleware",

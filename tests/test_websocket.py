@@ -26,7 +26,7 @@ from gws_middleware.takeover import SERVER_KEY, Server
 from gws_middleware.testing import connect
 from gws_middleware.transport import BIG_READ, READ_SIZE, Transport
 from gws_middleware.typing import Environ, Headers, StartResponse
-from gws_middleware.websocket import MAX_PINGS_DROPPED
+from gws_middleware.wire import MAX_PINGS_DROPPED
 
 from .inprocess import (
     ENDS,
@@ -513,7 +513,7 @@ class TestSend:
             ("text", None, "text"),
             (b"binary", None, b"binary"),
             (bytearray(b"binary"), None, b"binary"),
-            (memoryview(b"binary"), None, b"binary"),
+            pytest.param(memoryview(b"binary"), None, b"binary", id="memoryview"),
             ("", None, ""),
             (b"", None, b""),
             ("text", True, b"text"),

@@ -13,7 +13,8 @@ from django.dispatch import Signal
 from gws_middleware.django import databases
 from gws_middleware.django.signals import websocket_closed, websocket_opened
 from gws_middleware.django.test import WebSocketClient, WebSocketRefused
-from gws_middleware.websocket import Stats, WebSocket
+from gws_middleware.websocket import WebSocket
+from gws_middleware.wire import Stats
 from tests.inprocess import problems, until
 
 from .project.views import EVENTS
