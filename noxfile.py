@@ -41,6 +41,9 @@ def _runs(interpreter: str) -> bool:
 FOUND = {version: next(filter(_runs, _candidates(version)), None) for version in VERSIONS}
 MISSING = ", ".join(version for version, interpreter in FOUND.items() if interpreter is None)
 
+PARALLEL = ("--numprocesses=3", "--dist=loadfile", "--no-loadscope-reorder")
+"""As ``make test``."""
+
 nox.options.error_on_missing_interpreters = True
 
 
@@ -49,7 +52,7 @@ def tests(session: nox.Session) -> None:
     session.install("--editable", ".[dev]")
     # gunicorn's C parser is tested where it can be built; elsewhere the run's last lines say that it was not.
     session.run("python", "-m", "pip", "install", "--quiet", "gunicorn_h1c>=0.6.6", success_codes=[0, 1], silent=True)
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.run("python", "-m", "pytest", *PARALLEL, *session.posargs)
     if MISSING:
         session.log(f"not on this machine, so not tested: CPython {MISSING}")
 
@@ -59,7 +62,7 @@ def django(session: nox.Session, version: str) -> None:
     session.install("--editable", ".[dev]")
     session.install(f"django=={version}.*")
     others = "--ignore=tests/django/test_thirdparty.py"
-    session.run("python", "-m", "pytest", "tests/django", "tests/test_chat.py", others, *session.posargs)
+    session.run("python", "-m", "pytest", "tests/django", "tests/test_chat.py", others, *PARALLEL, *session.posargs)
 
 
 for version, interpreter in FOUND.items():

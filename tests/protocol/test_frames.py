@@ -589,13 +589,17 @@ def test_frames_keep_no_memory(encode: Encode, parse: Parse) -> None:
                 except (TypeError, ValueError):
                     pass
 
+    def growth() -> int:
+        before, _ = tracemalloc.get_traced_memory()
+        many(500)
+        return tracemalloc.get_traced_memory()[0] - before
+
     many(50)
     tracemalloc.start()
     try:
         many(50)
-        before, _ = tracemalloc.get_traced_memory()
-        many(500)
-        after, _ = tracemalloc.get_traced_memory()
+        # What is kept shows each time; what another thread of the process allocates meanwhile does not.
+        least = min(growth() for _ in range(3))
     finally:
         tracemalloc.stop()
-    assert after - before < 2000
+    assert least < 2000
