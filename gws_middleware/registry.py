@@ -171,12 +171,18 @@ class Registry:
 
 
 _registry = Registry()
-_pid = os.getpid()
 
 
 def current() -> Registry:
     """This process' registry."""
-    global _registry, _pid  # one for each process, by definition
-    if _pid != os.getpid():
-        _registry, _pid = Registry(), os.getpid()
     return _registry
+
+
+def _begin() -> None:
+    """In a process that has just been forked."""
+    global _registry  # one for each process, by definition
+    _registry = Registry()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin)

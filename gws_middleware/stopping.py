@@ -28,7 +28,7 @@ LAST_MOMENT = 1.5
 may be a second ahead of ours.
 """
 
-_watching: int | None = None
+_watching = False
 
 
 class Goodbye:
@@ -72,9 +72,9 @@ def code_of(worker: Any) -> CloseCode:
 def watch() -> None:
     """A WebSocket is being opened: see to it that a goodbye is said, once in each process."""
     global _watching  # one for each process, by definition
-    if _watching == os.getpid():
+    if _watching:
         return
-    _watching = os.getpid()
+    _watching = True
     worker = takeover.gunicorn_worker()
     if worker is None or not hasattr(worker, "goodbye"):
         atexit.register(_at_exit, worker)
@@ -93,7 +93,17 @@ def _look_at_each_heartbeat(worker: Any) -> None:
     worker.notify = notify_and_look
 
 
+def _forked() -> None:
+    """In a process that has just been forked: it watches nothing yet, whatever its parent did."""
+    global _watching
+    _watching = False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
 def _at_exit(worker: Any) -> None:
     """Detached connections keep no server from ending."""
-    if _watching == os.getpid() and len(registry.current()):
+    if _watching and len(registry.current()):
         registry.current().drain(CloseCode.GOING_AWAY if worker is None else code_of(worker), QUICK)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -339,17 +338,6 @@ def test_drain_returns_when_what_it_cut_is_counted() -> None:
 def test_current_is_one_for_the_process() -> None:
     """Hooks, limits and drain all ask the same one."""
     assert current() is current()
-
-
-def test_other_process_begins_with_an_empty_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process is known by its id."""
-    monkeypatch.setattr(module, "_registry", Registry())
-    monkeypatch.setattr(module, "_pid", os.getpid())
-    before = current()
-    monkeypatch.setattr(module, "_pid", -1)
-    after = current()
-    assert after is not before
-    assert current() is after
 
 
 FORK = """

@@ -153,7 +153,8 @@ def origin_allowed(origin: str, host: str, allowed: Sequence[str | re.Pattern[st
     for entry in allowed:
         if entry == "same-origin":
             # The scheme is left out: behind a proxy that ends TLS this server sees "http" where the page says "https".
-            if _split_origin(f"{scheme}://{host}") == parts:
+            ours = f"{scheme}://{host}"
+            if ours == origin or _split_origin(ours) == parts:
                 return True
         elif isinstance(entry, str) and _entry_matches(entry, scheme, name, port):
             return True
