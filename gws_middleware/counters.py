@@ -21,7 +21,7 @@ class Counters:
         self.accepted = 0
         self.refused: Counter[str] = Counter()
         """Handshakes that were answered with HTTP, by whom or what: ``"handshake"`` (its rules), ``"max_connections"``,
-        ``"max_connections_per_address"``, ``"application"`` (also where it raised, or ``accept_timeout`` was over).
+        ``"max_connections_per_address"``, ``"accept_timeout"``, ``"application"`` (also where it raised).
         """
         self.closed: Counter[int] = Counter()
         """Connections that have ended, by the code of the first close frame; 1006 where there was none."""

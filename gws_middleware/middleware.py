@@ -245,11 +245,11 @@ class _Lifetime:
         server.refuse_more(write)
         return write
 
-    def _count_refusal(self) -> None:
+    def _count_refusal(self, reason: str = "application") -> None:
         """The answer is HTTP: count it once, however often it is begun."""
         if not self._started:
             self._started = True
-            registry.current().counters.refused["application"] += 1
+            registry.current().counters.refused[reason] += 1
 
     def _start_swallowed(self, status: str, exc_info: Any) -> Write:
         if exc_info:
@@ -308,6 +308,7 @@ class _Lifetime:
         sentence = f"The application did not answer the handshake within {self.ws._config.accept_timeout:g} seconds."
         log.warning("WebSocket %s: %s", ascii(self.ws.path), sentence)
         body = sentence.encode() + b"\n"
+        self._count_refusal("accept_timeout")
         self.start_response("503 Service Unavailable", _text_headers(body))
         self.forget()
         return [body]

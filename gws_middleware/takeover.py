@@ -147,13 +147,24 @@ class _GunicornGevent(Server):
         write = start_response(SWITCHING, headers)
         early = self._read_already(write)
         self.refuse_more(write)
-        if self._response is not None:
-            self._response.chunked = False  # before 26.1 gunicorn would announce chunks in the 101, and end them later
-        write(b"")  # the 101 leaves now; gunicorn drops the body of a 1xx
+        if self._response is None:
+            write(b"")  # the 101 leaves now; gunicorn drops the body of a 1xx
+        else:
+            self._send_head(self._response)
         channel = _channel(self._sock)
         self._sock = self._input = None
         self._share_names()
         return channel, early
+
+    def _send_head(self, response: Any) -> None:
+        """What gunicorn would send, but for its name and the date: a 101 needs neither (RFC 9110 6.6.1), and gunicorn
+        writes out the date anew each time, which costs as much as all that is done here.
+        """
+        response.headers_sent = True
+        response.chunked = False  # before 26.1 gunicorn would end the chunks of a 101 later
+        fields = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
+        head = f"HTTP/1.1 {response.status}\r\nConnection: Upgrade\r\n{fields}\r\n".encode("latin-1")
+        self._sock.sendall(head)
 
     def _share_names(self) -> None:
         """An open WebSocket keeps its request, and so does the next one: keep one copy of what is the same in all."""

@@ -412,7 +412,7 @@ class TestAcceptTimeout:
                 r"WebSocket '/sl\x1bow': The application did not answer the handshake within 0.03 seconds.",
             )
         ]
-        assert here.counters.refused == {"application": 1}
+        assert here.counters.refused == {"accept_timeout": 1}
 
     @pytest.mark.parametrize("lazily", [False, True])
     def test_no_timer_is_left_when_it_was_accepted(self, lazily: bool) -> None:

@@ -381,16 +381,18 @@ class GunicornResponse:
     def __init__(self, request: Any = None) -> None:
         self.req = request
         self.status = ""
-        self.written: list[bytes] = []
-        self.must_close = False
+        self.headers = [("X-Of-A-Wrapper", "h\xe9")]
+        self.headers_sent = self.must_close = False
+        self.chunked = True
         self.sent = 0
 
     def start_response(self, status: str, headers: list[tuple[str, str]]) -> Any:
         self.status = status
+        self.headers += headers
         return self.write
 
     def write(self, data: bytes) -> None:
-        self.written.append(data)
+        """Only its owner is of interest."""
 
     def force_close(self) -> None:
         self.must_close = True
@@ -437,7 +439,7 @@ def switched_over(sock: Any, environ: dict[str, Any], response: GunicornResponse
     environ = {"gunicorn.socket": sock, **environ}
     server = takeover.find(environ, response.start_response)
     assert server is not None
-    channel, early = server.switch(response.start_response, [])
+    channel, early = server.switch(response.start_response, [("Upgrade", "websocket")])
     buffer = bytearray(10)
     size = channel.recv_into(buffer)
     server.leave(123)
@@ -462,16 +464,16 @@ def test_bytes_that_gunicorn_has_read_are_taken_once(pair: Any, unreader: Any, r
 
 
 def test_gunicorn_is_told_to_close_and_what_was_sent(pair: Any) -> None:
-    """The Response behind ``write`` sends the 101, leaves the keep-alive loop and carries the count for the log."""
+    """The Response behind ``write`` has nothing more to send, leaves the keep-alive loop and carries the count for the
+    log. What others have added to the 101 is in it.
+    """
     response = GunicornResponse()
     pair[1].sendall(b"x")
     in_greenlet(switched_over, pair[0], {}, response)
-    assert (response.status, response.written, response.must_close, response.sent) == (
-        "101 Switching Protocols",
-        [b""],
-        True,
-        123,
-    )
+    assert (response.headers_sent, response.chunked, response.must_close, response.sent) == (True, False, True, 123)
+    status, *fields = pair[1].recv(1000).split(b"\r\n")
+    assert status == b"HTTP/1.1 101 Switching Protocols"
+    assert fields == [b"Connection: Upgrade", b"X-Of-A-Wrapper: h\xe9", b"Upgrade: websocket", b"", b""]
     assert pair[0].fileno() == -1
 
 
