@@ -145,7 +145,7 @@ class _GunicornGevent(Server):
 
     def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
         write = start_response(SWITCHING, headers)
-        early = self._read_already(write)
+        early = self._end_stream(write) or b""
         self.refuse_more(write)
         if self._response is None:
             write(b"")  # the 101 leaves now; gunicorn drops the body of a 1xx
@@ -184,13 +184,8 @@ class _GunicornGevent(Server):
         if hasattr(response, "force_close"):
             self._response = response
             response.force_close()
-            return
-        unreader = self._unreader(write)
-        if unreader is None:
+        elif self._end_stream(write) is None:
             self.closes_by_exception = True
-        else:  # a wrapper hides the Response; but the parser, when it looks for another request, can find the end
-            self._read_already(write)
-            unreader.chunk = _end_of_stream
 
     def _unreader(self, write: Write) -> Any:
         """What gunicorn's parser reads from. A wrapper may have put something of its own in the place of the Response
@@ -199,11 +194,15 @@ class _GunicornGevent(Server):
         request = getattr(getattr(write, "__self__", None), "req", None)
         return getattr(request or getattr(self._input, "reader", None), "unreader", None)
 
-    def _read_already(self, write: Write) -> bytes:
-        """Gunicorn's parser reads on behind the request's head; what it read waits in its unreader."""
+    def _end_stream(self, write: Write) -> bytes | None:
+        """What gunicorn's parser has read behind the request's head, which waits in its unreader. Whoever looks for
+        another request finds the end from now on: a wrapper may hide the Response, and gunicorn 22 swallows what ends a
+        view and asks the parser first. None where the unreader is out of reach.
+        """
         unreader = self._unreader(write)
         if unreader is None:
-            return b""
+            return None
+        unreader.chunk = _end_of_stream
         if hasattr(unreader, "take_buffered"):
             early: bytes = unreader.take_buffered()
             return early

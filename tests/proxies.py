@@ -215,6 +215,7 @@ class Client:
         """Say goodbye and wait for the end."""
         self._loop.run_until_complete(self._ws.close(code, reason))
         self._loop.run_until_complete(self._ws.wait_closed())
+        self._ws.transport.close()  # before 3.11 asyncio has a TLS transport for unclosed that the peer has closed
 
 
 async def _connect(options: dict[str, Any]) -> Any:
