@@ -33,10 +33,11 @@ class DjangoAdapter(Adapter):
         return sessions.save_at_handshake(ws)
 
     def opened(self, ws: WebSocket) -> None:
-        """From now on this greenlet's database connections are watched."""
+        """From now on this greenlet's database connections are watched. Whose session has ended meanwhile is closed."""
         checks.warn_about_the_server(ws.environ.get("SERVER_SOFTWARE", ""))
         databases.watch(ws)
         websocket_opened.send_robust(WebSocket, websocket=ws)
+        users.opened(ws)
 
     def idle(self) -> bool:
         """Database connections that nobody needs while waiting."""

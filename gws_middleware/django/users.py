@@ -26,6 +26,7 @@ __all__ = [
     "Visitor",
     "close_user_sockets",
     "connect",
+    "opened",
     "refresh_user",
     "remember",
     "settle",
@@ -35,6 +36,11 @@ __all__ = [
 
 LOGGED_OUT = 4401
 """The close code of a user's sockets: 4000 to 4999 are for applications (RFC 6455 7.4.2), and 401 is HTTP's."""
+REMEMBERED = 1000
+"""Sessions that have ended of late: a handshake may have been under way, whose view had seen its user before."""
+
+_ended: dict[str, None] = {}
+"""Their keys, oldest first. None of them comes back."""
 
 
 def connect() -> None:
@@ -78,6 +84,12 @@ def settle(ws: WebSocket) -> None:
     user = getattr(request, "user", None)
     if settings.SECRET_KEY_FALLBACKS and isinstance(user, LazyObject) and hasattr(request, "session"):
         bool(user)
+
+
+def opened(ws: WebSocket) -> None:
+    """It was not there yet when its session ended."""
+    if _ended and visitor(ws).session_key in _ended:
+        ws.close(LOGGED_OUT, "logged out")
 
 
 def user_key(ws: WebSocket) -> Any:
@@ -125,6 +137,9 @@ def _logged_out(*, request: HttpRequest | None = None, user: Any = None, **argum
     if key is None:
         close_user_sockets(user, reason="logged out")
         return
+    _ended[key] = None
+    if len(_ended) > REMEMBERED:
+        del _ended[next(iter(_ended))]
     for ws in _sockets():
         known = visitor(ws)
         if known.session_key == key or (known.user_id == user.pk and _session_has_ended(known)):

@@ -8,16 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from django.conf import settings
 from django.contrib.auth import login, logout, update_session_auth_hash
 from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.auth.signals import user_logged_in, user_logged_out
+from django.contrib.sessions.backends.db import SessionStore
 from django.contrib.sessions.models import Session
 from django.test import RequestFactory, TestCase, override_settings
 
 from gws_middleware import registry, testing
+from gws_middleware.django import users
 from gws_middleware.django.test import WebSocketClient, WebSocketRefused, WebSocketTestMixin
 from gws_middleware.django.users import close_user_sockets, refresh_user, user_key
 from tests.inprocess import package_path, until
@@ -108,6 +111,26 @@ class TestUsers(WebSocketTestMixin, TestCase):
             assert ws.close_code == 4401
             there.send("who")
             assert there.receive() == "bob"
+
+    def test_logout_during_the_handshake_closes_too(self) -> None:
+        """Between the look at the user and the 101. Who logs in again has another session."""
+        self.client.force_login(self.bob)
+        with self.client.websocket("/leaves/") as ws:
+            assert ws.receive() is None
+            assert (ws.close_code, ws.close_reason) == (4401, "logged out")
+        self.client.force_login(self.bob)
+        with self.opened("/private/") as here:
+            here.send("who")
+            assert here.receive() == "bob"
+
+    def test_sessions_that_have_ended_are_forgotten(self) -> None:
+        """The oldest first: they are of interest for as long as a handshake takes."""
+        with patch.object(users, "REMEMBERED", 2), patch.dict(users._ended, clear=True):
+            for letter in "abc":
+                request = RequestFactory().get("/")
+                request.session = SessionStore(letter * 32)
+                user_logged_out.send(User, request=request, user=self.bob)
+            assert list(users._ended) == ["b" * 32, "c" * 32]
 
     def test_logout_without_a_session_closes_all(self) -> None:
         """The signal sent by hand, e.g. by a backend that ends every session of a user."""

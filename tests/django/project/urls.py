@@ -32,6 +32,7 @@ urlpatterns = [
     path("in-transaction/", views.in_transaction),
     path("private/", views.private),
     path("who/", views.who),
+    path("leaves/", views.leaves),
     path("late/", views.late),
     path("permitted/", views.permitted),
     path("tested/", views.tested),

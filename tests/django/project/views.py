@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.contrib.auth import logout
 from django.contrib.auth.decorators import login_required, permission_required, user_passes_test
 from django.contrib.auth.mixins import LoginRequiredMixin
 from django.contrib.auth.models import User
@@ -214,6 +215,17 @@ def late(request: Any) -> None:
     """Asks behind the 101 who it is."""
     request.websocket.accept()
     request.websocket.send(str(request.user))
+
+
+@login_required
+@require_websocket
+def leaves(request: Any) -> None:
+    """The user logs out, in another request, while this handshake is under way."""
+    other = HttpRequest()
+    other.session, other.user = type(request.session)(request.session.session_key), request.user
+    logout(other)
+    request.websocket.accept()
+    request.websocket.receive()
 
 
 def by_token(get_response: Any) -> Any:
