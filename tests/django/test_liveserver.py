@@ -52,7 +52,7 @@ from django.db import connections
 
 from gws_middleware import WebSocketMiddleware
 
-NAMES = ["DEBUG", "ALLOWED_HOSTS", "EMAIL_BACKEND"]
+NAMES = ["DEBUG", "ALLOWED_HOSTS", "APPEND_SLASH", "EMAIL_BACKEND"]
 django = get_wsgi_application()
 
 
@@ -349,13 +349,13 @@ def test_settings_without_a_module_are_refused(monkeypatch: pytest.MonkeyPatch) 
 def test_class_with_overridden_settings_has_a_server() -> None:
     """The settings object is another one then, which knows no module. The server does not see them, but for DEBUG."""
 
-    @override_settings(DEBUG=True, EMAIL_BACKEND="elsewhere")
+    @override_settings(DEBUG=True, APPEND_SLASH=False)
     class Overridden(Case):
         pass
 
     with running(Overridden) as case:
         found = told(case.live_server_url)
-    assert (found["DEBUG"], found["EMAIL_BACKEND"]) == (True, "django.core.mail.backends.locmem.EmailBackend")
+    assert (found["DEBUG"], found["APPEND_SLASH"]) == (True, True)
 
 
 def test_module_needs_no_gunicorn() -> None:
