@@ -32,7 +32,7 @@ from gws_middleware.protocol.deflate import Deflate, Parameters
 from gws_middleware.protocol.frames import FIN, encode_frame
 from gws_middleware.protocol.handshake import Handshake
 from gws_middleware.registry import Registry
-from gws_middleware.typing import Environ, Headers
+from gws_middleware.typing import Environ, Headers, StartResponse
 from gws_middleware.websocket import WebSocket
 
 DEADLINE = 5.0
@@ -45,6 +45,24 @@ def package_path() -> dict[str, str]:
     """The environment of a fresh interpreter that is to import the package that is tested here."""
     root = str(Path(gws_middleware.__file__).parents[1])
     return {**os.environ, "PYTHONPATH": root, "PYTHONWARNINGS": "error"}
+
+
+# --- applications that refuse ----------------------------------------------------------------------------------------
+
+
+def forbids(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    start_response("403 Forbidden", [])
+    return [b"no"]
+
+
+def forbids_lazily(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+    start_response("403 Forbidden", [])
+    yield b"no"
+
+
+def closes(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    environ["wsgi.websocket"].close()
+    return []
 
 
 # --- waiting ------------------------------------------------------------------------------------------------------

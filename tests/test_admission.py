@@ -19,7 +19,7 @@ from gws_middleware.takeover import SERVER_KEY, Server
 from gws_middleware.testing import Client, connect
 from gws_middleware.typing import Environ, Headers, StartResponse
 
-from .inprocess import hub_errors, until
+from .inprocess import closes, forbids, forbids_lazily, hub_errors, until
 
 __all__ = ["hub_errors"]
 
@@ -164,21 +164,6 @@ class TestSwitchedServers:
 
 
 # --- places are given back ------------------------------------------------------------------------------------------
-
-
-def forbids(environ: Environ, start_response: StartResponse) -> list[bytes]:
-    start_response("403 Forbidden", [])
-    return [b"no"]
-
-
-def forbids_lazily(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
-    start_response("403 Forbidden", [])
-    yield b"no"
-
-
-def closes(environ: Environ, start_response: StartResponse) -> list[bytes]:
-    environ["wsgi.websocket"].close()
-    return []
 
 
 def forgets(environ: Environ, start_response: StartResponse) -> list[bytes]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -12,7 +12,7 @@ from gws_middleware.registry import Registry
 from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, StartResponse
 
-from .inprocess import ENDS, connected, every_end, hub_errors, until
+from .inprocess import ENDS, closes, connected, every_end, forbids, forbids_lazily, hub_errors, until
 
 __all__ = ["hub_errors"]
 
@@ -90,11 +90,6 @@ def test_totals_add_open_and_ended_connections() -> None:
 # --- what never began -----------------------------------------------------------------------------------------------
 
 
-def forbids(environ: Environ, start_response: StartResponse) -> list[bytes]:
-    start_response("403 Forbidden", [])
-    return [b"no"]
-
-
 def forbids_twice(environ: Environ, start_response: StartResponse) -> list[bytes]:
     start_response("200 OK", [])
     try:
@@ -102,16 +97,6 @@ def forbids_twice(environ: Environ, start_response: StartResponse) -> list[bytes
     except LookupError as error:
         start_response("500 Internal Server Error", [], (LookupError, error, None))
     return [b"no"]
-
-
-def forbids_lazily(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
-    start_response("403 Forbidden", [])
-    yield b"no"
-
-
-def closes(environ: Environ, start_response: StartResponse) -> list[bytes]:
-    environ["wsgi.websocket"].close()
-    return []
 
 
 @pytest.mark.parametrize("app", [forbids, forbids_twice, forbids_lazily, closes])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,6 +15,7 @@ import psutil
 import pytest
 
 from . import servers
+from .inprocess import package_path
 from .rawclient import CLOSE, TEXT, Frame, RawClient, close_frame, request, upgrade_request
 from .servers import KINDS, POWERLESS, Certificate, Server, eventually, launch
 
@@ -249,3 +252,32 @@ def test_goodbyes_to_many_are_spread(server_directory: Path) -> None:
         server.wait(PATIENCE)
     assert codes == [1001] * count
     assert max(times) - min(times) > 0.5
+
+
+WATCH = """
+import os, signal
+from types import SimpleNamespace
+from gws_middleware import stopping
+
+class Worker:
+    alive, nr, max_requests, cfg = True, 0, 1, SimpleNamespace(graceful_timeout=1)
+    def notify(self): pass
+    def stop(self, *signal): pass
+
+stopping.watch()
+if not os.fork():
+    worker = Worker()
+    signal.signal(signal.SIGTERM, worker.stop)
+    stopping.watch()
+    os._exit("notify" in vars(worker))
+_, status = os.wait()
+print(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_forked_worker_watches_for_itself() -> None:
+    """Also where its parent has opened a WebSocket: it was no worker, so it looked at no heartbeat."""
+    answer = subprocess.run(
+        [sys.executable, "-c", WATCH], env=package_path(), capture_output=True, text=True, timeout=30, check=True
+    )
+    assert answer.stdout == "1\n"

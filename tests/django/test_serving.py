@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from django.core.handlers.wsgi import WSGIHandler
 from django.http import HttpResponse
 from django.test import Client, RequestFactory
+from django.views.decorators.cache import cache_page
 
+from gws_middleware import ConnectionClosed
 from gws_middleware.django.decorators import accept_websocket
 from gws_middleware.django.test import WebSocketClient
 from tests.inprocess import problems
@@ -90,3 +93,22 @@ def test_websocket_of_another_package_is_its_own() -> None:
     request: Any = RequestFactory().get("/")
     request.META["wsgi.websocket"] = foreign = object()
     assert prepared(lambda request: request.META["wsgi.websocket"])(request) is foreign
+
+
+def test_view_under_cache_page_is_decorated_below_it() -> None:
+    """What the guide says: else the response behind a WebSocket is kept for whoever asks for the page."""
+    kept = {}
+    for name, decorate in (("bare", lambda view: view), ("decorated", accept_websocket)):
+
+        @cache_page(60, key_prefix=name)
+        @decorate
+        def view(request: Any) -> HttpResponse:
+            if request.websocket is None:
+                return HttpResponse("page")
+            with suppress(ConnectionClosed):
+                request.websocket.accept()
+            return HttpResponse("behind the WebSocket")
+
+        prepared(view)(request_with_nobody_behind())
+        kept[name] = prepared(view)(RequestFactory().get("/")).content
+    assert kept == {"bare": b"behind the WebSocket", "decorated": b"page"}
