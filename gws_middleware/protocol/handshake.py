@@ -144,8 +144,8 @@ def origin_allowed(origin: str, host: str, allowed: Sequence[str | re.Pattern[st
     """Whether a page of ``origin`` may connect to ``host`` (RFC 6455 10.2, RFC 6454 6.1)."""
     if any(_matches(origin, entry) for entry in allowed if isinstance(entry, re.Pattern)) or "*" in allowed:
         return True
-    if origin == "null":
-        return "null" in allowed
+    if origin in allowed and "*" not in origin and origin != "same-origin":
+        return True  # "null", and what programs send, which need not be an origin (Tyrus: "localhost:8025")
     parts = _split_origin(origin)
     if parts is None:
         return False
@@ -222,9 +222,9 @@ def check_response(
     subprotocol = headers.get("sec-websocket-protocol")
     if subprotocol is not None and subprotocol not in subprotocols:
         raise ValueError(f"the server chose the subprotocol {subprotocol!r}, which was not offered")
-    answer = headers.get("sec-websocket-extensions")
-    if answer is None:
+    answer = parse_extensions(headers.get("sec-websocket-extensions", ""))
+    if not answer:
         return subprotocol, None
     if offered is None:
         raise ValueError("the server answered with an extension that was not offered")
-    return subprotocol, deflate.agree(parse_extensions(answer), offered)
+    return subprotocol, deflate.agree(answer, offered)
