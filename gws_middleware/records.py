@@ -3,7 +3,7 @@
 A record has the facts in ``extra``: ``websocket_path``, ``websocket_peer`` and, once it has ended, ``websocket_code``,
 ``websocket_reason``, ``websocket_duration`` and the four of ``Stats``, each with that prefix. What a peer has chosen is
 escaped in both, as Python escapes a string that is not ASCII. Rule: a peer's fault is never above INFO, since it can be
-repeated at will.
+repeated at will; but the first handshake that a wrong setting may have made fail is a warning.
 """
 
 from __future__ import annotations

@@ -190,7 +190,7 @@ def check_handshake(request: Request, mode: str) -> Handshake | Refusal:
     verdict = judge(request, ORIGINS, mode)
     if isinstance(verdict, Refusal):
         assert verdict.status in STATUSES and verdict.sentence.endswith("."), verdict
-        assert len(verdict.sentence) < 150 + len(request.protocol or ""), verdict
+        assert verdict.sentence.isprintable() and len(verdict.sentence) < 2400 + len(request.protocol or ""), verdict
         for name, value in verdict.headers:
             check_field(name, value)
         return verdict
