@@ -276,8 +276,8 @@ SETUP: dict[str, tuple[bytes, str]] = {
     "another name of this machine": (
         upgrade_request("/echo", *FOREIGN),
         "Pages of Origin 'http://localhost:8000' may not open a WebSocket at Host '127.0.0.1:8000': allowed_origins "
-        "does not list that origin. localhost, 127.0.0.1 and [::1] are different origins: use one name for the page and "
-        "for the WebSocket.",
+        "does not list that origin. localhost, 127.0.0.1 and [::1] are different origins: use one name for the page "
+        "and for the WebSocket.",
     ),
     "upgrade dropped": (upgrade_request("/echo", without=["Upgrade", "Connection"]), DROPPED),
     "upgrade dropped, HTTP/1.0": (
@@ -471,7 +471,7 @@ def test_connection_of_another_protocol_is_never_taken(protocol: str) -> None:
 
     body = b"".join(WebSocketMiddleware(application)(environ, start_response))
     assert answers == ["400 Bad Request"]
-    assert body == f"A WebSocket is opened over HTTP/1.1, not {protocol}.\n".encode()
+    assert body.startswith(f"A WebSocket is opened over HTTP/1.1, not {protocol}. A proxy".encode())
 
 
 def test_end_of_another_connection_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
