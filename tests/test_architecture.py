@@ -39,6 +39,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "rates": (4, {"codes", "config", "transport"}),
     "registry": (4, {"codes", "config", "counters", "keepalive"}),
     "records": (4, {"typing"}),
+    "jsontext": (4, {"typing"}),
     "contracts": (4, {"typing", "exceptions"}),
     "wire": (5, {"codes", "typing", "exceptions", "config", "protocol", "shortpath", "transport", "registry"}),
     "detached": (5, {"codes", "typing", "exceptions", "adapter", "shortpath", "records", "wire"}),
@@ -57,6 +58,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
             "rates",
             "registry",
             "records",
+            "jsontext",
             "contracts",
             "detached",
         },
@@ -99,6 +101,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
             "registry",
             "websocket",
             "middleware",
+            "jsontext",
         },
     ),
     "django": (
