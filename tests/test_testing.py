@@ -242,7 +242,7 @@ class TestTalking:
         """What a browser would not parse is no JSON here either."""
         with connect(echo) as client:
             client.send(text)
-            with pytest.raises(ValueError, match="not JSON|Expecting"):
+            with pytest.raises(ValueError, match=r"not JSON|Expecting"):
                 client.receive_json()
 
     def test_client_sends_no_wrong_json(self) -> None:
