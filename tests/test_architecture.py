@@ -88,6 +88,8 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "worker": (8, {"codes", "typing", "config", "registry", "middleware", "health", "statsd", "stopping"}),
     "pywsgi": (7, {"codes", "typing", "registry", "takeover", "middleware"}),
     "monkey": (7, {"typing", "takeover"}),
+    "flask": (7, {"codes", "typing", "exceptions", "websocket"}),
+    "flaskrun": (7, set()),
     "testing": (
         7,
         {
@@ -148,7 +150,10 @@ FOREIGN = {
     "asgiref": {"django"},
     "psycopg2": {"django"},
     "geventwebsocket": {"exceptions"},
-    "gunicorn": {"worker"},
+    "gunicorn": {"worker", "flaskrun"},
+    "flask": {"flask", "flaskrun"},
+    "werkzeug": {"flask"},
+    "click": {"flaskrun"},
 }
 """Other people's packages, and who may import them. Nobody imports anything that is not here or in Python itself."""
 
