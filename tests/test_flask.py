@@ -20,6 +20,7 @@ from gws_middleware import ConnectionClosed, HandshakeRefused, WebSocket
 from gws_middleware.flask import NO_SERVER, init_app, websocket_route
 from gws_middleware.testing import connect
 
+from .documents import blocks, command, serve
 from .inprocess import hub_errors, until
 from .rawclient import RawClient, upgrade_request
 from .servers import ROOT, STOP_TIMEOUT, eventually
@@ -290,6 +291,49 @@ def test_error_page_of_an_accepted_view_is_swallowed(app: Flask) -> None:
     with connect(app) as client:
         assert client.receive() is None
     assert client.close_code == 1000
+
+
+# --- docs/flask.md -------------------------------------------------------------------------------------------------
+
+GUIDE = ROOT / "docs" / "flask.md"
+
+
+def programs(directory: Path) -> dict[str, str]:
+    """The programs of the guide by their names, written into a folder."""
+    found = {block.splitlines()[0].removeprefix("# "): block for block in blocks(GUIDE, "python")}
+    for name, block in found.items():
+        (directory / name).write_text(block)
+    return found
+
+
+def test_guide_s_test_passes(tmp_path: Path) -> None:
+    """The program at the top, with the test at the end."""
+    assert sorted(programs(tmp_path)) == ["chatsite.py", "detached.py", "test_chatsite.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_chatsite.py"]
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=START, check=False)
+    assert "1 passed" in done.stdout, done.stdout
+
+
+def test_guide_s_detached_view_has_its_context(tmp_path: Path) -> None:
+    """A callback pushes the application's context by itself."""
+    namespace: dict[str, Any] = {"__name__": "detached"}
+    exec(programs(tmp_path)["detached.py"], namespace)
+    with connect(namespace["app"], "/echo") as client:
+        client.send("x")
+        assert client.receive() == "detached: x"
+
+
+def test_guide_s_production_command_serves(tmp_path: Path) -> None:
+    """As printed."""
+    programs(tmp_path)
+    with (
+        serve(command(GUIDE, "chatsite:app"), tmp_path / "server", files=tmp_path) as server,
+        server.connect() as client,
+    ):
+        client.upgrade("/chat/lobby")
+        client.text("x")
+        assert client.read_frame().payload == b"lobby: x"
 
 
 # --- the commands --------------------------------------------------------------------------------------------------
