@@ -43,7 +43,8 @@ def command(info: ScriptInfo, host: str, port: int, reload: bool | None, options
         raise click.UsageError("gunicorn cannot load the application of this command: name it with flask --app")
     if info.app_import_path is not None:
         os.environ["FLASK_APP"] = info.app_import_path
-    arguments = ["--worker-class", WORKER, "--bind", f"{host}:{port}", "--access-logfile", "-", *_no_control_socket()]
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    arguments = ["--worker-class", WORKER, "--bind", address, "--access-logfile", "-", *_no_control_socket()]
     if get_debug_flag() if reload is None else reload:
         arguments.append("--reload")
     sys.stdout.flush()

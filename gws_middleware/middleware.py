@@ -15,7 +15,7 @@ from typing import Any
 
 from gevent import GreenletExit, Timeout
 
-from . import registry, stopping, takeover
+from . import records, registry, stopping, takeover
 from .admission import full
 from .channel import Channel
 from .codes import CloseCode
@@ -106,7 +106,7 @@ class WebSocketMiddleware:
         if first:
             self._warned.add(refusal.status)
         level = logging.WARNING if first else logging.INFO
-        log.log(level, "WebSocket %s: refused: %s", ascii(environ.get("PATH_INFO", "")), refusal.sentence)
+        log.log(level, "WebSocket %s: refused: %s", records.shown(environ.get("PATH_INFO", "")), refusal.sentence)
 
     def _subprotocol(self, environ: Environ, handshake: Handshake) -> str | None:
         """What gevent-websocket's ``Resource`` names for this path, if the client offers it."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from .typing import Environ
 
-__all__ = ["closing", "of", "peer"]
+__all__ = ["closing", "of", "peer", "shown"]
 
 MAX_PATH = 500
 """Characters of a path that are logged: servers let through thousands, and each may be escaped with ten."""
@@ -30,14 +30,14 @@ def _escaped(text: str | None) -> str:
     return ascii(text or "")[1:-1]
 
 
-def _path(ws: Any) -> str:
-    path: str = ws.path
-    return path if len(path) <= MAX_PATH else path[:MAX_PATH] + "..."
+def shown(path: str) -> str:
+    """A path for a sentence: in quotes, escaped and of bounded length."""
+    return ascii(path if len(path) <= MAX_PATH else path[:MAX_PATH] + "...")
 
 
 def of(ws: Any) -> dict[str, Any]:
     """The facts of a WebSocket."""
-    facts = {"websocket_path": _escaped(_path(ws)), "websocket_peer": _escaped(peer(ws.environ))}
+    facts = {"websocket_path": shown(ws.path)[1:-1], "websocket_peer": _escaped(peer(ws.environ))}
     if ws.closed:
         facts.update(
             websocket_code=ws.close_code,
@@ -53,7 +53,7 @@ def closing(ws: Any) -> tuple[Any, ...]:
     reason = f" {ws.close_reason!a}" if ws.close_reason else ""
     return (
         "WebSocket %s: closed with %s%s after %.1f s; peer %s, %s messages in, %s out, %s bytes in, %s out",
-        ascii(_path(ws)),
+        shown(ws.path),
         ws.close_code,
         reason,
         ws.duration,

@@ -76,6 +76,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
             "channel",
             "takeover",
             "registry",
+            "records",
             "websocket",
             "admission",
             "stopping",

@@ -442,6 +442,18 @@ def test_gws_run_loads_new_code(tmp_path: Path, arguments: list[str], env: dict[
     assert (before, code in (1001, 1012)) == ("1: x", True)
 
 
+@pytest.mark.parametrize(
+    ("host", "bind"), [("127.0.0.1", "127.0.0.1:5000"), ("::1", "[::1]:5000"), ("localhost", "localhost:5000")]
+)
+def test_gws_run_binds_as_flask_run_does(tmp_path: Path, host: str, bind: str) -> None:
+    """The default port is Flask's, and an address of IPv6 gets its brackets."""
+    (tmp_path / "site_of_flask.py").write_text(PROGRAM)
+    command = [sys.executable, "-m", "flask", "--app", "site_of_flask", "gws-run", "--host", host, "--print-config"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=START, check=False)
+    assert re.search(r"^bind += (.*)$", done.stdout, re.MULTILINE)[1] == str([bind]), done  # type: ignore[index]
+
+
 def test_flask_run_names_the_command(tmp_path: Path) -> None:
     """Werkzeug's server has no WebSockets: the answer and the log say what to use."""
     with flask(tmp_path, "run", "--port", "0") as running, running.connect() as client:

@@ -203,3 +203,13 @@ class TestPeer:
     def test_peer_is_an_address_and_a_port(self, environ: Environ, expected: str) -> None:
         """As far as there are any; one of IPv6 in brackets (RFC 3986 3.2.2)."""
         assert records.peer(environ) == expected
+
+
+def test_line_about_a_refusal_is_bounded(log: Listener) -> None:
+    """As long as a path and an Origin may be."""
+    with pytest.raises(Exception, match="403"), connect(attached, "/" + "%F0" * 4000, origin="https://" + "a" * 8000):
+        pass
+    [(level, line)] = log.lines()
+    assert level == "WARNING"
+    assert line.startswith("WebSocket '/" + r"\xf0" * 499 + "...': refused: Pages of Origin 'https://aaa")
+    assert len(line) < 2500
