@@ -76,6 +76,9 @@ class Detached(Wire):
     def _work(self) -> None:
         try:
             while self._inbox:
+                if self._turn.is_over():
+                    self._turn.give_way()
+                    continue
                 message = self._inbox.pop()
                 if self._paused:
                     self._relax()
