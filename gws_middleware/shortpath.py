@@ -1,8 +1,8 @@
 """What every message costs, and nothing else: the way from the socket to ``receive()`` and from ``send()`` back.
 
-Three base classes, of ``Turns``, ``Transport`` and ``WebSocket``, each here and once more in C (``_shortpath.c``), which
-answers the same and is chosen as ``masking`` chooses the codec. Rule: whatever is not the common case is a method of
-the subclass, which exists once.
+Three base classes, of ``Turns``, ``Transport`` and ``WebSocket``, each here and once more in C (``_shortpath.c``),
+which answers the same and is chosen as ``masking`` chooses the codec. Rule: whatever is not the common case is a method
+of the subclass, which exists once.
 """
 
 from __future__ import annotations

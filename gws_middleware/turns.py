@@ -122,10 +122,10 @@ class Turns(Turn):
     def _polled(self, timer: Any) -> None:
         """Runs in the hub, among the events of a poll: the queue comes after the sockets that were ready."""
         timer.close()
-        self._hub.loop.run_callback(self._run)
+        self._hub.loop.run_callback(self._run, len(self._resumed))
 
-    def _run(self) -> None:
-        """Runs in the hub."""
+    def _run(self, resumable: int) -> None:
+        """Runs in the hub. ``resumable`` of those that have used up a turn had done so before the poll."""
         self._armed = False
         self._iteration, self._began = self.ticks.iteration, time.monotonic()  # the queue has a turn of its own
         woken, resumed = self._woken, self._resumed
@@ -133,7 +133,7 @@ class Turns(Turn):
             while woken and not self.is_over():
                 woken.popleft()()
             # One at least, or those that have used up a turn might never get another one.
-            while resumed:
+            for _ in range(resumable):
                 resumed.popleft()()
                 if self.is_over():
                     break

@@ -7,7 +7,6 @@ takeover with a window of 4 KiB, which shrinks small similar messages at about 3
 
 from __future__ import annotations
 
-import threading
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -224,25 +223,25 @@ def _deflate(compressor: Any, payload: bytes, flush: int) -> bytes:
 
 
 class _SharedCompressor:
-    """One for all connections that agreed on the same window; the lock is for programs with a gevent hub in each of
-    several threads.
+    """Serves all connections that agreed on the same window.
+
+    There is one compressor, and one more for each thread that compresses at the same moment. Each is taken out of the
+    list while it is used: one that an exception has cut off (a timeout, a signal handler, no memory) still holds a
+    message of that connection, and does not come back.
     """
 
     def __init__(self, bits: int) -> None:
         self._bits = bits
-        self._zlib: Any = None
-        self._lock = threading.Lock()
+        self._idle: list[Any] = []
 
     def compress(self, payload: bytes) -> bytes:
-        with self._lock:
-            compressor, self._zlib = self._zlib, None
-            if compressor is None:
-                compressor = zlib.compressobj(6, zlib.DEFLATED, -self._bits)
-            data = _deflate(compressor, payload, zlib.Z_FULL_FLUSH)
-            # Only now: one that an exception has cut off (a timeout, a signal handler, no memory) still holds this
-            # message, and the next connection would be sent it.
-            self._zlib = compressor
-            return data
+        try:
+            compressor = self._idle.pop()
+        except IndexError:
+            compressor = zlib.compressobj(6, zlib.DEFLATED, -self._bits)
+        data = _deflate(compressor, payload, zlib.Z_FULL_FLUSH)
+        self._idle.append(compressor)
+        return data
 
 
 _shared: dict[int, _SharedCompressor] = {}

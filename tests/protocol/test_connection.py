@@ -612,6 +612,15 @@ class TestSection6_1:
         with using(implementation):
             assert prepare(message, binary).frame == joined(Connection().encode(message, binary))
 
+    def test_prepared_message_cannot_be_changed(self) -> None:
+        """Many connections share it."""
+        prepared = prepare("x")
+        for change in (lambda: setattr(prepared, "frame", b""), lambda: delattr(prepared, "frame")):
+            with pytest.raises(AttributeError, match=r"^a PreparedMessage cannot be changed: frame$"):
+                change()
+        assert (prepared.frame, repr(prepared)) == (b"\x81\x01x", "<PreparedMessage of 1 bytes>")
+        assert prepare(prepared) is prepared
+
     @pytest.mark.parametrize("message", [b"\xff", "a\ud800", None])
     def test_ready_frame_of_no_message(self, message: Message) -> None:
         """What is no message is told at the call here too."""
