@@ -321,7 +321,7 @@ class TestParsing:
     def test_ping_flood_is_answered_in_turns(self) -> None:
         """Control frames are parsed one by one, too."""
         with connected() as (ws, peer), Heartbeat() as heart:
-            sending = gevent.spawn(peer.sock.sendall, masked_frame(Opcode.PING, b"x") * 9000 + X)
+            sending = gevent.spawn(peer.sock.sendall, masked_frame(Opcode.PING, b"x") * 40_000 + X)
             assert ws.receive() == "x"
             assert heart.beats > 1
             sending.kill()
