@@ -373,7 +373,12 @@ receive_within(WebSocket *self, PyObject *timeout)
         return NULL;
     }
     if (count == 0 || self->stage != ATTACHED) {
-        if (timeout != Py_None || !self->open || self->reader != Py_None || self->stage != ATTACHED || self->holds) {
+        Turn *turn = to_turn(self->turn);
+        if (turn == NULL) {
+            return NULL;
+        }
+        if (timeout != Py_None || !self->open || self->reader != Py_None || self->stage != ATTACHED || self->holds
+            || is_foreign(turn)) {
             return call((PyObject *)self, s__receive, timeout, NULL);
         }
         if (wait_for_message(self) < 0) {
@@ -409,7 +414,8 @@ PyDoc_STRVAR(receive_doc,
 "receive($self, /, timeout=None)\n--\n\n"
 "The next message: str for text, bytes for binary. Waits for one, timeout seconds at the most.\n\n"
 "None, once, when the connection has ended; ConnectionClosed on a further call. TimeoutError when nothing came in\n"
-"time: the connection stays usable. RuntimeError when another greenlet is waiting here, or after detach().");
+"time: the connection stays usable. RuntimeError when another greenlet is waiting here, after detach(), and in\n"
+"another thread of the operating system.");
 
 static PyObject *
 receive(WebSocket *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names)
@@ -486,7 +492,8 @@ PyDoc_STRVAR(send_doc,
 "send($self, message, /, binary=None)\n--\n\n"
 "Send a message: str as text, bytes as binary; binary says otherwise.\n\n"
 "Waits while more than send_high_water bytes wait for the peer to read. ConnectionClosed on an ended connection,\n"
-"and when the peer read nothing for send_timeout seconds. TypeError, ValueError: not a message.");
+"and when the peer read nothing for send_timeout seconds. TypeError, ValueError: not a message. May be called in\n"
+"any thread of the operating system.");
 
 static PyObject *
 send_(WebSocket *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names)

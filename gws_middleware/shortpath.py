@@ -205,13 +205,14 @@ class WebSocketPath:
         """The next message: ``str`` for text, ``bytes`` for binary. Waits for one, ``timeout`` seconds at the most.
 
         None, once, when the connection has ended; ConnectionClosed on a further call. TimeoutError when nothing came in
-        time: the connection stays usable. RuntimeError when another greenlet is waiting here, or after ``detach()``.
+        time: the connection stays usable. RuntimeError when another greenlet is waiting here, after ``detach()``, and in
+        another thread of the operating system.
         """
         if self._inbox and self._turn.is_over():
             self._turn.give_way()  # before a message is taken: a caller that is cut off in its wait has lost none
         if not self._inbox or self._stage != ATTACHED:
             straight = timeout is None and self._open and self._reader is None and not self._holds
-            if not straight or self._stage != ATTACHED:
+            if not straight or self._stage != ATTACHED or self._turn.is_foreign():
                 return self._receive(timeout)
             self._reader = getcurrent()
             try:
@@ -243,6 +244,7 @@ class WebSocketPath:
 
         Waits while more than ``send_high_water`` bytes wait for the peer to read. ConnectionClosed on an ended
         connection, and when the peer read nothing for ``send_timeout`` seconds. TypeError, ValueError: not a message.
+        May be called in any thread of the operating system.
         """
         if self._turn.is_over():
             if self._turn.is_foreign():

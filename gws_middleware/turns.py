@@ -73,13 +73,20 @@ class Turns(Turn):
         """Let this greenlet wait until the loop has polled its sockets. In the hub, which cannot wait, it does nothing.
         RuntimeError in another thread than the loop's.
         """
-        if self.is_foreign():
-            raise RuntimeError("a WebSocket is received from in the thread of its event loop: this is another one")
+        self.refuse_foreign()
         if getcurrent() is not self._hub:
             waiter: Any = Waiter(self._hub)
             self._resumed.append(partial(waiter.switch, None))
             self._arm()
             waiter.get()
+
+    def refuse_foreign(self) -> None:
+        """RuntimeError in another thread than the loop's."""
+        if self.is_foreign():
+            raise RuntimeError(
+                "this method of a WebSocket works in the thread of its event loop alone, and this is another thread: "
+                "there send, send_json, offer, ping, close and abort may be called"
+            )
 
     def wake(self, callback: Callable[[], object]) -> None:
         """Call it in the hub in another turn, before what has used up one already."""

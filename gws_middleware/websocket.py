@@ -125,6 +125,7 @@ class WebSocket(Detached, OlderNames):
         ValueError: a header or subprotocol that may not be sent; nothing was written. RuntimeError: accepted
         already, or the application has already started an HTTP response. ConnectionClosed: the peer has gone.
         """
+        self._turn.refuse_foreign()
         if self._switched:
             self._switched = False
             if subprotocol not in (None, self.subprotocol):
@@ -219,6 +220,7 @@ class WebSocket(Detached, OlderNames):
 
     def _receive(self, timeout: float | None) -> Message | None:
         """The inbox is empty."""
+        self._turn.refuse_foreign()
         if self._stage != ATTACHED:
             raise RuntimeError("this WebSocket is detached: its messages go to on_message")
         if self._engine is None and not self._ended and not self._accepted_late():
@@ -283,6 +285,7 @@ class WebSocket(Detached, OlderNames):
 
     def count_messages(self) -> int:
         """How many messages wait in the inbox. Lets the loop run once if there is none."""
+        self._turn.refuse_foreign()
         if self._engine is None and not self._ended:
             self._accepted_late()
         if not self._inbox and not self._ended:

@@ -295,7 +295,12 @@ class Wire(WebSocketPath):
     # --- saying something ------------------------------------------------------------------------------------------
 
     def ping(self, payload: bytes | None = None) -> None:
-        """Send a ping (RFC 6455 5.5.2); the pong's way back shows in ``latency``. At most 125 bytes."""
+        """Send a ping (RFC 6455 5.5.2); the pong's way back shows in ``latency``. At most 125 bytes. May be called in
+        any thread of the operating system.
+        """
+        if self._turn.is_foreign():
+            self._turn.call(self.ping, payload)
+            return
         if not self._open:
             self._check_open()
         now = time.monotonic()  # the loop's clock stands still while a view computes
@@ -313,8 +318,12 @@ class Wire(WebSocketPath):
 
         The rest happens in the background: the peer has ``close_timeout`` seconds to answer. ``message`` is
         gevent-websocket's name of ``reason``. ValueError for a code that may not travel, or over 123 bytes of reason.
-        Before the 101, it refuses the handshake: 403 unless the application answers otherwise.
+        Before the 101, it refuses the handshake: 403 unless the application answers otherwise. May be called in any
+        thread of the operating system.
         """
+        if self._turn.is_foreign():
+            self._turn.call(self.close, code, reason, message)
+            return
         text = (reason if message is None else message) or ""
         if isinstance(text, bytes):
             text = text.decode()
@@ -351,7 +360,12 @@ class Wire(WebSocketPath):
             transport.abort()
 
     def abort(self) -> None:
-        """Cut the connection without a goodbye (1006 to the peer)."""
+        """Cut the connection without a close frame (1006 to the peer). May be called in any thread of the operating
+        system.
+        """
+        if self._turn.is_foreign():
+            self._turn.call(self.abort)
+            return
         self._open = False
         if self._transport is not None:
             self._transport.abort()
