@@ -205,8 +205,8 @@ class WebSocketPath:
         """The next message: ``str`` for text, ``bytes`` for binary. Waits for one, ``timeout`` seconds at the most.
 
         None, once, when the connection has ended; ConnectionClosed on a further call. TimeoutError when nothing came in
-        time: the connection stays usable. RuntimeError when another greenlet is waiting here, after ``detach()``, and in
-        another thread of the operating system.
+        time: the connection stays usable. RuntimeError when another greenlet is waiting here, after ``detach()``, and
+        in another thread of the operating system.
         """
         if self._inbox and self._turn.is_over():
             self._turn.give_way()  # before a message is taken: a caller that is cut off in its wait has lost none

@@ -5,13 +5,15 @@ What computes here computes for a whole turn of the loop, so that an order of ev
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import gevent
 import pytest
 from gevent import get_hub
 
-from gws_middleware import ConnectionClosed, prepare
+from gws_middleware import ConnectionClosed, WebSocket, prepare
 from gws_middleware.codes import Opcode
 from gws_middleware.protocol.connection import Connection
 from gws_middleware.protocol.deflate import Deflate, Parameters
@@ -465,3 +467,121 @@ class TestSending:
             gevent.spawn(ws.abort)
             viewing.get(timeout=5)
             peer.vanish()
+
+
+def in_a_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call it in another thread of the operating system. (gevent's pool would print what it raises as well.)"""
+
+    def call() -> tuple[Any, BaseException | None]:
+        try:
+            return function(*arguments), None
+        except BaseException as error:
+            return None, error
+
+    result, error = get_hub().threadpool.apply(call)
+    if error is not None:
+        raise error
+    return result
+
+
+class TestThreads:
+    """What may be called in another thread of the operating system: what sends, and what ends the connection."""
+
+    @pytest.mark.parametrize(
+        ("call", "comes"),
+        [
+            (lambda ws: ws.send("text"), "text"),
+            (lambda ws: ws.send(b"text", binary=False), "text"),
+            (lambda ws: ws.send(bytes(200_000)), bytes(200_000)),
+            (lambda ws: ws.send_json({"a": 1}), '{"a":1}'),
+            (lambda ws: ws.offer("text"), "text"),
+            (lambda ws: ws.offer(prepare("text")), "text"),
+        ],
+    )
+    def test_message_is_sent(self, call: Callable[[WebSocket], object], comes: str | bytes) -> None:
+        """The loop is woken for it."""
+        with connected() as (ws, peer):
+            sending = get_hub().threadpool.spawn(call, ws)
+            assert peer.receive() == comes
+            assert sending.get(timeout=5) in (None, True)
+
+    def test_connection_is_pinged_and_closed(self) -> None:
+        """The control frames leave as from any greenlet."""
+        with connected() as (ws, peer):
+            in_a_thread(ws.ping, b"hello")
+            in_a_thread(ws.close, 4002, "done")
+            assert peer.close_frame() == (4002, "done")
+            assert (ws.closed, ws.close_code) == (True, 4002)
+
+    def test_connection_is_cut(self) -> None:
+        """Without a close frame."""
+        with connected() as (ws, peer):
+            in_a_thread(ws.abort)
+            assert peer.close_frame() is None
+            assert ws.closed
+
+    @pytest.mark.parametrize(
+        ("call", "error"),
+        [
+            (lambda ws: ws.send(None), TypeError),
+            (lambda ws: ws.offer(None), TypeError),
+            (lambda ws: ws.close(1005), ValueError),
+            (lambda ws: ws.ping(bytes(126)), ValueError),
+        ],
+    )
+    def test_wrong_call_raises_in_the_thread(self, call: Callable[[WebSocket], object], error: type[Exception]) -> None:
+        """Where it was made."""
+        with connected() as (ws, _), pytest.raises(error):
+            in_a_thread(call, ws)
+
+    def test_ended_connection(self) -> None:
+        """As in the loop's thread."""
+        with connected() as (ws, _):
+            ws.abort()
+            with pytest.raises(ConnectionClosed):
+                in_a_thread(ws.send, "x")
+            assert in_a_thread(ws.offer, "x") is False
+
+    def test_sender_waits_for_a_slow_peer_in_its_thread(self) -> None:
+        """The loop goes on meanwhile."""
+        with connected(buffers=1 << 15, send_high_water=1000) as (ws, peer), Heartbeat() as heart:
+            sending = get_hub().threadpool.spawn(lambda: [ws.send(bytes(1 << 18)) for _ in range(5)])
+            until(lambda: heart.beats > 5)
+            assert not sending.ready()
+            assert [peer.receive() for _ in range(5)] == [bytes(1 << 18)] * 5
+            sending.get(timeout=5)
+
+    def test_many_threads_at_once(self) -> None:
+        """Frames do not interleave, and none is lost."""
+        with connected() as (ws, peer):
+            pool = get_hub().threadpool
+            sending = [pool.spawn(lambda n=n: [ws.send(str(n) * 10_000) for _ in range(20)]) for n in range(8)]
+            got = [peer.receive() for _ in range(160)]
+            assert sorted(got) == sorted([str(n) * 10_000 for n in range(8)] * 20)  # type: ignore[type-var]
+            gevent.joinall(sending, 5)
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda ws: ws.receive(),
+            lambda ws: ws.receive(timeout=1),
+            next,
+            lambda ws: ws.receive_json(),
+            lambda ws: ws.has_messages(),
+            lambda ws: ws.detach(),
+            lambda ws: ws.accept(),
+        ],
+        ids=["receive", "receive with a timeout", "next", "receive_json", "has_messages", "detach", "accept"],
+    )
+    @pytest.mark.parametrize("waiting", [False, True])
+    def test_what_takes_messages_is_refused(self, call: Callable[[WebSocket], object], waiting: bool) -> None:
+        """With a sentence that names what may be called; the connection goes on."""
+        with connected() as (ws, peer):
+            if waiting:
+                peer.send("x")
+                until(lambda: ws.stats.messages_received)
+            with pytest.raises(RuntimeError, match=r"this is another thread: there send, .* may be called"):
+                in_a_thread(call, ws)
+            if not waiting:
+                peer.send("x")
+            assert ws.receive() == "x"
