@@ -175,7 +175,10 @@ class Transport(TransportPath):
     def _read_pending(self) -> None:
         """Runs in the hub."""
         if self._reading:
+            before = self.bytes_received
             self._readable()
+            if self.broken and self._reading and self.bytes_received != before:
+                self._loop.run_callback(self._read_pending)
 
     def expect(self, size: int) -> None:
         """So many bytes of a frame are still to come: take bigger steps, as long as none can reach beyond it."""
@@ -300,6 +303,9 @@ class Transport(TransportPath):
         self._stop_writer()
         if self._finish is not None:
             self._loop.run_callback(self._lost)
+        else:
+            # A loop on libuv reports an error of the socket once, and this write may have been its report.
+            self._loop.run_callback(self._read_pending)
         self._owner.writable()
 
     # --- the end ---------------------------------------------------------------------------------------------------
