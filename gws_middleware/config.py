@@ -127,8 +127,9 @@ class Config:
     inbox_messages: int = knob(
         16,
         _count(1),
-        """Messages that wait for the application before reading from the socket pauses and TCP holds the peer back; one
-        read beyond it may have been under way (websockets: 16).""",
+        """Messages that wait for the application before reading from the socket pauses and TCP holds the peer back; 256
+        that came in the same read may wait beyond it. It also pauses when they take as many bytes of memory as one
+        message may have (websockets: 16).""",
         per_view=True,
     )
     send_high_water: int = knob(
@@ -250,7 +251,7 @@ class Config:
         "off",
         _compression,
         """permessage-deflate (RFC 7692). "shared": no context takeover, one compressor for all connections, messages
-        from 1 KiB up; "dedicated": context takeover, about 30 KB for each connection.""",
+        from 1 KiB up; "dedicated": context takeover, about 40 KB for each connection.""",
     )
 
     def __post_init__(self) -> None:
