@@ -72,6 +72,8 @@ def attach(request: HttpRequest) -> WebSocket | None:
         known.is_websocket = lambda: ws is not None
         if isinstance(ws, WebSocket):
             ws.request = request  # type: ignore[attr-defined]
+            if ws.accepted:  # by the server, before Django saw the request: only now it is known whose it is
+                users.opened(ws)
     return cast(WebSocketRequest, request).websocket
 
 

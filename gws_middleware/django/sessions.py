@@ -19,7 +19,16 @@ from django.http import HttpRequest, HttpResponse, parse_cookie
 from ..typing import Environ, Headers
 from ..websocket import WebSocket
 
-__all__ = ["copied", "key_in", "retire", "save_at_handshake", "save_session", "stored"]
+__all__ = [
+    "copied",
+    "key_in",
+    "keys_before",
+    "retire",
+    "save_at_handshake",
+    "save_session",
+    "store_of",
+    "stored",
+]
 
 
 @cache
@@ -68,6 +77,7 @@ class _Spent(SessionBase):
 
     def __init__(self, session: SessionBase) -> None:
         super().__init__(session.session_key)
+        self.store = store_of(session)
         self._session_cache: dict[str, Any] = dict(getattr(session, "_session_cache", {}))
 
     def exists(self, session_key: str) -> bool:
@@ -87,18 +97,29 @@ class _Spent(SessionBase):
 
 
 def key_in(environ: Environ) -> str | None:
-    """The session key in a request's cookies."""
+    """The session key in a request's cookies, for a request that has no session."""
     return parse_cookie(environ.get("HTTP_COOKIE", "")).get(settings.SESSION_COOKIE_NAME)
 
 
-def stored(key: str | None) -> SessionBase:
-    """The session as it is stored now; empty if it is not there."""
-    store: type[SessionBase] = import_module(settings.SESSION_ENGINE).SessionStore
-    return store(key)
+def keys_before(request: HttpRequest) -> list[str]:
+    """The keys that the request's session may have had before a login gave it another one."""
+    key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
+    return [] if key is None else [key]
 
 
-def copied(key: str | None) -> SessionBase:
+def store_of(session: SessionBase) -> type[SessionBase]:
+    """The class that stores this session."""
+    return session.store if isinstance(session, _Spent) else type(session)
+
+
+def stored(key: str | None, store: type[SessionBase] | None = None) -> SessionBase:
+    """The session as it is stored now; empty if it is not there. ``store`` is a class other than SESSION_ENGINE's."""
+    default: type[SessionBase] = import_module(settings.SESSION_ENGINE).SessionStore
+    return (store or default)(key)
+
+
+def copied(key: str | None, store: type[SessionBase] | None = None) -> SessionBase:
     """The same, for reading alone: whatever is done with it, what is stored stays."""
-    session = stored(key)
+    session = stored(key, store)
     session.items()  # it is read when somebody asks
     return _Spent(session)
