@@ -69,16 +69,6 @@ def check_runserver(app_configs: Any, **arguments: Any) -> Sequence[CheckMessage
     return []
 
 
-def check_atomic_requests(app_configs: Any, **arguments: Any) -> Sequence[CheckMessage]:
-    """W003: ``ATOMIC_REQUESTS`` and undecorated views."""
-    atomic = [alias for alias, database in connections.settings.items() if database.get("ATOMIC_REQUESTS")]
-    if not atomic:
-        return []
-    sentence = f"ATOMIC_REQUESTS is on for {', '.join(map(repr, atomic))}: there an undecorated view cannot accept."
-    hint = "Decorate WebSocket views with accept_websocket or require_websocket, which stay out of it."
-    return [Warning(sentence, hint=hint, id="gws_middleware.W003")]
-
-
 def check_psycopg2(app_configs: Any, **arguments: Any) -> Sequence[CheckMessage]:
     """W004: psycopg2 does not give way to gevent by itself."""
     if not any(database["ENGINE"].endswith(("postgresql", "postgis")) for database in connections.settings.values()):
@@ -111,7 +101,6 @@ ALL = [
     check_settings,
     check_middleware,
     check_runserver,
-    check_atomic_requests,
     check_psycopg2,
     check_monkey_patching,
 ]

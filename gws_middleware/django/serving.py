@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from gevent import GreenletExit
 from ..codes import CloseCode
 from ..exceptions import ConnectionClosed
 from ..websocket import WebSocket
-from . import sessions, users
+from . import databases, sessions, users
 
 __all__ = ["View", "WebSocketRequest", "WebSocketResponse", "attach", "connect", "serve"]
 
@@ -42,8 +42,8 @@ def connect() -> None:
 
 
 def _serving(make_view_atomic: Callable[[BaseHandler, View], View]) -> Callable[[BaseHandler, View], View]:
-    """An undecorated view stays in the transaction of ``ATOMIC_REQUESTS``: it may be one that writes and knows nothing
-    of WebSockets, and whoever asks for one is not to take its transaction away.
+    """Django's step wraps a view in the transaction of ``ATOMIC_REQUESTS``, and other packages' are around it; for a
+    WebSocket the transaction is ours.
     """
 
     @wraps(make_view_atomic)
@@ -56,11 +56,23 @@ def _serving(make_view_atomic: Callable[[BaseHandler, View], View]) -> Callable[
             ws = attach(request)
             if not isinstance(ws, WebSocket):  # plain HTTP, or e.g. gevent-websocket's own server
                 return atomic(request, *args, **kwargs)
-            return serve(request, ws, atomic, args, kwargs)
+            called = make_view_atomic(handler, _non_atomic(view))
+            return serve(request, ws, called, args, kwargs, getattr(view, "_non_atomic_requests", ()))
 
         return speaking
 
     return make_view
+
+
+def _non_atomic(view: View) -> View:
+    """The view, for which Django opens no transaction."""
+
+    @wraps(view)
+    def called(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        return view(request, *args, **kwargs)
+
+    called._non_atomic_requests = databases.NonAtomic()  # type: ignore[attr-defined]
+    return called
 
 
 def attach(request: HttpRequest) -> WebSocket | None:
@@ -77,16 +89,26 @@ def attach(request: HttpRequest) -> WebSocket | None:
     return cast(WebSocketRequest, request).websocket
 
 
-def serve(request: HttpRequest, ws: WebSocket, view: View, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Call the view. It may return None once it has accepted or closed the WebSocket.
+def serve(
+    request: HttpRequest,
+    ws: WebSocket,
+    view: View,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    non_atomic: Iterable[str] = (),
+) -> Any:
+    """Call the view, in the transactions of ``ATOMIC_REQUESTS`` until it accepts, but for the databases in
+    ``non_atomic``. It may return None once it has accepted or closed the WebSocket.
 
     What it raises before the 101 is an ordinary HTTP error; after it the connection closes with 1011, and Django logs
     the error as it logs every view's.
     """
     try:
-        response = view(request, *args, **kwargs)
+        with databases.atomic_until_accepted(ws, non_atomic):
+            response = view(request, *args, **kwargs)
     except GreenletExit:
         if not ws.accepted:
+            databases.abandon_request()
             raise
         ws.close(CloseCode.GOING_AWAY)
         response = None  # Django ends the request as any other: the worker stops, and has no more to say
@@ -95,6 +117,10 @@ def serve(request: HttpRequest, ws: WebSocket, view: View, args: Sequence[Any], 
             ws.close(CloseCode.INTERNAL_ERROR)
             raise
         response = None  # the peer has gone while the view was sending
+    except BaseException:
+        if not ws.accepted:
+            databases.abandon_request()
+        raise
     finally:
         _leave(request, ws)
     if ws.accepted or ws.vanished:

@@ -52,7 +52,7 @@ def test_identifiers_are_unique() -> None:
 
     named = re.findall(r'id="(gws_middleware\.[EW]\d{3})"', inspect.getsource(checks))
     assert sorted(named) == sorted(set(named))
-    assert len(named) == 7
+    assert len(named) == 6
 
 
 @override_settings(GWS={"max_mesage_size": 5})
@@ -102,12 +102,6 @@ def test_app_below_another_runserver_is_a_warning() -> None:
 def test_app_below_apps_without_a_runserver_is_silent() -> None:
     """Without any command, and with others."""
     assert checks.check_runserver(None) == []
-
-
-def test_atomic_requests_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It names the database."""
-    monkeypatch.setitem(connections.settings["default"], "ATOMIC_REQUESTS", True)
-    assert one().startswith("gws_middleware.W003 ATOMIC_REQUESTS is on for 'default'")
 
 
 PSYCOPG2 = """

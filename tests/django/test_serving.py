@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import wraps
 from typing import Any
 
 import pytest
+from django.core.handlers.base import BaseHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.http import HttpResponse
 from django.test import Client, RequestFactory
@@ -16,6 +18,7 @@ from django.views.decorators.cache import cache_page
 
 from gws_middleware import ConnectionClosed
 from gws_middleware.django.decorators import accept_websocket
+from gws_middleware.django.serving import connect
 from gws_middleware.django.test import WebSocketClient
 from tests.inprocess import problems
 
@@ -40,6 +43,30 @@ def test_page_that_knows_of_no_websocket_answers_a_handshake(client: WebSocketCl
     """As ever: with HTTP."""
     response = refusal(client, "/")
     assert (response.status_code, response.content) == (200, b"plain")
+
+
+def test_step_of_another_package_is_kept(client: WebSocketClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Around each view, e.g. the span that sentry-sdk opens; it sees no transaction of Django's around a WebSocket."""
+    seen: list[str] = []
+    make_view_atomic = BaseHandler.make_view_atomic
+
+    def of_another_package(handler: BaseHandler, view: Any) -> Any:
+        made = make_view_atomic(handler, view)
+
+        @wraps(view)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            seen.append(view.__name__)
+            return made(*args, **kwargs)
+
+        return called
+
+    monkeypatch.setattr(BaseHandler, "make_view_atomic", of_another_package)
+    connect()
+    with client.websocket("/undecorated/") as ws:
+        ws.send("x")
+        assert ws.receive() == "x"
+    assert client.get("/undecorated/").content == b"http False"
+    assert seen == ["undecorated"] * 2
 
 
 def test_view_that_forgets_to_answer_is_told(client: WebSocketClient) -> None:
