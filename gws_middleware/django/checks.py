@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -36,8 +37,15 @@ def check_settings(app_configs: Any, **arguments: Any) -> Sequence[CheckMessage]
     try:
         Config(**conf.for_the_wrapper())
     except ConfigError as error:
-        return [Error(str(error), hint="docs/settings.md lists every setting.", id="gws_middleware.E001")]
+        return [Error(str(error), hint=_about(str(error)), id="gws_middleware.E001")]
     return []
+
+
+def _about(sentence: str) -> str:
+    """What the setting is for that the sentence names, or else which there are."""
+    known = {each.name: each.metadata["doc"] for each in fields(conf.DjangoConfig)}
+    name = sentence.split()[0]
+    return f"{name}: {known[name]}" if name in known else f"The settings are {', '.join(known)}."
 
 
 def check_middleware(app_configs: Any, **arguments: Any) -> Sequence[CheckMessage]:

@@ -15,7 +15,7 @@ from gevent import GreenletExit
 from ..codes import CloseCode
 from ..exceptions import ConnectionClosed
 from ..websocket import WebSocket
-from . import databases, sessions, users
+from . import conf, databases, sessions, users
 
 __all__ = ["View", "WebSocketRequest", "WebSocketResponse", "attach", "connect", "serve"]
 
@@ -76,7 +76,10 @@ def _non_atomic(view: View) -> View:
 
 
 def attach(request: HttpRequest) -> WebSocket | None:
-    """Give the request its ``websocket``, which is None for plain HTTP, and ``is_websocket()``."""
+    """Give the request its ``websocket``, which is None for plain HTTP, and ``is_websocket()``.
+
+    DisallowedHost as by ``request.get_host()``, for a page that the Host header alone lets in.
+    """
     if not hasattr(request, "websocket"):
         ws = request.META.get("wsgi.websocket")
         known = cast(WebSocketRequest, request)
@@ -86,6 +89,7 @@ def attach(request: HttpRequest) -> WebSocket | None:
             ws.request = request  # type: ignore[attr-defined]
             if ws.accepted:  # by the server, before Django saw the request: only now it is known whose it is
                 users.opened(ws)
+            conf.check_host(request, ws)
     return cast(WebSocketRequest, request).websocket
 
 

@@ -70,7 +70,27 @@ def test_wrong_setting_is_an_error() -> None:
 @override_settings(CSRF_TRUSTED_ORIGINS=["https://ok.org", "https://not ok"])
 def test_wrong_origin_is_an_error() -> None:
     """It becomes an origin of ours."""
-    assert one().startswith("gws_middleware.E001 allowed_origins is ")
+    assert one().startswith("gws_middleware.E001 settings.CSRF_TRUSTED_ORIGINS: allowed_origins is ")
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ({"database_grace": "soon"}, "database_grace: Seconds that a WebSocket's greenlet waits"),
+        ({"max_mesage_size": 5}, "The settings are allowed_origins, max_message_size, "),
+    ],
+)
+def test_hint_needs_no_file(given: dict[str, Any], hint: str) -> None:
+    """It is what the documentation says: that is not installed with the package."""
+    with override_settings(GWS=given):
+        [message] = found()
+    assert message.hint.startswith(hint) and "docs/" not in message.hint
+
+
+def test_setting_that_nothing_reads_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the environment, where it has no effect."""
+    monkeypatch.setenv("GWS_CLOSE_ON_LOGOUT", "0")
+    assert one().startswith("gws_middleware.E001 the environment variable GWS_CLOSE_ON_LOGOUT is not read: set ")
 
 
 @override_settings(MIDDLEWARE=[MIDDLEWARE, SESSION])
