@@ -151,6 +151,7 @@ def atomic_until_accepted(ws: WebSocket, non_atomic: Iterable[str]) -> AbstractC
     transactions = in_transactions(non_atomic)
     blocks = [block for connection in connections.all(initialized_only=True) for block in connection.atomic_blocks]
     _handshakes[ws] = _Handshake(transactions, getcurrent(), blocks)
+    transactions.callback(_handshakes.pop, ws, None)
     return transactions
 
 
@@ -176,5 +177,4 @@ def commit_request(ws: WebSocket) -> None:
                 "each message."
             )
     if handshake is not None:
-        del _handshakes[ws]
         handshake.transactions.close()

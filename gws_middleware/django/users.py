@@ -217,14 +217,15 @@ def close_user_sockets(user: Any, code: int = LOGGED_OUT, reason: str = "") -> i
 
 def _primary_key(user: Any) -> Any:
     """None for AnonymousUser."""
-    user_id = getattr(user, "pk", user)
-    if user is None or (user_id is None and isinstance(user, Model)):
+    if user is None or (isinstance(user, Model) and user.pk is None):
         raise ValueError(f"{user!r} has no primary key: wanted a user that is stored, or a primary key")
-    if user_id is None or not apps.is_installed("django.contrib.auth"):
-        return user_id
+    if hasattr(user, "pk"):  # of the project's own class, too
+        return user.pk
+    if not apps.is_installed("django.contrib.auth"):
+        return user
     model = get_user_model()
     try:
-        return model._meta.pk.to_python(user_id)
+        return model._meta.pk.to_python(user)
     except ValidationError:
         raise ValueError(f"{user!r} is neither a user nor a primary key of {model._meta.label}") from None
 
