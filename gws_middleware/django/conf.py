@@ -14,13 +14,12 @@ from django.core.exceptions import DisallowedHost
 from django.core.signals import setting_changed
 from django.http import HttpRequest
 
-from ..codes import CloseCode
 from ..config import SAME_ORIGIN, Config, closest, is_ours, knob, optional, seconds
 from ..exceptions import ConfigError
 from ..protocol.handshake import origin_allowed
 from ..websocket import WebSocket
 
-__all__ = ["DjangoConfig", "accept_all", "check_host", "connect", "for_the_wrapper", "load"]
+__all__ = ["DjangoConfig", "accept_all", "connect", "for_the_wrapper", "host_allowed", "load"]
 
 LOCAL_HOSTS = (".localhost", "127.0.0.1", "[::1]")
 """What Django takes for ``ALLOWED_HOSTS`` when that is empty and ``DEBUG`` is on."""
@@ -122,19 +121,18 @@ def _trusted_origins() -> Iterator[str | re.Pattern[str]]:
         yield re.compile(rf"https?://{subdomains}{re.escape(host.removeprefix('.'))}(?::\d{{1,5}})?", re.IGNORECASE)
 
 
-def check_host(request: HttpRequest, ws: WebSocket) -> None:
-    """DisallowedHost for a page that may connect only because it has the same origin, where that is not one of
+def host_allowed(request: HttpRequest, ws: WebSocket) -> bool:
+    """False for a page that may connect only because it has the same origin, where that is not one of
     ``ALLOWED_HOSTS``: a page of any name reaches this server if its name is made to lead here (DNS rebinding).
     """
     if ws.origin is None:
-        return
+        return True
     try:
         request.get_host()
     except DisallowedHost:
         others = [entry for entry in ws._config.allowed_origins if entry != SAME_ORIGIN]
-        if not origin_allowed(ws.origin, "", others):
-            ws.close(CloseCode.POLICY_VIOLATION, "this host is not allowed")
-            raise
+        return origin_allowed(ws.origin, "", others)
+    return True
 
 
 def accept_all() -> bool:

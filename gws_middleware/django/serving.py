@@ -76,10 +76,7 @@ def _non_atomic(view: View) -> View:
 
 
 def attach(request: HttpRequest) -> WebSocket | None:
-    """Give the request its ``websocket``, which is None for plain HTTP, and ``is_websocket()``.
-
-    DisallowedHost as by ``request.get_host()``, for a page that the Host header alone lets in.
-    """
+    """Give the request its ``websocket``, which is None for plain HTTP, and ``is_websocket()``."""
     if not hasattr(request, "websocket"):
         ws = request.META.get("wsgi.websocket")
         known = cast(WebSocketRequest, request)
@@ -89,7 +86,6 @@ def attach(request: HttpRequest) -> WebSocket | None:
             ws.request = request  # type: ignore[attr-defined]
             if ws.accepted:  # by the server, before Django saw the request: only now it is known whose it is
                 users.opened(ws)
-            conf.check_host(request, ws)
     return cast(WebSocketRequest, request).websocket
 
 
@@ -107,6 +103,9 @@ def serve(
     What it raises before the 101 is an ordinary HTTP error; after it the connection closes with 1011, and Django logs
     the error as it logs every view's.
     """
+    if not conf.host_allowed(request, ws):
+        ws.close(CloseCode.POLICY_VIOLATION, "this host is not allowed")
+        view = _refuse_host
     try:
         with databases.atomic_until_accepted(ws, non_atomic):
             response = view(request, *args, **kwargs)
@@ -134,6 +133,12 @@ def serve(
     if ws.closed:
         return HttpResponseForbidden("The WebSocket was refused.\n", content_type="text/plain")
     raise ValueError(f"the view {view!r} returned None, and neither accepted nor closed the WebSocket")
+
+
+def _refuse_host(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+    """In place of the view."""
+    sentence = "The Host header of this request is not in ALLOWED_HOSTS, so its page may not open a WebSocket here.\n"
+    return HttpResponseForbidden(sentence, content_type="text/plain")
 
 
 def _swallowed(response: Any) -> WebSocketResponse:

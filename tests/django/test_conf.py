@@ -242,7 +242,8 @@ class TestHost:
             client.websocket(path, origin="http://evil.test", headers={"Host": "evil.test"}),
         ):
             pass
-        assert refused.value.status_code == 400
+        assert refused.value.status_code == 403
+        assert b"is not in ALLOWED_HOSTS" in refused.value.body
 
     @pytest.mark.parametrize(
         ("host", "origin"),
