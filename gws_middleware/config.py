@@ -16,7 +16,7 @@ from typing import Any
 from . import adapter
 from .exceptions import ConfigError
 
-__all__ = ["SAME_ORIGIN", "Config", "knob", "optional", "seconds"]
+__all__ = ["SAME_ORIGIN", "Config", "hashable", "knob", "optional", "seconds"]
 
 PREFIX = "GWS_"
 SAME_ORIGIN = "same-origin"
@@ -68,6 +68,15 @@ def load(name: str) -> Any:
     """What ``package.module.name`` names."""
     module, _, attribute = name.rpartition(".")
     return getattr(import_module(module), attribute)
+
+
+def hashable(value: object, name: str) -> Hashable:
+    """``value``, which the function of the setting ``name`` has returned. TypeError if nothing can be counted by it."""
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(f"{name} returned {value!r}: wanted something hashable, or None") from None
+    return value
 
 
 def _compression(value: object) -> str | None:

@@ -10,10 +10,11 @@ import errno
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from types import MethodType
+from functools import partial
+from types import MethodType, TracebackType
 from typing import Any
 
-from gevent import GreenletExit, Timeout
+from gevent import GreenletExit, Timeout, getcurrent
 
 from . import registry, stopping, takeover
 from .admission import full
@@ -64,14 +65,10 @@ class WebSocketMiddleware:
         if server.switched:
             return self._run_switched(environ, start_response, server, answer)
         if isinstance(answer, Refusal):
-            return _refuse(answer, "handshake", server, environ, start_response)
+            return _refuse(answer, "handshake", server, environ, start_response, config.send_timeout)
         subprotocol = self._subprotocol(environ, answer)
-        lifetime = _Lifetime(environ, start_response, server, answer, config, subprotocol)
-        found = full(config, environ, lifetime.ws._take_place)
-        if found is not None:
-            lifetime.forget()
-            return _refuse(found.refusal, found.reason, server, environ, start_response)
-        return lifetime.run(self._call)
+        with _Lifetime(environ, start_response, server, answer, config, subprotocol) as lifetime:
+            return lifetime.run(self._call)
 
     def _run_switched(
         self,
@@ -81,18 +78,17 @@ class WebSocketMiddleware:
         answer: Handshake | Refusal,
     ) -> Iterable[bytes]:
         """The server sent the 101 before it asked us; what is left of a refusal is a close frame."""
+        refused = isinstance(answer, Refusal)
         handshake = Handshake("", ()) if isinstance(answer, Refusal) else answer._replace(compression=None)
-        lifetime = _Lifetime(environ, start_response, server, handshake, self.config, None)
-        lifetime.ws._accept_switched(server.subprotocol)
-        found = full(self.config, environ, lifetime.ws._take_place)
-        if isinstance(answer, Refusal):
+
+        def refuse(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+            assert isinstance(answer, Refusal)
             log.info("WebSocket %s: refused: %s", ascii(lifetime.ws.path), answer.sentence)
             lifetime.ws.close(CloseCode.POLICY_VIOLATION, answer.sentence[:123])  # 5.5.1
-        elif found is not None:
-            lifetime.ws.close(CloseCode.TRY_AGAIN_LATER, found.refusal.sentence)
-        else:
-            return lifetime.run(self._call)
-        return lifetime.run(_nothing)
+            return []
+
+        with _Lifetime(environ, start_response, server, handshake, self.config, None) as lifetime:
+            return lifetime.run(refuse if refused else self._call)
 
     def _subprotocol(self, environ: Environ, handshake: Handshake) -> str | None:
         """What gevent-websocket's ``Resource`` names for this path, if the client offers it."""
@@ -114,13 +110,18 @@ def _text_headers(body: bytes) -> Headers:
 
 
 def _refuse(
-    refusal: Refusal, reason: str, server: takeover.Server, environ: Environ, start_response: StartResponse
+    refusal: Refusal,
+    reason: str,
+    server: takeover.Server,
+    environ: Environ,
+    start_response: StartResponse,
+    seconds: float,
 ) -> Iterable[bytes]:
     registry.current().counters.refused[reason] += 1
     body = refusal.sentence.encode() + b"\n"
     headers = [*_text_headers(body), *refusal.headers, *server.close_headers]
     server.refuse_more(start_response(refusal.status, headers))
-    return _left(_body(environ, body), server)
+    return _Response(_body(environ, body), server, seconds)
 
 
 def _body(environ: Environ, body: bytes) -> list[bytes]:
@@ -128,9 +129,9 @@ def _body(environ: Environ, body: bytes) -> list[bytes]:
     return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]
 
 
-def _left(result: Iterable[bytes], server: takeover.Server) -> Iterable[bytes]:
-    """``result`` itself, unless the server's keep-alive loop must be left by an exception."""
-    return _LeaveByException(result) if server.closes_by_exception else result
+def _deadline(seconds: float) -> Timeout:
+    """Ends one write to a peer that reads nothing: for the server that is a peer that has disconnected."""
+    return Timeout(seconds, BrokenPipeError(errno.EPIPE, f"the peer has read nothing for {seconds:g} seconds"))
 
 
 def _request(environ: Environ) -> Request:
@@ -151,26 +152,27 @@ def _request(environ: Environ) -> Request:
     )
 
 
-def _nothing(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    return []
-
-
 def _discard(data: bytes) -> None:
     """The ``write`` of a swallowed response."""
 
 
 class _Lifetime:
-    """One request that may become a WebSocket."""
+    """One request that may become a WebSocket: a context in which slots are reserved, and which releases what the
+    request holds when an exception leaves it, whichever line that comes from.
+    """
 
     __slots__ = (
         "_code",
         "_deadline",
         "_environ",
         "_finished",
+        "_left",
+        "_seconds",
         "_server",
         "_start_response",
         "_started",
         "_swallowed",
+        "_view",
         "ws",
     )
 
@@ -185,7 +187,9 @@ class _Lifetime:
     ) -> None:
         self._environ, self._server = environ, server
         self._start_response: StartResponse | None = start_response
-        self._started = self._swallowed = self._finished = False
+        self._started = self._swallowed = self._finished = self._left = False
+        self._seconds = config.send_timeout
+        self._view = getcurrent()
         self._code = CloseCode.NORMAL
         self.ws = WebSocket(environ, handshake, self._switch, config, registry.current(), subprotocol)
         environ["wsgi.websocket"] = self.ws
@@ -194,13 +198,35 @@ class _Lifetime:
 
     def _switch(self, headers: Headers) -> tuple[Channel, bytes]:
         assert self._start_response is not None
+        ws = self.ws
         self._cancel_deadline()
-        switched = self._server.switch(self._start_response, headers)
-        self._start_response = None
-        self._server.opened(self.ws)
-        registry.current().began(self.ws)
         stopping.watch()
-        return switched
+        ws._registry.began(ws, self._view)
+        with _deadline(ws._config.send_timeout):
+            channel, early = self._server.switch(self._start_response, headers)
+        try:
+            self._start_response = None
+            self._server.opened(ws)
+        except BaseException:
+            channel.close()
+            raise
+        return channel, early
+
+    def __enter__(self) -> _Lifetime:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        ws = self.ws
+        if ws.accepted and not self._left:  # an exception has cut short what ends a request
+            if not ws._ended:
+                ws.abort()
+            if not ws.detached:
+                ws._registry.ended(ws)
+        self.forget()
 
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:
@@ -214,22 +240,39 @@ class _Lifetime:
     # --- run -------------------------------------------------------------------------------------------------------
 
     def run(self, app: WSGIApp) -> Iterable[bytes]:
-        """Call the application and give the server what it may send."""
+        """Reserve the slots, call the application and give the server what it may send."""
         result: Iterable[bytes] = ()
+        ws, server = self.ws, self._server
         try:
-            result = app(self._environ, self.start_response)
+            if server.switched:
+                ws._accept_switched(server.subprotocol)
+            found = full(ws._config, self._environ, partial(ws._registry.reserve, ws))
+            if found is None:
+                result = app(self._environ, self.start_response)
+            elif not server.switched:
+                return self._refuse(found.refusal, found.reason)
+            else:
+                ws.close(CloseCode.TRY_AGAIN_LATER, found.refusal.sentence)
         except BaseException as error:
             if error is self._deadline:
-                return _left(self._too_late(), self._server)
+                return _Response(self._too_late(), server, self._seconds)
             self._raised(error)
         if self.over:
             self._swallow(result)
             self._tell_lost()
-            return _left([], self._server)
+            return _Response([], server, self._seconds) if server.closes_by_exception else []
         if self._started:
             self.forget()
-            return _left(result, self._server)
-        return _Lazy(self, result)
+        else:
+            result = _Lazy(self, result)
+        return _Response(result, server, self._seconds)
+
+    def _refuse(self, refusal: Refusal, reason: str) -> Iterable[bytes]:
+        """Answer without asking the application."""
+        start_response = self._start_response
+        assert start_response is not None
+        self.forget()
+        return _refuse(refusal, reason, self._server, self._environ, start_response, self._seconds)
 
     def start_response(self, status: str, headers: Headers, exc_info: Any = None) -> Write:
         """What the application gets as ``start_response``."""
@@ -243,7 +286,12 @@ class _Lifetime:
         arguments = () if exc_info is None else (exc_info,)
         write = start_response(status, [*headers, *server.close_headers], *arguments)
         server.refuse_more(write)
-        return write
+
+        def write_in_time(data: bytes) -> object:
+            with _deadline(self._seconds):
+                return write(data)
+
+        return write_in_time
 
     def _count_refusal(self, reason: str = "application") -> None:
         """The answer is HTTP: count it once, however often it is begun."""
@@ -377,22 +425,20 @@ class _Lifetime:
                 ws._leave(log_line)
             else:
                 ws._over()
+        self._left = True
 
     def forget(self) -> None:
         """Environ and WebSocket refer to each other, so do the WebSocket and its way to the server: part them, so that
         none waits for the garbage collector.
         """
-        self.ws._refuse()
+        ws = self.ws
+        ws._refuse()
         self._cancel_deadline()
-        if not self.ws.accepted:
-            self.ws._give_places()
-        if self._environ.get("wsgi.websocket") is self.ws:
+        if not ws.accepted:
+            ws._registry.release(ws)
+            ws._registry.ended(ws)
+        if self._environ.get("wsgi.websocket") is ws:
             del self._environ["wsgi.websocket"]
-
-    @property
-    def leave_by_exception(self) -> bool:
-        """Whether the server's keep-alive loop must be left by an exception."""
-        return self._server.closes_by_exception
 
 
 def _close(result: Iterable[bytes]) -> None:
@@ -408,8 +454,9 @@ class _Lazy:
         self._lifetime, self._result = lifetime, result
 
     def __iter__(self) -> Iterator[bytes]:
-        yield from self._lifetime.lazily(self._result)
-        self._end()
+        with self._lifetime:
+            yield from self._lifetime.lazily(self._result)
+            self._end()
 
     def _end(self) -> None:
         result, self._result = self._result, ()
@@ -423,26 +470,49 @@ class _Lazy:
 
     def close(self) -> None:
         """The server is done with the response."""
-        self._end()
-        if self._lifetime.leave_by_exception:
-            raise _left_behind()
+        with self._lifetime:
+            self._end()
 
 
-class _LeaveByException:
-    """A response behind which gunicorn must close the connection though its Response object is out of reach: an error
-    from ``close()``, which comes after the access log, ends its keep-alive loop.
+class _Response:
+    """A response to a handshake as the server writes it, which is between two chunks, and after the last of them until
+    it calls ``close()``. A peer that reads nothing must not hold it for ever, so each of these writes has a deadline.
+
+    Where gunicorn's Response object is out of reach the connection must be closed all the same: an error from
+    ``close()``, which comes after the access log, ends its keep-alive loop.
     """
 
-    def __init__(self, result: Iterable[bytes]) -> None:
-        self._result = result
+    __slots__ = ("_deadline", "_result", "_seconds", "_server")
+
+    def __init__(self, result: Iterable[bytes], server: takeover.Server, seconds: float) -> None:
+        self._result, self._server, self._seconds = result, server, seconds
+        self._deadline: Timeout | None = None
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._result)
+        for chunk in self._result:
+            self._start()
+            try:
+                yield chunk
+            finally:
+                self._stop()
+        self._start()
+
+    def _start(self) -> None:
+        self._stop()
+        self._deadline = _deadline(self._seconds)
+        self._deadline.start()
+
+    def _stop(self) -> None:
+        if self._deadline is not None:
+            self._deadline.close()
+            self._deadline = None
 
     def close(self) -> None:
         """The server is done with the response."""
+        self._stop()
         _close(self._result)
-        raise _left_behind()
+        if self._server.closes_by_exception:
+            raise _left_behind()
 
 
 def _left_behind() -> OSError:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -50,7 +49,8 @@ class Registry:
     def __init__(self) -> None:
         self._members: dict[Member, None] = {}  # in the order in which they came
         self._running: dict[Member, Any] = {}
-        self._places: Counter[Hashable] = Counter()
+        self._slots: dict[Hashable, dict[Any, None]] = {}
+        self._keys: dict[Any, list[Hashable]] = {}
         self._draining: int | None = None
         self.keepalive = Keepalive()
         self.counters = Counters()
@@ -79,9 +79,9 @@ class Registry:
         self._members.pop(member, None)
         self.keepalive.forget(member)
 
-    def began(self, member: Member) -> None:
-        """The greenlet that runs now is its view."""
-        self._running[member] = gevent.getcurrent()
+    def began(self, member: Member, view: Any) -> None:
+        """It has been accepted, and ``view`` is the greenlet of its view."""
+        self._running[member] = view
 
     def left(self, member: Member) -> None:
         """Its view has left, and the connection lives on."""
@@ -91,20 +91,33 @@ class Registry:
         """Nothing of the application's runs for it any more, neither its view nor ``on_close``."""
         self._running.pop(member, None)
 
-    # --- how many may be here --------------------------------------------------------------------------------------
+    # --- limits ----------------------------------------------------------------------------------------------------
+    #
+    # A slot is not a number that is counted up and down but the entry of its holder. So nothing is counted twice, and
+    # whatever exception comes between two lines here, release() leaves none of the holder's slots reserved.
 
-    def take_place(self, key: Hashable, limit: int) -> bool:
-        """Take one of the ``limit`` places of ``key``; False if there is none."""
-        if self._places[key] >= limit:
+    def reserve(self, holder: Any, key: Hashable, limit: int) -> bool:
+        """Reserve one of the ``limit`` slots of ``key`` for ``holder``; False if all are reserved."""
+        holders = self._slots.get(key, ())
+        if len(holders) >= limit:
             return False
-        self._places[key] += 1
+        self._keys.setdefault(holder, []).append(key)
+        self._slots.setdefault(key, {})[holder] = None
         return True
 
-    def give_place(self, key: Hashable) -> None:
-        """Give it back."""
-        self._places[key] -= 1
-        if self._places[key] <= 0:
-            del self._places[key]
+    def release(self, holder: Any) -> None:
+        """Release all slots of ``holder``; a second call does nothing."""
+        for key in self._keys.get(holder, ()):
+            holders = self._slots.get(key, {})
+            holders.pop(holder, None)
+            if not holders:
+                self._slots.pop(key, None)
+        self._keys.pop(holder, None)
+
+    @property
+    def reserved(self) -> dict[Hashable, int]:
+        """How many slots of each key are reserved."""
+        return {key: len(holders) for key, holders in self._slots.items() if holders}
 
     # --- what went by ----------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from gevent.hub import Waiter
 from . import adapter, records
 from .channel import Channel, give_up_silent
 from .codes import CloseCode
-from .config import Config
+from .config import Config, hashable
 from .contracts import OlderNames
 from .detached import Detached
 from .exceptions import ConnectionClosed
@@ -102,7 +102,6 @@ class WebSocket(Detached, OlderNames):
         self._on_message = None
         self._on_close = None
         self._ping = None
-        self._places = []
         self._log_line = None
         self._is_over = False
         self._latency = None
@@ -139,29 +138,41 @@ class WebSocket(Detached, OlderNames):
             raise ValueError(f"the subprotocol {subprotocol!r} was not offered by the client, which offers: {offers}")
         response = accept_headers(handshake, subprotocol) + _checked(headers)
         response += self._adapter.accepting(self)
-        welcome = self._take_users_place()
-        switch, self._switch, self._handshake = self._switch, None, None
+        free = self._reserve_users_slot()
+        self.subprotocol = subprotocol
+        self._take(response)
+        if not free:
+            self.fail(CloseCode.POLICY_VIOLATION, "too many connections")
+
+    def _take(self, response: Headers) -> None:
+        """Have the 101 sent with these headers, and take the connection."""
+        switch, handshake = self._switch, self._handshake
+        assert switch is not None and handshake is not None
+        self._switch = self._handshake = None
         try:
             channel, early = switch(response)
         except OSError:
             self._ended = self._vanished = True
             raise self._closed_error() from None
-        self.subprotocol = subprotocol
-        self._begin(channel, early, handshake)
-        if not welcome:
-            self.fail(CloseCode.POLICY_VIOLATION, "too many connections")
+        try:
+            self._begin(channel, early, handshake)
+        except BaseException:
+            if self._transport is None:  # nothing can be answered any more, and nobody else closes the connection
+                self._ended = self._vanished = True
+                channel.close()
+            raise
 
     def _begin(self, channel: Channel, early: bytes, handshake: Handshake) -> None:
         config = self._config
         compression = handshake.compression
-        self._engine = Connection(
+        engine = Connection(
             max_message_size=config.max_message_size,
             max_fragments=config.max_fragments,
             deflate=None if compression is None else Deflate(compression),
         )
         give_up_silent(channel, config.ping_interval, config.ping_timeout, config.send_timeout)
-        self._transport = Transport(channel, metered(self, config))
-        self._open = True
+        transport = Transport(channel, metered(self, config))
+        self._engine, self._transport, self._open = engine, transport, True
         self._accepted_at = time.monotonic()
         self._registry.add(self, config)
         self._transport.start(early)
@@ -169,12 +180,12 @@ class WebSocket(Detached, OlderNames):
             log.debug("WebSocket %s: opened", ascii(self.path), extra=records.of(self))
         self._adapter.opened(self)
 
-    def _take_users_place(self) -> bool:
+    def _reserve_users_slot(self) -> bool:
         limit, user_key = self._config.max_connections_per_user, self._config.user_key
         if limit is None or user_key is None:
             return True
-        user = user_key(self)
-        return user is None or self._take_place(("user", user), limit)
+        user = hashable(user_key(self), "user_key")
+        return user is None or self._registry.reserve(self, ("user", user), limit)
 
     def limits(self, **options: Any) -> None:
         """Other settings for this connection alone, before it is accepted: those of sizes, rates and deadlines that
@@ -186,10 +197,17 @@ class WebSocket(Detached, OlderNames):
         self._high_water, self._send_limit = config.send_high_water, config.send_limit
 
     def _accept_switched(self, subprotocol: str | None) -> None:
-        """The server has sent the 101 itself. The application may still say ``accept()``, once."""
-        self.accept()
+        """The server has sent the 101 itself. The application may still call ``accept()``, once.
+
+        The connection is taken first: whatever raises then finds it open, and it is closed with 1011.
+        """
+        assert self._handshake is not None
         self.subprotocol = subprotocol
+        self._take(accept_headers(self._handshake, None))
         self._switched = True
+        self._adapter.accepting(self)
+        if not self._reserve_users_slot():
+            self.fail(CloseCode.POLICY_VIOLATION, "too many connections")
 
     @property
     def accepted(self) -> bool:

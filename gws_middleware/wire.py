@@ -7,7 +7,6 @@ Rule: nothing here waits. What the transport and keepalive call runs in the hub.
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 from .codes import CloseCode
@@ -45,7 +44,6 @@ class Wire(WebSocketPath):
         "_ended_at",
         "_latency",
         "_ping",
-        "_places",
         "_registry",
         "_senders",
     )
@@ -59,7 +57,6 @@ class Wire(WebSocketPath):
     _ended: bool
     _latency: float | None
     _ping: tuple[bytes, float] | None
-    _places: list[Hashable]
     _senders: list[Any] | None
 
     def _refuse(self) -> None:
@@ -159,22 +156,11 @@ class Wire(WebSocketPath):
         self._wake_senders()
 
     def connection_lost(self) -> None:
-        """The socket is gone. Runs in the hub."""
+        """The socket is closed. Runs in the hub."""
         self._end()
         self._registry.remove(self)
-        self._give_places()
+        self._registry.release(self)
         self._registry.counters.add(self.stats, int(self._first_close()[0]))
-
-    def _take_place(self, key: Hashable, limit: int) -> bool:
-        """Take one of the ``limit`` places of ``key``, until the socket is gone or the handshake refused."""
-        taken = self._registry.take_place(key, limit)
-        if taken:
-            self._places.append(key)
-        return taken
-
-    def _give_places(self) -> None:
-        while self._places:
-            self._registry.give_place(self._places.pop())
 
     # --- what keepalive asks (in the hub) --------------------------------------------------------------------------
 
