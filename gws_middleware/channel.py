@@ -117,12 +117,16 @@ class _TLS:
         return sent
 
     def shutdown(self, how: int) -> None:
-        try:
-            self._sock.unwrap()  # sends close_notify; the peer's own is not waited for
-        except (OSError, ValueError):
-            pass
+        if how == socket.SHUT_WR:  # both ways is a cut, which must not look like an end that was meant
+            try:
+                self._sock.unwrap()  # sends close_notify; the peer's own is not waited for
+            except (OSError, ValueError):
+                pass
         self._sock.shutdown(how)
 
     def close(self) -> None:
+        # gevent's own ways wait for the loop, which e.g. a forked child need not run.
+        number = self._sock.detach()
+        if number >= 0:
+            _socket.close(number)
         self._keep_open.close()
-        self._sock.close()

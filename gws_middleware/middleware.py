@@ -194,7 +194,7 @@ class _Lifetime:
         self.ws = WebSocket(environ, handshake, self._switch, config, registry.current(), subprotocol)
         environ["wsgi.websocket"] = self.ws
         environ["wsgi.websocket_version"] = "13"
-        self._deadline = None if config.accept_timeout is None else Timeout.start_new(config.accept_timeout)
+        self._deadline: Timeout | None = None
 
     def _switch(self, headers: Headers) -> tuple[Channel, bytes]:
         assert self._start_response is not None
@@ -244,6 +244,8 @@ class _Lifetime:
         result: Iterable[bytes] = ()
         ws, server = self.ws, self._server
         try:
+            if ws._config.accept_timeout is not None:
+                self._deadline = Timeout.start_new(ws._config.accept_timeout)
             if server.switched:
                 ws._accept_switched(server.subprotocol)
             found = full(ws._config, self._environ, partial(ws._registry.reserve, ws))

@@ -34,6 +34,9 @@ class Member(Watched, Protocol):
     def abort(self) -> None:
         """Cut the connection."""
 
+    def forked(self) -> None:
+        """This is a process that has just been forked: the connection is the parent's."""
+
     @property
     def stats(self) -> Any:
         """``Stats``."""
@@ -57,6 +60,9 @@ class Registry:
 
     def __len__(self) -> int:
         return len(self._members)
+
+    def __contains__(self, member: object) -> bool:
+        return member in self._members
 
     def __iter__(self) -> Iterator[Member]:
         return iter(list(self._members))
@@ -192,9 +198,15 @@ def current() -> Registry:
 
 
 def _begin() -> None:
-    """In a process that has just been forked."""
+    """In a process that has just been forked: the connections are its parent's."""
     global _registry  # one for each process, by definition
-    _registry = Registry()
+    parents, _registry = _registry, Registry()
+    if len(parents):
+        # Before a watcher is stopped: what the loop asks the kernel to watch is shared with the parent until then.
+        gevent.get_hub().loop.reinit()
+        parents.keepalive.stop()
+        for member in parents:
+            member.forked()
 
 
 if hasattr(os, "register_at_fork"):

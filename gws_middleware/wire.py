@@ -156,11 +156,23 @@ class Wire(WebSocketPath):
         self._wake_senders()
 
     def connection_lost(self) -> None:
-        """The socket is closed. Runs in the hub."""
+        """The socket is closed. Runs in the hub. A second call does what the first one has not done."""
+        registry = self._registry
         self._end()
-        self._registry.remove(self)
-        self._registry.release(self)
-        self._registry.counters.add(self.stats, int(self._first_close()[0]))
+        registry.release(self)
+        if self in registry:
+            registry.counters.add(self.stats, int(self._first_close()[0]))
+            registry.remove(self)
+
+    def forked(self) -> None:
+        """This is a process that has just been forked: the connection is the parent's, and here it has ended. No
+        greenlet is woken, because those that wait here are copies of the parent's.
+        """
+        self._open, self._ended, self._told = False, True, True
+        self._reader = self._senders = None
+        self._inbox.clear()
+        if self._transport is not None:
+            self._transport.drop()
 
     # --- what keepalive asks (in the hub) --------------------------------------------------------------------------
 

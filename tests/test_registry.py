@@ -349,12 +349,16 @@ import os
 from gws_middleware.config import Config
 from gws_middleware.registry import current
 registry = current()
-registry.add("a connection of the parent", Config())
+class Connection:
+    def forked(self):
+        forked.append(os.getpid())
+forked = []
+registry.add(Connection(), Config())
 child = os.fork()
 if not child:
-    os._exit(len(current()) + (current() is registry))
+    os._exit(len(current()) + (current() is registry) + (forked != [os.getpid()]))
 _, status = os.waitpid(child, 0)
-print(os.waitstatus_to_exitcode(status), len(current()))
+print(os.waitstatus_to_exitcode(status), len(current()), forked)
 """
 
 
@@ -363,4 +367,4 @@ def test_fork_inherits_no_connection() -> None:
     answer = subprocess.run(
         [sys.executable, "-c", FORK], env=package_path(), capture_output=True, text=True, timeout=30, check=True
     )
-    assert answer.stdout == "0 1\n"
+    assert answer.stdout == "0 1 []\n"

@@ -4,9 +4,16 @@ connection, and no other.
 
 from __future__ import annotations
 
+import json
 import os
+import select
 import socket
 from collections.abc import Iterable, Iterator
+from typing import Any
+
+import gevent
+from gevent import monkey
+from gevent.os import tp_read
 
 from gws_middleware import ConnectionClosed, WebSocketMiddleware, registry
 from gws_middleware.takeover import HANDLER_KEY
@@ -103,3 +110,89 @@ def _lazily(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
         yield b"the body"
     finally:
         record(environ, "closed")
+
+
+# --- forks ---------------------------------------------------------------------------------------------------------
+
+
+@app.at("/pid")
+def pid(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Answers with the process that answers; "close" and "abort" are done instead."""
+    ws = environ["wsgi.websocket"]
+    ws.send("ready")
+    for message in ws:
+        _answer_with_pid(ws, message)
+    return []
+
+
+@app.at("/pid/detached")
+def pid_detached(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """The same, without a view."""
+    ws = environ["wsgi.websocket"]
+    ws.send("ready")
+    ws.detach(_answer_with_pid)
+    return []
+
+
+def _answer_with_pid(ws: Any, message: str) -> None:
+    if message in ("close", "abort"):
+        getattr(ws, message)()
+    else:
+        ws.send(f"{os.getpid()} {message}")
+
+
+@app.at("/fork")
+def fork(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Forks a child (``?how=gevent``, by gevent's ``os.fork``, or ``raw``) that lives until this view ends, and runs
+    the loop (``?runs=loop``) or nothing; sends what the child finds.
+    """
+    ws = environ["wsgi.websocket"]
+    ws.send("ready")
+    ws.receive()
+    numbers = [each._transport._channel.fileno() for each in registry.current()]
+    close = monkey.get_original("os", "close")  # gevent's waits for the loop
+    (told, tell), (end, ending) = os.pipe(), os.pipe()
+    child = (os.fork if query(environ, "how") == "gevent" else monkey.get_original("os", "fork"))()
+    if not child:
+        close(ending)
+        try:
+            os.write(tell, json.dumps(_child_finds(ws, numbers)).encode())
+            if query(environ, "runs") == "loop":
+                while not select.select([end], [], [], 0)[0]:
+                    gevent.sleep(0.001)
+            else:
+                monkey.get_original("os", "read")(end, 1)
+        finally:
+            os._exit(0)
+    close(tell)
+    close(end)
+    ws.send(tp_read(told, 10_000))
+    for message in ws:
+        _answer_with_pid(ws, message)
+    close(told)
+    close(ending)
+    os.waitpid(child, 0)
+    return []
+
+
+def _child_finds(ws: Any, numbers: list[int]) -> dict[str, object]:
+    try:
+        ws.send("from the child")
+        sent = "sent"
+    except ConnectionClosed:
+        sent = "ConnectionClosed"
+    return {
+        "pid": os.getpid(),
+        "closed": ws.closed,
+        "send": sent,
+        "registry": len(registry.current()),
+        "descriptors": sum(_is_open(number) for number in numbers),
+    }
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
