@@ -9,7 +9,7 @@ from typing import Any
 
 import gevent
 
-from . import records
+from . import records, takeover
 from .adapter import Adapter
 from .codes import CloseCode
 from .exceptions import ConnectionClosed
@@ -48,11 +48,16 @@ class Detached(Wire):
 
         ``on_message(ws, message)`` is called for each message in order, in one greenlet at a time for this connection,
         and no more after ``close()``; without it messages are dropped. ``on_close(ws)`` is called exactly once, at the
-        end. An exception in either is logged once and closes with 1011. ``ws.environ`` keeps the request's strings
-        only.
+        end. An exception in either, SystemExit too, is logged once and closes with 1011. ``ws.environ`` keeps the
+        request's strings only. RuntimeError when it is detached already, and while another greenlet waits in
+        ``receive()``, which would take the messages.
         """
         if self._stage != ATTACHED:
             raise RuntimeError("this WebSocket is detached already")
+        if self._reader is not None:
+            raise RuntimeError(
+                "another greenlet is waiting in receive() of this WebSocket: it must have ended before detach()"
+            )
         if self._engine is None and not self._ended:
             self._check_open()  # accepts
         self._stage = IDLE
@@ -117,12 +122,12 @@ class Detached(Wire):
     def _call(self, callback: Callable[..., object], *arguments: object) -> None:
         try:
             callback(self, *arguments)
-        except (Exception, gevent.Timeout) as error:
+        except BaseException as error:
             if isinstance(error, ConnectionClosed) and self.closed:
                 return  # the end of the connection, seen from a callback
-            log.exception("WebSocket %s: %r raised; closed with 1011", ascii(self.path), callback)
+            if isinstance(error, gevent.GreenletExit) or takeover.ends_process(error):
+                self.close(CloseCode.GOING_AWAY)
+                raise
+            log.error("WebSocket %s: %r raised; closed with 1011", ascii(self.path), callback, exc_info=error)
             self._inbox.clear()
             self.close(CloseCode.INTERNAL_ERROR)
-        except BaseException:  # GreenletExit, SystemExit: the worker is stopping
-            self.close(CloseCode.GOING_AWAY)
-            raise

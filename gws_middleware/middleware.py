@@ -387,8 +387,8 @@ class _Lifetime:
                 raise error
             finally:
                 del error  # its traceback refers to this frame
-        # The worker is stopping. (Other errors that are no Exception, e.g. gevent.Timeout, are the application's.)
-        if isinstance(error, (GreenletExit, SystemExit, KeyboardInterrupt)):
+        # Other errors that are no Exception, e.g. gevent.Timeout, are the application's.
+        if isinstance(error, GreenletExit) or takeover.ends_process(error):
             self._code = CloseCode.GOING_AWAY
             self.finish()
             if isinstance(error, GreenletExit):

@@ -23,7 +23,7 @@ from gevent import get_hub, getcurrent, pywsgi
 from .channel import Channel, plain_channel, tls_channel
 from .typing import Environ, Headers, StartResponse, Write
 
-__all__ = ["HANDLER_KEY", "SERVER_KEY", "NoSocketError", "Server", "find"]
+__all__ = ["HANDLER_KEY", "SERVER_KEY", "NoSocketError", "Server", "ends_process", "find"]
 
 HANDLER_KEY = "gws_middleware.pywsgi.handler"
 """Where our handler for ``gevent.pywsgi`` leaves a weak reference to itself in environ. A strong one would be a cycle,
@@ -235,6 +235,16 @@ def gunicorn_worker() -> Any:
     """The worker of this process, or None: no environ tells of it, but the signals do, which are its bound methods."""
     worker = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     return worker if all(hasattr(worker, name) for name in ("alive", "notify", "cfg", "nr", "max_requests")) else None
+
+
+def ends_process(error: BaseException) -> bool:
+    """Whether an exception that application code raised is the end of its process: gunicorn raises SystemExit in
+    whatever runs, Python KeyboardInterrupt at Ctrl-C. The same from ``sys.exit()`` is an error of that code alone.
+    """
+    if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        return True
+    worker = gunicorn_worker()
+    return isinstance(error, (SystemExit, KeyboardInterrupt)) and worker is not None and not worker.alive
 
 
 def _is_heard(log: Any) -> bool:

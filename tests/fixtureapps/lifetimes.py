@@ -196,3 +196,37 @@ def _is_open(number: int) -> bool:
     except OSError:
         return False
     return True
+
+
+# --- callbacks and views that end with any exception ---------------------------------------------------------------
+
+
+class Odd(BaseException):
+    """No Exception, and nothing that Python or gevent knows."""
+
+
+ERRORS = {"SystemExit": SystemExit, "KeyboardInterrupt": KeyboardInterrupt, "Odd": Odd, "LookupError": LookupError}
+
+
+@app.at("/failing")
+def failing(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Raises ``?error=`` in ``?where=``: ``view``, ``on_message`` or ``on_close``."""
+    ws, where = environ["wsgi.websocket"], query(environ, "where")
+    error = ERRORS[query(environ, "error")]
+    token = {"QUERY_STRING": environ["QUERY_STRING"]}
+
+    def on_message(ws: Any, message: str) -> None:
+        if where == "on_message":
+            raise error("the reason")
+
+    def on_close(ws: Any) -> None:
+        record(token, "on_close")
+        if where == "on_close":
+            raise error("the reason")
+
+    ws.send("ready")
+    if where == "view":
+        ws.receive()
+        raise error("the reason")
+    ws.detach(on_message, on_close)
+    return []
