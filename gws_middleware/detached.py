@@ -123,7 +123,7 @@ class Detached(Wire):
         try:
             callback(self, *arguments)
         except BaseException as error:
-            if isinstance(error, ConnectionClosed) and self.closed:
+            if isinstance(error, ConnectionClosed) and self._is_closed:
                 return  # the end of the connection, seen from a callback
             if isinstance(error, gevent.GreenletExit) or takeover.ends_process(error):
                 self.close(CloseCode.GOING_AWAY)

@@ -311,7 +311,7 @@ class _Lifetime:
             raise AssertionError("start_response was called twice without exc_info (PEP 3333)")
         self._swallowed = True
         # Where it has ended already there is nothing to close; a framework has logged what made it answer so.
-        if status[:1] == "5" and not self.ws.closed:
+        if status[:1] == "5" and not self.ws._is_closed:
             log.error(
                 "WebSocket %s: the application answered %s; closed with 1011",
                 ascii(self.ws.path),
@@ -330,7 +330,7 @@ class _Lifetime:
             for chunk in result:
                 if not self.over:
                     yield chunk
-                elif self.ws.closed:
+                elif self.ws._is_closed:
                     break
         except GeneratorExit:
             raise
@@ -345,7 +345,7 @@ class _Lifetime:
 
     def _unanswered(self) -> Iterable[bytes]:
         """Neither accepted nor answered: refused by ``ws.close()``, or forgotten."""
-        refused = self.ws.closed
+        refused = self.ws._is_closed
         status = "403 Forbidden" if refused else "500 Internal Server Error"
         body = b"The WebSocket was refused.\n" if refused else b"The application neither accepted nor answered.\n"
         if not refused:
@@ -367,7 +367,7 @@ class _Lifetime:
         try:
             try:
                 for _ in result:
-                    if self.ws.closed:
+                    if self.ws._is_closed:
                         break
             finally:
                 _close(result)
@@ -397,7 +397,7 @@ class _Lifetime:
                 raise error
             finally:
                 del error
-        if isinstance(error, ConnectionClosed) and ws.closed:
+        if isinstance(error, ConnectionClosed) and ws._is_closed:
             log.debug("WebSocket %s: %s", ascii(ws.path), error)
             return
         log.error("WebSocket %s: the application raised; closed with 1011", ascii(ws.path), exc_info=error)

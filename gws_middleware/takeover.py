@@ -9,8 +9,10 @@ connection on which a second, smuggled request is served.
 
 from __future__ import annotations
 
+import errno
 import io
 import signal
+import socket
 from collections.abc import Callable
 from datetime import timedelta
 from types import SimpleNamespace
@@ -87,7 +89,9 @@ class Server:
     """Whether the keep-alive loop must be left by an exception, because nothing else can be reached."""
 
     def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
-        """Send the 101 and take the connection: its channel, and the bytes read behind the request."""
+        """Send the 101 and take the connection: its channel, and the bytes read behind the request. OSError when the
+        peer has disconnected.
+        """
         raise NotImplementedError
 
     def refuse_more(self, write: Write) -> None:
@@ -132,6 +136,16 @@ def _on_gevent(sock: Any) -> bool:
     return isinstance(sock, gevent.socket.socket) and getcurrent().parent is get_hub()
 
 
+def _check_peer(sock: Any) -> None:
+    """BrokenPipeError when the peer has disconnected, and nothing that it has sent is still to be read."""
+    try:
+        left = not sock._sock.recv(1, socket.MSG_PEEK)  # gevent's own recv() would wait
+    except BlockingIOError:
+        left = False
+    if left:
+        raise BrokenPipeError(errno.EPIPE, "the peer has disconnected")
+
+
 def _channel(sock: Any) -> Channel:
     return tls_channel(sock) if isinstance(sock, gevent.ssl.SSLSocket) else plain_channel(sock)
 
@@ -146,6 +160,8 @@ class _GunicornGevent(Server):
     def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
         write = start_response(SWITCHING, headers)
         early = self._end_stream(write) or b""
+        if not early:
+            _check_peer(self._sock)
         self.refuse_more(write)
         if self._response is None:
             write(b"")  # the 101 leaves now; gunicorn drops the body of a 1xx
@@ -282,7 +298,16 @@ class _PyWSGI(Server):
         self._handler = handler
 
     def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
-        start_response(SWITCHING, headers)(b"")
+        return self._write_head(start_response(SWITCHING, headers))
+
+    def _write_head(self, write: Write) -> tuple[Channel, bytes]:
+        sock = self._handler.socket
+        seconds = sock.gettimeout()
+        early = _buffered(sock, self._handler.rfile)
+        sock.settimeout(seconds)
+        if not early:
+            _check_peer(sock)
+        write(b"")
         return self._take(self._handler)
 
     def _take(self, handler: Any) -> tuple[Channel, bytes]:
@@ -350,8 +375,7 @@ class _GunicornPyWSGI(_PyWSGI):
             raise NoSocketError(
                 "a WSGI wrapper hides the server's start_response: put WebSocketMiddleware outside of it"
             )
-        write(b"")
-        return self._take(self._handler)
+        return self._write_head(write)
 
 
 def _handler_of(method: Any) -> Any:

@@ -45,8 +45,8 @@ _TIMED_OUT = object()
 class WebSocket(Detached, OlderNames):
     """One WebSocket connection, from the handshake on.
 
-    Until the application accepts - by ``accept()``, or by the first ``receive``, ``send``, ``detach`` or iteration -
-    its ordinary HTTP response goes out instead, e.g. a 403 or a redirect to the login page.
+    Until the application accepts - by ``accept()``, or by the first ``receive``, ``send``, ``detach``, iteration or
+    look at ``closed`` - its ordinary HTTP response goes out instead, e.g. a 403 or a redirect to the login page.
 
     Any number of greenlets may send; one at a time may receive.
     """
@@ -119,7 +119,8 @@ class WebSocket(Detached, OlderNames):
 
         ``subprotocol`` must be one that the client offers (``offered_subprotocols``); ``headers`` are added to the 101.
         ValueError: a header or subprotocol that may not be sent; nothing was written. RuntimeError: accepted
-        already, or the application has already started an HTTP response. ConnectionClosed: the peer has gone.
+        already, or the application has already started an HTTP response. ConnectionClosed: the peer has disconnected,
+        or reads nothing for ``send_timeout`` seconds.
         """
         if self._switched:
             self._switched = False
@@ -129,8 +130,10 @@ class WebSocket(Detached, OlderNames):
         if self._engine is not None:
             raise RuntimeError("this WebSocket has been accepted already")
         handshake = self._handshake
-        if handshake is None or self._switch is None:
+        if handshake is None:
             raise RuntimeError("this WebSocket has been refused: an HTTP response has been started")
+        if self._switch is None:
+            raise RuntimeError("another greenlet is accepting this WebSocket")
         if subprotocol is None:
             subprotocol = self.subprotocol
         elif check_token(subprotocol, "the subprotocol") not in handshake.subprotocols:
@@ -148,12 +151,14 @@ class WebSocket(Detached, OlderNames):
         """Have the 101 sent with these headers, and take the connection."""
         switch, handshake = self._switch, self._handshake
         assert switch is not None and handshake is not None
-        self._switch = self._handshake = None
+        self._switch = None
         try:
             channel, early = switch(response)
         except OSError:
             self._ended = self._vanished = True
             raise self._closed_error() from None
+        finally:
+            self._handshake = None
         try:
             self._begin(channel, early, handshake)
         except BaseException:
@@ -218,6 +223,16 @@ class WebSocket(Detached, OlderNames):
     def vanished(self) -> bool:
         """Whether the peer had gone before the 101 could be sent: nobody is there for any answer."""
         return self._vanished
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection has ended or is ending: nothing can be sent any more.
+
+        Reading it accepts, as the first ``receive`` or ``send`` does: a loop that asks for it is a view that talks.
+        """
+        if self._switch is not None and not self._ended:
+            self._accepted_late()
+        return self._is_closed or (self._engine is None and self._handshake is None)
 
     @property
     def offered_subprotocols(self) -> tuple[str, ...]:

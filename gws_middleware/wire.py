@@ -299,8 +299,8 @@ class Wire(WebSocketPath):
         self._wake_reader()
 
     @property
-    def closed(self) -> bool:
-        """Whether the connection has ended or is ending: nothing can be sent any more."""
+    def _is_closed(self) -> bool:
+        """Whether the connection has ended or is ending; unlike ``closed`` this does not accept."""
         return self._ended or (self._engine is not None and not self._open)
 
     def _closed_error(self) -> ConnectionClosed:
@@ -325,12 +325,12 @@ class Wire(WebSocketPath):
         """The code of the first close frame, whoever sent it; 1005 if it had none, 1006 if there was no frame, None
         while the connection is open (RFC 6455 7.1.5).
         """
-        return int(self._first_close()[0]) if self.closed else None
+        return int(self._first_close()[0]) if self._is_closed else None
 
     @property
     def close_reason(self) -> str | None:
         """The reason beside ``close_code``."""
-        return self._first_close()[1] if self.closed else None
+        return self._first_close()[1] if self._is_closed else None
 
     # --- facts -----------------------------------------------------------------------------------------------------
 

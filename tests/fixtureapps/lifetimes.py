@@ -8,11 +8,12 @@ import json
 import os
 import select
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import gevent
 from gevent import monkey
+from gevent.event import Event
 from gevent.os import tp_read
 
 from gws_middleware import ConnectionClosed, WebSocketMiddleware, registry
@@ -20,7 +21,7 @@ from gws_middleware.takeover import HANDLER_KEY
 from gws_middleware.typing import Environ, StartResponse
 
 from .behaviours import PLAIN, app
-from .common import json_response, query, record
+from .common import json_response, query, record, text_response
 
 __all__ = ["app", "wrapped"]
 
@@ -229,4 +230,66 @@ def failing(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         ws.receive()
         raise error("the reason")
     ws.detach(on_message, on_close)
+    return []
+
+
+# --- views that look at nothing but ``closed``, and peers that leave before the 101 -----------------------------------
+
+
+@app.at("/looking")
+def looking(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """gevent-websocket's best-known example: another greenlet sends (``?sends=1``), the view asks for the end."""
+    ws = environ["wsgi.websocket"]
+
+    def send() -> None:
+        try:
+            while True:
+                ws.send("tick")
+                gevent.sleep(0.01)
+        except ConnectionClosed:
+            record(environ, "sender ended")
+
+    if query(environ, "sends"):
+        gevent.spawn(send)
+    while not ws.closed:
+        gevent.sleep(0.01)
+    record(environ, f"closed after {ws.close_code}")
+    return []
+
+
+USES: dict[str, Callable[[Any], object]] = {
+    "accept": lambda ws: ws.accept(),
+    "closed": lambda ws: ws.closed,
+    "is_closed": lambda ws: ws.is_closed(),
+    "receive": lambda ws: ws.receive(),
+    "iterate": list,
+    "wait": lambda ws: ws.wait(),
+    "send": lambda ws: ws.send("x"),
+    "ping": lambda ws: ws.ping(),
+    "detach": lambda ws: ws.detach(),
+}
+"""Every way to accept."""
+_go: dict[str, Event] = {}
+
+
+@app.at("/go")
+def go(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Lets the view of ``/waits`` with this id go on."""
+    _go[query(environ, "id")].set()
+    return text_response(start_response, "gone on")
+
+
+@app.at("/waits")
+def waits(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Waits for something else before it uses the WebSocket (``?use=``), and records what that says."""
+    waiting = _go[query(environ, "id")] = Event()
+    record(environ, "waiting")
+    waiting.wait()
+    ws = environ["wsgi.websocket"]
+    try:
+        found = repr(USES[query(environ, "use")](ws))
+    except ConnectionClosed as error:
+        found = f"ConnectionClosed {error.code}"
+    record(environ, found)
+    record(environ, f"closed: {ws.closed}, {ws.close_code}")
     return []
