@@ -75,8 +75,8 @@ class Detached(Wire):
     def _start_work(self) -> None:
         """One greenlet at a time works through the inbox of a detached connection."""
         if self._stage == IDLE:
-            self._stage = WORKING
             gevent.spawn(self._work)
+            self._stage = WORKING
 
     def _work(self) -> None:
         try:
@@ -108,13 +108,13 @@ class Detached(Wire):
 
     def _over(self) -> None:
         """The connection has ended, and so have its view and ``on_close``. Called once."""
-        self._is_over = True
-        self._registry.ended(self)
-        if log.isEnabledFor(logging.INFO):
-            log.info(*records.closing(self), extra=records.of(self))
         try:
+            self._is_over = True
+            if log.isEnabledFor(logging.INFO):
+                log.info(*records.closing(self), extra=records.of(self))
             self._adapter.closed(self)
         finally:
+            self._registry.ended(self)
             log_line, self._log_line = self._log_line, None
             if log_line is not None:
                 log_line(self.environ, self.duration, self.stats.bytes_sent)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from types import MethodType, TracebackType
+from types import MethodType
 from typing import Any
 
 from gevent import GreenletExit, Timeout, getcurrent
@@ -67,8 +67,7 @@ class WebSocketMiddleware:
         if isinstance(answer, Refusal):
             return _refuse(answer, "handshake", server, environ, start_response, config.send_timeout)
         subprotocol = self._subprotocol(environ, answer)
-        with _Lifetime(environ, start_response, server, answer, config, subprotocol) as lifetime:
-            return lifetime.run(self._call)
+        return _Lifetime(environ, start_response, server, answer, config, subprotocol).run(self._call)
 
     def _run_switched(
         self,
@@ -87,8 +86,8 @@ class WebSocketMiddleware:
             lifetime.ws.close(CloseCode.POLICY_VIOLATION, answer.sentence[:123])  # 5.5.1
             return []
 
-        with _Lifetime(environ, start_response, server, handshake, self.config, None) as lifetime:
-            return lifetime.run(refuse if refused else self._call)
+        lifetime = _Lifetime(environ, start_response, server, handshake, self.config, None)
+        return lifetime.run(refuse if refused else self._call)
 
     def _subprotocol(self, environ: Environ, handshake: Handshake) -> str | None:
         """What gevent-websocket's ``Resource`` names for this path, if the client offers it."""
@@ -157,8 +156,8 @@ def _discard(data: bytes) -> None:
 
 
 class _Lifetime:
-    """One request that may become a WebSocket: a context in which slots are reserved, and which releases what the
-    request holds when an exception leaves it, whichever line that comes from.
+    """One request that may become a WebSocket. Slots are reserved in it alone, and whatever exception leaves it, from
+    whichever line, ``_release()`` has released what the request held.
     """
 
     __slots__ = (
@@ -212,16 +211,10 @@ class _Lifetime:
             raise
         return channel, early
 
-    def __enter__(self) -> _Lifetime:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            return
+    def _release(self) -> None:
+        """An exception leaves the request, and may have cut short what ends it."""
         ws = self.ws
-        if ws.accepted and not self._left:  # an exception has cut short what ends a request
+        if ws.accepted and not self._left:
             if not ws._ended:
                 ws.abort()
             if not ws.detached:
@@ -241,6 +234,13 @@ class _Lifetime:
 
     def run(self, app: WSGIApp) -> Iterable[bytes]:
         """Reserve the slots, call the application and give the server what it may send."""
+        try:
+            return self._run(app)
+        except BaseException:
+            self._release()
+            raise
+
+    def _run(self, app: WSGIApp) -> Iterable[bytes]:
         result: Iterable[bytes] = ()
         ws, server = self.ws, self._server
         try:
@@ -416,17 +416,19 @@ class _Lifetime:
         if self._finished or not self.ws.accepted:
             return
         self._finished = True
-        ws = self.ws
-        if not (ws.detached and self._code == CloseCode.NORMAL):
-            ws._finish(self._code)
-        log_line = self._server.log_later() if ws.detached and not ws._is_over else None
-        self._server.leave(ws.stats.bytes_sent)
-        self.forget()
-        with suppress(GreenletExit):  # as in _raised: the server is to see this request end, and no other begin
-            if ws.detached:
-                ws._leave(log_line)
-            else:
-                ws._over()
+        ws, log_line = self.ws, None
+        try:
+            if not (ws.detached and self._code == CloseCode.NORMAL):
+                ws._finish(self._code)
+            log_line = self._server.log_later() if ws.detached and not ws._is_over else None
+            self._server.leave(ws.stats.bytes_sent)
+        finally:
+            self.forget()
+            with suppress(GreenletExit):  # as in _raised: the server is to see this request end, and no other begin
+                if ws.detached:
+                    ws._leave(log_line)
+                else:
+                    ws._over()
         self._left = True
 
     def forget(self) -> None:
@@ -456,9 +458,12 @@ class _Lazy:
         self._lifetime, self._result = lifetime, result
 
     def __iter__(self) -> Iterator[bytes]:
-        with self._lifetime:
+        try:
             yield from self._lifetime.lazily(self._result)
             self._end()
+        except BaseException:
+            self._lifetime._release()
+            raise
 
     def _end(self) -> None:
         result, self._result = self._result, ()
@@ -472,8 +477,11 @@ class _Lazy:
 
     def close(self) -> None:
         """The server is done with the response."""
-        with self._lifetime:
+        try:
             self._end()
+        except BaseException:
+            self._lifetime._release()
+            raise
 
 
 class _Response:

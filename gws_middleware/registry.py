@@ -82,8 +82,8 @@ class Registry:
 
     def remove(self, member: Member) -> None:
         """Its socket is gone."""
-        self._members.pop(member, None)
         self.keepalive.forget(member)
+        self._members.pop(member, None)
 
     def began(self, member: Member, view: Any) -> None:
         """It has been accepted, and ``view`` is the greenlet of its view."""

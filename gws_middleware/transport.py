@@ -345,10 +345,9 @@ class Transport(TransportPath):
 
     def _lost(self) -> None:
         """Runs in the hub. Releases all that the transport holds."""
-        if self.closed:
-            return
         try:
-            self._end()
+            if not self.closed:
+                self._end()
         except BaseException:  # of a signal handler, say: what it has interrupted is done once more
             self._loop.run_callback(self._end)
             raise
@@ -378,11 +377,11 @@ class Transport(TransportPath):
             self._deadline = None
         self._outbox.clear()
         self.outbox_size = 0
-        channel, self._channel = self._channel, _GONE
         try:
-            channel.close()
+            self._channel.close()
         except OSError:
             pass
+        self._channel = _GONE
 
     @property
     def closed(self) -> bool:
