@@ -7,13 +7,14 @@ SSLWantReadError; every other fault of the connection is an OSError.
 from __future__ import annotations
 
 import _socket
+import errno
 import socket
 from functools import lru_cache
 from typing import Any, Protocol
 
 from .protocol.masking import extension
 
-__all__ = ["Channel", "give_up_silent", "plain_channel", "tls_channel"]
+__all__ = ["Channel", "check_peer", "give_up_silent", "plain_channel", "tls_channel"]
 
 
 class Channel(Protocol):
@@ -87,6 +88,18 @@ def _giving_up(ping_interval: float | None, ping_timeout: float | None, wait: fl
             (socket.IPPROTO_TCP, "TCP_KEEPCNT", PROBES),
         ]
     return [(level, getattr(socket, name), value) for level, name, value in options if hasattr(socket, name)]
+
+
+def check_peer(sock: Any) -> None:
+    """BrokenPipeError when the peer of a socket of gevent's has disconnected, and nothing that it has sent is still to
+    be read.
+    """
+    try:
+        left = not sock._sock.recv(1, socket.MSG_PEEK)  # gevent's own recv() would wait
+    except BlockingIOError:
+        left = False
+    if left:
+        raise BrokenPipeError(errno.EPIPE, "the peer has disconnected")
 
 
 class _TLS:

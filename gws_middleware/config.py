@@ -156,7 +156,8 @@ class Config:
     send_timeout: float = knob(
         30.0,
         seconds,
-        """Seconds that ``send()`` waits for a peer that reads nothing before the connection is cut.""",
+        """Seconds that ``send()`` waits for a peer that reads nothing before the connection is cut; also each write of
+        the 101, or of an answer by HTTP in its place.""",
         per_view=True,
     )
     close_timeout: float = knob(
@@ -215,7 +216,8 @@ class Config:
         None,
         optional(seconds),
         """Seconds that the application has to accept or refuse a handshake. Then it gets a gevent.Timeout, and the
-        client a 503.""",
+        client a 503. Without it nothing ends a view that waits for something else before it accepts: that the client
+        has disconnected it learns when it accepts.""",
         kind=float,
     )
     max_connections: int | None = knob(

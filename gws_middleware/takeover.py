@@ -9,10 +9,8 @@ connection on which a second, smuggled request is served.
 
 from __future__ import annotations
 
-import errno
 import io
 import signal
-import socket
 from collections.abc import Callable
 from datetime import timedelta
 from types import SimpleNamespace
@@ -22,7 +20,7 @@ import gevent.socket
 import gevent.ssl
 from gevent import get_hub, getcurrent, pywsgi
 
-from .channel import Channel, plain_channel, tls_channel
+from .channel import Channel, check_peer, plain_channel, tls_channel
 from .typing import Environ, Headers, StartResponse, Write
 
 __all__ = ["HANDLER_KEY", "SERVER_KEY", "NoSocketError", "Server", "ends_process", "find"]
@@ -136,16 +134,6 @@ def _on_gevent(sock: Any) -> bool:
     return isinstance(sock, gevent.socket.socket) and getcurrent().parent is get_hub()
 
 
-def _check_peer(sock: Any) -> None:
-    """BrokenPipeError when the peer has disconnected, and nothing that it has sent is still to be read."""
-    try:
-        left = not sock._sock.recv(1, socket.MSG_PEEK)  # gevent's own recv() would wait
-    except BlockingIOError:
-        left = False
-    if left:
-        raise BrokenPipeError(errno.EPIPE, "the peer has disconnected")
-
-
 def _channel(sock: Any) -> Channel:
     return tls_channel(sock) if isinstance(sock, gevent.ssl.SSLSocket) else plain_channel(sock)
 
@@ -161,7 +149,7 @@ class _GunicornGevent(Server):
         write = start_response(SWITCHING, headers)
         early = self._end_stream(write) or b""
         if not early:
-            _check_peer(self._sock)
+            check_peer(self._sock)
         self.refuse_more(write)
         if self._response is None:
             write(b"")  # the 101 leaves now; gunicorn drops the body of a 1xx
@@ -306,7 +294,7 @@ class _PyWSGI(Server):
         early = _buffered(sock, self._handler.rfile)
         sock.settimeout(seconds)
         if not early:
-            _check_peer(sock)
+            check_peer(sock)
         write(b"")
         return self._take(self._handler)
 

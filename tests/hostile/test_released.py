@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ..rawclient import TEXT, Frame, close_frame, upgrade_request
-from ..servers import LATE, SWITCHED, Server, eventually, launch
+from ..servers import LATE, SWITCHED, Certificate, Server, eventually, launch
 
 LIFETIMES = "tests.fixtureapps.lifetimes"
 SLOTS = 3
@@ -26,10 +26,17 @@ ENV = {
 }
 
 
-@pytest.fixture(scope="module", params=[*LATE, *SWITCHED])
-def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+OVER_TLS = ["worker/tls", "gevent_pywsgi/tls", "pywsgi/tls"]
+
+
+@pytest.fixture(scope="module", params=[*LATE, *OVER_TLS, *SWITCHED])
+def kind(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, certificate: Certificate
+) -> Iterator[Server]:
     """A server of each kind, with a few slots and a short deadline."""
-    with launch(request.param, tmp_path_factory.mktemp("released"), LIFETIMES, env=ENV) as server:
+    name, _, carrier = request.param.partition("/")
+    directory = tmp_path_factory.mktemp("released")
+    with launch(name, directory, LIFETIMES, env=ENV, certificate=certificate if carrier else None) as server:
         yield server
 
 
@@ -81,7 +88,7 @@ def test_function_that_fails_costs_no_slot(limited: Server, header: str, value: 
 
 
 # Servers that send the 101 themselves write it before anything of ours is asked.
-late = pytest.mark.parametrize("kind", LATE, indirect=True, scope="module")
+late = pytest.mark.parametrize("kind", [*LATE, *OVER_TLS], indirect=True, scope="module")
 
 
 @late
