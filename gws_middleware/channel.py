@@ -7,13 +7,14 @@ SSLWantReadError; every other fault of the connection is an OSError.
 from __future__ import annotations
 
 import _socket
+import errno
 import socket
 from functools import lru_cache
 from typing import Any, Protocol
 
 from .protocol.masking import extension
 
-__all__ = ["Channel", "give_up_silent", "plain_channel", "tls_channel"]
+__all__ = ["Channel", "check_peer", "give_up_silent", "plain_channel", "tls_channel"]
 
 
 class Channel(Protocol):
@@ -89,6 +90,18 @@ def _giving_up(ping_interval: float | None, ping_timeout: float | None, wait: fl
     return [(level, getattr(socket, name), value) for level, name, value in options if hasattr(socket, name)]
 
 
+def check_peer(sock: Any) -> None:
+    """BrokenPipeError when the peer of a socket of gevent's has disconnected, and nothing that it has sent is still to
+    be read.
+    """
+    try:
+        left = not sock._sock.recv(1, socket.MSG_PEEK)  # gevent's own recv() would wait
+    except BlockingIOError:
+        left = False
+    if left:
+        raise BrokenPipeError(errno.EPIPE, "the peer has disconnected")
+
+
 class _TLS:
     """A TLS socket of gevent's, used without waiting."""
 
@@ -117,12 +130,16 @@ class _TLS:
         return sent
 
     def shutdown(self, how: int) -> None:
-        try:
-            self._sock.unwrap()  # sends close_notify; the peer's own is not waited for
-        except (OSError, ValueError):
-            pass
+        if how == socket.SHUT_WR:  # both ways is a cut, which must not look like an end that was meant
+            try:
+                self._sock.unwrap()  # sends close_notify; the peer's own is not waited for
+            except (OSError, ValueError):
+                pass
         self._sock.shutdown(how)
 
     def close(self) -> None:
+        # gevent's own ways wait for the loop, which e.g. a forked child need not run.
+        number = self._sock.detach()
+        if number >= 0:
+            _socket.close(number)
         self._keep_open.close()
-        self._sock.close()

@@ -16,7 +16,7 @@ from typing import Any
 from . import adapter
 from .exceptions import ConfigError
 
-__all__ = ["PREFIX", "SAME_ORIGIN", "Config", "closest", "is_ours", "knob", "optional", "seconds"]
+__all__ = ["PREFIX", "SAME_ORIGIN", "Config", "closest", "hashable", "is_ours", "knob", "optional", "seconds"]
 
 PREFIX = "GWS_"
 SAME_ORIGIN = "same-origin"
@@ -72,6 +72,15 @@ def load(name: str) -> Any:
     """What ``package.module.name`` names."""
     module, _, attribute = name.rpartition(".")
     return getattr(import_module(module), attribute)
+
+
+def hashable(value: object, name: str) -> Hashable:
+    """``value``, which the function of the setting ``name`` has returned. TypeError if nothing can be counted by it."""
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(f"{name} returned {value!r}: wanted something hashable, or None") from None
+    return value
 
 
 def _compression(value: object) -> str | None:
@@ -166,7 +175,8 @@ class Config:
     send_timeout: float = knob(
         30.0,
         seconds,
-        """Seconds that ``send()`` waits for a peer that reads nothing before the connection is cut.""",
+        """Seconds that ``send()`` waits for a peer that reads nothing before the connection is cut; also each write of
+        the 101, or of an answer by HTTP in its place.""",
         per_view=True,
     )
     close_timeout: float = knob(
@@ -225,7 +235,8 @@ class Config:
         None,
         optional(seconds),
         """Seconds that the application has to accept or refuse a handshake. Then it gets a gevent.Timeout, and the
-        client a 503.""",
+        client a 503. Without it nothing ends a view that waits for something else before it accepts: that the client
+        has disconnected it learns when it accepts.""",
         kind=float,
     )
     max_connections: int | None = knob(

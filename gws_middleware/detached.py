@@ -9,7 +9,7 @@ from typing import Any
 
 import gevent
 
-from . import records
+from . import records, takeover
 from .adapter import Adapter
 from .codes import CloseCode
 from .exceptions import ConnectionClosed
@@ -48,12 +48,17 @@ class Detached(Wire):
 
         ``on_message(ws, message)`` is called for each message in order, in one greenlet at a time for this connection,
         and no more after ``close()``; without it messages are dropped. ``on_close(ws)`` is called exactly once, at the
-        end. An exception in either is logged once and closes with 1011. ``ws.environ`` keeps the request's strings
-        only.
+        end. An exception in either, SystemExit too, is logged once and closes with 1011. ``ws.environ`` keeps the
+        request's strings only. RuntimeError when it is detached already, and while another greenlet waits in
+        ``receive()``, which would take the messages.
         """
         self._turn.refuse_foreign()
         if self._stage != ATTACHED:
             raise RuntimeError("this WebSocket is detached already")
+        if self._reader is not None:
+            raise RuntimeError(
+                "another greenlet is waiting in receive() of this WebSocket: it must have ended before detach()"
+            )
         if self._engine is None and not self._ended:
             self._check_open()  # accepts
         self._stage = IDLE
@@ -71,8 +76,8 @@ class Detached(Wire):
     def _start_work(self) -> None:
         """One greenlet at a time works through the inbox of a detached connection."""
         if self._stage == IDLE:
-            self._stage = WORKING
             gevent.spawn(self._work)
+            self._stage = WORKING
 
     def _work(self) -> None:
         try:
@@ -107,13 +112,13 @@ class Detached(Wire):
 
     def _over(self) -> None:
         """The connection has ended, and so have its view and ``on_close``. Called once."""
-        self._is_over = True
-        self._registry.ended(self)
-        if log.isEnabledFor(logging.INFO):
-            log.info(*records.closing(self), extra=records.of(self))
         try:
+            self._is_over = True
+            if log.isEnabledFor(logging.INFO):
+                log.info(*records.closing(self), extra=records.of(self))
             self._adapter.closed(self)
         finally:
+            self._registry.ended(self)
             log_line, self._log_line = self._log_line, None
             if log_line is not None:
                 log_line(self.environ, self.duration, self.stats.bytes_sent)
@@ -121,12 +126,12 @@ class Detached(Wire):
     def _call(self, callback: Callable[..., object], *arguments: object) -> None:
         try:
             callback(self, *arguments)
-        except (Exception, gevent.Timeout) as error:
-            if isinstance(error, ConnectionClosed) and self.closed:
+        except BaseException as error:
+            if isinstance(error, ConnectionClosed) and self._is_closed:
                 return  # the end of the connection, seen from a callback
-            log.exception("WebSocket %s: %r raised; closed with 1011", ascii(self.path), callback)
+            if isinstance(error, gevent.GreenletExit) or takeover.ends_process(error):
+                self.close(CloseCode.GOING_AWAY)
+                raise
+            log.error("WebSocket %s: %r raised; closed with 1011", ascii(self.path), callback, exc_info=error)
             self._inbox.clear()
             self.close(CloseCode.INTERNAL_ERROR)
-        except BaseException:  # GreenletExit, SystemExit: the worker is stopping
-            self.close(CloseCode.GOING_AWAY)
-            raise

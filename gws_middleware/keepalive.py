@@ -98,18 +98,19 @@ class Keepalive:
         """It has ended."""
         self._watches.pop(member, None)
         if not self._watches:
-            self._stop()
+            self.stop()
             self.lag = 0.0  # nobody looks any more: it would stay for as long as nobody comes
 
     def _start(self, tick: float) -> None:
-        self._stop()
+        self.stop()
         self._tick = tick
         self._due = time.monotonic() + tick
         self._timer = get_hub().loop.timer(tick)
         # The loop's clock stands still while a view computes: the seconds count from now.
         self._timer.start(self._look, update=True)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Look no more, until something is to be watched again."""
         if self._timer is not None:
             self._timer.stop()
             self._timer.close()

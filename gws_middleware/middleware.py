@@ -10,10 +10,11 @@ import errno
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from types import MethodType
 from typing import Any
 
-from gevent import GreenletExit, Timeout
+from gevent import GreenletExit, Timeout, getcurrent
 
 from . import records, registry, stopping, takeover
 from .admission import full
@@ -70,14 +71,9 @@ class WebSocketMiddleware:
             return self._run_switched(environ, start_response, server, answer)
         if isinstance(answer, Refusal):
             self._log_refusal(environ, answer)
-            return _refuse(answer, "handshake", server, environ, start_response)
+            return _refuse(answer, "handshake", server, environ, start_response, config.send_timeout)
         subprotocol = self._subprotocol(environ, answer)
-        lifetime = _Lifetime(environ, start_response, server, answer, config, subprotocol)
-        found = full(config, environ, lifetime.ws._take_place)
-        if found is not None:
-            lifetime.forget()
-            return _refuse(found.refusal, found.reason, server, environ, start_response)
-        return lifetime.run(self._call)
+        return _Lifetime(environ, start_response, server, answer, config, subprotocol).run(self._call)
 
     def _run_switched(
         self,
@@ -87,18 +83,17 @@ class WebSocketMiddleware:
         answer: Handshake | Refusal,
     ) -> Iterable[bytes]:
         """The server sent the 101 before it asked us; what is left of a refusal is a close frame."""
+        refused = isinstance(answer, Refusal)
         handshake = Handshake("", ()) if isinstance(answer, Refusal) else answer._replace(compression=None)
-        lifetime = _Lifetime(environ, start_response, server, handshake, self.config, None)
-        lifetime.ws._accept_switched(server.subprotocol)
-        found = full(self.config, environ, lifetime.ws._take_place)
-        if isinstance(answer, Refusal):
+
+        def refuse(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+            assert isinstance(answer, Refusal)
             self._log_refusal(environ, answer)
             lifetime.ws.close(CloseCode.POLICY_VIOLATION, answer.sentence[:123])  # 5.5.1
-        elif found is not None:
-            lifetime.ws.close(CloseCode.TRY_AGAIN_LATER, found.refusal.sentence)
-        else:
-            return lifetime.run(self._call)
-        return lifetime.run(_nothing)
+            return []
+
+        lifetime = _Lifetime(environ, start_response, server, handshake, self.config, None)
+        return lifetime.run(refuse if refused else self._call)
 
     def _log_refusal(self, environ: Environ, refusal: Refusal) -> None:
         """A warning for the first of its status that a setting may cure; a peer can repeat it at will."""
@@ -128,13 +123,18 @@ def _text_headers(body: bytes) -> Headers:
 
 
 def _refuse(
-    refusal: Refusal, reason: str, server: takeover.Server, environ: Environ, start_response: StartResponse
+    refusal: Refusal,
+    reason: str,
+    server: takeover.Server,
+    environ: Environ,
+    start_response: StartResponse,
+    seconds: float,
 ) -> Iterable[bytes]:
     registry.current().counters.refused[reason] += 1
     body = refusal.sentence.encode() + b"\n"
     headers = [*_text_headers(body), *refusal.headers, *server.close_headers]
     server.refuse_more(start_response(refusal.status, headers))
-    return _left(_body(environ, body), server)
+    return _Response(_body(environ, body), server, seconds)
 
 
 def _body(environ: Environ, body: bytes) -> list[bytes]:
@@ -142,9 +142,9 @@ def _body(environ: Environ, body: bytes) -> list[bytes]:
     return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]
 
 
-def _left(result: Iterable[bytes], server: takeover.Server) -> Iterable[bytes]:
-    """``result`` itself, unless the server's keep-alive loop must be left by an exception."""
-    return _LeaveByException(result) if server.closes_by_exception else result
+def _deadline(seconds: float) -> Timeout:
+    """Ends one write to a peer that reads nothing: for the server that is a peer that has disconnected."""
+    return Timeout(seconds, BrokenPipeError(errno.EPIPE, f"the peer has read nothing for {seconds:g} seconds"))
 
 
 def _request(environ: Environ) -> Request:
@@ -165,26 +165,27 @@ def _request(environ: Environ) -> Request:
     )
 
 
-def _nothing(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    return []
-
-
 def _discard(data: bytes) -> None:
     """The ``write`` of a swallowed response."""
 
 
 class _Lifetime:
-    """One request that may become a WebSocket."""
+    """One request that may become a WebSocket. Slots are reserved in it alone, and whatever exception leaves it, from
+    whichever line, ``_release()`` has released what the request held.
+    """
 
     __slots__ = (
         "_code",
         "_deadline",
         "_environ",
         "_finished",
+        "_left",
+        "_seconds",
         "_server",
         "_start_response",
         "_started",
         "_swallowed",
+        "_view",
         "ws",
     )
 
@@ -199,22 +200,40 @@ class _Lifetime:
     ) -> None:
         self._environ, self._server = environ, server
         self._start_response: StartResponse | None = start_response
-        self._started = self._swallowed = self._finished = False
+        self._started = self._swallowed = self._finished = self._left = False
+        self._seconds = config.send_timeout
+        self._view = getcurrent()
         self._code = CloseCode.NORMAL
         self.ws = WebSocket(environ, handshake, self._switch, config, registry.current(), subprotocol)
         environ["wsgi.websocket"] = self.ws
         environ["wsgi.websocket_version"] = "13"
-        self._deadline = None if config.accept_timeout is None else Timeout.start_new(config.accept_timeout)
+        self._deadline: Timeout | None = None
 
     def _switch(self, headers: Headers) -> tuple[Channel, bytes]:
         assert self._start_response is not None
+        ws = self.ws
         self._cancel_deadline()
-        switched = self._server.switch(self._start_response, headers)
-        self._start_response = None
-        self._server.opened(self.ws)
-        registry.current().began(self.ws)
         stopping.watch()
-        return switched
+        ws._registry.began(ws, self._view)
+        with _deadline(ws._config.send_timeout):
+            channel, early = self._server.switch(self._start_response, headers)
+        try:
+            self._start_response = None
+            self._server.opened(ws)
+        except BaseException:
+            channel.close()
+            raise
+        return channel, early
+
+    def _release(self) -> None:
+        """An exception leaves the request, and may have cut short what ends it."""
+        ws = self.ws
+        if ws.accepted and not self._left:
+            if not ws._ended:
+                ws.abort()
+            if not ws.detached:
+                ws._registry.ended(ws)
+        self.forget()
 
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:
@@ -228,22 +247,48 @@ class _Lifetime:
     # --- run -------------------------------------------------------------------------------------------------------
 
     def run(self, app: WSGIApp) -> Iterable[bytes]:
-        """Call the application and give the server what it may send."""
-        result: Iterable[bytes] = ()
+        """Reserve the slots, call the application and give the server what it may send."""
         try:
-            result = app(self._environ, self.start_response)
+            return self._run(app)
+        except BaseException:
+            self._release()
+            raise
+
+    def _run(self, app: WSGIApp) -> Iterable[bytes]:
+        result: Iterable[bytes] = ()
+        ws, server = self.ws, self._server
+        try:
+            if ws._config.accept_timeout is not None:
+                self._deadline = Timeout.start_new(ws._config.accept_timeout)
+            if server.switched:
+                ws._accept_switched(server.subprotocol)
+            found = full(ws._config, self._environ, partial(ws._registry.reserve, ws))
+            if found is None:
+                result = app(self._environ, self.start_response)
+            elif not server.switched:
+                return self._refuse(found.refusal, found.reason)
+            else:
+                ws.close(CloseCode.TRY_AGAIN_LATER, found.refusal.sentence)
         except BaseException as error:
             if error is self._deadline:
-                return _left(self._too_late(), self._server)
+                return _Response(self._too_late(), server, self._seconds)
             self._raised(error)
         if self.over:
             self._swallow(result)
             self._tell_lost()
-            return _left([], self._server)
+            return _Response([], server, self._seconds) if server.closes_by_exception else []
         if self._started:
             self.forget()
-            return _left(result, self._server)
-        return _Lazy(self, result)
+        else:
+            result = _Lazy(self, result)
+        return _Response(result, server, self._seconds)
+
+    def _refuse(self, refusal: Refusal, reason: str) -> Iterable[bytes]:
+        """Answer without asking the application."""
+        start_response = self._start_response
+        assert start_response is not None
+        self.forget()
+        return _refuse(refusal, reason, self._server, self._environ, start_response, self._seconds)
 
     def start_response(self, status: str, headers: Headers, exc_info: Any = None) -> Write:
         """What the application gets as ``start_response``."""
@@ -257,7 +302,12 @@ class _Lifetime:
         arguments = () if exc_info is None else (exc_info,)
         write = start_response(status, [*headers, *server.close_headers], *arguments)
         server.refuse_more(write)
-        return write
+
+        def write_in_time(data: bytes) -> object:
+            with _deadline(self._seconds):
+                return write(data)
+
+        return write_in_time
 
     def _count_refusal(self, reason: str = "application") -> None:
         """The answer is HTTP: count it once, however often it is begun."""
@@ -275,7 +325,7 @@ class _Lifetime:
             raise AssertionError("start_response was called twice without exc_info (PEP 3333)")
         self._swallowed = True
         # Where it has ended already there is nothing to close; a framework has logged what made it answer so.
-        if status[:1] == "5" and not self.ws.closed:
+        if status[:1] == "5" and not self.ws._is_closed:
             log.error(
                 "WebSocket %s: the application answered %s; closed with 1011",
                 ascii(self.ws.path),
@@ -294,7 +344,7 @@ class _Lifetime:
             for chunk in result:
                 if not self.over:
                     yield chunk
-                elif self.ws.closed:
+                elif self.ws._is_closed:
                     break
         except GeneratorExit:
             raise
@@ -309,7 +359,7 @@ class _Lifetime:
 
     def _unanswered(self) -> Iterable[bytes]:
         """Neither accepted nor answered: refused by ``ws.close()``, or forgotten."""
-        refused = self.ws.closed
+        refused = self.ws._is_closed
         status = "403 Forbidden" if refused else "500 Internal Server Error"
         body = b"The WebSocket was refused.\n" if refused else b"The application neither accepted nor answered.\n"
         if not refused:
@@ -331,7 +381,7 @@ class _Lifetime:
         try:
             try:
                 for _ in result:
-                    if self.ws.closed:
+                    if self.ws._is_closed:
                         break
             finally:
                 _close(result)
@@ -351,8 +401,8 @@ class _Lifetime:
                 raise error
             finally:
                 del error  # its traceback refers to this frame
-        # The worker is stopping. (Other errors that are no Exception, e.g. gevent.Timeout, are the application's.)
-        if isinstance(error, (GreenletExit, SystemExit, KeyboardInterrupt)):
+        # Other errors that are no Exception, e.g. gevent.Timeout, are the application's.
+        if isinstance(error, GreenletExit) or takeover.ends_process(error):
             self._code = CloseCode.GOING_AWAY
             self.finish()
             if isinstance(error, GreenletExit):
@@ -361,7 +411,7 @@ class _Lifetime:
                 raise error
             finally:
                 del error
-        if isinstance(error, ConnectionClosed) and ws.closed:
+        if isinstance(error, ConnectionClosed) and ws._is_closed:
             log.debug("WebSocket %s: %s", ascii(ws.path), error)
             return
         log.error("WebSocket %s: the application raised; closed with 1011", ascii(ws.path), exc_info=error)
@@ -380,33 +430,33 @@ class _Lifetime:
         if self._finished or not self.ws.accepted:
             return
         self._finished = True
-        ws = self.ws
-        if not (ws.detached and self._code == CloseCode.NORMAL):
-            ws._finish(self._code)
-        log_line = self._server.log_later() if ws.detached and not ws._is_over else None
-        self._server.leave(ws.stats.bytes_sent)
-        self.forget()
-        with suppress(GreenletExit):  # as in _raised: the server is to see this request end, and no other begin
-            if ws.detached:
-                ws._leave(log_line)
-            else:
-                ws._over()
+        ws, log_line = self.ws, None
+        try:
+            if not (ws.detached and self._code == CloseCode.NORMAL):
+                ws._finish(self._code)
+            log_line = self._server.log_later() if ws.detached and not ws._is_over else None
+            self._server.leave(ws.stats.bytes_sent)
+        finally:
+            self.forget()
+            with suppress(GreenletExit):  # as in _raised: the server is to see this request end, and no other begin
+                if ws.detached:
+                    ws._leave(log_line)
+                else:
+                    ws._over()
+        self._left = True
 
     def forget(self) -> None:
         """Environ and WebSocket refer to each other, so do the WebSocket and its way to the server: part them, so that
         none waits for the garbage collector.
         """
-        self.ws._refuse()
+        ws = self.ws
+        ws._refuse()
         self._cancel_deadline()
-        if not self.ws.accepted:
-            self.ws._give_places()
-        if self._environ.get("wsgi.websocket") is self.ws:
+        if not ws.accepted:
+            ws._registry.release(ws)
+            ws._registry.ended(ws)
+        if self._environ.get("wsgi.websocket") is ws:
             del self._environ["wsgi.websocket"]
-
-    @property
-    def leave_by_exception(self) -> bool:
-        """Whether the server's keep-alive loop must be left by an exception."""
-        return self._server.closes_by_exception
 
 
 def _close(result: Iterable[bytes]) -> None:
@@ -422,8 +472,12 @@ class _Lazy:
         self._lifetime, self._result = lifetime, result
 
     def __iter__(self) -> Iterator[bytes]:
-        yield from self._lifetime.lazily(self._result)
-        self._end()
+        try:
+            yield from self._lifetime.lazily(self._result)
+            self._end()
+        except BaseException:
+            self._lifetime._release()
+            raise
 
     def _end(self) -> None:
         result, self._result = self._result, ()
@@ -437,26 +491,52 @@ class _Lazy:
 
     def close(self) -> None:
         """The server is done with the response."""
-        self._end()
-        if self._lifetime.leave_by_exception:
-            raise _left_behind()
+        try:
+            self._end()
+        except BaseException:
+            self._lifetime._release()
+            raise
 
 
-class _LeaveByException:
-    """A response behind which gunicorn must close the connection though its Response object is out of reach: an error
-    from ``close()``, which comes after the access log, ends its keep-alive loop.
+class _Response:
+    """A response to a handshake as the server writes it, which is between two chunks, and after the last of them until
+    it calls ``close()``. A peer that reads nothing must not hold it for ever, so each of these writes has a deadline.
+
+    Where gunicorn's Response object is out of reach the connection must be closed all the same: an error from
+    ``close()``, which comes after the access log, ends its keep-alive loop.
     """
 
-    def __init__(self, result: Iterable[bytes]) -> None:
-        self._result = result
+    __slots__ = ("_deadline", "_result", "_seconds", "_server")
+
+    def __init__(self, result: Iterable[bytes], server: takeover.Server, seconds: float) -> None:
+        self._result, self._server, self._seconds = result, server, seconds
+        self._deadline: Timeout | None = None
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._result)
+        for chunk in self._result:
+            self._start()
+            try:
+                yield chunk
+            finally:
+                self._stop()
+        self._start()
+
+    def _start(self) -> None:
+        self._stop()
+        self._deadline = _deadline(self._seconds)
+        self._deadline.start()
+
+    def _stop(self) -> None:
+        if self._deadline is not None:
+            self._deadline.close()
+            self._deadline = None
 
     def close(self) -> None:
         """The server is done with the response."""
+        self._stop()
         _close(self._result)
-        raise _left_behind()
+        if self._server.closes_by_exception:
+            raise _left_behind()
 
 
 def _left_behind() -> OSError:

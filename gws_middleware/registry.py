@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -35,6 +34,9 @@ class Member(Watched, Protocol):
     def abort(self) -> None:
         """Cut the connection."""
 
+    def forked(self) -> None:
+        """This is a process that has just been forked: the connection is the parent's."""
+
     @property
     def stats(self) -> Any:
         """``Stats``."""
@@ -50,13 +52,17 @@ class Registry:
     def __init__(self) -> None:
         self._members: dict[Member, None] = {}  # in the order in which they came
         self._running: dict[Member, Any] = {}
-        self._places: Counter[Hashable] = Counter()
+        self._slots: dict[Hashable, dict[Any, None]] = {}
+        self._keys: dict[Any, list[Hashable]] = {}
         self._draining: int | None = None
         self.keepalive = Keepalive()
         self.counters = Counters()
 
     def __len__(self) -> int:
         return len(self._members)
+
+    def __contains__(self, member: object) -> bool:
+        return member in self._members
 
     def __iter__(self) -> Iterator[Member]:
         return iter(list(self._members))
@@ -76,12 +82,12 @@ class Registry:
 
     def remove(self, member: Member) -> None:
         """Its socket is gone."""
-        self._members.pop(member, None)
         self.keepalive.forget(member)
+        self._members.pop(member, None)
 
-    def began(self, member: Member) -> None:
-        """The greenlet that runs now is its view."""
-        self._running[member] = gevent.getcurrent()
+    def began(self, member: Member, view: Any) -> None:
+        """It has been accepted, and ``view`` is the greenlet of its view."""
+        self._running[member] = view
 
     def left(self, member: Member) -> None:
         """Its view has left, and the connection lives on."""
@@ -91,20 +97,33 @@ class Registry:
         """Nothing of the application's runs for it any more, neither its view nor ``on_close``."""
         self._running.pop(member, None)
 
-    # --- how many may be here --------------------------------------------------------------------------------------
+    # --- limits ----------------------------------------------------------------------------------------------------
+    #
+    # A slot is not a number that is counted up and down but the entry of its holder. So nothing is counted twice, and
+    # whatever exception comes between two lines here, release() leaves none of the holder's slots reserved.
 
-    def take_place(self, key: Hashable, limit: int) -> bool:
-        """Take one of the ``limit`` places of ``key``; False if there is none."""
-        if self._places[key] >= limit:
+    def reserve(self, holder: Any, key: Hashable, limit: int) -> bool:
+        """Reserve one of the ``limit`` slots of ``key`` for ``holder``; False if all are reserved."""
+        holders = self._slots.get(key, ())
+        if len(holders) >= limit:
             return False
-        self._places[key] += 1
+        self._keys.setdefault(holder, []).append(key)
+        self._slots.setdefault(key, {})[holder] = None
         return True
 
-    def give_place(self, key: Hashable) -> None:
-        """Give it back."""
-        self._places[key] -= 1
-        if self._places[key] <= 0:
-            del self._places[key]
+    def release(self, holder: Any) -> None:
+        """Release all slots of ``holder``; a second call does nothing."""
+        for key in self._keys.get(holder, ()):
+            holders = self._slots.get(key, {})
+            holders.pop(holder, None)
+            if not holders:
+                self._slots.pop(key, None)
+        self._keys.pop(holder, None)
+
+    @property
+    def reserved(self) -> dict[Hashable, int]:
+        """How many slots of each key are reserved."""
+        return {key: len(holders) for key, holders in self._slots.items() if holders}
 
     # --- what went by ----------------------------------------------------------------------------------------------
 
@@ -179,9 +198,15 @@ def current() -> Registry:
 
 
 def _begin() -> None:
-    """In a process that has just been forked."""
+    """In a process that has just been forked: the connections are its parent's."""
     global _registry  # one for each process, by definition
-    _registry = Registry()
+    parents, _registry = _registry, Registry()
+    if len(parents):
+        # Before a watcher is stopped: what the loop asks the kernel to watch is shared with the parent until then.
+        gevent.get_hub().loop.reinit()
+        parents.keepalive.stop()
+        for member in parents:
+            member.forked()
 
 
 if hasattr(os, "register_at_fork"):

@@ -20,10 +20,10 @@ import gevent.socket
 import gevent.ssl
 from gevent import get_hub, getcurrent, pywsgi
 
-from .channel import Channel, plain_channel, tls_channel
+from .channel import Channel, check_peer, plain_channel, tls_channel
 from .typing import Environ, Headers, StartResponse, Write
 
-__all__ = ["HANDLER_KEY", "SERVER_KEY", "NoSocketError", "Server", "find"]
+__all__ = ["HANDLER_KEY", "SERVER_KEY", "NoSocketError", "Server", "ends_process", "find"]
 
 HANDLER_KEY = "gws_middleware.pywsgi.handler"
 """Where our handler for ``gevent.pywsgi`` leaves a weak reference to itself in environ. A strong one would be a cycle,
@@ -87,7 +87,9 @@ class Server:
     """Whether the keep-alive loop must be left by an exception, because nothing else can be reached."""
 
     def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
-        """Send the 101 and take the connection: its channel, and the bytes read behind the request."""
+        """Send the 101 and take the connection: its channel, and the bytes read behind the request. OSError when the
+        peer has disconnected.
+        """
         raise NotImplementedError
 
     def refuse_more(self, write: Write) -> None:
@@ -146,6 +148,8 @@ class _GunicornGevent(Server):
     def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
         write = start_response(SWITCHING, headers)
         early = self._end_stream(write) or b""
+        if not early:
+            check_peer(self._sock)
         self.refuse_more(write)
         if self._response is None:
             write(b"")  # the 101 leaves now; gunicorn drops the body of a 1xx
@@ -237,6 +241,16 @@ def gunicorn_worker() -> Any:
     return worker if all(hasattr(worker, name) for name in ("alive", "notify", "cfg", "nr", "max_requests")) else None
 
 
+def ends_process(error: BaseException) -> bool:
+    """Whether an exception that application code raised is the end of its process: gunicorn raises SystemExit in
+    whatever runs, Python KeyboardInterrupt at Ctrl-C. The same from ``sys.exit()`` is an error of that code alone.
+    """
+    if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        return True
+    worker = gunicorn_worker()
+    return isinstance(error, (SystemExit, KeyboardInterrupt)) and worker is not None and not worker.alive
+
+
 def _is_heard(log: Any) -> bool:
     """Whether anybody hears of a request from this logger of gunicorn's: its statsd does without an access log, too."""
     return bool(getattr(log, "access_log_enabled", True)) or hasattr(log, "increment")
@@ -272,7 +286,16 @@ class _PyWSGI(Server):
         self._handler = handler
 
     def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
-        start_response(SWITCHING, headers)(b"")
+        return self._write_head(start_response(SWITCHING, headers))
+
+    def _write_head(self, write: Write) -> tuple[Channel, bytes]:
+        sock = self._handler.socket
+        seconds = sock.gettimeout()
+        early = _buffered(sock, self._handler.rfile)
+        sock.settimeout(seconds)
+        if not early:
+            check_peer(sock)
+        write(b"")
         return self._take(self._handler)
 
     def _take(self, handler: Any) -> tuple[Channel, bytes]:
@@ -340,8 +363,7 @@ class _GunicornPyWSGI(_PyWSGI):
             raise NoSocketError(
                 "a WSGI wrapper hides the server's start_response: put WebSocketMiddleware outside of it"
             )
-        write(b"")
-        return self._take(self._handler)
+        return self._write_head(write)
 
 
 def _handler_of(method: Any) -> Any:

@@ -89,6 +89,9 @@ class _Gone:
     def send(self, data: Any) -> int:
         raise BrokenPipeError
 
+    def shutdown(self, how: int) -> None: ...
+    def close(self) -> None: ...
+
 
 _GONE = _Gone()
 
@@ -365,8 +368,28 @@ class Transport(TransportPath):
 
     def _lost(self) -> None:
         """Runs in the hub. Releases all that the transport holds."""
-        if self.closed:
-            return
+        try:
+            if not self.closed:
+                self._end()
+        except BaseException:  # of a signal handler, say: what it has interrupted is done once more
+            self._loop.run_callback(self._end)
+            raise
+
+    def _end(self) -> None:
+        """Runs in the hub. A second call does what the first one has not done."""
+        try:
+            # A forked child may have the descriptor too: closing ours would not end the connection.
+            self._channel.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self.drop()
+        self._owner.connection_lost()
+        self._owner = _NOBODY
+
+    def drop(self) -> None:
+        """Close the descriptor and the watchers, and tell neither the peer nor the owner: all that a forked child may
+        do with a connection of its parent's.
+        """
         self._reading = False
         self._reader.stop()
         self._reader.close()
@@ -377,13 +400,11 @@ class Transport(TransportPath):
             self._deadline = None
         self._outbox.clear()
         self.outbox_size = 0
-        channel, self._channel = self._channel, _GONE
         try:
-            channel.close()
+            self._channel.close()
         except OSError:
             pass
-        owner, self._owner = self._owner, _NOBODY
-        owner.connection_lost()
+        self._channel = _GONE
 
     @property
     def closed(self) -> bool:

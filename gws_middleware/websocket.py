@@ -18,7 +18,7 @@ from gevent.hub import Waiter
 from . import adapter, jsontext, records
 from .channel import Channel, give_up_silent
 from .codes import CloseCode
-from .config import Config
+from .config import Config, hashable
 from .contracts import OlderNames
 from .detached import Detached
 from .exceptions import ConnectionClosed
@@ -44,8 +44,8 @@ _TIMED_OUT = object()
 class WebSocket(Detached, OlderNames):
     """One WebSocket connection, from the handshake on.
 
-    Until the application accepts - by ``accept()``, or by the first ``receive``, ``send``, ``detach`` or iteration -
-    its ordinary HTTP response goes out instead, e.g. a 403 or a redirect to the login page.
+    Until the application accepts - by ``accept()``, or by the first ``receive``, ``send``, ``detach``, iteration or
+    look at ``closed`` - its ordinary HTTP response goes out instead, e.g. a 403 or a redirect to the login page.
 
     Any number of greenlets may send; one at a time may receive.
     """
@@ -104,7 +104,6 @@ class WebSocket(Detached, OlderNames):
         self._on_message = None
         self._on_close = None
         self._ping = None
-        self._places = []
         self._log_line = None
         self._is_over = False
         self._latency = None
@@ -122,7 +121,8 @@ class WebSocket(Detached, OlderNames):
 
         ``subprotocol`` must be one that the client offers (``offered_subprotocols``); ``headers`` are added to the 101.
         ValueError: a header or subprotocol that may not be sent; nothing was written. RuntimeError: accepted
-        already, or the application has already started an HTTP response. ConnectionClosed: the peer has gone.
+        already, or the application has already started an HTTP response. ConnectionClosed: the peer has disconnected,
+        or reads nothing for ``send_timeout`` seconds.
         """
         self._turn.refuse_foreign()
         if self._switched:
@@ -133,8 +133,10 @@ class WebSocket(Detached, OlderNames):
         if self._engine is not None:
             raise RuntimeError("this WebSocket has been accepted already")
         handshake = self._handshake
-        if handshake is None or self._switch is None:
+        if handshake is None:
             raise RuntimeError("this WebSocket has been refused: an HTTP response has been started")
+        if self._switch is None:
+            raise RuntimeError("another greenlet is accepting this WebSocket")
         if subprotocol is None:
             subprotocol = self.subprotocol
         elif check_token(subprotocol, "the subprotocol") not in handshake.subprotocols:
@@ -142,26 +144,40 @@ class WebSocket(Detached, OlderNames):
             raise ValueError(f"the subprotocol {subprotocol!r} was not offered by the client, which offers: {offers}")
         response = accept_headers(handshake, subprotocol) + _checked(headers)
         response += self._adapter.accepting(self)
-        welcome = self._take_users_place()
-        switch, self._switch, self._handshake = self._switch, None, None
+        free = self._reserve_users_slot()
+        self.subprotocol = subprotocol
+        self._take(response)
+        if not free:
+            self.fail(CloseCode.POLICY_VIOLATION, "too many connections")
+
+    def _take(self, response: Headers) -> None:
+        """Have the 101 sent with these headers, and take the connection."""
+        switch, handshake = self._switch, self._handshake
+        assert switch is not None and handshake is not None
+        self._switch = None
         try:
             channel, early = switch(response)
         except OSError:
             self._ended = self._vanished = True
             raise self._closed_error() from None
-        self.subprotocol = subprotocol
-        self._begin(channel, early, handshake)
-        if not welcome:
-            self.fail(CloseCode.POLICY_VIOLATION, "too many connections")
+        finally:
+            self._handshake = None
+        try:
+            self._begin(channel, early, handshake)
+        except BaseException:
+            if self._transport is None:  # nothing can be answered any more, and nobody else closes the connection
+                self._ended = self._vanished = True
+                channel.close()
+            raise
 
     def _begin(self, channel: Channel, early: bytes, handshake: Handshake) -> None:
         config = self._config
         compression = handshake.compression
-        self._engine = engine_for(config, None if compression is None else Deflate(compression))
+        engine = engine_for(config, None if compression is None else Deflate(compression))
         self._plain = compression is None
         give_up_silent(channel, config.ping_interval, config.ping_timeout, config.send_timeout)
-        self._transport = Transport(channel, self)
-        self._open = True
+        transport = Transport(channel, self)
+        self._engine, self._transport, self._open = engine, transport, True
         self._accepted_at = time.monotonic()
         self._registry.add(self, config)
         self._transport.start(early)
@@ -169,12 +185,12 @@ class WebSocket(Detached, OlderNames):
             log.debug("WebSocket %s: opened", ascii(self.path), extra=records.of(self))
         self._adapter.opened(self)
 
-    def _take_users_place(self) -> bool:
+    def _reserve_users_slot(self) -> bool:
         limit, user_key = self._config.max_connections_per_user, self._config.user_key
         if limit is None or user_key is None:
             return True
-        user = user_key(self)
-        return user is None or self._take_place(("user", user), limit)
+        user = hashable(user_key(self), "user_key")
+        return user is None or self._registry.reserve(self, ("user", user), limit)
 
     def limits(self, **options: Any) -> None:
         """Other settings for this connection alone, before it is accepted: those of sizes, rates and deadlines that
@@ -186,10 +202,17 @@ class WebSocket(Detached, OlderNames):
         self._high_water, self._send_limit = config.send_high_water, config.send_limit
 
     def _accept_switched(self, subprotocol: str | None) -> None:
-        """The server has sent the 101 itself. The application may still say ``accept()``, once."""
-        self.accept()
+        """The server has sent the 101 itself. The application may still call ``accept()``, once.
+
+        The connection is taken first: whatever raises then finds it open, and it is closed with 1011.
+        """
+        assert self._handshake is not None
         self.subprotocol = subprotocol
+        self._take(accept_headers(self._handshake, None))
         self._switched = True
+        self._adapter.accepting(self)
+        if not self._reserve_users_slot():
+            self.fail(CloseCode.POLICY_VIOLATION, "too many connections")
 
     @property
     def accepted(self) -> bool:
@@ -200,6 +223,16 @@ class WebSocket(Detached, OlderNames):
     def vanished(self) -> bool:
         """Whether the peer had gone before the 101 could be sent: nobody is there for any answer."""
         return self._vanished
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection has ended or is ending: nothing can be sent any more.
+
+        Reading it accepts, as the first ``receive`` or ``send`` does: a loop that asks for it is a view that talks.
+        """
+        if self._switch is not None and not self._ended:
+            self._accepted_late()
+        return self._is_closed or (self._engine is None and self._handshake is None)
 
     @property
     def offered_subprotocols(self) -> tuple[str, ...]:

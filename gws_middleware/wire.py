@@ -7,7 +7,6 @@ Rule: nothing here waits. What the transport and keepalive call runs in the hub.
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable
 from sys import getsizeof
 from typing import Any, NamedTuple
 
@@ -47,7 +46,6 @@ class Wire(WebSocketPath):
         "_ended_at",
         "_latency",
         "_ping",
-        "_places",
         "_registry",
         "_senders",
         "_wakes",
@@ -62,7 +60,6 @@ class Wire(WebSocketPath):
     _ended: bool
     _latency: float | None
     _ping: tuple[bytes, float] | None
-    _places: list[Hashable]
     _senders: list[Any] | None
     _advances: bool
     """The engine goes on in another turn of the loop."""
@@ -232,24 +229,25 @@ class Wire(WebSocketPath):
         self._wake_senders()
 
     def connection_lost(self) -> None:
-        """The socket is gone. Runs in the hub."""
+        """The socket is closed. Runs in the hub. A second call does what the first one has not done."""
+        registry = self._registry
         self._end()
-        self._registry.remove(self)
-        self._give_places()
-        engine = self._engine
-        from_peer = engine is not None and engine.closed_by_peer
-        self._registry.counters.add(self.stats, int(self._first_close()[0]), from_peer=from_peer)
+        registry.release(self)
+        if self in registry:
+            engine = self._engine
+            from_peer = engine is not None and engine.closed_by_peer
+            registry.counters.add(self.stats, int(self._first_close()[0]), from_peer=from_peer)
+            registry.remove(self)
 
-    def _take_place(self, key: Hashable, limit: int) -> bool:
-        """Take one of the ``limit`` places of ``key``, until the socket is gone or the handshake refused."""
-        taken = self._registry.take_place(key, limit)
-        if taken:
-            self._places.append(key)
-        return taken
-
-    def _give_places(self) -> None:
-        while self._places:
-            self._registry.give_place(self._places.pop())
+    def forked(self) -> None:
+        """This is a process that has just been forked: the connection is the parent's, and here it has ended. No
+        greenlet is woken, because those that wait here are copies of the parent's.
+        """
+        self._open, self._ended, self._told = False, True, True
+        self._reader = self._senders = None
+        self._inbox.clear()
+        if self._transport is not None:
+            self._transport.drop()
 
     # --- what keepalive asks (in the hub) --------------------------------------------------------------------------
 
@@ -389,8 +387,8 @@ class Wire(WebSocketPath):
         self._wake_reader()
 
     @property
-    def closed(self) -> bool:
-        """Whether the connection has ended or is ending: nothing can be sent any more."""
+    def _is_closed(self) -> bool:
+        """Whether the connection has ended or is ending; unlike ``closed`` this does not accept."""
         return self._ended or (self._engine is not None and not self._open)
 
     def _closed_error(self) -> ConnectionClosed:
@@ -415,12 +413,12 @@ class Wire(WebSocketPath):
         """The code of the first close frame, whoever sent it; 1005 if it had none, 1006 if there was no frame, None
         while the connection is open (RFC 6455 7.1.5).
         """
-        return int(self._first_close()[0]) if self.closed else None
+        return int(self._first_close()[0]) if self._is_closed else None
 
     @property
     def close_reason(self) -> str | None:
         """The reason beside ``close_code``."""
-        return self._first_close()[1] if self.closed else None
+        return self._first_close()[1] if self._is_closed else None
 
     # --- facts -----------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, ClassVar
 
 import gevent
@@ -58,14 +59,14 @@ class TestFull:
 
     def taken(self, config: Config, *environs: Environ) -> list[str | None]:
         """What is full for each that comes."""
-        take_place = Registry().take_place
-        found = [full(config, environ, take_place) for environ in environs]
+        registry = Registry()
+        found = [full(config, environ, partial(registry.reserve, object())) for environ in environs]
         return [None if each is None else each.reason for each in found]
 
     def test_nothing_is_full_without_limits(self, here: Registry) -> None:
         """And nothing is counted then."""
-        assert full(Config(), {"REMOTE_ADDR": "1.2.3.4"}, here.take_place) is None
-        assert not here._places
+        assert full(Config(), {"REMOTE_ADDR": "1.2.3.4"}, partial(here.reserve, "ws")) is None
+        assert not here.reserved
 
     def test_addresses_are_counted_apart(self) -> None:
         """One address cannot use up another one's places."""
@@ -160,7 +161,7 @@ class TestSwitchedServers:
             assert works(one)
         until(lambda: not len(here))
         assert ended == (1013, sentence)
-        assert not here._places
+        assert not here.reserved
 
 
 # --- places are given back ------------------------------------------------------------------------------------------
@@ -218,7 +219,7 @@ class TestPlaces:
         """Refused, forgotten, failed or given up, lazily or not."""
         with pytest.raises((HandshakeRefused, LookupError)), connect(app, accept_timeout=0.03, **ONE):
             pass
-        assert not here._places
+        assert not here.reserved
 
     @pytest.mark.parametrize("app", ACCEPTED)
     @pytest.mark.parametrize("who", ["the peer closes", "the peer vanishes"])
@@ -227,13 +228,13 @@ class TestPlaces:
     ) -> None:
         """However the connection and its view end."""
         with connect(app, close_timeout=0.05, **ONE) as client:
-            taken = dict(here._places)
+            taken = here.reserved
             if who == "the peer vanishes":
                 client._sock.close()
                 client._lost = True
         until(lambda: not len(here))
         assert taken == {"worker": 1, ("address", "127.0.0.1"): 1}
-        assert not here._places
+        assert not here.reserved
 
     @pytest.mark.parametrize("lazily", [False, True])
     def test_place_is_free_again_when_the_peer_went_before_the_101(self, here: Registry, lazily: bool) -> None:
@@ -255,14 +256,14 @@ class TestPlaces:
 
         with pytest.raises(BrokenPipeError):
             list(WebSocketMiddleware(app, **ONE)(upgrade(Gone()), lambda *arguments: None))
-        assert (seen, dict(here._places)) == (["gone"], {})
+        assert (seen, here.reserved) == (["gone"], {})
 
     def test_place_of_an_unread_response_is_free_again(self, here: Registry) -> None:
         """The server closes the response of a peer that has gone without a look at it."""
         answer: Any = WebSocketMiddleware(forbids_lazily, **ONE)(upgrade(Server()), lambda *arguments: None)
-        taken = dict(here._places)
+        taken = here.reserved
         answer.close()
-        assert (taken["worker"], dict(here._places)) == (1, {})
+        assert (taken["worker"], here.reserved) == (1, {})
 
     def test_next_one_comes_in_when_one_has_left(self) -> None:
         """The places are of those who are here."""
@@ -336,7 +337,7 @@ class TestUsers:
         app = WebSocketMiddleware(echo, **self.OPTIONS)
         with connect(app) as one, connect(app) as two:
             assert (works(one), works(two)) == (True, True)
-            assert not here._places
+            assert not here.reserved
 
     def test_key_that_cannot_be_found_is_an_error_before_the_101(self, here: Registry) -> None:
         """It is the project's function: its exception is an ordinary one, and no place is lost."""
@@ -349,7 +350,7 @@ class TestUsers:
             connect(echo, max_connections=1, max_connections_per_user=1, user_key=broken),
         ):
             pass
-        assert not here._places
+        assert not here.reserved
 
     def test_place_of_a_user_is_free_when_the_peer_went_before_the_101(self, here: Registry) -> None:
         """It was taken before the 101 was sent."""
@@ -361,7 +362,7 @@ class TestUsers:
         app = WebSocketMiddleware(echo, **self.OPTIONS)
         with pytest.raises(BrokenPipeError):
             app({**upgrade(Gone()), "HTTP_X_USER": "bob"}, lambda *arguments: None)
-        assert not here._places
+        assert not here.reserved
 
 
 # --- accept_timeout -------------------------------------------------------------------------------------------------

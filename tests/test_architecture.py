@@ -43,7 +43,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "jsontext": (4, {"typing"}),
     "contracts": (4, {"typing", "exceptions"}),
     "wire": (5, {"codes", "typing", "exceptions", "config", "protocol", "shortpath", "transport", "registry"}),
-    "detached": (5, {"codes", "typing", "exceptions", "adapter", "shortpath", "records", "wire"}),
+    "detached": (5, {"codes", "typing", "exceptions", "adapter", "shortpath", "records", "takeover", "wire"}),
     "websocket": (
         5,
         {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import weakref
@@ -191,6 +192,26 @@ class TestMessages:
             with pytest.raises(RuntimeError, match="this WebSocket is detached already"):
                 ws.detach()
 
+    @pytest.mark.parametrize("timeout", [None, 60])
+    def test_detach_is_refused_while_another_greenlet_waits_for_a_message(
+        self, timeout: float | None, diary: Diary
+    ) -> None:
+        """That greenlet would take the messages, and the end; once it has ended the callbacks get both."""
+        with connected() as (ws, peer):
+            waiting = gevent.spawn(ws.receive, timeout)
+            until(lambda: ws._reader is not None)
+            with pytest.raises(RuntimeError, match="another greenlet is waiting in receive") as caught:
+                ws.detach(diary.on_message, diary.on_close)
+            detached = ws.detached
+            waiting.kill()
+            ws.detach(diary.on_message, diary.on_close)
+            peer.send("one")
+            until(lambda: diary.messages)
+            peer.close(4001)
+            until(lambda: diary.closes)
+        assert str(caught.value).endswith("it must have ended before detach()")
+        assert (detached, diary.messages, diary.closes) == (False, ["one"], [4001])
+
     def test_detached_tells(self) -> None:
         """Before and after."""
         with connected() as (ws, _):
@@ -326,7 +347,11 @@ class TestOnClose:
 
 
 class TestErrors:
-    @pytest.mark.parametrize("error", [KeyError("x"), OSError("x"), gevent.Timeout(60)], ids=lambda e: type(e).__name__)
+    @pytest.mark.parametrize(
+        "error",
+        [KeyError("x"), OSError("x"), gevent.Timeout(60), SystemExit(3), asyncio.CancelledError()],
+        ids=lambda e: type(e).__name__,
+    )
     def test_error_in_on_message_is_logged_once_and_closes_with_1011(
         self, error: BaseException, diary: Diary, caplog: pytest.LogCaptureFixture
     ) -> None:

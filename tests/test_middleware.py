@@ -17,6 +17,7 @@ from gws_middleware import ConnectionClosed, HandshakeRefused, WebSocketMiddlewa
 from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, Headers, StartResponse
 
+from .conftest import SharedServer
 from .inprocess import problems
 from .rawclient import ACCEPT, CLOSE, TEXT, Frame, RawClient, close_frame, request, upgrade_request
 from .servers import LATE, POWERLESS, SWITCHED, Server, launch
@@ -49,6 +50,7 @@ LOUD = {  # how the view ends, what the one log record says, how often close() o
     "raise": (r"the application raised; closed with 1011 .*LookupError: the reason$", 0),
     "timeout": (r"the application raised; closed with 1011 .*gevent\.timeout\.Timeout: 0\.01 seconds$", 0),
     "base-exception": (r"the application raised; closed with 1011 .*Odd: the reason$", 0),
+    "exit": (r"the application raised; closed with 1011 .*SystemExit: 3$", 0),
     "raise-while-iterated": (r"the application raised; closed with 1011 .*LookupError: the reason$", 1),
     "raise-in-close": (r"the application raised; closed with 1011 .*LookupError: the reason$", 1),
     "lazily-raise": (r"the application raised; closed with 1011 .*LookupError: the reason$", 1),
@@ -91,20 +93,8 @@ def test_error_behind_the_101_is_logged_once(server: Server, token: str, ending:
     assert server.events(token, "closed" if closes else "").count("closed") == closes
 
 
-@pytest.mark.parametrize("server", ["worker", "worker/tls", "gevent"], indirect=True)
-def test_exit_of_the_view_is_going_away(server: Server, token: str) -> None:
-    """SystemExit behind the 101 is 1001 to the peer; gunicorn, which logs it, writes nothing behind it."""
-    # Under pywsgi it ends the process, WebSocket or not.
-    with server.connect() as client:
-        client.upgrade("/after/exit")
-        client.read_frame()
-        code, rest = rest_of(client)
-    server.log.expect("Error handling request.*SystemExit: 3")
-    assert (code, rest) == (1001, b"")
-
-
 @pytest.mark.parametrize("server", [f"{kind}/tls" for kind in ABLE], indirect=True)
-@pytest.mark.parametrize("ending", ["list", "killed", "raise", "timeout", "base-exception"])
+@pytest.mark.parametrize("ending", ["list", "killed", "raise", "timeout", "base-exception", "exit"])
 def test_nothing_comes_behind_the_101_over_tls(server: Server, token: str, ending: str) -> None:
     """A TLS socket stays the server's own object: it must not write on it either."""
     with server.connect() as client:
@@ -114,6 +104,43 @@ def test_nothing_comes_behind_the_101_over_tls(server: Server, token: str, endin
     if ending in LOUD:
         server.log.expect(rf"^ERROR gws_middleware: WebSocket '/after/{ending}': {LOUD[ending][0]}")
     assert (code, rest) == (QUIET.get(ending, 1011), b"")
+
+
+BY_CTRL_C = ("pywsgi", "pywsgi-handler", "pywsgi-patched", "geventwebsocket-handler")
+"""Servers in whose process KeyboardInterrupt is Python's own way to say Ctrl-C, which ends it."""
+
+
+@pytest.mark.parametrize("error", ["SystemExit", "KeyboardInterrupt", "Odd", "LookupError"])
+@pytest.mark.parametrize("where", ["view", "on_message", "on_close"])
+@pytest.mark.parametrize("kind", ABLE)
+def test_any_exception_ends_its_connection_alone(
+    shared_server: SharedServer, token: str, kind: str, where: str, error: str
+) -> None:
+    """One record, 1011 to the peer, ``on_close`` all the same; the process and the other connections live on."""
+    if error == "KeyboardInterrupt" and kind in BY_CTRL_C:
+        error = "SystemExit"
+    server = shared_server(kind, app="tests.fixtureapps.lifetimes")
+    before = server.status()["pid"]
+    with server.connect() as other, server.connect() as client:
+        other.upgrade("/echo")
+        client.upgrade(f"/failing?where={where}&error={error}&id={token}")
+        assert client.read_frame() == Frame(TEXT, b"ready")
+        if where == "on_close":
+            client.send(close_frame())
+        else:
+            client.text("x")
+        code = client.read_frame().code
+        if where != "on_close":
+            client.send(close_frame(1011))
+        rest = client.read_until_eof()
+        other.text("unharmed")
+        echo = other.read_frame()
+    server.log.expect(rf"^ERROR gws_middleware: WebSocket '/failing': .* raised; closed with 1011 .*{error}")
+    if where != "view":
+        assert server.events(token, "on_close") == ["on_close"]
+    assert (code, rest, echo) == (1000 if where == "on_close" else 1011, b"", Frame(TEXT, b"unharmed"))
+    assert server.status()["pid"] == before
+    server.log.check()
 
 
 @every_server

@@ -247,7 +247,7 @@ def test_kill_ends_the_views_that_are_still_there() -> None:
     members = [object() for _ in range(3)]
 
     def view(number: int) -> None:
-        registry.began(members[number])  # type: ignore[arg-type]
+        registry.began(members[number], gevent.getcurrent())  # type: ignore[arg-type]
         try:
             gevent.sleep(60)
         except gevent.GreenletExit:
@@ -273,7 +273,7 @@ def test_kill_does_not_wait() -> None:
     registry, member, steps = Registry(), object(), []
 
     def view() -> None:
-        registry.began(member)  # type: ignore[arg-type]
+        registry.began(member, gevent.getcurrent())  # type: ignore[arg-type]
         try:
             gevent.sleep(60)
         finally:
@@ -289,16 +289,20 @@ def test_kill_does_not_wait() -> None:
     assert (before, steps) == ([], ["finally", "done"])
 
 
-def test_places_are_as_many_as_the_limit() -> None:
-    """Each key has its own; a place that is given back can be taken again, and a key without any is forgotten."""
+def test_slots_are_as_many_as_the_limit() -> None:
+    """Each key has its own; a slot that is released can be reserved again, and a key without any is forgotten."""
     registry = Registry()
-    taken = [registry.take_place("a", 2) for _ in range(3)] + [registry.take_place("b", 1)]
-    registry.give_place("a")
-    taken.append(registry.take_place("a", 2))
-    for key in ("a", "a", "b"):
-        registry.give_place(key)
-    assert taken == [True, True, False, True, True]
-    assert not registry._places
+    reserved = [registry.reserve(holder, "a", 2) for holder in (1, 2, 3)] + [registry.reserve(1, "b", 1)]
+    registry.release(2)
+    registry.release(2)
+    reserved.append(registry.reserve(3, "a", 2))
+    counts = registry.reserved
+    for holder in (1, 2, 3):
+        registry.release(holder)
+    assert reserved == [True, True, False, True, True]
+    assert counts == {"a": 2, "b": 1}
+    assert not registry._slots
+    assert not registry._keys
 
 
 def test_connection_is_a_member_from_the_accept_to_the_end_of_its_socket() -> None:
@@ -345,12 +349,16 @@ import os
 from gws_middleware.config import Config
 from gws_middleware.registry import current
 registry = current()
-registry.add("a connection of the parent", Config())
+class Connection:
+    def forked(self):
+        forked.append(os.getpid())
+forked = []
+registry.add(Connection(), Config())
 child = os.fork()
 if not child:
-    os._exit(len(current()) + (current() is registry))
+    os._exit(len(current()) + (current() is registry) + (forked != [os.getpid()]))
 _, status = os.waitpid(child, 0)
-print(os.waitstatus_to_exitcode(status), len(current()))
+print(os.waitstatus_to_exitcode(status), len(current()), forked)
 """
 
 
@@ -359,4 +367,4 @@ def test_fork_inherits_no_connection() -> None:
     answer = subprocess.run(
         [sys.executable, "-c", FORK], env=package_path(), capture_output=True, text=True, timeout=30, check=True
     )
-    assert answer.stdout == "0 1\n"
+    assert answer.stdout == "0 1 []\n"

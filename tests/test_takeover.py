@@ -17,6 +17,7 @@ from gevent import socket as gsocket
 from gws_middleware import takeover
 from gws_middleware.middleware import NO_SOCKET
 
+from .conftest import SharedServer
 from .rawclient import BINARY, CLOSE, TEXT, Frame, RawClient, close_frame, frame, request, upgrade_request
 from .servers import CARRIERS, LATE, POWERLESS, SWITCHED, Server
 
@@ -526,3 +527,89 @@ def test_pywsgi_handler_out_of_reach_is_told_in_a_sentence(pair: Any) -> None:
 def test_environ_without_a_hook_has_no_way() -> None:
     """wsgiref, mod_wsgi and whatever else."""
     assert takeover.find({"wsgi.websocket": object()}, lambda status, headers: lambda data: None) is None
+
+
+# --- views that only look, and peers that leave before the 101 -----------------------------------------------------
+
+LIFETIMES = "tests.fixtureapps.lifetimes"
+USES = {  # how the view accepts, what that tells it when the peer has disconnected
+    "accept": "ConnectionClosed 1006",
+    "closed": "True",
+    "is_closed": "True",
+    "receive": "None",
+    "iterate": "[]",
+    "wait": "None",
+    "send": "ConnectionClosed 1006",
+    "ping": "ConnectionClosed 1006",
+    "detach": "ConnectionClosed 1006",
+}
+
+
+@pytest.fixture
+def looking(request: pytest.FixtureRequest, shared_server: SharedServer) -> Iterator[Server]:
+    """A server that is left as it was found."""
+    kind, _, carrier = request.param.partition("/")
+    server = shared_server(kind, carrier or "tcp", LIFETIMES)
+    before = server.status()
+    yield server
+    server.settled(websockets=0, **{name: before[name] for name in ("fds", "greenlets", "watchers")})
+    server.log.check()
+
+
+@pytest.mark.parametrize("sends", ["", "1"])
+@pytest.mark.parametrize("end", ["close frame", "FIN", "RST"])
+@pytest.mark.parametrize("looking", [f"{kind}/{one}" for kind in ABLE for one in ("tcp", "tls")], indirect=True)
+def test_look_at_closed_accepts(looking: Server, token: str, end: str, sends: str) -> None:
+    """``while not ws.closed`` is a view that talks, whoever sends; it ends when the peer does."""
+    with looking.connect() as client:
+        client.upgrade(f"/looking?id={token}&sends={sends}")
+        if sends:
+            assert client.read_frame() == Frame(TEXT, b"tick")
+        if end == "close frame":
+            client.send(close_frame(4000))
+            assert client.read_until_eof().endswith(b"\x88\x02\x0f\xa0")
+        elif end == "RST":
+            client.reset()
+    code = 4000 if end == "close frame" else 1006
+    assert f"closed after {code}" in looking.events(token, f"closed after {code}")
+    if sends:
+        looking.events(token, "sender ended")
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("end", ["FIN", "RST"])
+@pytest.mark.parametrize("looking", LATE, indirect=True)
+def test_view_is_told_that_the_peer_has_left_before_the_101(looking: Server, token: str, end: str, use: str) -> None:
+    """However the view comes to accept, after whatever it has waited for: there is no 101 that nobody reads."""
+    with looking.connect() as client:
+        client.send(upgrade_request(f"/waits?id={token}&use={use}"))
+        looking.events(token, "waiting")
+        if end == "RST":
+            client.reset()
+    looking.get(f"/go?id={token}")
+    last = "closed: True, 1006"
+    assert looking.events(token, last) == ["waiting", USES[use], last]
+
+
+@pytest.mark.parametrize("looking", [f"{kind}/tls" for kind in LATE], indirect=True)
+def test_view_is_told_that_the_peer_has_left_before_the_101_over_tls(looking: Server, token: str) -> None:
+    """There its close_notify is still unread, so the 101 goes out; the view sees the end all the same."""
+    with looking.connect() as client:
+        client.send(upgrade_request(f"/waits?id={token}&use=receive"))
+        looking.events(token, "waiting")
+    looking.get(f"/go?id={token}")
+    last = "closed: True, 1006"
+    assert looking.events(token, last) == ["waiting", "None", last]
+
+
+@pytest.mark.parametrize("kind", LATE)
+def test_peer_that_left_after_its_first_frames_is_served(shared_server: SharedServer, token: str, kind: str) -> None:
+    """What it sent before is still to be read: the view gets it, and then the end."""
+    server = shared_server(kind, app=LIFETIMES)
+    with server.connect() as client:
+        client.send(upgrade_request(f"/waits?id={token}&use=receive") + frame(TEXT, b"last words"))
+        server.events(token, "waiting")
+        client.sock.shutdown(socket.SHUT_WR)
+        server.get(f"/go?id={token}")
+        assert server.events(token, "'last words'")[:2] == ["waiting", "'last words'"]
+    server.log.check()

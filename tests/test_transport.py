@@ -170,6 +170,10 @@ class TestChannels:
             def close(self) -> None:
                 self.closed += 1
 
+            def detach(self) -> int:
+                self.closed += 1
+                return -1
+
         sock = UnixTLS()
         tls_channel(sock).close()
         assert sock.closed == 2  # the file object and the socket

@@ -116,7 +116,7 @@ def serve(
         ws.close(CloseCode.GOING_AWAY)
         response = None  # Django ends the request as any other: the worker stops, and has no more to say
     except Exception as error:
-        if not (isinstance(error, ConnectionClosed) and ws.closed):
+        if not (isinstance(error, ConnectionClosed) and ws._is_closed):
             ws.close(CloseCode.INTERNAL_ERROR)
             raise
         response = None  # the peer has gone while the view was sending
@@ -130,7 +130,7 @@ def serve(
         return _swallowed(response)
     if response is not None:
         return response
-    if ws.closed:
+    if ws._is_closed:
         return HttpResponseForbidden("The WebSocket was refused.\n", content_type="text/plain")
     raise ValueError(f"the view {view!r} returned None, and neither accepted nor closed the WebSocket")
 

@@ -43,7 +43,7 @@ class WebSocketView(View):
         try:
             refusal = self.connect(*args, **kwargs)
             if not ws.accepted:
-                if refusal is not None or ws.closed:
+                if refusal is not None or ws._is_closed:
                     return refusal
                 ws.accept(next((name for name in ws.offered_subprotocols if name in self.subprotocols), None))
             for message in ws:

@@ -532,13 +532,13 @@ class TestLimitOfUsers(WebSocketTestMixin, TestCase):
             with self.subTest(path), self.of(self.bob).websocket(path) as ws:
                 assert ws.receive() == "bob"
                 self.ended_at_once(self.bob, path)
-            until(lambda: not registry.current()._places)
+            until(lambda: not registry.current().reserved)
 
     def test_anonymous_visitors_are_not_counted(self) -> None:
         """They would all be one user."""
         with WebSocketClient().websocket("/who/") as one, WebSocketClient().websocket("/who/") as two:
             assert [one.receive(), two.receive()] == ["AnonymousUser"] * 2
-            assert not registry.current()._places
+            assert not registry.current().reserved
 
     def test_user_that_nobody_asked_for_is_not_counted(self) -> None:
         """That would be a query for each WebSocket."""
@@ -546,7 +546,7 @@ class TestLimitOfUsers(WebSocketTestMixin, TestCase):
             for ws in (one, two):
                 ws.send("x")
                 assert ws.receive() == "0: x"
-            assert not registry.current()._places
+            assert not registry.current().reserved
 
     def test_refused_handshake_takes_no_place(self) -> None:
         """The view looks at the user and answers with HTTP."""
@@ -554,7 +554,7 @@ class TestLimitOfUsers(WebSocketTestMixin, TestCase):
         for _ in range(2):
             with pytest.raises(WebSocketRefused), client.websocket("/permitted/"):
                 pass
-        assert not registry.current()._places
+        assert not registry.current().reserved
 
     def test_key_is_the_primary_key(self) -> None:
         """No query is made to learn it."""

@@ -1,0 +1,274 @@
+"""Whatever raises while a request is served, and at whichever line: no slot stays reserved, no connection stays open,
+and nothing is left that a drain would wait for.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import gevent
+import pytest
+
+import gws_middleware
+from gws_middleware import WebSocketMiddleware, registry, stopping, testing, websocket
+from gws_middleware.adapter import Adapter
+from gws_middleware.detached import Detached
+from gws_middleware.keepalive import Keepalive
+from gws_middleware.registry import Registry
+from gws_middleware.testing import _PairServer, connect
+from gws_middleware.transport import Transport
+from gws_middleware.typing import Environ, StartResponse
+
+from .inprocess import hub_errors, until
+
+__all__ = ["hub_errors"]
+
+OPTIONS: dict[str, Any] = {
+    "max_connections": 1,
+    "max_connections_per_address": 1,
+    "max_connections_per_user": 1,
+    "client_address": lambda environ: "somewhere",
+    "user_key": lambda ws: "somebody",
+    "accept_timeout": 5,
+    "close_timeout": 0.05,
+    "send_timeout": 0.5,
+}
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """A registry of the test's own in place of the process'."""
+    monkeypatch.setattr(registry, "_registry", Registry())
+    return registry.current()
+
+
+def is_empty(here: Registry) -> bool:
+    return not (here.reserved or here._keys or len(here) or here._running or here.keepalive._watches)
+
+
+# --- the applications ----------------------------------------------------------------------------------------------
+
+
+def echoes(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    ws = environ["wsgi.websocket"]
+    for message in ws:
+        ws.send(message)
+    return []
+
+
+def detaches(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    environ["wsgi.websocket"].detach(lambda ws, message: ws.send(message), lambda ws: None)
+    return []
+
+
+def lazily(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+    yield from echoes(environ, start_response)
+
+
+def forbids(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    start_response("403 Forbidden", [])
+    return [b"no"]
+
+
+def forbids_lazily(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+    start_response("403 Forbidden", [])
+    yield b"no"
+
+
+def forgets(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    return []
+
+
+APPS = [echoes, detaches, lazily, forbids, forbids_lazily, forgets]
+apps = pytest.mark.parametrize("app", APPS)
+
+
+def talk(app: Any) -> None:
+    """One connection from beginning to end, however far it comes."""
+    client = connect(app, timeout=2)
+    with suppress(Exception):
+        client.__enter__()
+        client.send("x")
+        client.receive()
+    client._sock.close()
+    client._greenlet.join(2)
+
+
+# --- each step that calls something --------------------------------------------------------------------------------
+
+
+class FailedError(Exception):
+    """What a step raises."""
+
+
+def fails(*arguments: Any, **named: Any) -> Any:
+    raise FailedError
+
+
+STEPS: dict[str, Callable[[pytest.MonkeyPatch], object]] = {
+    "adapter.accepting": lambda patch: patch.setattr(Adapter, "accepting", fails),
+    "adapter.opened": lambda patch: patch.setattr(Adapter, "opened", fails),
+    "adapter.ran": lambda patch: patch.setattr(Adapter, "ran", fails),
+    "adapter.closed": lambda patch: patch.setattr(Adapter, "closed", fails),
+    "stopping.watch": lambda patch: patch.setattr(stopping, "watch", fails),
+    "server.switch": lambda patch: patch.setattr(_PairServer, "switch", fails),
+    "server.opened": lambda patch: patch.setattr(_PairServer, "opened", fails),
+    "server.refuse_more": lambda patch: patch.setattr(_PairServer, "refuse_more", fails),
+    "server.leave": lambda patch: patch.setattr(_PairServer, "leave", fails),
+    "server.log_later": lambda patch: patch.setattr(_PairServer, "log_later", fails),
+    "server.start_response": lambda patch: patch.setattr(_PairServer, "start_response", fails),
+    "engine": lambda patch: patch.setattr(websocket, "Connection", fails),
+    "kernel options": lambda patch: patch.setattr(websocket, "give_up_silent", fails),
+    "transport": lambda patch: patch.setattr(websocket, "Transport", fails),
+    "transport.start": lambda patch: patch.setattr(Transport, "start", fails),
+    "registry.reserve": lambda patch: patch.setattr(Registry, "reserve", fails),
+    "registry.began": lambda patch: patch.setattr(Registry, "began", fails),
+    "registry.add": lambda patch: patch.setattr(Registry, "add", fails),
+    "keepalive.watch": lambda patch: patch.setattr(Keepalive, "watch", fails),
+}
+
+
+@pytest.mark.parametrize("switched", [False, True], ids=["late", "switched"])
+@pytest.mark.parametrize("step", [*STEPS, "client_address", "user_key"])
+@apps
+def test_step_that_raises_leaves_nothing_reserved(
+    here: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+    hub_errors: list[BaseException],
+    app: Any,
+    step: str,
+    switched: bool,
+) -> None:
+    """The next client is served as if nothing had happened."""
+    monkeypatch.setattr(_PairServer, "switched", switched)
+    wrapped = WebSocketMiddleware(app, **{**OPTIONS, **({step: fails} if step in OPTIONS else {})})
+    with monkeypatch.context() as patch:
+        STEPS.get(step, lambda patch: None)(patch)
+        for _ in range(2):
+            talk(wrapped)
+            until(lambda: is_empty(here), f"everything is released, not {vars(here)}")
+    assert {type(error) for error in hub_errors} <= {FailedError, BrokenPipeError}  # the latter is what servers drop
+    hub_errors.clear()
+    with connect(WebSocketMiddleware(echoes, **OPTIONS)) as client:
+        client.send("served")
+        assert client.receive() == "served"
+
+
+# --- any line ------------------------------------------------------------------------------------------------------
+
+ROOT = Path(gws_middleware.__file__).parent
+FILES = {
+    str(ROOT / f"{name}.py")
+    for name in ("middleware", "admission", "registry", "keepalive", "websocket", "wire", "detached", "transport")
+}
+
+
+class Injected(BaseException):
+    """What e.g. a signal handler raises between two lines."""
+
+
+@cache
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text("utf-8").splitlines()
+
+
+def _is_try(frame: FrameType) -> bool:
+    """Python looks for signals when it calls and jumps, and not at the line before a block."""
+    return _lines(frame.f_code.co_filename)[frame.f_lineno - 1].strip() == "try:"
+
+
+class Injection:
+    """Raises at one of the lines of ours that ``run`` comes by, counted from 0; counts them all."""
+
+    def __init__(self, number: int, skipped: set[str]) -> None:
+        self.number, self.skipped = number, skipped
+        self.count, self.place = 0, ""
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call this function of the greenlet that runs now."""
+        current = gevent.getcurrent()
+
+        def trace(frame: FrameType, event: str, argument: Any) -> Any:
+            if frame.f_code.co_filename not in FILES or frame.f_code.co_name in self.skipped:
+                return None
+            if event == "line" and not _is_try(frame) and gevent.getcurrent() is current:
+                self.count += 1
+                if self.count - 1 == self.number:
+                    self.place = f"{frame.f_code.co_qualname}:{frame.f_lineno}"
+                    raise Injected
+            return trace
+
+        sys.settrace(trace)
+        try:
+            return function(*arguments)
+        except Injected:
+            return None
+        finally:
+            sys.settrace(None)
+
+
+class Server(_PairServer):
+    """Tells the client of the exception, too."""
+
+    def serve(self, app: Any, environ: Environ) -> None:
+        try:
+            super().serve(app, environ)
+        finally:
+            if not self.answered.ready():
+                self.answered.set_exception(ConnectionResetError())
+
+
+def injected(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, injection: Injection) -> None:
+    """Have what this method does meet the injection."""
+    method = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda self, *arguments: injection.run(method, self, *arguments))
+
+
+IN_THE_VIEW, IN_THE_HUB = (Server, "serve"), (Transport, "_lost")
+CASES = [
+    *((app, False, *IN_THE_VIEW, set()) for app in APPS),
+    (echoes, True, *IN_THE_VIEW, set()),
+    *((app, False, *IN_THE_HUB, set()) for app in (echoes, detaches, lazily)),
+    # Nothing comes after the end of _work(), so there a line may be the last one.
+    (detaches, False, Detached, "_work", {"_work", "_over", "ended"}),
+]
+
+
+# A channel that was just made is closed by its finalizer, which says so.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("app", "switched", "owner", "name", "skipped"),
+    CASES,
+    ids=[f"{case[0].__name__}-{'switched' if case[1] else 'late'}-{case[3]}" for case in CASES],
+)
+def test_exception_at_any_line_leaves_nothing_reserved(
+    here: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+    hub_errors: list[BaseException],
+    app: Any,
+    switched: bool,
+    owner: type,
+    name: str,
+    skipped: set[str],
+) -> None:
+    """In the greenlet of the view, in the hub when the socket is closed, and in that of the callbacks."""
+    monkeypatch.setattr(testing, "_PairServer", Server)
+    monkeypatch.setattr(Server, "switched", switched)
+    wrapped = WebSocketMiddleware(app, **OPTIONS)
+    number, total = -1, 0  # the first run counts
+    while number < total:
+        injection = Injection(number, skipped)
+        with monkeypatch.context() as patch:
+            injected(patch, owner, name, injection)
+            talk(wrapped)
+            until(lambda: is_empty(here), f"everything is released after {injection.place}")
+        number, total = number + 1, max(total, injection.count)
+    assert total > 1
+    assert {type(error) for error in hub_errors} <= {BrokenPipeError}  # what servers drop
+    hub_errors.clear()
