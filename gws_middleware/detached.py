@@ -124,5 +124,5 @@ class Detached(Wire):
             self._inbox.clear()
             self.close(CloseCode.INTERNAL_ERROR)
         except BaseException:  # GreenletExit, SystemExit: the worker is stopping
-            self.close(CloseCode.GOING_AWAY)
+            self.close(self._config.shutdown_close_code)
             raise

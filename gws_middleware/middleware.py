@@ -186,7 +186,7 @@ class _Lifetime:
         self._environ, self._server = environ, server
         self._start_response: StartResponse | None = start_response
         self._started = self._swallowed = self._finished = False
-        self._code = CloseCode.NORMAL
+        self._code: int = CloseCode.NORMAL
         self.ws = WebSocket(environ, handshake, self._switch, config, registry.current(), subprotocol)
         environ["wsgi.websocket"] = self.ws
         environ["wsgi.websocket_version"] = "13"
@@ -339,7 +339,7 @@ class _Lifetime:
                 del error  # its traceback refers to this frame
         # The worker is stopping. (Other errors that are no Exception, e.g. gevent.Timeout, are the application's.)
         if isinstance(error, (GreenletExit, SystemExit, KeyboardInterrupt)):
-            self._code = CloseCode.GOING_AWAY
+            self._code = ws._config.shutdown_close_code
             self.finish()
             if isinstance(error, GreenletExit):
                 return  # gunicorn would swallow it and go on to read a request from the socket that is ours now

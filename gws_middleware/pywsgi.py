@@ -8,7 +8,6 @@ from typing import Any
 from gevent import pywsgi
 
 from . import registry
-from .codes import CloseCode
 from .middleware import WebSocketMiddleware
 from .takeover import HANDLER_KEY
 from .typing import Environ, WSGIApp
@@ -39,10 +38,10 @@ class WSGIServer(pywsgi.WSGIServer):
         """The WebSockets that came in here."""
 
     def stop(self, timeout: float | None = None) -> None:
-        """Accept no more, say goodbye (1001) to this server's WebSockets, and stop as ``gevent.pywsgi`` does;
-        ``timeout`` (s, ``stop_timeout`` unless given) is for their answers, and once more for requests.
+        """Accept no more, close this server's WebSockets (``shutdown_close_code``), and stop as ``gevent.pywsgi`` does;
+        ``timeout`` (s, ``stop_timeout`` unless given) is for the peers' answers, and once more for requests.
         """
         self.close()
-        patience = self.stop_timeout if timeout is None else timeout
-        registry.current().drain(CloseCode.GOING_AWAY, patience, self.websockets)
+        seconds = self.stop_timeout if timeout is None else timeout
+        registry.current().drain(timeout=seconds, members=self.websockets)
         super().stop(timeout)

@@ -4,8 +4,6 @@ changed.
 
 from __future__ import annotations
 
-import mmap
-import os
 from types import FrameType
 from typing import Any, ClassVar
 
@@ -25,27 +23,6 @@ POLL = 0.05
 """Seconds between two looks at whether everybody has left."""
 
 
-class _Generation:
-    """How often the arbiter has loaded its configuration: workers learn by it that their arbiter reloads."""
-
-    def __init__(self) -> None:
-        self._shared: mmap.mmap | None = None
-
-    def begin(self) -> None:
-        """In the arbiter, which shares the number with all workers that it forks from now on."""
-        if self._shared is None:
-            self._shared = mmap.mmap(-1, 8)
-        self._shared[:8] = (self.number + 1).to_bytes(8, "big")
-
-    @property
-    def number(self) -> int:
-        """0 where there is no arbiter."""
-        return 0 if self._shared is None else int.from_bytes(self._shared[:8], "big")
-
-
-_generation = _Generation()
-
-
 class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]
     """``gunicorn -k gws_middleware.worker.GeventWebSocketWorker project.wsgi``.
 
@@ -56,25 +33,11 @@ class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]
     wsgi: WSGIApp
     options: ClassVar[dict[str, Any]] = {}
     """Fields of ``Config``."""
-    _told_to_stop = False
     _statsd: Statsd | None = None
-
-    @classmethod
-    def setup(cls) -> None:
-        """Called by gunicorn in the arbiter, when it starts and at each reload."""
-        _generation.begin()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._generation = _generation.number
         self.goodbye = Goodbye(self)
-
-    @property
-    def restarts(self) -> bool:
-        """Whether another worker takes the place of this one, which is to stop."""
-        if os.getppid() != self.ppid:  # nobody is there to start one
-            return False
-        return not self._told_to_stop or _generation.number > self._generation
 
     def load_wsgi(self) -> None:
         """Load the application and wrap it."""
@@ -108,16 +71,6 @@ class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]
             self.goodbye.look()
             if self._statsd is not None:
                 self._statsd.beat()
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGTERM."""
-        self._told_to_stop = True
-        super().handle_exit(sig, frame)
-
-    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGINT, SIGQUIT."""
-        self._told_to_stop = True
-        super().handle_quit(sig, frame)
 
     def handle_abort(self, sig: int, frame: FrameType | None) -> None:
         """SIGABRT: something has kept the loop from running for ``timeout`` seconds, and SIGKILL follows soon."""

@@ -170,7 +170,7 @@ def test_detached_websocket_that_the_stop_ends_has_one_line(server_directory: Pa
             goodbyes = [client.read_frame() for client in clients]
             for client in clients:
                 if answers:
-                    client.send(close_frame(1001))
+                    client.send(close_frame(1012))
                 client.read_until_eof()
         found = server.access("/detached")
     head = len(clients[0].head) if server.kind.access == "pywsgi" else 0

@@ -27,7 +27,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "typing": (0, set()),
     "exceptions": (1, {"codes"}),
     "adapter": (1, {"typing"}),
-    "config": (2, {"adapter", "exceptions"}),
+    "config": (2, {"codes", "adapter", "exceptions"}),
     # Not exceptions: that loads the geventwebsocket package, and with it gevent.
     "protocol": (2, {"codes"}),
     "channel": (3, {"protocol"}),
@@ -62,7 +62,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
         },
     ),
     "admission": (5, {"config", "protocol", "typing"}),
-    "stopping": (5, {"codes", "registry", "takeover"}),
+    "stopping": (5, {"registry", "takeover"}),
     "middleware": (
         6,
         {
@@ -84,7 +84,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "prometheus": (7, {"metrics", "registry"}),
     "statsd": (7, {"metrics", "registry"}),
     "worker": (8, {"codes", "typing", "config", "registry", "middleware", "health", "statsd", "stopping"}),
-    "pywsgi": (7, {"codes", "typing", "registry", "takeover", "middleware"}),
+    "pywsgi": (7, {"typing", "registry", "takeover", "middleware"}),
     "monkey": (7, {"typing", "takeover"}),
     "testing": (
         7,

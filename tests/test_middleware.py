@@ -35,7 +35,7 @@ QUIET = {  # how the view ends, the code that the peer is told
     "generator": 1000,
     "write": 1000,
     "lazily": 1000,
-    "killed": 1001,
+    "killed": 1012,
 }
 LOUD = {  # how the view ends, what the one log record says, how often close() of its response is called
     "error-page": (r"the application answered '500 Internal Server Error'; closed with 1011$", 1),
@@ -88,14 +88,14 @@ def test_error_behind_the_101_is_logged_once(server: Server, token: str, ending:
 
 @pytest.mark.parametrize("server", ["worker", "worker/tls", "gevent"], indirect=True)
 def test_exit_of_the_view_is_going_away(server: Server, token: str) -> None:
-    """SystemExit behind the 101 is 1001 to the peer; gunicorn, which logs it, writes nothing behind it."""
+    """SystemExit behind the 101 is 1012 to the peer; gunicorn, which logs it, writes nothing behind it."""
     # Under pywsgi it ends the process, WebSocket or not.
     with server.connect() as client:
         client.upgrade("/after/exit")
         client.read_frame()
         code, rest = rest_of(client)
     server.log.expect("Error handling request.*SystemExit: 3")
-    assert (code, rest) == (1001, b"")
+    assert (code, rest) == (1012, b"")
 
 
 @pytest.mark.parametrize("server", [f"{kind}/tls" for kind in ABLE], indirect=True)

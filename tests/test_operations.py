@@ -232,7 +232,7 @@ def test_listener_of_each_worker_runs_as_printed(tmp_path: Path) -> None:
             server.kill(signal.SIGTERM)
             goodbye = client.read_frame()
             draining = ask(path)
-            client.send(close_frame(1001))
+            client.send(close_frame(1012))
             client.read_until_eof()
         server.wait()
     assert (before[0], before[1]["connections"], before[1]["pid"]) == (200, 1, int(path.stem))

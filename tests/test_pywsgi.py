@@ -136,7 +136,7 @@ def test_handler_goes_when_its_connection_does(server_class: Any, request_: Call
 
 
 def test_stopped_server_ends_its_views() -> None:
-    """With a pool, ``server.stop()`` kills the greenlets of views: ``finally`` runs and the peer hears 1001."""
+    """With a pool, ``server.stop()`` kills the greenlets of views: ``finally`` runs and the peer hears 1012."""
     events: list[str] = []
     sleeping = Event()
 
@@ -152,7 +152,7 @@ def test_stopped_server_ends_its_views() -> None:
     def listen(client: RawClient) -> list[Frame]:
         client.upgrade("/")
         frames = [client.read_frame(), client.read_frame()]
-        client.send(close_frame(1001))
+        client.send(close_frame(1012))
         return [*frames, *client.read_frames_until_eof()]
 
     with serving(pywsgi.WSGIServer, app, spawn=10) as server:
@@ -160,4 +160,4 @@ def test_stopped_server_ends_its_views() -> None:
         assert sleeping.wait(5)
         server.stop(timeout=0.1)
         frames = listening.get()
-    assert (frames, events) == ([Frame(TEXT, b"ready"), Frame(CLOSE, b"\x03\xe9")], ["finally"])
+    assert (frames, events) == ([Frame(TEXT, b"ready"), Frame(CLOSE, b"\x03\xf4")], ["finally"])

@@ -86,7 +86,7 @@ def serve(request: HttpRequest, ws: WebSocket, view: View, args: Sequence[Any], 
     except GreenletExit:
         if not ws.accepted:
             raise
-        ws.close(CloseCode.GOING_AWAY)
+        ws.close(ws._config.shutdown_close_code)
         response = None  # Django ends the request as any other: the worker stops, and has no more to say
     except Exception as error:
         if not (isinstance(error, ConnectionClosed) and ws.closed):
