@@ -174,7 +174,7 @@ def test_detached_websocket_that_the_stop_ends_has_one_line(server_directory: Pa
                 client.read_until_eof()
         found = server.access("/detached")
     head = len(clients[0].head) if server.kind.access == "pywsgi" else 0
-    assert goodbyes == [Frame(CLOSE, b"\x03\xe9")] * 3
+    assert goodbyes == [Frame(CLOSE, b"\x03\xf4")] * 3
     assert sorted(line.request.split()[1] for line in found) == [f"/detached?n={n}" for n in range(3)]
     assert [(line.status, line.sent) for line in found] == [(101, 12 + 4 + head)] * 3
 
