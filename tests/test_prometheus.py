@@ -281,7 +281,7 @@ def test_worker_that_has_ended_leaves_its_counters(two_workers: Server) -> None:
         scraped(two_workers, lambda seen: seen.get("websocket_open") == len(everyone(by_pid)))
         os.kill(ending, signal.SIGTERM)
         for client in leaving:
-            assert client.read_frame() == Frame(CLOSE, b"\x03\xe9")
+            assert client.read_frame() == Frame(CLOSE, b"\x03\xf4")
             client.send(close_frame(1012))
             assert client.read_until_eof() == b""
         found = scraped(
@@ -320,7 +320,7 @@ def test_goodbyes_of_a_stop_are_counted(server_directory: Path, shared: Path, an
             clients = everyone(on_both(server, stack))
             server.kill(signal.SIGTERM)
             for client in clients:
-                assert client.read_frame() == Frame(CLOSE, b"\x03\xe9")
+                assert client.read_frame() == Frame(CLOSE, b"\x03\xf4")
                 if answers:
                     client.send(close_frame(1012))
             for client in clients:

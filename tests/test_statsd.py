@@ -129,7 +129,7 @@ def test_last_numbers_are_sent_at_the_stop(
                 client.say(10)
             server.kill(number)
             for client in clients:
-                assert client.read_frame() == Frame(CLOSE, b"\x03\xe9")
+                assert client.read_frame() == Frame(CLOSE, b"\x03\xf4")
                 if answers:
                     client.send(close_frame(1012))
             for client in clients:
