@@ -215,13 +215,15 @@ class _Lifetime:
 
     def run(self, app: WSGIApp) -> Iterable[bytes]:
         """Call the application and give the server what it may send."""
-        result: Iterable[bytes] = ()
+        result: Any = ()
         try:
             result = app(self._environ, self.start_response)
         except BaseException as error:
             if error is self._deadline:
                 return _left(self._too_late(), self._server)
             self._raised(error)
+        if result is None or type(result) is object:  # a view without a result; gunicorn's ALREADY_HANDLED
+            result = ()
         if self.over:
             self._swallow(result)
             self._tell_lost()

@@ -293,7 +293,8 @@ class _PyWSGI(Server):
             self._handler.close_connection = True
 
     def opened(self, ws: Any) -> None:
-        websockets = getattr(getattr(self._handler, "server", None), "websockets", None)
+        ws._server = server = self._handler.server
+        websockets = getattr(server, "websockets", None)
         if websockets is not None:
             websockets.add(ws)
 
@@ -366,6 +367,11 @@ class _GeventWebSocket(_PyWSGI):
         # Their object would write a close frame of its own when the handler ends.
         self._foreign.closed = True
         return self._take(self._handler)
+
+    def opened(self, ws: Any) -> None:
+        super().opened(ws)
+        # Their list has had their object until now. Their handler removes the entry when the view has returned.
+        self._handler.server.clients[self._handler.client_address] = ws._as_client()
 
 
 def _buffered(sock: Any, rfile: Any) -> bytes:

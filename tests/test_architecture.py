@@ -39,7 +39,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "rates": (4, {"codes", "config", "transport"}),
     "registry": (4, {"codes", "config", "counters", "keepalive"}),
     "records": (4, {"typing"}),
-    "contracts": (4, {"typing", "exceptions"}),
+    "contracts": (4, {"typing", "exceptions", "registry"}),
     "wire": (5, {"codes", "typing", "exceptions", "config", "protocol", "shortpath", "transport", "registry"}),
     "detached": (5, {"codes", "typing", "exceptions", "adapter", "shortpath", "records", "wire"}),
     "websocket": (
@@ -84,7 +84,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "prometheus": (7, {"metrics", "registry"}),
     "statsd": (7, {"metrics", "registry"}),
     "worker": (8, {"codes", "typing", "config", "registry", "middleware", "health", "statsd", "stopping"}),
-    "pywsgi": (7, {"typing", "registry", "takeover", "middleware"}),
+    "pywsgi": (7, {"typing", "registry", "contracts", "takeover", "middleware"}),
     "monkey": (7, {"typing", "takeover"}),
     "testing": (
         7,
