@@ -133,11 +133,13 @@ class OlderNames:
         """See ``WebSocket``."""
         raise NotImplementedError
 
-    def wait(self) -> Message | None:
-        """The next message, or None when the connection has ended, however often it is called."""
+    def wait(self, timeout: float | None = None) -> Message | None:
+        """The next message; None when the connection has ended, however often it is called, or when ``timeout`` seconds
+        have passed.
+        """
         try:
-            return self.receive()
-        except ConnectionClosed:
+            return self.receive(timeout)
+        except (ConnectionClosed, TimeoutError):
             return None
 
     def read(self, fallback: Any = None) -> Any:

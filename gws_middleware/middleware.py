@@ -159,6 +159,20 @@ def _discard(data: bytes) -> None:
     """The ``write`` of a swallowed response."""
 
 
+class _Deadline(Timeout):
+    """``accept_timeout``, for an application that has not taken the connection itself."""
+
+    def __init__(self, seconds: float, server: takeover.Server) -> None:
+        super().__init__(seconds)
+        self._server = server
+        self.start()
+
+    def _on_expiration(self, prev_greenlet: Any, ex: Any) -> None:
+        """Runs in the hub."""
+        if not self._server.taken:
+            super()._on_expiration(prev_greenlet, ex)  # type: ignore[misc]
+
+
 class _Lifetime:
     """One request that may become a WebSocket."""
 
@@ -190,7 +204,7 @@ class _Lifetime:
         self.ws = WebSocket(environ, handshake, self._switch, config, registry.current(), subprotocol)
         environ["wsgi.websocket"] = self.ws
         environ["wsgi.websocket_version"] = "13"
-        self._deadline = None if config.accept_timeout is None else Timeout.start_new(config.accept_timeout)
+        self._deadline = None if config.accept_timeout is None else _Deadline(config.accept_timeout, server)
 
     def _switch(self, headers: Headers) -> tuple[Channel, bytes]:
         assert self._start_response is not None
@@ -208,8 +222,14 @@ class _Lifetime:
 
     @property
     def over(self) -> bool:
-        """Whether HTTP is over on this connection: the 101 has been sent, or the peer had gone before it could be."""
-        return self.ws.accepted or self.ws.vanished
+        """Whether HTTP is over on this connection: the 101 has been sent, the peer had disconnected before it could be,
+        or the application serves the connection itself.
+        """
+        return self.ws.accepted or self.ws.vanished or self._is_taken
+
+    @property
+    def _is_taken(self) -> bool:
+        return self.ws._switch is not None and self._server.taken  # nothing of ours has used the socket so far
 
     # --- run -------------------------------------------------------------------------------------------------------
 
@@ -263,7 +283,7 @@ class _Lifetime:
             raise AssertionError("start_response was called twice without exc_info (PEP 3333)")
         self._swallowed = True
         # Where it has ended already there is nothing to close; a framework has logged what made it answer so.
-        if status[:1] == "5" and not self.ws.closed:
+        if status[:1] == "5" and not (self.ws.closed or self._is_taken):
             log.error(
                 "WebSocket %s: the application answered %s; closed with 1011",
                 ascii(self.ws.path),
@@ -349,6 +369,10 @@ class _Lifetime:
                 raise error
             finally:
                 del error
+        if self._is_taken:
+            if not isinstance(error, StopIteration):  # the way in which flask-sock ends under gunicorn
+                log.error("WebSocket %s: the application raised on its own connection", ascii(ws.path), exc_info=error)
+            return
         if isinstance(error, ConnectionClosed) and ws.closed:
             log.debug("WebSocket %s: %s", ascii(ws.path), error)
             return
@@ -356,10 +380,12 @@ class _Lifetime:
         self._code = CloseCode.INTERNAL_ERROR
 
     def _tell_lost(self) -> None:
-        """The peer went before the 101: what every server takes for that, and drops the connection without a word."""
-        if self.ws.vanished:
+        """The peer disconnected before the 101, or the application has served the connection itself: what every server
+        takes for the former, and closes the connection without writing anything.
+        """
+        if self.ws.vanished or self._is_taken:
             self.forget()
-            raise BrokenPipeError(errno.EPIPE, "the peer went before the 101")
+            raise BrokenPipeError(errno.EPIPE, "the connection has ended without a 101 of this server")
 
     # --- close and leave -------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import io
 import signal
 from collections.abc import Callable
 from datetime import timedelta
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -83,6 +84,10 @@ class Server:
     """What a server that has sent the 101 itself has agreed on."""
     switched = False
     """Whether the server has sent a 101 of its own before the application was called."""
+    taken = False
+    """Whether the application, before anything was answered, has used the server's socket itself, as simple-websocket
+    and flask-sock do: the connection is its own then.
+    """
     closes_by_exception = False
     """Whether the keep-alive loop must be left by an exception, because nothing else can be reached."""
 
@@ -136,12 +141,47 @@ def _channel(sock: Any) -> Channel:
     return tls_channel(sock) if isinstance(sock, gevent.ssl.SSLSocket) else plain_channel(sock)
 
 
+_FIRST_USES = ("dup", "makefile", "recv", "recv_into", "recvmsg", "send", "sendall", "sendmsg", "shutdown")
+
+
+def _watch(sock: Any) -> None:
+    """From now on ``_used(sock)`` tells whether anything was read, sent or copied. The object gets a subclass of its
+    class until then: servers and applications hold it in places of their own, so it cannot be replaced.
+    """
+    if _used(sock):
+        kind: Any = type(sock)
+        sock.__class__ = _watched(kind)
+
+
+def _used(sock: Any) -> bool:
+    return not hasattr(type(sock), "_gws_middleware_unused")
+
+
+@lru_cache
+def _watched(kind: Any) -> Any:
+    def first(name: str) -> Callable[..., Any]:
+        def use(self: Any, *arguments: Any, **options: Any) -> Any:
+            self.__class__ = kind
+            return getattr(self, name)(*arguments, **options)
+
+        return use
+
+    methods = {name: first(name) for name in _FIRST_USES if hasattr(kind, name)}
+    return type(kind.__name__, (kind,), {**methods, "__slots__": (), "_gws_middleware_unused": True})
+
+
 class _GunicornGevent(Server):
     """``gunicorn -k gevent`` and its descendants, ours among them (gunicorn.workers.ggevent.GeventWorker)."""
 
     def __init__(self, sock: Any, environ: Environ) -> None:
         self._sock, self._input, self._environ = sock, environ.get("wsgi.input"), environ
         self._response: Any = None
+        environ.pop("wsgi.early_hints", None)  # they would be sent on this socket; nothing needs them before a 101
+        _watch(sock)
+
+    @property
+    def taken(self) -> bool:  # type: ignore[override]
+        return self._sock is not None and _used(self._sock)
 
     def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
         write = start_response(SWITCHING, headers)
@@ -169,7 +209,6 @@ class _GunicornGevent(Server):
     def _share_names(self) -> None:
         """An open WebSocket keeps its request, and so does the next one: keep one copy of what is the same in all."""
         environ, shared = self._environ, _SHARED.get
-        environ.pop("wsgi.early_hints", None)  # nothing may be sent before a response any more
         items = [(shared(k, k), shared(v, v) if type(v) is str else v) for k, v in environ.items()]
         environ.clear()
         environ.update(items)
@@ -270,6 +309,13 @@ class _PyWSGI(Server):
 
     def __init__(self, handler: Any) -> None:
         self._handler = handler
+        if handler is not None:
+            _watch(handler.socket)
+
+    @property
+    def taken(self) -> bool:  # type: ignore[override]
+        sock = getattr(self._handler, "socket", None)
+        return sock is not None and _used(sock)
 
     def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
         start_response(SWITCHING, headers)(b"")

@@ -614,6 +614,13 @@ class TestDWebSocket:
             peer.send("x")
             assert waiting.get(timeout=5) == "x"
 
+    def test_wait_takes_a_timeout(self) -> None:
+        """None when that is over, as there; the connection stays open."""
+        with connected() as (ws, peer):
+            nothing = ws.wait(timeout=0.01)
+            peer.send("x")
+            assert (nothing, ws.wait(timeout=5), ws.closed) == (None, "x", False)
+
     def test_read_never_waits(self) -> None:
         """The next message if one is there, else the fallback."""
         with connected() as (ws, peer):

@@ -522,6 +522,9 @@ class TestSend:
             (b"binary", True, b"binary"),
             ("\u20ac" * 30_000, None, "\u20ac" * 30_000),
             (b"b" * 2**20, None, b"b" * 2**20),
+            (3, None, "3"),
+            (3.5, None, "3.5"),
+            (-1, True, b"-1"),
         ],
         ids=lambda value: repr(value)[:20],
     )
@@ -529,7 +532,7 @@ class TestSend:
     def test_message_arrives_in_its_type(
         self, message: Any, binary: bool | None, arrives: str | bytes, compression: Parameters | None
     ) -> None:
-        """``str`` as text, bytes as binary, unless ``binary`` says otherwise."""
+        """``str`` and numbers as text, bytes as binary, unless ``binary`` says otherwise."""
         with connected(compression=compression) as (ws, peer):
             ws.send(message, binary)
             assert peer.receive() == arrives
@@ -537,9 +540,9 @@ class TestSend:
     @pytest.mark.parametrize(
         ("message", "binary", "error", "sentence"),
         [
-            (3.5, None, TypeError, "a message is str, bytes, bytearray or memoryview, not float"),
-            (None, None, TypeError, "a message is str, bytes, bytearray or memoryview, not NoneType"),
-            (["x"], True, TypeError, "a message is str, bytes, bytearray or memoryview, not list"),
+            (True, None, TypeError, "a message is str, bytes, bytearray, memoryview or a number, not bool"),
+            (None, None, TypeError, "a message is str, bytes, bytearray, memoryview or a number, not NoneType"),
+            (["x"], True, TypeError, "a message is str, bytes, bytearray, memoryview or a number, not list"),
             ("\ud800", None, ValueError, "surrogate"),
             ("\ud800", False, ValueError, "the text to be sent has a lone surrogate: it has no UTF-8"),
             (b"\xff", False, ValueError, "the bytes to be sent as text are not UTF-8"),

@@ -495,7 +495,9 @@ def _as_bytes(message: Any) -> tuple[Any, bool]:
         return bytes(message), False
     if isinstance(message, memoryview):
         return message.tobytes(), False
-    raise TypeError(f"a message is str, bytes, bytearray or memoryview, not {type(message).__name__}")
+    if isinstance(message, (int, float)) and not isinstance(message, bool):
+        return str(message).encode(), True  # as gevent-websocket and simple-websocket do
+    raise TypeError(f"a message is str, bytes, bytearray, memoryview or a number, not {type(message).__name__}")
 
 
 def close_payload(code: int | None, reason: str) -> bytes:
