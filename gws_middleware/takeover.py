@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import signal
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from functools import lru_cache
@@ -36,6 +37,15 @@ SERVER_KEY = "gws_middleware.server"
 SWITCHING = "101 Switching Protocols"
 
 SWITCHED_ALREADY = "geventwebsocket"
+
+HIDDEN = (
+    "a WSGI wrapper calls WebSocketMiddleware in a greenlet of its own and hides the server's start_response: put "
+    "WebSocketMiddleware outside of it"
+)
+NOT_PASSED_ON = (
+    "a WSGI wrapper around WebSocketMiddleware does not call the server's start_response at once: put "
+    "WebSocketMiddleware outside of it"
+)
 
 # What browsers and proxies send with every handshake: header names as gunicorn spells them, and a few values.
 _SHARED = {
@@ -123,10 +133,27 @@ def find(environ: Environ, start_response: StartResponse) -> Server | None:
         return _GeventWebSocket(foreign)
     sock = environ.get("gunicorn.socket")
     if sock is not None:
-        return _GunicornGevent(sock, environ) if _on_gevent(sock) else None
+        return _GunicornGevent(sock, environ, start_response) if _on_gevent(sock) else None
     sock = environ.get("gunicorn.sock")
     if sock is not None and _on_gevent(sock):
-        return _GunicornPyWSGI(start_response)
+        return _GunicornPyWSGI(sock, start_response)
+    return None
+
+
+def _owner(start_response: StartResponse, sign: str, variable: str, its_socket: str, sock: Any) -> Any:
+    """The object of the server's that ``start_response`` is a method of; it has the attribute ``sign``. Where a wrapper
+    hides it: the server has called the wrapper, so its frame is on this stack, with the object in a local variable.
+    """
+    owner = getattr(start_response, "__self__", None)
+    if hasattr(owner, sign):
+        return owner
+    frame = sys._getframe(1).f_back
+    while frame is not None:
+        if variable in frame.f_code.co_varnames:
+            found = frame.f_locals.get(variable)
+            if hasattr(found, sign) and getattr(found, its_socket, None) is sock:
+                return found
+        frame = frame.f_back
     return None
 
 
@@ -173,9 +200,9 @@ def _watched(kind: Any) -> Any:
 class _GunicornGevent(Server):
     """``gunicorn -k gevent`` and its descendants, ours among them (gunicorn.workers.ggevent.GeventWorker)."""
 
-    def __init__(self, sock: Any, environ: Environ) -> None:
+    def __init__(self, sock: Any, environ: Environ, start_response: StartResponse) -> None:
         self._sock, self._input, self._environ = sock, environ.get("wsgi.input"), environ
-        self._response: Any = None
+        self._response = _owner(start_response, "force_close", "resp", "sock", sock)
         environ.pop("wsgi.early_hints", None)  # they would be sent on this socket; nothing needs them before a 101
         _watch(sock)
 
@@ -184,13 +211,15 @@ class _GunicornGevent(Server):
         return self._sock is not None and _used(self._sock)
 
     def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
-        write = start_response(SWITCHING, headers)
-        early = self._end_stream(write) or b""
-        self.refuse_more(write)
-        if self._response is None:
-            write(b"")  # the 101 leaves now; gunicorn drops the body of a 1xx
-        else:
-            self._send_head(self._response)
+        response = self._response
+        if response is None:
+            raise NoSocketError(HIDDEN)
+        start_response(SWITCHING, headers)
+        if response.status != SWITCHING:
+            raise NoSocketError(NOT_PASSED_ON)
+        early = self._end_stream() or b""
+        response.force_close()
+        self._send_head(response)
         channel = _channel(self._sock)
         self._sock = self._input = None
         self._share_names()
@@ -217,28 +246,24 @@ class _GunicornGevent(Server):
             request.headers = [(shared(name, name), shared(value, value)) for name, value in request.headers]
 
     def refuse_more(self, write: Write) -> None:
-        # The bound method's owner is gunicorn's Response. Its should_close() is False for a status below 200, and
-        # gunicorn strips an application's "Connection: close": only force_close() ends the keep-alive loop.
-        response: Any = getattr(write, "__self__", None)
-        if hasattr(response, "force_close"):
-            self._response = response
-            response.force_close()
-        elif self._end_stream(write) is None:
+        # should_close() of gunicorn's Response is False for a status below 200, and gunicorn strips an application's
+        # "Connection: close": only force_close() ends the keep-alive loop.
+        if self._response is not None:
+            self._response.force_close()
+        elif self._end_stream() is None:
             self.closes_by_exception = True
 
-    def _unreader(self, write: Write) -> Any:
-        """What gunicorn's parser reads from. A wrapper may have put something of its own in the place of the Response
-        or of ``wsgi.input``, but hardly of both.
-        """
-        request = getattr(getattr(write, "__self__", None), "req", None)
+    def _unreader(self) -> Any:
+        """What gunicorn's parser reads from."""
+        request = getattr(self._response, "req", None)
         return getattr(request or getattr(self._input, "reader", None), "unreader", None)
 
-    def _end_stream(self, write: Write) -> bytes | None:
+    def _end_stream(self) -> bytes | None:
         """What gunicorn's parser has read behind the request's head, which waits in its unreader. Whoever looks for
         another request finds the end from now on: a wrapper may hide the Response, and gunicorn 22 swallows what ends a
         view and asks the parser first. None where the unreader is out of reach.
         """
-        unreader = self._unreader(write)
+        unreader = self._unreader()
         if unreader is None:
             return None
         unreader.chunk = _end_of_stream
@@ -318,8 +343,14 @@ class _PyWSGI(Server):
         return sock is not None and _used(sock)
 
     def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
-        start_response(SWITCHING, headers)(b"")
-        return self._take(self._handler)
+        handler = self._handler
+        if handler is None:
+            raise NoSocketError(HIDDEN)
+        start_response(SWITCHING, headers)
+        if handler.code != 101:
+            raise NoSocketError(NOT_PASSED_ON)
+        handler.write(b"")  # and not what start_response returned: a wrapper may have put a write() of its own there
+        return self._take(handler)
 
     def _take(self, handler: Any) -> tuple[Channel, bytes]:
         sock, rfile = handler.socket, handler.rfile
@@ -376,25 +407,8 @@ def _log_nothing() -> None:
 class _GunicornPyWSGI(_PyWSGI):
     """``gunicorn -k gevent_pywsgi``: the handler owns the ``write`` that ``start_response`` returns."""
 
-    def __init__(self, start_response: StartResponse) -> None:
-        super().__init__(_handler_of(start_response))
-
-    def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
-        write = start_response(SWITCHING, headers)
-        if self._handler is None:
-            self._handler = _handler_of(write)
-        if self._handler is None:
-            raise NoSocketError(
-                "a WSGI wrapper hides the server's start_response: put WebSocketMiddleware outside of it"
-            )
-        write(b"")
-        return self._take(self._handler)
-
-
-def _handler_of(method: Any) -> Any:
-    """The pywsgi handler whose bound method this is, or None where a wrapper hides it."""
-    owner = getattr(method, "__self__", None)
-    return owner if hasattr(owner, "rfile") else None
+    def __init__(self, sock: Any, start_response: StartResponse) -> None:
+        super().__init__(_owner(start_response, "rfile", "self", "socket", sock))
 
 
 class _GeventWebSocket(_PyWSGI):

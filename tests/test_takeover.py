@@ -587,13 +587,15 @@ def test_socket_of_a_thread_is_not_taken(key: str) -> None:
 
 
 def test_pywsgi_handler_out_of_reach_is_told_in_a_sentence(pair: Any) -> None:
-    """Where a wrapper hides gunicorn's pywsgi handler the error says what to do."""
+    """Where neither ``start_response`` nor the stack leads to gunicorn's pywsgi handler the error says what to do."""
 
     def start_response(status: str, headers: Any) -> Any:
         return lambda data: None
 
     server = in_greenlet(takeover.find, {"gunicorn.sock": pair[0]}, start_response)
-    with pytest.raises(takeover.NoSocketError, match=r"^a WSGI wrapper hides the server's start_response: put WebSock"):
+    with pytest.raises(
+        takeover.NoSocketError, match=r"in a greenlet of its own and hides the server's start_response: put WebSock"
+    ):
         in_greenlet(server.switch, start_response, [])
 
 

@@ -16,7 +16,7 @@ KINDS = ["worker", "gevent", "gevent_pywsgi", "pywsgi-handler"]
 WRAPPING_KINDS = ["worker", "pywsgi-handler"]
 """The worker's or the handler's own wrapper is outermost: there every composition is wrapped twice."""
 TRANSPARENT = ["nothing", "iterable", "generator", "buffering", "copying", "replacing-input", "error-page", "proxy-fix"]
-HIDING = ["hiding", "hiding-generator", "hiding-buffering", "hiding-all", "hiding-all-generator"]
+HIDING = ["profiler", "hiding", "hiding-generator", "hiding-buffering", "hiding-all", "hiding-all-generator"]
 
 
 @pytest.fixture
@@ -38,14 +38,13 @@ def rest_of(client: RawClient) -> tuple[int | None, bytes]:
 
 
 def compositions() -> list[tuple[str, str]]:
-    """Wrappers outside of the middleware on every server, save those that hide gunicorn's pywsgi handler, which is out
-    of reach then. Wrappers inside of it are the same everywhere: one server of each family.
+    """Wrappers outside of the middleware on every server. Wrappers inside of it are the same everywhere: one server of
+    each family.
     """
     pairs = []
     for kind in KINDS:
         for name in [*TRANSPARENT, "sentry", "twice", *HIDING]:
-            if kind != "gevent_pywsgi" or name not in HIDING:
-                pairs.append((kind, f"outside-{name}"))
+            pairs.append((kind, f"outside-{name}"))
             if kind in ("gevent", "pywsgi-handler"):
                 pairs.append((kind, f"inside-{name}"))
     return pairs
@@ -61,11 +60,7 @@ everywhere = pytest.mark.parametrize(("server", "composition"), compositions(), 
 def test_messages_go_both_ways(server: Server, token: str, composition: str) -> None:
     """The connection is taken, with what was pipelined behind the request, and is gone when it ends."""
     with server.connect() as client:
-        # What gunicorn has read already is out of reach where everything of its own is hidden.
-        lost = server.kind.name == "gevent" and composition.startswith("outside-hiding-all")
-        client.upgrade(f"/{composition}/echo?id={token}", then=b"" if lost else frame(TEXT, b"early"))
-        if lost:
-            client.text("early")
+        client.upgrade(f"/{composition}/echo?id={token}", then=frame(TEXT, b"early"))
         client.text("late")
         echoes = [client.read_frame(), client.read_frame()]
         goodbye = client.say_goodbye()
@@ -168,15 +163,21 @@ def test_mounted_application_gets_its_websocket(server: Server, where: str) -> N
     assert (facts["type"], code, rest) == ("gws_middleware.websocket.WebSocket", 1000, b"")
 
 
-@pytest.mark.parametrize("server", ["gevent_pywsgi"], indirect=True)
-@pytest.mark.parametrize("name", HIDING)
-def test_handler_out_of_reach_is_an_error_that_says_so(server: Server, name: str) -> None:
-    """A wrapper that hides gunicorn's pywsgi handler is an ordinary 500, and the log says what to do about it."""
+@pytest.mark.parametrize("server", ["gevent", "gevent_pywsgi"], indirect=True)
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("own-greenlet", "calls WebSocketMiddleware in a greenlet of its own and hides the server's start_response"),
+        ("deferring", "does not call the server's start_response at once"),
+    ],
+)
+def test_server_out_of_reach_is_an_error_that_says_so(server: Server, name: str, sentence: str) -> None:
+    """No frame leaves without a 101: an ordinary 500, the end, and the log says what to do about it."""
     with server.connect() as client:
-        client.send(upgrade_request(f"/outside-{name}/echo"))
+        client.send(upgrade_request(f"/outside-{name}/echo") + request("/second"))
         response = client.read_response()
         rest = client.read_until_eof()
-    server.log.expect("a WSGI wrapper hides the server's start_response: put WebSocketMiddleware outside of it")
+    server.log.expect(f"a WSGI wrapper .*{sentence}: put WebSocketMiddleware outside of it")
     assert (response.status, rest) == (500, b"")
 
 
