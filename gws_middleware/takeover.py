@@ -10,7 +10,6 @@ connection on which a second, smuggled request is served.
 from __future__ import annotations
 
 import io
-import signal
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -296,9 +295,17 @@ class _GunicornGevent(Server):
 
 
 def gunicorn_worker() -> Any:
-    """The worker of this process, or None: no environ tells of it, but the signals do, which are its bound methods."""
-    worker = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    return worker if all(hasattr(worker, name) for name in ("alive", "notify", "cfg", "nr", "max_requests")) else None
+    """The worker of this process, or None. No environ leads to it, and an application may replace signal handlers; but
+    as long as it serves, the main greenlet is in its ``run()``.
+    """
+    main: Any = get_hub().parent
+    frame = sys._getframe() if main is getcurrent() else main.gr_frame
+    while frame is not None:
+        worker = frame.f_locals.get("self") if frame.f_code.co_name == "run" else None
+        if all(hasattr(worker, name) for name in ("alive", "notify", "cfg", "nr", "max_requests")):
+            return worker
+        frame = frame.f_back
+    return None
 
 
 def _is_heard(log: Any) -> bool:

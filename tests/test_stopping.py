@@ -277,6 +277,21 @@ def test_close_code_of_a_killed_view_is_the_setting(server_directory: Path) -> N
     assert code == 4123
 
 
+@pytest.mark.parametrize("kind", ["worker", "gevent", "gevent_pywsgi"])
+def test_application_may_replace_the_signal_handler(server_directory: Path, kind: str) -> None:
+    """One that chains gunicorn's handler of SIGTERM in its own: the worker is found all the same, so connections are
+    closed at once and each has its line in the access log.
+    """
+    with launch(kind, server_directory, "tests.fixtureapps.chained") as server:
+        with visitors(server, "/waiting?id=one", "/detached?id=two") as clients:
+            server.kill(signal.SIGTERM)
+            codes = goodbyes(clients)
+        server.wait(PATIENCE)
+        server.log.find("(finally|on_close) of .* after 1012", 2)
+        lines = [line.status for line in server.access("id=")]
+    assert (codes, lines) == ([1012, 1012], [101, 101])
+
+
 READS_THE_CLASS = """
 def post_worker_init(worker):
     worker.cfg.worker_class
@@ -302,20 +317,19 @@ def test_reading_the_worker_class_is_no_reload(server_directory: Path) -> None:
 
 
 WATCH = """
-import os, signal
+import os
 from types import SimpleNamespace
 from gws_middleware import stopping
 
 class Worker:
     alive, nr, max_requests, cfg = True, 0, 1, SimpleNamespace(graceful_timeout=1)
     def notify(self): pass
-    def stop(self, *signal): pass
+    def run(self): stopping.watch()
 
 stopping.watch()
 if not os.fork():
     worker = Worker()
-    signal.signal(signal.SIGTERM, worker.stop)
-    stopping.watch()
+    worker.run()
     os._exit("notify" in vars(worker))
 _, status = os.wait()
 print(os.waitstatus_to_exitcode(status))
