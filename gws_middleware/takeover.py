@@ -10,11 +10,11 @@ connection on which a second, smuggled request is served.
 from __future__ import annotations
 
 import io
+import logging
 import sys
 from collections.abc import Callable
 from datetime import timedelta
 from functools import lru_cache
-from types import SimpleNamespace
 from typing import Any
 
 import gevent.socket
@@ -25,6 +25,8 @@ from .channel import Channel, plain_channel, tls_channel
 from .typing import Environ, Headers, StartResponse, Write
 
 __all__ = ["HANDLER_KEY", "SERVER_KEY", "NoSocketError", "Server", "find"]
+
+logger = logging.getLogger("gws_middleware")
 
 HANDLER_KEY = "gws_middleware.pywsgi.handler"
 """Where our handler for ``gevent.pywsgi`` leaves a weak reference to itself in environ. A strong one would be a cycle,
@@ -37,6 +39,7 @@ SWITCHING = "101 Switching Protocols"
 
 SWITCHED_ALREADY = "geventwebsocket"
 
+LOG_RAISED = "WebSocket %s: the access log raised"
 HIDDEN = (
     "a WSGI wrapper calls WebSocketMiddleware in a greenlet of its own and hides the server's start_response: put "
     "WebSocketMiddleware outside of it"
@@ -77,7 +80,9 @@ _SHARED.update(
 
 
 LogLine = Callable[[Environ, float, int], None]
-"""Writes the line of a request in the access log, with its environ, its seconds and the bytes that were sent."""
+"""Writes the line of a request in the access log, with its environ, its seconds and the bytes that were sent. It raises
+nothing: an error of the project's own logger is logged.
+"""
 
 
 class NoSocketError(RuntimeError):
@@ -285,11 +290,18 @@ class _GunicornGevent(Server):
             return None
         access = _skipping(log)
         response.gws_middleware_later = True
-        status, headers, request = response.status, response.headers, SimpleNamespace(headers=response.req.headers)
+        request = response.req
+        if _is_gunicorns(access) and _is_gunicorns(getattr(log, "atoms", access)):  # they read these attributes alone
+            request, response = _Logged(request.headers), _Logged(response.headers, response.status)
+        else:  # a logger of the project's gets what gunicorn would pass, without the buffers
+            response.sock = request.unreader = request.body = None
 
         def log_line(environ: Environ, seconds: float, sent: int) -> None:
-            answer = SimpleNamespace(status=status, headers=headers, sent=sent)
-            access(answer, request, environ, timedelta(seconds=seconds))
+            response.sent = sent
+            try:
+                access(response, request, environ, timedelta(seconds=seconds))
+            except Exception:
+                logger.exception(LOG_RAISED, ascii(environ.get("PATH_INFO", "")))
 
         return log_line
 
@@ -306,6 +318,19 @@ def gunicorn_worker() -> Any:
             return worker
         frame = frame.f_back
     return None
+
+
+class _Logged:
+    """What gunicorn's own access log reads of a request or a response."""
+
+    __slots__ = ("headers", "sent", "status")
+
+    def __init__(self, headers: Headers, status: str = "") -> None:
+        self.headers, self.status, self.sent = headers, status, 0
+
+
+def _is_gunicorns(method: Any) -> bool:
+    return str(method.__module__).partition(".")[0] == "gunicorn"
 
 
 def _is_heard(log: Any) -> bool:
@@ -398,7 +423,10 @@ class _PyWSGI(Server):
             handler.environ = environ
             handler.time_finish = handler.time_start + seconds
             handler.response_length = before + sent
-            log_request(handler)
+            try:
+                log_request(handler)
+            except Exception:
+                logger.exception(LOG_RAISED, ascii(environ.get("PATH_INFO", "")))
 
         return log_line
 

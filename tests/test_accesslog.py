@@ -259,3 +259,43 @@ def test_log_that_fails_takes_nothing_else_with_it(
         server.stop()
     assert caplog.records[0].getMessage().startswith("WebSocket '/full': closed with 1000 after ")
     assert "No space left on device" in capsys.readouterr().err
+
+
+LOGGERS = "tests.fixtureapps.workers"
+
+
+@pytest.mark.parametrize("kind", ["worker", "gevent"])
+def test_logger_of_the_project_gets_what_gunicorn_gives(server_directory: Path, kind: str) -> None:
+    """Request and response have the same attributes and methods for a detached connection as for any other."""
+    with launch(kind, server_directory, options=["--logger-class", f"{LOGGERS}.FullLogger"]) as server:
+        for path in ("/detached?a=b", "/echo?a=b"):
+            with server.connect() as client:
+                client.upgrade(path)
+                client.text("x")
+                client.read_frame()
+                client.say_goodbye()
+
+        def lines() -> list[str]:
+            return [line for line in server.access_path.read_text().splitlines() if line.startswith("full ")]
+
+        eventually(lambda: len([line for line in lines() if "a=b" in line]) == 2, "both lines")
+    found = sorted(line for line in lines() if "a=b" in line)
+    assert found == [
+        f"full ['GET', '/{path}', 'a=b', '/{path}?a=b', (1, 1), 101, 7, True] Response GET"
+        for path in ("detached", "echo")
+    ]
+
+
+def test_logger_that_raises_is_contained(server_directory: Path) -> None:
+    """Its error for a detached connection is one record, and the end of the connection is as ever."""
+    with launch("worker", server_directory, options=["--logger-class", f"{LOGGERS}.BrokenLogger"]) as server:
+        with server.connect() as client:
+            client.upgrade("/detached?id=one")
+            client.text("x")
+            client.read_frame()
+            client.say_goodbye()
+        server.log.expect(
+            "^ERROR gws_middleware: WebSocket '/detached': the access log raised .*LookupError: the reason$"
+        )
+        server.log.check()
+        assert server.settled(websockets=0)["websockets"] == 0

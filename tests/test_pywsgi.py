@@ -161,3 +161,26 @@ def test_stopped_server_ends_its_views() -> None:
         server.stop(timeout=0.1)
         frames = listening.get()
     assert (frames, events) == ([Frame(TEXT, b"ready"), Frame(CLOSE, b"\x03\xf4")], ["finally"])
+
+
+def test_access_log_that_raises_is_contained(caplog: pytest.LogCaptureFixture) -> None:
+    """An error of a handler's own ``log_request`` for a detached connection is one record, and the end is as ever."""
+    ends: list[int | None] = []
+
+    class Handler(pywsgi.WebSocketHandler):
+        def log_request(self) -> None:
+            raise LookupError("the reason")
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        environ["wsgi.websocket"].detach(None, lambda ws: ends.append(ws.close_code))
+        return []
+
+    def talk(client: RawClient) -> list[Frame]:
+        client.upgrade("/detached")
+        return client.say_goodbye()
+
+    with serving(pywsgi.WSGIServer, app, handler_class=Handler) as server:
+        frames = from_outside(talk, server)
+    found = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert (frames, ends) == ([Frame(CLOSE, b"\x03\xe8")], [1000])
+    assert found == ["WebSocket '/detached': the access log raised"]
