@@ -106,6 +106,7 @@ class WebSocketMiddleware:
             log.warning(NO_SOCKET)
         body = NO_SOCKET.encode() + b"\n"
         start_response("501 Not Implemented", _text_headers(body))
+        takeover.close_after(environ, start_response)
         return _body(environ, body)
 
 

@@ -24,7 +24,7 @@ from gevent import get_hub, getcurrent, pywsgi
 from .channel import Channel, plain_channel, tls_channel
 from .typing import Environ, Headers, StartResponse, Write
 
-__all__ = ["HANDLER_KEY", "SERVER_KEY", "NoSocketError", "Server", "find"]
+__all__ = ["HANDLER_KEY", "SERVER_KEY", "NoSocketError", "Server", "close_after", "find", "gunicorn_worker"]
 
 logger = logging.getLogger("gws_middleware")
 
@@ -142,6 +142,19 @@ def find(environ: Environ, start_response: StartResponse) -> Server | None:
     if sock is not None and _on_gevent(sock):
         return _GunicornPyWSGI(sock, start_response)
     return None
+
+
+def close_after(environ: Environ, start_response: StartResponse) -> None:
+    """The answer to this request is the last one on its connection, whose server offers no way to take it: a handshake
+    that is not answered with 101 must not be followed by a request that a proxy has taken for bytes of a WebSocket.
+    """
+    response = _owner(start_response, "force_close", "resp", "sock", environ.get("gunicorn.socket"))
+    if response is not None:
+        response.force_close()
+        return
+    handler: Any = getattr(start_response, "__self__", None)  # of gevent.pywsgi, and so gevent-websocket's
+    if hasattr(handler, "close_connection"):
+        handler.close_connection = True
 
 
 def _owner(start_response: StartResponse, sign: str, variable: str, its_socket: str, sock: Any) -> Any:

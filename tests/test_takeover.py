@@ -442,6 +442,22 @@ def test_powerless_server_answers_501(powerless: Server) -> None:
     assert (response.status, response.body.decode()) == (501, NO_SOCKET + "\n")
 
 
+@pytest.mark.parametrize("powerless", [*POWERLESS, *SWITCHED], indirect=True)
+def test_connection_ends_after_a_501(powerless: Server, token: str) -> None:
+    """No request that follows in the same segment is served: a proxy may have taken it for bytes of a WebSocket.
+    (gevent-websocket's servers pass a handshake on that is no GET.)
+    """
+    with powerless.connect() as client:
+        handshake = upgrade_request("/echo", method="POST" if powerless.kind.name in SWITCHED else "GET")
+        client.send(handshake + request(f"/second?id={token}"))
+        response = client.read_response()
+        rest = client.read_until_eof()
+    if powerless.log.problems():  # it has not said so yet
+        powerless.log.expect(re.escape(NO_SOCKET))
+    powerless.log.check()
+    assert (response.status, rest, powerless.events(token)) == (501, b"", [])
+
+
 @pytest.mark.parametrize("powerless", POWERLESS, indirect=True)
 def test_powerless_server_serves_plain_http(powerless: Server) -> None:
     """Everything but upgrades is as it was."""
