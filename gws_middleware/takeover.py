@@ -19,12 +19,22 @@ from typing import Any
 
 import gevent.socket
 import gevent.ssl
-from gevent import get_hub, getcurrent, pywsgi
+from gevent import get_hub, getcurrent, monkey, pywsgi
 
+from . import adapter
 from .channel import Channel, plain_channel, tls_channel
 from .typing import Environ, Headers, StartResponse, Write
 
-__all__ = ["HANDLER_KEY", "SERVER_KEY", "NoSocketError", "Server", "close_after", "find", "gunicorn_worker"]
+__all__ = [
+    "HANDLER_KEY",
+    "SERVER_KEY",
+    "NoSocketError",
+    "Server",
+    "close_after",
+    "find",
+    "gunicorn_worker",
+    "warn_if_views_block",
+]
 
 logger = logging.getLogger("gws_middleware")
 
@@ -39,6 +49,10 @@ SWITCHING = "101 Switching Protocols"
 
 SWITCHED_ALREADY = "geventwebsocket"
 
+NOT_PATCHED = (
+    "The standard library is not patched for gevent, so each view that waits for it blocks all the others: call "
+    "gevent.monkey.patch_all() in the first lines of the program."
+)
 LOG_RAISED = "WebSocket %s: the access log raised"
 HIDDEN = (
     "a WSGI wrapper calls WebSocketMiddleware in a greenlet of its own and hides the server's start_response: put "
@@ -372,6 +386,15 @@ def _end_of_stream(*size: int) -> bytes:
     return b""
 
 
+@lru_cache
+def warn_if_views_block() -> None:
+    """Once for each process, and not for frameworks whose adapter does it. The workers of gunicorn patch the standard
+    library; a program that has a server of ``gevent.pywsgi`` has to.
+    """
+    if type(adapter.current()) is adapter.Adapter and not monkey.is_module_patched("socket"):
+        logger.warning(NOT_PATCHED)
+
+
 class _PyWSGI(Server):
     """``gevent.pywsgi`` with a handler that can be reached."""
 
@@ -398,6 +421,7 @@ class _PyWSGI(Server):
         return self._take(handler)
 
     def _take(self, handler: Any) -> tuple[Channel, bytes]:
+        warn_if_views_block()
         sock, rfile = handler.socket, handler.rfile
         early = _buffered(sock, rfile)
         handler.close_connection = True

@@ -19,6 +19,12 @@ from .typing import WSGIApp
 __all__ = ["GeventWebSocketWorker", "status"]
 
 
+def __getattr__(name: str) -> Any:
+    if name.lower().endswith("worker"):  # no AttributeError: that would not come out of gunicorn's configuration
+        raise ImportError(f"{__name__} has no {name}: the worker class is {__name__}.{__all__[0]}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 POLL = 0.05
 """Seconds between two looks at whether everybody has left."""
 

@@ -33,7 +33,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "channel": (3, {"protocol"}),
     "shortpath": (3, {"typing", "protocol"}),
     "transport": (3, {"exceptions", "channel", "shortpath"}),
-    "takeover": (3, {"typing", "exceptions", "channel"}),
+    "takeover": (3, {"typing", "exceptions", "adapter", "channel"}),
     "counters": (3, set()),
     "keepalive": (3, {"codes", "config"}),
     "rates": (4, {"codes", "config", "transport"}),

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +21,8 @@ from gevent.event import Event
 from gws_middleware import WebSocketMiddleware, monkey, pywsgi
 from gws_middleware.takeover import HANDLER_KEY
 
-from .rawclient import CLOSE, TEXT, Frame, RawClient, close_frame
+from .inprocess import package_path
+from .rawclient import CLOSE, TEXT, Frame, RawClient, close_frame, upgrade_request
 
 T = TypeVar("T")
 
@@ -163,24 +166,42 @@ def test_stopped_server_ends_its_views() -> None:
     assert (frames, events) == ([Frame(TEXT, b"ready"), Frame(CLOSE, b"\x03\xf4")], ["finally"])
 
 
-def test_access_log_that_raises_is_contained(caplog: pytest.LogCaptureFixture) -> None:
-    """An error of a handler's own ``log_request`` for a detached connection is one record, and the end is as ever."""
-    ends: list[int | None] = []
+UNPATCHED = """
+import logging
+import sys
 
-    class Handler(pywsgi.WebSocketHandler):
-        def log_request(self) -> None:
-            raise LookupError("the reason")
+import gevent
+from gevent import socket
 
-    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-        environ["wsgi.websocket"].detach(None, lambda ws: ends.append(ws.close_code))
-        return []
+from gws_middleware.pywsgi import WSGIServer
 
-    def talk(client: RawClient) -> list[Frame]:
-        client.upgrade("/detached")
-        return client.say_goodbye()
+logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+if sys.argv[1] == "patched":
+    from gevent import monkey
 
-    with serving(pywsgi.WSGIServer, app, handler_class=Handler) as server:
-        frames = from_outside(talk, server)
-    found = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert (frames, ends) == ([Frame(CLOSE, b"\x03\xe8")], [1000])
-    assert found == ["WebSocket '/detached': the access log raised"]
+    monkey.patch_all()
+
+
+def app(environ, start_response):
+    environ["wsgi.websocket"].accept()
+    return []
+
+
+server = WSGIServer(("127.0.0.1", 0), app, log=None)
+server.start()
+for _ in range(2):
+    with socket.create_connection(server.address) as sock:
+        sock.sendall(bytes.fromhex(sys.argv[2]))
+        while sock.recv(1 << 16):
+            sock.shutdown(socket.SHUT_WR)
+server.stop()
+"""
+
+
+@pytest.mark.parametrize(("how", "count"), [("patched", 0), ("unpatched", 1)])
+def test_program_that_is_not_patched_is_warned_once(how: str, count: int) -> None:
+    """Each view that waits would block all the others, and nothing else says so."""
+    command = [sys.executable, "-c", UNPATCHED, how, upgrade_request("/").hex()]
+    done = subprocess.run(command, env=package_path(), capture_output=True, text=True, timeout=60, check=True)
+    warning = "WARNING gws_middleware: The standard library is not patched for gevent"
+    assert (done.stderr.count(warning), done.stderr.count("\n")) == (count, count), done.stderr

@@ -97,6 +97,36 @@ def test_misspelt_setting_stops_the_server(
     )
 
 
+# --- the name of the class ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gws_middleware.GeventWebSocketWorker", "egg:gws-middleware#websocket"])
+def test_worker_class_has_other_names(server_directory: Path, name: str) -> None:
+    """That of the package, and its entry point in ``gunicorn.workers``."""
+    with launch("worker", server_directory, options=["-k", name]) as server, server.connect() as client:
+        client.upgrade("/echo")
+        client.text("x")
+        assert client.read_frame().payload == b"x"
+        client.say_goodbye()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gws_middleware.geventwebsocketworker",
+        "gws_middleware.GeventWorker",
+        "gws_middleware.worker.GeventWebsocketWorker",
+        "gws_middleware.worker.Worker",
+    ],
+)
+def test_worker_class_that_is_misspelt_names_the_right_one(server_directory: Path, name: str) -> None:
+    """The last line of what gunicorn prints says which class there is. (``-k gws_middleware`` does not reach us.)"""
+    with pytest.raises(ServerDied) as died, launch("worker", server_directory, options=["-k", name]):
+        pass
+    sentence = "worker class is gws_middleware.worker.GeventWebSocketWorker"
+    assert sentence in died.value.log.strip().splitlines()[-1]
+
+
 # --- hooks ---------------------------------------------------------------------------------------------------------
 
 
