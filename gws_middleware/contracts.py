@@ -110,6 +110,7 @@ class OlderNames:
 
     _client: Client | None = None
     _server: Any = None
+    _ended: bool
     environ: Environ
 
     def receive(self, timeout: float | None = None) -> Message | None:
@@ -159,7 +160,7 @@ class OlderNames:
         """Gevent-websocket's: ``handler.active_client``, ``handler.client_address``, ``handler.server.clients``.
         Accepts, so that this connection is among the clients.
         """
-        if not self.accepted and not self.closed:
+        if not self.accepted and not self._ended:
             self._accepted_late()
         return Handler(self)
 
