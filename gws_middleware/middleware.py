@@ -25,7 +25,7 @@ from .protocol.handshake import Handshake, Refusal, Request, judge, wants_websoc
 from .typing import Environ, Headers, StartResponse, Write, WSGIApp
 from .websocket import WebSocket
 
-__all__ = ["WebSocketMiddleware"]
+__all__ = ["WebSocketMiddleware", "is_wrapped"]
 
 log = logging.getLogger("gws_middleware")
 
@@ -108,6 +108,19 @@ class WebSocketMiddleware:
         start_response("501 Not Implemented", _text_headers(body))
         takeover.close_after(environ, start_response)
         return _body(environ, body)
+
+
+_INNER = ("app", "_app", "wsgi_app", "application")
+"""Where WSGI wrappers and Flask keep the application that they call."""
+
+
+def is_wrapped(app: Any) -> bool:
+    """Whether this application has a WebSocketMiddleware already, which may be inside of other wrappers."""
+    for _ in range(20):  # some wrapper may lead back to itself
+        if app is None or isinstance(app, WebSocketMiddleware):
+            break
+        app = next((getattr(app, name) for name in _INNER if hasattr(app, name)), None)
+    return isinstance(app, WebSocketMiddleware)
 
 
 def _text_headers(body: bytes) -> Headers:

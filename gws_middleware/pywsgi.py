@@ -13,7 +13,7 @@ from gevent import pywsgi
 
 from . import registry
 from .contracts import Clients
-from .middleware import WebSocketMiddleware
+from .middleware import WebSocketMiddleware, is_wrapped
 from .takeover import HANDLER_KEY
 from .typing import Environ, WSGIApp
 
@@ -23,8 +23,6 @@ log = logging.getLogger("gws_middleware")
 
 _WRAPPED = "_gws_middleware_wrapped"
 """The attribute of a server that keeps its application and the same with the wrapper."""
-_WRAPPERS = ("app", "_app", "wsgi_app", "application")
-"""Where WSGI wrappers and Flask keep the application inside them."""
 
 
 class WebSocketHandler(pywsgi.WSGIHandler):
@@ -55,18 +53,9 @@ def _wrapped(server: Any, app: Any) -> WSGIApp:
         return app
     known: tuple[WSGIApp, WSGIApp] | None = getattr(server, _WRAPPED, None)
     if known is None or known[0] is not app:
-        known = app, app if _has_wrapper(app) else WebSocketMiddleware(app)
+        known = app, app if is_wrapped(app) else WebSocketMiddleware(app)
         setattr(server, _WRAPPED, known)
     return known[1]
-
-
-def _has_wrapper(app: Any) -> bool:
-    """Whether the application has its own wrapper, with settings of its own, inside of other ones."""
-    for _ in range(20):  # some wrapper may lead back to itself
-        if app is None or isinstance(app, WebSocketMiddleware):
-            break
-        app = next((getattr(app, name) for name in _WRAPPERS if hasattr(app, name)), None)
-    return isinstance(app, WebSocketMiddleware)
 
 
 class WSGIServer(pywsgi.WSGIServer):
@@ -89,7 +78,7 @@ class WSGIServer(pywsgi.WSGIServer):
         **arguments: Any,
     ) -> None:
         _check(arguments)
-        if not isinstance(application, WebSocketMiddleware):
+        if not is_wrapped(application):
             application = WebSocketMiddleware(application)
         super().__init__(listener, application, **arguments)
         self.websockets: weakref.WeakSet[Any] = weakref.WeakSet()

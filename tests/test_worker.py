@@ -34,8 +34,9 @@ def limit(server: Server) -> int:
         ({"GWS_MAX_MESSAGE_SIZE": "100"}, [], BEHAVIOURS, 100),
         ({"GWS_MAX_MESSAGE_SIZE": "100"}, ["-k", f"{WORKERS}.Small"], BEHAVIOURS, 50),
         ({"GWS_MAX_MESSAGE_SIZE": "100"}, ["-k", f"{WORKERS}.Small"], f"{BEHAVIOURS}:tiny", 10),
+        ({"GWS_MAX_MESSAGE_SIZE": "100"}, ["-k", f"{WORKERS}.Small"], f"{BEHAVIOURS}:tiny_inside", 10),
     ],
-    ids=["environment", "options", "explicit wrapper"],
+    ids=["environment", "options", "explicit wrapper", "wrapper inside of another"],
 )
 def test_settings_come_from_the_nearest_place(
     server_directory: Path, env: dict[str, str], options: list[str], app: str, expected: int
