@@ -45,10 +45,10 @@ keepalive = 5
 # computes or blocks for so long without giving way.
 timeout = 30
 
-# What a worker has from "stop" to "kill". WebSockets hear 1001 (going away), or 1012 (service restart) where another
-# worker comes, within a third of it, and have another third to answer. Ordinary requests and views that clean up have
-# nearly all of it. It has to end before whoever stops gunicorn loses patience: systemd waits for 90 seconds, Kubernetes
-# and Heroku for 30, but Docker for 10 (docker stop --time 25).
+# What a worker has from "stop" to "kill". WebSockets are sent a close frame, 1012 (service restart) unless
+# shutdown_close_code says otherwise, within a third of it, and their peers have another third to answer. Ordinary
+# requests and views that clean up have nearly all of it. It has to be shorter than what stops gunicorn waits: systemd
+# for 90 seconds, Kubernetes and Heroku for 30, but Docker for 10 (docker stop --time 25).
 graceful_timeout = 20
 
 # Off. Each WebSocket counts as one request, and the restart ends all the others of that worker with 1012: they come

@@ -48,8 +48,14 @@ _HOMES = {
 }
 
 
+_WORKER = "GeventWebSocketWorker"  # for gunicorn's command line; not in __all__, because gunicorn may be missing
+
+
 def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
+    home = "worker" if name == _WORKER else _HOMES.get(name)
+    if home is None and name.lower().endswith("worker") and name != "worker":
+        # No AttributeError: that would not come out of gunicorn's configuration.
+        raise ImportError(f"{__name__} has no {name}: the worker class is {__name__}.worker.{_WORKER}")
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{home}", __name__), name)

@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from . import adapter
+from .codes import CloseCode, may_travel
 from .exceptions import ConfigError
 
 __all__ = ["PREFIX", "SAME_ORIGIN", "Config", "closest", "hashable", "is_ours", "knob", "optional", "seconds"]
@@ -58,6 +59,11 @@ def optional(check: Any) -> Any:
 
 def _rate(value: object) -> str | None:
     return None if seconds(value) is None else "a number above 0"
+
+
+def _close_code(value: object) -> str | None:
+    fits = isinstance(value, int) and not isinstance(value, bool) and may_travel(value)
+    return None if fits else "a close code that may be sent: 1012, 1001, 1013, or one from 3000 to 4999"
 
 
 def _function(value: object) -> str | None:
@@ -184,6 +190,13 @@ class Config:
         seconds,
         """Seconds that a peer has to answer our close frame before the connection is cut (websockets: 10).""",
         per_view=True,
+    )
+    shutdown_close_code: int = knob(
+        int(CloseCode.SERVICE_RESTART),
+        _close_code,
+        """The code of the close frame that each WebSocket is sent when its worker or server stops, at a restart as at a
+        stop: no server can know whether another one follows. After 1012 (service restart) clients reconnect, some of
+        which (htmx 2) do not after 1001 (going away). For a server that stops for good: 1001.""",
     )
     ping_interval: float | None = knob(
         20.0,

@@ -130,7 +130,7 @@ class Detached(Wire):
             if isinstance(error, ConnectionClosed) and self._is_closed:
                 return  # the end of the connection, seen from a callback
             if isinstance(error, gevent.GreenletExit) or takeover.ends_process(error):
-                self.close(CloseCode.GOING_AWAY)
+                self.close(self._config.shutdown_close_code)
                 raise
             log.error("WebSocket %s: %r raised; closed with 1011", ascii(self.path), callback, exc_info=error)
             self._inbox.clear()

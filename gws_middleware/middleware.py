@@ -26,7 +26,7 @@ from .protocol.handshake import Handshake, Refusal, Request, judge, upgrade_drop
 from .typing import Environ, Headers, StartResponse, Write, WSGIApp
 from .websocket import WebSocket
 
-__all__ = ["WebSocketMiddleware"]
+__all__ = ["WebSocketMiddleware", "is_wrapped"]
 
 log = logging.getLogger("gws_middleware")
 
@@ -115,7 +115,21 @@ class WebSocketMiddleware:
             log.warning(NO_SOCKET)
         body = NO_SOCKET.encode() + b"\n"
         start_response("501 Not Implemented", _text_headers(body))
+        takeover.close_after(environ, start_response)
         return _body(environ, body)
+
+
+_INNER = ("app", "_app", "wsgi_app", "application")
+"""Where WSGI wrappers and Flask keep the application that they call."""
+
+
+def is_wrapped(app: Any) -> bool:
+    """Whether this application has a WebSocketMiddleware already, which may be inside of other wrappers."""
+    for _ in range(20):  # some wrapper may lead back to itself
+        if app is None or isinstance(app, WebSocketMiddleware):
+            break
+        app = next((getattr(app, name) for name in _INNER if hasattr(app, name)), None)
+    return isinstance(app, WebSocketMiddleware)
 
 
 def _text_headers(body: bytes) -> Headers:
@@ -169,6 +183,20 @@ def _discard(data: bytes) -> None:
     """The ``write`` of a swallowed response."""
 
 
+class _AcceptTimeout(Timeout):
+    """``accept_timeout``, for an application that has not taken the connection itself."""
+
+    def __init__(self, seconds: float, server: takeover.Server) -> None:
+        super().__init__(seconds)
+        self._server = server
+        self.start()
+
+    def _on_expiration(self, prev_greenlet: Any, ex: Any) -> None:
+        """Runs in the hub."""
+        if not self._server.taken:
+            super()._on_expiration(prev_greenlet, ex)  # type: ignore[misc]
+
+
 class _Lifetime:
     """One request that may become a WebSocket. Slots are reserved in it alone, and whatever exception leaves it, from
     whichever line, ``_release()`` has released what the request held.
@@ -203,7 +231,7 @@ class _Lifetime:
         self._started = self._swallowed = self._finished = self._left = False
         self._seconds = config.send_timeout
         self._view = getcurrent()
-        self._code = CloseCode.NORMAL
+        self._code: int = CloseCode.NORMAL
         self.ws = WebSocket(environ, handshake, self._switch, config, registry.current(), subprotocol)
         environ["wsgi.websocket"] = self.ws
         environ["wsgi.websocket_version"] = "13"
@@ -241,8 +269,14 @@ class _Lifetime:
 
     @property
     def over(self) -> bool:
-        """Whether HTTP is over on this connection: the 101 has been sent, or the peer had gone before it could be."""
-        return self.ws.accepted or self.ws.vanished
+        """Whether HTTP is over on this connection: the 101 has been sent, the peer had disconnected before it could be,
+        or the application serves the connection itself.
+        """
+        return self.ws.accepted or self.ws.vanished or self._is_taken
+
+    @property
+    def _is_taken(self) -> bool:
+        return self.ws._switch is not None and self._server.taken  # nothing of ours has used the socket so far
 
     # --- run -------------------------------------------------------------------------------------------------------
 
@@ -255,11 +289,11 @@ class _Lifetime:
             raise
 
     def _run(self, app: WSGIApp) -> Iterable[bytes]:
-        result: Iterable[bytes] = ()
+        result: Any = ()
         ws, server = self.ws, self._server
         try:
             if ws._config.accept_timeout is not None:
-                self._deadline = Timeout.start_new(ws._config.accept_timeout)
+                self._deadline = _AcceptTimeout(ws._config.accept_timeout, server)
             if server.switched:
                 ws._accept_switched(server.subprotocol)
             found = full(ws._config, self._environ, partial(ws._registry.reserve, ws))
@@ -273,6 +307,8 @@ class _Lifetime:
             if error is self._deadline:
                 return _Response(self._too_late(), server, self._seconds)
             self._raised(error)
+        if result is None or type(result) is object:  # a view without a result; gunicorn's ALREADY_HANDLED
+            result = ()
         if self.over:
             self._swallow(result)
             self._tell_lost()
@@ -325,7 +361,7 @@ class _Lifetime:
             raise AssertionError("start_response was called twice without exc_info (PEP 3333)")
         self._swallowed = True
         # Where it has ended already there is nothing to close; a framework has logged what made it answer so.
-        if status[:1] == "5" and not self.ws._is_closed:
+        if status[:1] == "5" and not (self.ws._is_closed or self._is_taken):
             log.error(
                 "WebSocket %s: the application answered %s; closed with 1011",
                 ascii(self.ws.path),
@@ -403,7 +439,7 @@ class _Lifetime:
                 del error  # its traceback refers to this frame
         # Other errors that are no Exception, e.g. gevent.Timeout, are the application's.
         if isinstance(error, GreenletExit) or takeover.ends_process(error):
-            self._code = CloseCode.GOING_AWAY
+            self._code = ws._config.shutdown_close_code
             self.finish()
             if isinstance(error, GreenletExit):
                 return  # gunicorn would swallow it and go on to read a request from the socket that is ours now
@@ -411,6 +447,10 @@ class _Lifetime:
                 raise error
             finally:
                 del error
+        if self._is_taken:
+            if not isinstance(error, StopIteration):  # the way in which flask-sock ends under gunicorn
+                log.error("WebSocket %s: the application raised on its own connection", ascii(ws.path), exc_info=error)
+            return
         if isinstance(error, ConnectionClosed) and ws._is_closed:
             log.debug("WebSocket %s: %s", ascii(ws.path), error)
             return
@@ -418,10 +458,12 @@ class _Lifetime:
         self._code = CloseCode.INTERNAL_ERROR
 
     def _tell_lost(self) -> None:
-        """The peer went before the 101: what every server takes for that, and drops the connection without a word."""
-        if self.ws.vanished:
+        """The peer disconnected before the 101, or the application has served the connection itself: what every server
+        takes for the former, and closes the connection without writing anything.
+        """
+        if self.ws.vanished or self._is_taken:
             self.forget()
-            raise BrokenPipeError(errno.EPIPE, "the peer went before the 101")
+            raise BrokenPipeError(errno.EPIPE, "the connection has ended without a 101 of this server")
 
     # --- close and leave -------------------------------------------------------------------------------------------
 

@@ -50,11 +50,12 @@ class Registry:
     """The connections that have been accepted and whose socket is still open."""
 
     def __init__(self) -> None:
-        self._members: dict[Member, None] = {}  # in the order in which they came
+        self._members: dict[Member, int] = {}  # in the order in which they came, with the close code of a shutdown
         self._running: dict[Member, Any] = {}
         self._slots: dict[Hashable, dict[Any, None]] = {}
         self._keys: dict[Any, list[Hashable]] = {}
-        self._draining: int | None = None
+        self._draining = False
+        self._drain_code: int | None = None
         self.keepalive = Keepalive()
         self.counters = Counters()
 
@@ -70,15 +71,15 @@ class Registry:
     @property
     def draining(self) -> bool:
         """Whether everybody is being sent home."""
-        return self._draining is not None
+        return self._draining
 
     def add(self, member: Member, config: Config) -> None:
         """A connection with these settings has been accepted."""
-        self._members[member] = None
+        self._members[member] = config.shutdown_close_code
         self.counters.accepted += 1
         self.keepalive.watch(member, config)
-        if self._draining is not None:  # it came in behind the goodbye to the others
-            gevent.get_hub().loop.run_callback(member.close, self._draining)
+        if self._draining:  # it came in behind the goodbye to the others
+            gevent.get_hub().loop.run_callback(member.close, self._code_for(member, self._drain_code))
 
     def remove(self, member: Member) -> None:
         """Its socket is gone."""
@@ -148,18 +149,16 @@ class Registry:
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
-    def drain(
-        self, code: int = CloseCode.GOING_AWAY, timeout: float = 10.0, members: Iterable[Member] | None = None
-    ) -> None:
-        """Close connections with ``code``, and wait until sockets are gone and views have ended: all connections, those
-        too that come from now on, unless ``members`` says which.
+    def drain(self, code: int | None = None, timeout: float = 10.0, members: Iterable[Member] | None = None) -> None:
+        """Close connections with ``code``, by default each with its ``shutdown_close_code``, and wait until sockets are
+        closed and views have ended: all connections, those too that come from now on, unless ``members`` says which.
 
         Goodbyes to many are spread over ``timeout`` s at the most. ``timeout`` s after the last of them the sockets
         that are left are cut, and views are waited for no longer.
         """
         everybody = members is None
         if everybody:
-            self._draining = int(code)
+            self._draining, self._drain_code = True, code
         members = list(self._members if members is None else members)
         pause = min(1 / PACE, timeout / max(1, len(members)))
         begin = time.monotonic()
@@ -167,7 +166,7 @@ class Registry:
             early = begin + number * pause - time.monotonic()
             if early > _POLL:  # a few at a time: as many as the loop would be woken for
                 gevent.sleep(early)
-            member.close(code)
+            member.close(self._code_for(member, code))
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline and self._are_here(None if everybody else members):
             gevent.sleep(_POLL)
@@ -175,6 +174,9 @@ class Registry:
             member.abort()
         if self._members:
             gevent.sleep(0)  # what was cut goes in the hub: then it is counted
+
+    def _code_for(self, member: Member, code: int | None) -> int:
+        return self._members.get(member, CloseCode.SERVICE_RESTART) if code is None else code
 
     def _are_here(self, members: Iterable[Member] | None) -> bool:
         if members is None:

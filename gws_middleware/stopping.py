@@ -1,8 +1,8 @@
 """How the end of a worker reaches its WebSockets, whatever ends it.
 
-gunicorn tells a worker to stop by a signal, by its own count of requests, or by nobody being there any more; the
-application hears nothing of it, and detached connections are cut. Here is the one place that finds out and says
-goodbye: with 1001, or with 1012 where another worker takes the place.
+gunicorn stops a worker by a signal, by its own count of requests, or because the arbiter has ended; the application is
+not notified, and detached connections are cut. Here is the one place that detects it and closes each WebSocket with its
+``shutdown_close_code``. Why the worker stops makes no difference: a stop and a start by a deploy are a restart, too.
 
 A worker class of ours calls ``Goodbye`` itself. Under gunicorn's own worker classes the wrapper finds the worker at its
 first WebSocket (``watch``), and in a process that is no gunicorn's what is left is said goodbye to at its exit.
@@ -17,7 +17,6 @@ from typing import Any
 import gevent
 
 from . import registry, takeover
-from .codes import CloseCode
 
 __all__ = ["Goodbye", "watch"]
 
@@ -45,7 +44,7 @@ class Goodbye:
         """
         if not self._worker.alive and self._drain is None:
             here, patience = registry.current(), self._graceful / 3
-            self._drain = gevent.spawn(here.drain, code_of(self._worker), patience)
+            self._drain = gevent.spawn(here.drain, timeout=patience)
             gevent.spawn_later(max(self._graceful - LAST_MOMENT, self._graceful / 2), here.kill_views)
 
     @property
@@ -56,17 +55,9 @@ class Goodbye:
     def quickly(self) -> None:
         """The same where there is little time, and nothing else goes on."""
         here = registry.current()
-        here.drain(code_of(self._worker), min(QUICK, self._graceful / 3))
+        here.drain(timeout=min(QUICK, self._graceful / 3))
         here.kill_views()
         gevent.sleep(0)
-
-
-def code_of(worker: Any) -> CloseCode:
-    """1012 where the worker's place is taken by another one: clients may come back at once. Else 1001."""
-    restarts = getattr(worker, "restarts", None)
-    if restarts is None:  # a worker class that is not ours
-        restarts = worker.nr >= worker.max_requests
-    return CloseCode.SERVICE_RESTART if restarts else CloseCode.GOING_AWAY
 
 
 def watch() -> None:
@@ -77,7 +68,7 @@ def watch() -> None:
     _watching = True
     worker = takeover.gunicorn_worker()
     if worker is None or not hasattr(worker, "goodbye"):
-        atexit.register(_at_exit, worker)
+        atexit.register(_at_exit)
         if worker is not None:
             _look_at_each_heartbeat(worker)
 
@@ -103,7 +94,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
-def _at_exit(worker: Any) -> None:
+def _at_exit() -> None:
     """Detached connections keep no server from ending."""
     if _watching and len(registry.current()):
-        registry.current().drain(CloseCode.GOING_AWAY if worker is None else code_of(worker), QUICK)
+        registry.current().drain(timeout=QUICK)

@@ -10,20 +10,35 @@ connection on which a second, smuggled request is served.
 from __future__ import annotations
 
 import io
+import logging
 import signal
+import sys
 from collections.abc import Callable
 from datetime import timedelta
-from types import SimpleNamespace
+from functools import lru_cache
 from typing import Any
 
 import gevent.socket
 import gevent.ssl
-from gevent import get_hub, getcurrent, pywsgi
+from gevent import get_hub, getcurrent, monkey, pywsgi
 
+from . import adapter
 from .channel import Channel, check_peer, plain_channel, tls_channel
 from .typing import Environ, Headers, StartResponse, Write
 
-__all__ = ["HANDLER_KEY", "SERVER_KEY", "NoSocketError", "Server", "ends_process", "find"]
+__all__ = [
+    "HANDLER_KEY",
+    "SERVER_KEY",
+    "NoSocketError",
+    "Server",
+    "close_after",
+    "ends_process",
+    "find",
+    "gunicorn_worker",
+    "warn_if_views_block",
+]
+
+logger = logging.getLogger("gws_middleware")
 
 HANDLER_KEY = "gws_middleware.pywsgi.handler"
 """Where our handler for ``gevent.pywsgi`` leaves a weak reference to itself in environ. A strong one would be a cycle,
@@ -35,6 +50,20 @@ SERVER_KEY = "gws_middleware.server"
 SWITCHING = "101 Switching Protocols"
 
 SWITCHED_ALREADY = "geventwebsocket"
+
+NOT_PATCHED = (
+    "The standard library is not patched for gevent, so each view that waits for it blocks all the others: call "
+    "gevent.monkey.patch_all() in the first lines of the program."
+)
+LOG_RAISED = "WebSocket %s: the access log raised"
+HIDDEN = (
+    "a WSGI wrapper calls WebSocketMiddleware in a greenlet of its own and hides the server's start_response: put "
+    "WebSocketMiddleware outside of it"
+)
+NOT_PASSED_ON = (
+    "a WSGI wrapper around WebSocketMiddleware does not call the server's start_response at once: put "
+    "WebSocketMiddleware outside of it"
+)
 
 # What browsers and proxies send with every handshake: header names as gunicorn spells them, and a few values.
 _SHARED = {
@@ -67,7 +96,9 @@ _SHARED.update(
 
 
 LogLine = Callable[[Environ, float, int], None]
-"""Writes the line of a request in the access log, with its environ, its seconds and the bytes that were sent."""
+"""Writes the line of a request in the access log, with its environ, its seconds and the bytes that were sent. It raises
+nothing: an error of the project's own logger is logged.
+"""
 
 
 class NoSocketError(RuntimeError):
@@ -83,6 +114,10 @@ class Server:
     """What a server that has sent the 101 itself has agreed on."""
     switched = False
     """Whether the server has sent a 101 of its own before the application was called."""
+    taken = False
+    """Whether the application, before anything was answered, has used the server's socket itself, as simple-websocket
+    and flask-sock do: the connection is its own then.
+    """
     closes_by_exception = False
     """Whether the keep-alive loop must be left by an exception, because nothing else can be reached."""
 
@@ -120,10 +155,40 @@ def find(environ: Environ, start_response: StartResponse) -> Server | None:
         return _GeventWebSocket(foreign)
     sock = environ.get("gunicorn.socket")
     if sock is not None:
-        return _GunicornGevent(sock, environ) if _on_gevent(sock) else None
+        return _GunicornGevent(sock, environ, start_response) if _on_gevent(sock) else None
     sock = environ.get("gunicorn.sock")
     if sock is not None and _on_gevent(sock):
-        return _GunicornPyWSGI(start_response)
+        return _GunicornPyWSGI(sock, start_response)
+    return None
+
+
+def close_after(environ: Environ, start_response: StartResponse) -> None:
+    """The answer to this request is the last one on its connection, whose server offers no way to take it: a handshake
+    that is not answered with 101 must not be followed by a request that a proxy has taken for bytes of a WebSocket.
+    """
+    response = _owner(start_response, "force_close", "resp", "sock", environ.get("gunicorn.socket"))
+    if response is not None:
+        response.force_close()
+        return
+    handler: Any = getattr(start_response, "__self__", None)  # of gevent.pywsgi, and so gevent-websocket's
+    if hasattr(handler, "close_connection"):
+        handler.close_connection = True
+
+
+def _owner(start_response: StartResponse, sign: str, variable: str, its_socket: str, sock: Any) -> Any:
+    """The object of the server's that ``start_response`` is a method of; it has the attribute ``sign``. Where a wrapper
+    hides it: the server has called the wrapper, so its frame is on this stack, with the object in a local variable.
+    """
+    owner = getattr(start_response, "__self__", None)
+    if hasattr(owner, sign):
+        return owner
+    frame = sys._getframe(1).f_back
+    while frame is not None:
+        if variable in frame.f_code.co_varnames:
+            found = frame.f_locals.get(variable)
+            if hasattr(found, sign) and getattr(found, its_socket, None) is sock:
+                return found
+        frame = frame.f_back
     return None
 
 
@@ -138,23 +203,60 @@ def _channel(sock: Any) -> Channel:
     return tls_channel(sock) if isinstance(sock, gevent.ssl.SSLSocket) else plain_channel(sock)
 
 
+_FIRST_USES = ("dup", "makefile", "recv", "recv_into", "recvmsg", "send", "sendall", "sendmsg", "shutdown")
+
+
+def _watch(sock: Any) -> None:
+    """From now on ``_used(sock)`` tells whether anything was read, sent or copied. The object gets a subclass of its
+    class until then: servers and applications hold it in places of their own, so it cannot be replaced.
+    """
+    if _used(sock):
+        kind: Any = type(sock)
+        sock.__class__ = _watched(kind)
+
+
+def _used(sock: Any) -> bool:
+    return not hasattr(type(sock), "_gws_middleware_unused")
+
+
+@lru_cache
+def _watched(kind: Any) -> Any:
+    def first(name: str) -> Callable[..., Any]:
+        def use(self: Any, *arguments: Any, **options: Any) -> Any:
+            self.__class__ = kind
+            return getattr(self, name)(*arguments, **options)
+
+        return use
+
+    methods = {name: first(name) for name in _FIRST_USES if hasattr(kind, name)}
+    return type(kind.__name__, (kind,), {**methods, "__slots__": (), "_gws_middleware_unused": True})
+
+
 class _GunicornGevent(Server):
     """``gunicorn -k gevent`` and its descendants, ours among them (gunicorn.workers.ggevent.GeventWorker)."""
 
-    def __init__(self, sock: Any, environ: Environ) -> None:
+    def __init__(self, sock: Any, environ: Environ, start_response: StartResponse) -> None:
         self._sock, self._input, self._environ = sock, environ.get("wsgi.input"), environ
-        self._response: Any = None
+        self._response = _owner(start_response, "force_close", "resp", "sock", sock)
+        environ.pop("wsgi.early_hints", None)  # they would be sent on this socket; nothing needs them before a 101
+        _watch(sock)
+
+    @property
+    def taken(self) -> bool:  # type: ignore[override]
+        return self._sock is not None and _used(self._sock)
 
     def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
-        write = start_response(SWITCHING, headers)
-        early = self._end_stream(write) or b""
+        response = self._response
+        if response is None:
+            raise NoSocketError(HIDDEN)
+        start_response(SWITCHING, headers)
+        if response.status != SWITCHING:
+            raise NoSocketError(NOT_PASSED_ON)
+        early = self._end_stream() or b""
         if not early:
             check_peer(self._sock)
-        self.refuse_more(write)
-        if self._response is None:
-            write(b"")  # the 101 leaves now; gunicorn drops the body of a 1xx
-        else:
-            self._send_head(self._response)
+        response.force_close()
+        self._send_head(response)
         channel = _channel(self._sock)
         self._sock = self._input = None
         self._share_names()
@@ -173,7 +275,6 @@ class _GunicornGevent(Server):
     def _share_names(self) -> None:
         """An open WebSocket keeps its request, and so does the next one: keep one copy of what is the same in all."""
         environ, shared = self._environ, _SHARED.get
-        environ.pop("wsgi.early_hints", None)  # nothing may be sent before a response any more
         items = [(shared(k, k), shared(v, v) if type(v) is str else v) for k, v in environ.items()]
         environ.clear()
         environ.update(items)
@@ -182,28 +283,24 @@ class _GunicornGevent(Server):
             request.headers = [(shared(name, name), shared(value, value)) for name, value in request.headers]
 
     def refuse_more(self, write: Write) -> None:
-        # The bound method's owner is gunicorn's Response. Its should_close() is False for a status below 200, and
-        # gunicorn strips an application's "Connection: close": only force_close() ends the keep-alive loop.
-        response: Any = getattr(write, "__self__", None)
-        if hasattr(response, "force_close"):
-            self._response = response
-            response.force_close()
-        elif self._end_stream(write) is None:
+        # should_close() of gunicorn's Response is False for a status below 200, and gunicorn strips an application's
+        # "Connection: close": only force_close() ends the keep-alive loop.
+        if self._response is not None:
+            self._response.force_close()
+        elif self._end_stream() is None:
             self.closes_by_exception = True
 
-    def _unreader(self, write: Write) -> Any:
-        """What gunicorn's parser reads from. A wrapper may have put something of its own in the place of the Response
-        or of ``wsgi.input``, but hardly of both.
-        """
-        request = getattr(getattr(write, "__self__", None), "req", None)
+    def _unreader(self) -> Any:
+        """What gunicorn's parser reads from."""
+        request = getattr(self._response, "req", None)
         return getattr(request or getattr(self._input, "reader", None), "unreader", None)
 
-    def _end_stream(self, write: Write) -> bytes | None:
+    def _end_stream(self) -> bytes | None:
         """What gunicorn's parser has read behind the request's head, which waits in its unreader. Whoever looks for
         another request finds the end from now on: a wrapper may hide the Response, and gunicorn 22 swallows what ends a
         view and asks the parser first. None where the unreader is out of reach.
         """
-        unreader = self._unreader(write)
+        unreader = self._unreader()
         if unreader is None:
             return None
         unreader.chunk = _end_of_stream
@@ -226,19 +323,47 @@ class _GunicornGevent(Server):
             return None
         access = _skipping(log)
         response.gws_middleware_later = True
-        status, headers, request = response.status, response.headers, SimpleNamespace(headers=response.req.headers)
+        request = response.req
+        if _is_gunicorns(access) and _is_gunicorns(getattr(log, "atoms", access)):  # they read these attributes alone
+            request, response = _Logged(request.headers), _Logged(response.headers, response.status)
+        else:  # a logger of the project's gets what gunicorn would pass, without the buffers
+            response.sock = request.unreader = request.body = None
 
         def log_line(environ: Environ, seconds: float, sent: int) -> None:
-            answer = SimpleNamespace(status=status, headers=headers, sent=sent)
-            access(answer, request, environ, timedelta(seconds=seconds))
+            response.sent = sent
+            try:
+                access(response, request, environ, timedelta(seconds=seconds))
+            except Exception:
+                logger.exception(LOG_RAISED, ascii(environ.get("PATH_INFO", "")))
 
         return log_line
 
 
 def gunicorn_worker() -> Any:
-    """The worker of this process, or None: no environ tells of it, but the signals do, which are its bound methods."""
-    worker = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    return worker if all(hasattr(worker, name) for name in ("alive", "notify", "cfg", "nr", "max_requests")) else None
+    """The worker of this process, or None. No environ leads to it, and an application may replace signal handlers; but
+    as long as it serves, the main greenlet is in its ``run()``.
+    """
+    main: Any = get_hub().parent
+    frame = sys._getframe() if main is getcurrent() else main.gr_frame
+    while frame is not None:
+        worker = frame.f_locals.get("self") if frame.f_code.co_name == "run" else None
+        if all(hasattr(worker, name) for name in ("alive", "notify", "cfg", "nr", "max_requests")):
+            return worker
+        frame = frame.f_back
+    return None
+
+
+class _Logged:
+    """What gunicorn's own access log reads of a request or a response."""
+
+    __slots__ = ("headers", "sent", "status")
+
+    def __init__(self, headers: Headers, status: str = "") -> None:
+        self.headers, self.status, self.sent = headers, status, 0
+
+
+def _is_gunicorns(method: Any) -> bool:
+    return str(method.__module__).partition(".")[0] == "gunicorn"
 
 
 def ends_process(error: BaseException) -> bool:
@@ -277,6 +402,15 @@ def _end_of_stream(*size: int) -> bytes:
     return b""
 
 
+@lru_cache
+def warn_if_views_block() -> None:
+    """Once for each process, and not for frameworks whose adapter does it. The workers of gunicorn patch the standard
+    library; a program that has a server of ``gevent.pywsgi`` has to.
+    """
+    if type(adapter.current()) is adapter.Adapter and not monkey.is_module_patched("socket"):
+        logger.warning(NOT_PATCHED)
+
+
 class _PyWSGI(Server):
     """``gevent.pywsgi`` with a handler that can be reached."""
 
@@ -284,21 +418,32 @@ class _PyWSGI(Server):
 
     def __init__(self, handler: Any) -> None:
         self._handler = handler
+        if handler is not None:
+            _watch(handler.socket)
+
+    @property
+    def taken(self) -> bool:  # type: ignore[override]
+        sock = getattr(self._handler, "socket", None)
+        return sock is not None and _used(sock)
 
     def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
-        return self._write_head(start_response(SWITCHING, headers))
-
-    def _write_head(self, write: Write) -> tuple[Channel, bytes]:
-        sock = self._handler.socket
+        handler = self._handler
+        if handler is None:
+            raise NoSocketError(HIDDEN)
+        start_response(SWITCHING, headers)
+        if handler.code != 101:
+            raise NoSocketError(NOT_PASSED_ON)
+        sock = handler.socket
         seconds = sock.gettimeout()
-        early = _buffered(sock, self._handler.rfile)
+        early = _buffered(sock, handler.rfile)
         sock.settimeout(seconds)
         if not early:
             check_peer(sock)
-        write(b"")
-        return self._take(self._handler)
+        handler.write(b"")  # and not what start_response returned: a wrapper may have put a write() of its own there
+        return self._take(handler)
 
     def _take(self, handler: Any) -> tuple[Channel, bytes]:
+        warn_if_views_block()
         sock, rfile = handler.socket, handler.rfile
         early = _buffered(sock, rfile)
         handler.close_connection = True
@@ -316,7 +461,8 @@ class _PyWSGI(Server):
             self._handler.close_connection = True
 
     def opened(self, ws: Any) -> None:
-        websockets = getattr(getattr(self._handler, "server", None), "websockets", None)
+        ws._server = server = self._handler.server
+        websockets = getattr(server, "websockets", None)
         if websockets is not None:
             websockets.add(ws)
 
@@ -336,7 +482,10 @@ class _PyWSGI(Server):
             handler.environ = environ
             handler.time_finish = handler.time_start + seconds
             handler.response_length = before + sent
-            log_request(handler)
+            try:
+                log_request(handler)
+            except Exception:
+                logger.exception(LOG_RAISED, ascii(environ.get("PATH_INFO", "")))
 
         return log_line
 
@@ -352,24 +501,8 @@ def _log_nothing() -> None:
 class _GunicornPyWSGI(_PyWSGI):
     """``gunicorn -k gevent_pywsgi``: the handler owns the ``write`` that ``start_response`` returns."""
 
-    def __init__(self, start_response: StartResponse) -> None:
-        super().__init__(_handler_of(start_response))
-
-    def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
-        write = start_response(SWITCHING, headers)
-        if self._handler is None:
-            self._handler = _handler_of(write)
-        if self._handler is None:
-            raise NoSocketError(
-                "a WSGI wrapper hides the server's start_response: put WebSocketMiddleware outside of it"
-            )
-        return self._write_head(write)
-
-
-def _handler_of(method: Any) -> Any:
-    """The pywsgi handler whose bound method this is, or None where a wrapper hides it."""
-    owner = getattr(method, "__self__", None)
-    return owner if hasattr(owner, "rfile") else None
+    def __init__(self, sock: Any, start_response: StartResponse) -> None:
+        super().__init__(_owner(start_response, "rfile", "self", "socket", sock))
 
 
 class _GeventWebSocket(_PyWSGI):
@@ -388,6 +521,11 @@ class _GeventWebSocket(_PyWSGI):
         # Their object would write a close frame of its own when the handler ends.
         self._foreign.closed = True
         return self._take(self._handler)
+
+    def opened(self, ws: Any) -> None:
+        super().opened(ws)
+        # Their list has had their object until now. Their handler removes the entry when the view has returned.
+        self._handler.server.clients[self._handler.client_address] = ws._as_client()
 
 
 def _buffered(sock: Any, rfile: Any) -> bytes:

@@ -4,8 +4,6 @@ changed.
 
 from __future__ import annotations
 
-import mmap
-import os
 from types import FrameType
 from typing import Any, ClassVar
 
@@ -13,7 +11,7 @@ import gevent
 from gunicorn.workers.ggevent import GeventWorker
 
 from .health import status
-from .middleware import WebSocketMiddleware
+from .middleware import WebSocketMiddleware, is_wrapped
 from .statsd import Statsd
 from .stopping import Goodbye
 from .typing import WSGIApp
@@ -21,60 +19,31 @@ from .typing import WSGIApp
 __all__ = ["GeventWebSocketWorker", "status"]
 
 
+def __getattr__(name: str) -> Any:
+    if name.lower().endswith("worker"):  # no AttributeError: that would not come out of gunicorn's configuration
+        raise ImportError(f"{__name__} has no {name}: the worker class is {__name__}.{__all__[0]}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 POLL = 0.05
 """Seconds between two looks at whether everybody has left."""
-
-
-class _Generation:
-    """How often the arbiter has loaded its configuration: workers learn by it that their arbiter reloads."""
-
-    def __init__(self) -> None:
-        self._shared: mmap.mmap | None = None
-
-    def begin(self) -> None:
-        """In the arbiter, which shares the number with all workers that it forks from now on."""
-        if self._shared is None:
-            self._shared = mmap.mmap(-1, 8)
-        self._shared[:8] = (self.number + 1).to_bytes(8, "big")
-
-    @property
-    def number(self) -> int:
-        """0 where there is no arbiter."""
-        return 0 if self._shared is None else int.from_bytes(self._shared[:8], "big")
-
-
-_generation = _Generation()
 
 
 class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]
     """``gunicorn -k gws_middleware.worker.GeventWebSocketWorker project.wsgi``.
 
     Settings come from ``GWS_*`` environment variables, or from ``options`` of a subclass. An application that is
-    wrapped already keeps its own wrapper and settings.
+    wrapped already, also inside of other wrappers, keeps its own wrapper and settings.
     """
 
     wsgi: WSGIApp
     options: ClassVar[dict[str, Any]] = {}
     """Fields of ``Config``."""
-    _told_to_stop = False
     _statsd: Statsd | None = None
-
-    @classmethod
-    def setup(cls) -> None:
-        """Called by gunicorn in the arbiter, when it starts and at each reload."""
-        _generation.begin()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._generation = _generation.number
         self.goodbye = Goodbye(self)
-
-    @property
-    def restarts(self) -> bool:
-        """Whether another worker takes the place of this one, which is to stop."""
-        if os.getppid() != self.ppid:  # nobody is there to start one
-            return False
-        return not self._told_to_stop or _generation.number > self._generation
 
     def load_wsgi(self) -> None:
         """Load the application and wrap it."""
@@ -82,10 +51,11 @@ class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]
         if self.cfg.statsd_host and hasattr(self.log, "increment"):
             self._statsd = Statsd(self.log)
         wsgi = self.wsgi
-        if not isinstance(wsgi, WebSocketMiddleware):
+        if not is_wrapped(wsgi):
             wsgi = WebSocketMiddleware(wsgi, **self.options)
-        # The bound method runs in its caller's C frame, which saves 0.7 KiB of stack for each waiting view.
-        self.wsgi = wsgi.__call__
+        if isinstance(wsgi, WebSocketMiddleware):
+            wsgi = wsgi.__call__  # runs in its caller's C frame, which saves 0.7 KiB of stack for each waiting view
+        self.wsgi = wsgi
 
     def run(self) -> None:
         """Serve until told to stop, and until everybody has left, those too that have no view."""
@@ -108,16 +78,6 @@ class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]
             self.goodbye.look()
             if self._statsd is not None:
                 self._statsd.beat()
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGTERM."""
-        self._told_to_stop = True
-        super().handle_exit(sig, frame)
-
-    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGINT, SIGQUIT."""
-        self._told_to_stop = True
-        super().handle_quit(sig, frame)
 
     def handle_abort(self, sig: int, frame: FrameType | None) -> None:
         """SIGABRT: something has kept the loop from running for ``timeout`` seconds, and SIGKILL follows soon."""

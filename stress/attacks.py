@@ -27,7 +27,7 @@ from tests.rawclient import (
 from .crew import knows
 from .peer import Peer, can_vanish
 
-__all__ = ["DEFLATE", "RESTARTING", "Attack", "attacks", "deflated", "settings"]
+__all__ = ["DEFLATE", "SHUTDOWN", "Attack", "attacks", "deflated", "settings"]
 
 LIMIT = 2**18
 
@@ -44,7 +44,7 @@ def settings() -> dict[str, object]:
     }
 
 
-RESTARTING = (1001, 1012)
+SHUTDOWN = 1012
 """What a worker says that is told to stop in between."""
 ECHOES = ("/echo", "/detached", "/db/echo", "/db/detached")
 DEFLATE = ("Sec-WebSocket-Extensions", "permessage-deflate")
@@ -68,7 +68,7 @@ def expect_close(peer: Peer, *codes: int) -> None:
     """The next close frame has one of these codes, and the connection ends behind it."""
     while (received := peer.read_frame()).opcode != CLOSE:
         pass
-    assert received.code in (*codes, *RESTARTING), f"closed with {received.code} {received.reason!r}, not {codes}"
+    assert received.code in (*codes, SHUTDOWN), f"closed with {received.code} {received.reason!r}, not {codes}"
     peer.say(close_frame(received.code))
     rest = peer.read_until_eof()
     assert rest == b"", f"behind the close frame: {rest[:80]!r}"

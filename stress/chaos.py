@@ -3,7 +3,7 @@
 What must hold, or the exit status is 1:
 
 * An honest peer's messages are answered, all and in order, as long as it is connected. A connection ends by itself with
-  1001 or 1012 and only when its worker was told to stop; without a close frame only when it was killed.
+  1012 and only when its worker was told to stop; without a close frame only when it was killed.
 * HTTP requests, handshakes among them, fail only when a worker is killed meanwhile.
 * An attack comes to its proper end (attacks.py), unless its worker was told to stop.
 * A worker that is told to stop is gone before its graceful timeout, and another takes its place.
@@ -29,7 +29,7 @@ from gevent.pool import Group
 
 from tests.rawclient import close_frame
 
-from .attacks import RESTARTING, attacks, settings
+from .attacks import SHUTDOWN, attacks, settings
 from .crew import Crew, crew, lives, make_database, resident_bytes, until
 from .peer import Ended, Numbered, Peer, tally
 from .report import Report, arguments_of, percentile
@@ -156,7 +156,7 @@ class Chaos:
     def ended(self, peer: Peer, numbered: Numbered, path: str, code: int) -> None:
         """It may end with our own 1000, or because its worker was told to."""
         self.closes[code] += 1
-        allowed = code == 1000 or (code in RESTARTING and peer.worker in self.signalled)
+        allowed = code == 1000 or (code == SHUTDOWN and peer.worker in self.signalled)
         if not allowed and not (code == 1006 and peer.worker in self.killed):
             told = (
                 "killed" if peer.worker in self.killed else "told to stop" if peer.worker in self.signalled else "left"

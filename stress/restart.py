@@ -5,7 +5,7 @@ it. Meanwhile the server is reloaded (SIGHUP) several times; then the same again
 ends by itself. HTTP requests, each on a connection of its own, go on all the time. What must hold, or the exit status
 is 1:
 
-* Every WebSocket that was accepted ends with a close frame, 1001 or 1012, and never with 1006.
+* Every WebSocket that was accepted ends with a close frame, 1012, and never with 1006.
 * Every message that was acknowledged is stored; those of one client in order.
 * No HTTP request and no handshake fails.
 * All are back, and the old workers gone, before the graceful timeout.
@@ -37,7 +37,7 @@ GRACEFUL = 30.0
 """gunicorn's default."""
 BROWSERS = ("/", "/", "/", "/work")
 """HTTP clients: the last one always has a request under way when a worker is told to stop."""
-RESTARTING = (1001, 1012)
+SHUTDOWN = 1012
 PATIENCE = 20.0
 PAUSE = 0.005
 """Seconds between two requests of one HTTP client."""
@@ -164,7 +164,7 @@ class Restart:
             return
         for wave in self.waves[-1:]:
             wave.closes.append(time.monotonic())
-        if code not in RESTARTING:
+        if code != SHUTDOWN:
             lived = time.monotonic() - peer.started
             sentence = f"{name}, worker {peer.worker}: ended with {code} after {lived:.2f} s"
             self.report.violation(str(code), f"{sentence}; it began {self.when(peer.started)}")

@@ -24,6 +24,7 @@ from gevent import socket as gsocket
 from gevent import ssl as gssl
 
 import gws_middleware
+from gws_middleware import takeover
 from gws_middleware.channel import Channel, plain_channel, tls_channel
 from gws_middleware.codes import CloseCode, Opcode
 from gws_middleware.config import Config
@@ -39,6 +40,9 @@ DEADLINE = 5.0
 """Seconds after which a wait that should have ended fails its test."""
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 MASK = b"\x01\x02\x03\x04"
+
+
+takeover.warn_if_views_block()  # for this process, which is not patched: here and not in the log of some test
 
 
 def package_path() -> dict[str, str]:

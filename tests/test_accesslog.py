@@ -170,11 +170,11 @@ def test_detached_websocket_that_the_stop_ends_has_one_line(server_directory: Pa
             goodbyes = [client.read_frame() for client in clients]
             for client in clients:
                 if answers:
-                    client.send(close_frame(1001))
+                    client.send(close_frame(1012))
                 client.read_until_eof()
         found = server.access("/detached")
     head = len(clients[0].head) if server.kind.access == "pywsgi" else 0
-    assert goodbyes == [Frame(CLOSE, b"\x03\xe9")] * 3
+    assert goodbyes == [Frame(CLOSE, b"\x03\xf4")] * 3
     assert sorted(line.request.split()[1] for line in found) == [f"/detached?n={n}" for n in range(3)]
     assert [(line.status, line.sent) for line in found] == [(101, 12 + 4 + head)] * 3
 
@@ -237,9 +237,9 @@ class Full:
 
 
 def test_log_that_fails_takes_nothing_else_with_it(
-    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The error is shown, and our own line about the end is there."""
+    """The error is one record, and our own line about the end is there."""
     caplog.set_level("INFO", "gws_middleware")
 
     def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
@@ -254,8 +254,50 @@ def test_log_that_fails_takes_nothing_else_with_it(
             assert client.recv(1000).startswith(b"HTTP/1.1 101 ")
             client.sendall(close_frame(1000))
             assert client.recv(1000) == b"\x88\x02\x03\xe8"
-        until(lambda: caplog.records)
+        until(lambda: len(caplog.records) == 2)
     finally:
         server.stop()
-    assert caplog.records[0].getMessage().startswith("WebSocket '/full': closed with 1000 after ")
-    assert "No space left on device" in capsys.readouterr().err
+    closed, raised = caplog.records
+    assert closed.getMessage().startswith("WebSocket '/full': closed with 1000 after ")
+    assert (raised.levelname, raised.getMessage()) == ("ERROR", "WebSocket '/full': the access log raised")
+    assert "No space left on device" in caplog.text
+
+
+LOGGERS = "tests.fixtureapps.workers"
+
+
+@pytest.mark.parametrize("kind", ["worker", "gevent"])
+def test_logger_of_the_project_gets_what_gunicorn_gives(server_directory: Path, kind: str) -> None:
+    """Request and response have the same attributes and methods for a detached connection as for any other."""
+    with launch(kind, server_directory, options=["--logger-class", f"{LOGGERS}.FullLogger"]) as server:
+        for path in ("/detached?a=b", "/echo?a=b"):
+            with server.connect() as client:
+                client.upgrade(path)
+                client.text("x")
+                client.read_frame()
+                client.say_goodbye()
+
+        def lines() -> list[str]:
+            return [line for line in server.access_path.read_text().splitlines() if line.startswith("full ")]
+
+        eventually(lambda: len([line for line in lines() if "a=b" in line]) == 2, "both lines")
+    found = sorted(line for line in lines() if "a=b" in line)
+    assert found == [
+        f"full ['GET', '/{path}', 'a=b', '/{path}?a=b', (1, 1), 101, 7, True] Response GET"
+        for path in ("detached", "echo")
+    ]
+
+
+def test_logger_that_raises_is_contained(server_directory: Path) -> None:
+    """Its error for a detached connection is one record, and the end of the connection is as ever."""
+    with launch("worker", server_directory, options=["--logger-class", f"{LOGGERS}.BrokenLogger"]) as server:
+        with server.connect() as client:
+            client.upgrade("/detached?id=one")
+            client.text("x")
+            client.read_frame()
+            client.say_goodbye()
+        server.log.expect(
+            "^ERROR gws_middleware: WebSocket '/detached': the access log raised .*LookupError: the reason$"
+        )
+        server.log.check()
+        assert server.settled(websockets=0)["websockets"] == 0

@@ -21,6 +21,7 @@ DEFAULTS = {
     "send_limit": 1_048_576,
     "send_timeout": 30.0,
     "close_timeout": 10.0,
+    "shutdown_close_code": 1012,
     "ping_interval": 20.0,
     "ping_timeout": 20.0,
     "message_timeout": 60.0,
@@ -39,6 +40,7 @@ DEFAULTS = {
 HOLDS_USERS = {"user_key": len, "max_connections_per_user": 3}
 """A function beside the number that needs one."""
 
+CLOSE_CODE = "wanted a close code that may be sent: 1012, 1001, 1013, or one from 3000 to 4999"
 COUNT = "wanted a whole number from"
 FUNCTION = 'wanted a function or its "package.module.name"'
 SECONDS = "wanted a number of seconds above 0"
@@ -68,6 +70,10 @@ REFUSED: list[tuple[str, Any, str]] = [
         (knob, value, f"{knob} is {value!r}: {SECONDS}, or None")
         for knob in ("ping_interval", "ping_timeout", "message_timeout", "accept_timeout")
         for value in (0, -1, float("inf"), float("nan"), "20", True)
+    ],
+    *[
+        ("shutdown_close_code", value, f"shutdown_close_code is {value!r}: {CLOSE_CODE}")
+        for value in (999, 1005, 1006, 1015, 1016, 2999, 5000, 1012.0, "1012", True, None)
     ],
     *[
         ("rate_burst", value, f"rate_burst is {value!r}: {SECONDS}")
@@ -156,6 +162,8 @@ ACCEPTED: list[tuple[str, Any]] = [
     ("send_limit", 1),
     ("send_timeout", 1),
     ("close_timeout", 0.001),
+    ("shutdown_close_code", 1001),
+    ("shutdown_close_code", 4999),
     ("ping_interval", None),
     ("ping_interval", 0.5),
     ("ping_timeout", None),
@@ -276,6 +284,7 @@ def test_misspelt_option_is_refused_with_the_nearest_name(name: str, sentence: s
         ("GWS_SEND_HIGH_WATER", "0", "send_high_water", 0),
         ("GWS_SEND_TIMEOUT", "2.5", "send_timeout", 2.5),
         ("GWS_CLOSE_TIMEOUT", "3", "close_timeout", 3.0),
+        ("GWS_SHUTDOWN_CLOSE_CODE", "1001", "shutdown_close_code", 1001),
         ("GWS_PING_INTERVAL", "none", "ping_interval", None),
         ("GWS_PING_INTERVAL", "None", "ping_interval", None),
         ("GWS_PING_TIMEOUT", "7.5", "ping_timeout", 7.5),

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import socket
+import string
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -20,10 +22,11 @@ from gevent.pool import Pool
 from geventwebsocket import Resource, WebSocketApplication, WebSocketError
 from geventwebsocket.handler import WebSocketHandler as TheirHandler
 from geventwebsocket.protocols.base import BaseProtocol
+from geventwebsocket.protocols.wamp import WampProtocol
 
-from gws_middleware import ConnectionClosed, WebSocket, WebSocketMiddleware
+from gws_middleware import ConnectionClosed, HandshakeRefused, WebSocket, WebSocketMiddleware
 from gws_middleware.codes import Opcode
-from gws_middleware.pywsgi import WSGIServer
+from gws_middleware.pywsgi import WebSocketHandler, WSGIServer
 from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, StartResponse
 
@@ -248,6 +251,244 @@ class TestWebSocketApplication:
         assert closes == [None]
 
 
+class NamedChat(WebSocketApplication):
+    """The clients of the server, each with an attribute of the application's: the shape of gevent-websocket's chat."""
+
+    def on_open(self) -> None:
+        self.ws.send(json.dumps(len(self.ws.handler.server.clients)))
+
+    def on_message(self, message: Any) -> None:
+        if message is None:
+            return
+        value = json.loads(message)
+        clients = self.ws.handler.server.clients
+        if "name" in value:
+            self.ws.handler.active_client.nickname = value["name"]
+            self.ws.send(json.dumps(sorted(getattr(each, "nickname", "anonymous") for each in clients.values())))
+        else:
+            for client in clients.values():
+                client.ws.send(json.dumps(value))
+
+
+class Wamp(WampProtocol):
+    """Theirs takes the None of the end for a message."""
+
+    def on_message(self, message: Any) -> None:
+        if message is not None:
+            super().on_message(message)
+
+
+class Calculator(WebSocketApplication):
+    """Calls, and a channel for all who subscribe: the shape of gevent-websocket's example."""
+
+    protocol_class = Wamp
+
+    def on_open(self) -> None:
+        self.protocol.register_procedure("http://test/calc#add", lambda a, b: a + b)
+        self.protocol.register_pubsub("http://test/channel")
+
+
+class TestClientsOfTheServer:
+    """``ws.handler``, on which gevent-websocket's chat and its WAMP publish and subscribe rest."""
+
+    @everywhere
+    def test_chat_names_its_clients(self, implementation: str) -> None:
+        """An attribute that is set on ``active_client`` is found among ``server.clients``, until it disconnects."""
+        with serving(implementation, Resource([("^/chat", NamedChat)])) as service:
+            one, two = peers = [service.connect("/chat") for _ in range(2)]
+            seen = [[peer.receive()] for peer in peers]
+            for peer, name in zip(peers, ("x", "y"), strict=True):
+                peer.send(json.dumps({"name": name}))
+                seen.append([peer.receive()])
+            one.send(json.dumps({"said": "hello"}))
+            seen += [[peer.receive() for peer in peers]]
+            one.close()
+            until(lambda: len(service.server.clients) == 1)
+            two.send(json.dumps({"name": "z"}))
+            seen.append([two.receive()])
+        assert seen == [["1"], ["2"], ['["anonymous", "x"]'], ['["x", "y"]'], ['{"said": "hello"}'] * 2, ['["z"]']]
+
+    @everywhere
+    def test_wamp_publishes_to_subscribers(self, implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """WAMP calls, subscribes, publishes and unsubscribes. (Its protocol class is written for Python 2, where
+        ``string`` has ``letters``.)
+        """
+        monkeypatch.setattr(string, "letters", string.ascii_letters, raising=False)
+        seen = []
+        with serving(implementation, Resource([("^/wamp", Calculator)])) as service:
+            one, two = peers = [service.connect("/wamp") for _ in range(2)]
+            welcomes = [json.loads(peer.receive() or "") for peer in peers]
+            for peer in peers:
+                peer.send('[1,"calc","http://test/calc#"]', '[2,"1","calc:add",2,3]', '[5,"http://test/channel"]')
+                seen.append(json.loads(peer.receive() or ""))
+                until(lambda: len(service.server.channels.channels["http://test/channel"]) == len(seen))
+            one.send('[7,"http://test/channel",{"n":1}]')
+            seen += [json.loads(peer.receive() or "") for peer in peers]
+            two.send('[6,"http://test/channel"]', '[7,"http://test/channel",2]', '[2,"2","calc:add",3,4]')
+            seen += [json.loads(peer.receive() or "") for peer in peers]
+        event = [8, "http://test/channel"]
+        assert [welcome[0] for welcome in welcomes] == [0, 0]
+        assert seen == [[3, "1", 5], [3, "1", 5], [*event, {"n": 1}], [*event, {"n": 1}], [*event, 2], [3, "2", 7]]
+
+    @everywhere
+    def test_address_is_that_of_the_peer(self, implementation: str) -> None:
+        """``client_address``, ``active_client.address`` and the key in ``server.clients`` are host and port."""
+        found: list[Any] = []
+
+        def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+            handler = environ["wsgi.websocket"].handler
+            client = handler.active_client
+            found.append((handler.client_address, client.address, client.ws is environ["wsgi.websocket"]))
+            found.append(handler.server.clients[client.address] is client)
+            environ["wsgi.websocket"].receive()
+            return []
+
+        with serving(implementation, app) as service:
+            address = service.connect().sock.getsockname()
+            until(lambda: len(found) == 2)
+        assert found == [(address, address, True), True]
+
+    def test_worker_without_a_server_object_lists_its_clients(self) -> None:
+        """Where only the connection can be reached, as under gunicorn: the process stands for the server."""
+        found: list[Any] = []
+
+        def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+            ws = environ["wsgi.websocket"]
+            ws.handler.server.topics = ["x"]
+            clients = ws.handler.server.clients
+            found.append(
+                (ws.handler.active_client in list(clients.values()), len(clients), next(iter(clients.items()))[0])
+            )
+            found.append((ws.handler.client_address, ws.handler.environ is environ, ws.handler.websocket is ws))
+            ws.receive()
+            return []
+
+        with connect(app) as one:
+            until(lambda: len(found) == 2)
+            with connect(app) as two:
+                until(lambda: len(found) == 4)
+                two.close()
+            one.close()
+        assert [found[0][:2], found[2][:2]] == [(True, 1), (True, 2)]
+        assert found[1][1:] == (True, True)
+        assert (found[1][0] == found[0][2], found[1][0] != found[3][0]) == (True, True)
+
+    def test_client_of_a_closed_connection_raises_at_send(self) -> None:
+        """A list of clients that the application keeps finds out by WebSocketError, as it does there."""
+        with connected() as (ws, peer):
+            client = ws.handler.active_client
+            peer.vanish()
+            until(lambda: ws.closed)
+            with pytest.raises(WebSocketError):
+                client.ws.send("x")
+
+
+class TestServerArguments:
+    def test_unknown_argument_is_refused(self) -> None:
+        """By a TypeError when the server is made: gevent takes it for one of TLS, and each connection would fail."""
+        listener = gevent_socket(socket.create_server(("127.0.0.1", 0)))
+        with pytest.raises(TypeError, match=r"unexpected argument 'debgu'.*debug and pre_start_hook"):
+            WSGIServer(listener, index, debgu=True)
+        with pytest.raises(TypeError, match="unexpected argument 'certfile'"):
+            WSGIServer(listener, index, ssl_context=object(), certfile="x")
+        listener.close()
+
+    def test_debug_sets_the_level_of_the_logger(self) -> None:
+        """``debug=True`` shows the opening of each WebSocket; without it the level is as it was."""
+        logger = logging.getLogger("gws_middleware")
+        before = logger.level
+        try:
+            servers = [WSGIServer(("127.0.0.1", 0), index, debug=debug) for debug in (False, True)]
+            found = [server.debug for server in servers], logger.level
+        finally:
+            logger.setLevel(before)
+        assert (found, before) == (([False, True], logging.DEBUG), logging.NOTSET)
+
+    @pytest.mark.parametrize("answer", [True, False])
+    def test_hook_decides_whether_there_is_a_websocket(self, answer: bool) -> None:
+        """``pre_start_hook(handler)`` returns true: the application is called as for plain HTTP."""
+        asked: list[Any] = []
+
+        def hook(handler: Any) -> bool:
+            asked.append(handler.environ["PATH_INFO"])
+            return answer
+
+        def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+            if "wsgi.websocket" in environ:
+                start_response("403 Forbidden", [("Content-Length", "0")])
+                return []
+            return index(environ, start_response)
+
+        listener = gevent_socket(socket.create_server(("127.0.0.1", 0)))
+        server = WSGIServer(listener, app, pre_start_hook=hook, log=None)
+        server.start()
+        with gevent_socket(socket.create_connection(server.address)) as sock, deadline("the server answers"):
+            sock.sendall(upgrade_request("/x", ("Connection", "close, Upgrade")))
+            head = sock.recv(4096)
+        server.stop()
+        assert (head[9:12], asked) == (b"200" if answer else b"403", ["/x"])
+
+
+class TestHandlerAlone:
+    """``gevent.pywsgi.WSGIServer(address, app, handler_class=WebSocketHandler)``, as gevent-websocket's."""
+
+    @pytest.mark.parametrize("how", ["bare", "wrapped", "wrapped inside", "wrapped by a closure"])
+    def test_application_is_wrapped_once(self, how: str) -> None:
+        """A bare one by the handler; one with a wrapper inside keeps that one's settings."""
+
+        class Outer:
+            def __init__(self, app: Any) -> None:
+                self.wsgi_app = app
+
+            def __call__(self, environ: Environ, start_response: StartResponse) -> Any:
+                return self.wsgi_app(environ, start_response)
+
+        def app(environ: Environ, start_response: StartResponse) -> None:
+            ws = environ["wsgi.websocket"]
+            ws.send(str(ws._config.max_message_size))
+
+        apps: dict[str, Any] = {
+            "bare": app,
+            "wrapped": WebSocketMiddleware(app, max_message_size=77),
+            "wrapped inside": Outer(WebSocketMiddleware(app, max_message_size=77)),
+            "wrapped by a closure": lambda *arguments: app(*arguments),
+        }
+        listener = gevent_socket(socket.create_server(("127.0.0.1", 0)))
+        server = pywsgi.WSGIServer(listener, apps[how], handler_class=WebSocketHandler, log=None, error_log=None)
+        server.start()
+        received = []
+        for _ in range(2):
+            with gevent_socket(socket.create_connection(server.address)) as sock, deadline("the server answers"):
+                sock.sendall(upgrade_request("/"))
+                data = b""
+                while len(data.partition(b"\r\n\r\n")[2]) < 4:
+                    data += sock.recv(4096)
+                received.append(data.partition(b"\r\n\r\n")[2][2:4])
+        server.stop()
+        assert received == [b"77" if "wrapped" in how and "closure" not in how else b"10"] * 2
+
+
+class TestEndOfAView:
+    @pytest.mark.parametrize("result", [None, object()], ids=["None", "ALREADY_HANDLED"])
+    def test_result_that_is_none_ends_normally(self, result: Any, caplog: pytest.LogCaptureFixture) -> None:
+        """A view that returns nothing after the 101, and gunicorn's ``ALREADY_HANDLED``: 1000, and no record."""
+
+        def app(environ: Environ, start_response: StartResponse) -> Any:
+            environ["wsgi.websocket"].send("x")
+            return result
+
+        with connect(app) as client:
+            assert (client.receive(), client.receive()) == ("x", None)
+        assert (client.close_code, problems(caplog)) == (1000, [])
+
+    def test_view_that_returns_none_without_an_answer_is_told(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Before the 101 it is an error, and says which."""
+        with pytest.raises(HandshakeRefused) as refused, connect(lambda environ, start_response: None):  # type: ignore
+            pass
+        assert refused.value.status_code == 500
+        assert "neither accepted nor answered" in caplog.text
+
+
 class TestGeventWebSocket:
     @everywhere
     @pytest.mark.parametrize("end", ["close", "EOF"])
@@ -372,6 +613,13 @@ class TestDWebSocket:
             ticks()
             peer.send("x")
             assert waiting.get(timeout=5) == "x"
+
+    def test_wait_takes_a_timeout(self) -> None:
+        """None when that is over, as there; the connection stays open."""
+        with connected() as (ws, peer):
+            nothing = ws.wait(timeout=0.01)
+            peer.send("x")
+            assert (nothing, ws.wait(timeout=5), ws.closed) == (None, "x", False)
 
     def test_read_never_waits(self) -> None:
         """The next message if one is there, else the fallback."""

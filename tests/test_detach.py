@@ -415,7 +415,7 @@ class TestErrors:
         assert [record.exc_info[0] for record in problems(caplog)] == [ConnectionClosed]
 
     @pytest.mark.parametrize("paused", [False, True])
-    def test_callback_that_is_killed_closes_with_1001(
+    def test_callback_that_is_killed_closes_with_1012(
         self, paused: bool, diary: Diary, caplog: pytest.LogCaptureFixture
     ) -> None:
         """The worker is stopping: the connection ends like that of a view that is killed, and nothing is logged."""
@@ -427,10 +427,10 @@ class TestErrors:
         with connected(inbox_messages=2 if paused else 16) as (ws, peer):
             ws.detach(on_message, diary.on_close)
             peer.send("one", "two", "three")
-            assert peer.close_frame() == (1001, "")
+            assert peer.close_frame() == (1012, "")
             peer.answer()
             until(lambda: diary.closes)
-        assert (diary.messages, diary.closes, problems(caplog)) == (["one"], [1001], [])
+        assert (diary.messages, diary.closes, problems(caplog)) == (["one"], [1012], [])
 
 
 class TestIdle:

@@ -41,7 +41,7 @@ QUIET = {  # how the view ends, the code that the peer is told
     "generator": 1000,
     "write": 1000,
     "lazily": 1000,
-    "killed": 1001,
+    "killed": 1012,
 }
 LOUD = {  # how the view ends, what the one log record says, how often close() of its response is called
     "error-page": (r"the application answered '500 Internal Server Error'; closed with 1011$", 1),

@@ -232,11 +232,11 @@ def test_listener_of_each_worker_runs_as_printed(tmp_path: Path) -> None:
             server.kill(signal.SIGTERM)
             goodbye = client.read_frame()
             draining = ask(path)
-            client.send(close_frame(1001))
+            client.send(close_frame(1012))
             client.read_until_eof()
         server.wait()
     assert (before[0], before[1]["connections"], before[1]["pid"]) == (200, 1, int(path.stem))
-    assert (goodbye, draining[0], draining[1]["draining"]) == (Frame(CLOSE, b"\x03\xe9"), 503, True)
+    assert (goodbye, draining[0], draining[1]["draining"]) == (Frame(CLOSE, b"\x03\xf4"), 503, True)
     assert list(folder.iterdir()) == []
 
 

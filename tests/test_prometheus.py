@@ -281,8 +281,8 @@ def test_worker_that_has_ended_leaves_its_counters(two_workers: Server) -> None:
         scraped(two_workers, lambda seen: seen.get("websocket_open") == len(everyone(by_pid)))
         os.kill(ending, signal.SIGTERM)
         for client in leaving:
-            assert client.read_frame() == Frame(CLOSE, b"\x03\xe9")
-            client.send(close_frame(1001))
+            assert client.read_frame() == Frame(CLOSE, b"\x03\xf4")
+            client.send(close_frame(1012))
             assert client.read_until_eof() == b""
         found = scraped(
             two_workers,
@@ -290,7 +290,7 @@ def test_worker_that_has_ended_leaves_its_counters(two_workers: Server) -> None:
         )
         await_successor(two_workers, by_pid)
     assert found["websocket_accepted_total"] == len(everyone(by_pid))
-    assert labelled(found, "websocket_closed") == {"1001": len(leaving)}
+    assert labelled(found, "websocket_closed") == {"1012": len(leaving)}
 
 
 def test_killed_worker_counts_in_no_gauge(two_workers: Server) -> None:
@@ -320,14 +320,14 @@ def test_goodbyes_of_a_stop_are_counted(server_directory: Path, shared: Path, an
             clients = everyone(on_both(server, stack))
             server.kill(signal.SIGTERM)
             for client in clients:
-                assert client.read_frame() == Frame(CLOSE, b"\x03\xe9")
+                assert client.read_frame() == Frame(CLOSE, b"\x03\xf4")
                 if answers:
-                    client.send(close_frame(1001))
+                    client.send(close_frame(1012))
             for client in clients:
                 assert client.read_until_eof() == b""
         registry = CollectorRegistry()
         MultiProcessCollector(registry, str(shared))  # type: ignore[no-untyped-call]
         found = parsed(generate_latest(registry).decode())
-    assert labelled(found, "websocket_closed") == {"1001": len(clients)}
+    assert labelled(found, "websocket_closed") == {"1012": len(clients)}
     assert traffic(found) == total(clients)
     assert list(shared.glob("gauge_live*")) == []

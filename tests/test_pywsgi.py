@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +21,8 @@ from gevent.event import Event
 from gws_middleware import WebSocketMiddleware, monkey, pywsgi
 from gws_middleware.takeover import HANDLER_KEY
 
-from .rawclient import CLOSE, TEXT, Frame, RawClient, close_frame
+from .inprocess import package_path
+from .rawclient import CLOSE, TEXT, Frame, RawClient, close_frame, upgrade_request
 
 T = TypeVar("T")
 
@@ -136,7 +139,7 @@ def test_handler_goes_when_its_connection_does(server_class: Any, request_: Call
 
 
 def test_stopped_server_ends_its_views() -> None:
-    """With a pool, ``server.stop()`` kills the greenlets of views: ``finally`` runs and the peer hears 1001."""
+    """With a pool, ``server.stop()`` kills the greenlets of views: ``finally`` runs and the peer hears 1012."""
     events: list[str] = []
     sleeping = Event()
 
@@ -152,7 +155,7 @@ def test_stopped_server_ends_its_views() -> None:
     def listen(client: RawClient) -> list[Frame]:
         client.upgrade("/")
         frames = [client.read_frame(), client.read_frame()]
-        client.send(close_frame(1001))
+        client.send(close_frame(1012))
         return [*frames, *client.read_frames_until_eof()]
 
     with serving(pywsgi.WSGIServer, app, spawn=10) as server:
@@ -160,4 +163,45 @@ def test_stopped_server_ends_its_views() -> None:
         assert sleeping.wait(5)
         server.stop(timeout=0.1)
         frames = listening.get()
-    assert (frames, events) == ([Frame(TEXT, b"ready"), Frame(CLOSE, b"\x03\xe9")], ["finally"])
+    assert (frames, events) == ([Frame(TEXT, b"ready"), Frame(CLOSE, b"\x03\xf4")], ["finally"])
+
+
+UNPATCHED = """
+import logging
+import sys
+
+import gevent
+from gevent import socket
+
+from gws_middleware.pywsgi import WSGIServer
+
+logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+if sys.argv[1] == "patched":
+    from gevent import monkey
+
+    monkey.patch_all()
+
+
+def app(environ, start_response):
+    environ["wsgi.websocket"].accept()
+    return []
+
+
+server = WSGIServer(("127.0.0.1", 0), app, log=None)
+server.start()
+for _ in range(2):
+    with socket.create_connection(server.address) as sock:
+        sock.sendall(bytes.fromhex(sys.argv[2]))
+        while sock.recv(1 << 16):
+            sock.shutdown(socket.SHUT_WR)
+server.stop()
+"""
+
+
+@pytest.mark.parametrize(("how", "count"), [("patched", 0), ("unpatched", 1)])
+def test_program_that_is_not_patched_is_warned_once(how: str, count: int) -> None:
+    """Each view that waits would block all the others, and nothing else says so."""
+    command = [sys.executable, "-c", UNPATCHED, how, upgrade_request("/").hex()]
+    done = subprocess.run(command, env=package_path(), capture_output=True, text=True, timeout=60, check=True)
+    warning = "WARNING gws_middleware: The standard library is not patched for gevent"
+    assert (done.stderr.count(warning), done.stderr.count("\n")) == (count, count), done.stderr

@@ -78,11 +78,11 @@ def test_drain_of_nobody_returns_at_once() -> None:
 
 
 def test_drain_says_goodbye_and_waits_until_all_have_left() -> None:
-    """Each hears the code once; the default is 1001."""
+    """Each hears the code once; the default is the setting of each."""
     registry = Registry()
     visitors = [Visitor(registry, after) for after in (0, 0.01, 0.02)]
     registry.drain(timeout=60)
-    assert [visitor.heard for visitor in visitors] == [[1001]] * 3
+    assert [visitor.heard for visitor in visitors] == [[1012]] * 3
     assert len(registry) == 0
 
 
@@ -216,7 +216,7 @@ def test_drain_of_some_leaves_others_alone() -> None:
     found = leaving.heard, staying.heard, newcomer.heard, registry.draining
     for each in (staying, newcomer):
         registry.remove(each)
-    assert found == ([1001], [], [], False)
+    assert found == ([1012], [], [], False)
 
 
 def test_drain_of_some_cuts_nobody_else() -> None:

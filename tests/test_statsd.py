@@ -129,14 +129,14 @@ def test_last_numbers_are_sent_at_the_stop(
                 client.say(10)
             server.kill(number)
             for client in clients:
-                assert client.read_frame() == Frame(CLOSE, b"\x03\xe9")
+                assert client.read_frame() == Frame(CLOSE, b"\x03\xf4")
                 if answers:
-                    client.send(close_frame(1001))
+                    client.send(close_frame(1012))
             for client in clients:
                 assert client.read_until_eof() == b""
             server.wait(10)
         statsd.listen()
-    assert statsd.ours == {"websocket.accepted": 3, "websocket.closed.1001": 3}
+    assert statsd.ours == {"websocket.accepted": 3, "websocket.closed.1012": 3}
     assert (statsd.traffic, statsd.gauges["websocket.open"]) == (total(clients), 0)
 
 

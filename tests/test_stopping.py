@@ -51,7 +51,7 @@ def goodbyes(clients: list[RawClient]) -> list[int]:
 
 @pytest.mark.parametrize("kind", ABLE)
 def test_stopped_server_says_goodbye(server_directory: Path, kind: str) -> None:
-    """Attached and detached connections hear 1001, ``finally`` and ``on_close`` run, and the server is gone long before
+    """Attached and detached connections hear 1012, ``finally`` and ``on_close`` run, and the server is gone long before
     its patience is over.
     """
     with launch(kind, server_directory) as server:
@@ -60,13 +60,13 @@ def test_stopped_server_says_goodbye(server_directory: Path, kind: str) -> None:
             codes = goodbyes(clients)
         server.wait(PATIENCE)
         ends = {
-            record.text for record in server.log.records() if " after 1001" in record.text and "tests:" in record.text
+            record.text for record in server.log.records() if " after 1012" in record.text and "tests:" in record.text
         }
-    assert codes == [1001] * 3
+    assert codes == [1012] * 3
     assert ends == {
-        "INFO tests: finally of one after 1001",
-        "INFO tests: finally of two after 1001",
-        "INFO tests: on_close of three after 1001",
+        "INFO tests: finally of one after 1012",
+        "INFO tests: finally of two after 1012",
+        "INFO tests: on_close of three after 1012",
     }
 
 
@@ -84,8 +84,8 @@ def test_stop_says_goodbye_whatever_the_signal(
             server.kill(number)
             codes = goodbyes(clients)
         server.wait(PATIENCE)
-        server.log.find("(finally|on_close) of .* after 1001", 2)
-    assert codes == [1001, 1001]
+        server.log.find("(finally|on_close) of .* after 1012", 2)
+    assert codes == [1012, 1012]
 
 
 def test_peer_that_answers_no_goodbye_is_cut(server_directory: Path) -> None:
@@ -95,7 +95,7 @@ def test_peer_that_answers_no_goodbye_is_cut(server_directory: Path) -> None:
             server.kill(signal.SIGTERM)
             heard = [[one.code for one in client.read_frames_until_eof()] for client in clients]
         code = server.wait(3)
-    assert (heard, code) == ([[1001]] * 2, 0)
+    assert (heard, code) == ([[1012]] * 2, 0)
 
 
 @pytest.mark.parametrize("kind", ABLE)
@@ -106,13 +106,13 @@ def test_stopped_server_says_goodbye_where_no_view_is_left(server_directory: Pat
             server.kill(signal.SIGTERM)
             codes = goodbyes(clients)
         server.wait(PATIENCE)
-        server.log.find("on_close of (one|two) after 1001", 2)
-    assert codes == [1001, 1001]
+        server.log.find("on_close of (one|two) after 1012", 2)
+    assert codes == [1012, 1012]
 
 
 @pytest.mark.parametrize("kind", ["worker", "gevent"])
 @pytest.mark.parametrize("first", ["waiting", "detached"])
-def test_worker_that_has_served_enough_says_that_another_comes(server_directory: Path, first: str, kind: str) -> None:
+def test_worker_that_has_served_enough_closes_all(server_directory: Path, first: str, kind: str) -> None:
     """At ``max_requests``: 1012, attached and detached, also where no view is left, and the next worker serves.
     (Workers on ``gevent.pywsgi`` count no requests.)
     """
@@ -143,7 +143,7 @@ def test_reloaded_server_serves_on_while_the_old_worker_waits(server_directory: 
     assert (echo, old_is_there, rest) == (Frame(TEXT, b"x"), True, [b"", b""])
 
 
-def test_changed_code_says_that_another_worker_comes(server_directory: Path) -> None:
+def test_changed_code_closes_all(server_directory: Path) -> None:
     """With ``--reload``: 1012, and the port is served again at once."""
     watched = server_directory.parent / "watched.txt"
     watched.write_text("")
@@ -184,12 +184,12 @@ def test_worker_without_an_arbiter_says_goodbye(server_directory: Path) -> None:
         server.process.wait()
         codes = goodbyes(clients)
     eventually(lambda: not worker.is_running(), "the end of the worker")
-    server.log.find("(finally|on_close) of .* after 1001", 2)
-    assert codes == [1001, 1001]
+    server.log.find("(finally|on_close) of .* after 1012", 2)
+    assert codes == [1012, 1012]
 
 
-@pytest.mark.parametrize(("how", "code"), [("told", 1001), ("max_requests", 1012)])
-def test_view_that_looks_at_nothing_is_ended(server_directory: Path, how: str, code: int) -> None:
+@pytest.mark.parametrize("how", ["told", "max_requests"])
+def test_view_that_looks_at_nothing_is_ended(server_directory: Path, how: str) -> None:
     """When the patience of a worker is over that ends alone, the greenlets of its views are killed: ``finally`` runs,
     and another worker takes the place.
     """
@@ -202,7 +202,7 @@ def test_view_that_looks_at_nothing_is_ended(server_directory: Path, how: str, c
             codes = goodbyes([client])
         server.log.find("finally of one$")
         eventually(lambda: server.status()["pid"] != before, "a new worker")
-    assert codes == [code]
+    assert codes == [1012]
 
 
 def test_view_that_looks_at_nothing_ends_before_the_arbiter_kills(server_directory: Path) -> None:
@@ -213,12 +213,12 @@ def test_view_that_looks_at_nothing_ends_before_the_arbiter_kills(server_directo
             codes = goodbyes([client])
             server.wait(PATIENCE)
         server.log.find("finally of one$")
-    assert codes == [1001]
+    assert codes == [1012]
 
 
 @pytest.mark.parametrize("kind", ["worker", "gevent"])
 def test_handshake_behind_the_goodbye_is_sent_home_too(server_directory: Path, kind: str) -> None:
-    """On a connection that was open before: a 101 and then 1001, and no refusal, which a browser would take for a
+    """On a connection that was open before: a 101 and then 1012, and no refusal, which a browser would take for a
     failure.
     """
     with launch(kind, server_directory, options=["--keep-alive", "10"]) as server:
@@ -226,16 +226,16 @@ def test_handshake_behind_the_goodbye_is_sent_home_too(server_directory: Path, k
             late.send(request("/plain"))
             late.read_response()
             server.kill(signal.SIGTERM)
-            assert witness.read_frame().code == 1001
+            assert witness.read_frame().code == 1012
             late.send(upgrade_request("/waiting?id=late"))
             late.read_response()
             frames = [late.read_frame()]
             while frames[-1].opcode != CLOSE:
                 frames.append(late.read_frame())
-            late.send(close_frame(1001))
-            witness.send(close_frame(1001))
+            late.send(close_frame(1012))
+            witness.send(close_frame(1012))
         server.wait(PATIENCE)
-    assert frames[-1].code == 1001
+    assert frames[-1].code == 1012
 
 
 def test_goodbyes_to_many_are_spread(server_directory: Path) -> None:
@@ -248,27 +248,88 @@ def test_goodbyes_to_many_are_spread(server_directory: Path) -> None:
             for client in clients:
                 codes.append(client.read_frame().code)
                 times.append(time.monotonic())
-                client.send(close_frame(1001))
+                client.send(close_frame(1012))
         server.wait(PATIENCE)
-    assert codes == [1001] * count
+    assert codes == [1012] * count
     assert max(times) - min(times) > 0.5
 
 
+@pytest.mark.parametrize("kind", ABLE)
+def test_close_code_of_a_shutdown_is_a_setting(server_directory: Path, kind: str) -> None:
+    """``shutdown_close_code`` is what attached and detached connections are closed with, in every server."""
+    with launch(kind, server_directory, env={"GWS_SHUTDOWN_CLOSE_CODE": "4123"}) as server:
+        with visitors(server, "/waiting?id=one", "/detached?id=two") as clients:
+            server.kill(signal.SIGTERM)
+            codes = goodbyes(clients)
+        server.wait(PATIENCE)
+    assert codes == [4123, 4123]
+
+
+def test_close_code_of_a_killed_view_is_the_setting(server_directory: Path) -> None:
+    """A view that SystemExit ends is closed as at any other stop."""
+    env = {"GWS_SHUTDOWN_CLOSE_CODE": "4123"}
+    with launch("gevent", server_directory, env=env) as server, server.connect() as client:
+        client.upgrade("/after/killed")
+        client.read_frame()
+        code = client.read_frame().code
+        client.send(close_frame(4123))
+        client.read_until_eof()
+    assert code == 4123
+
+
+@pytest.mark.parametrize("kind", ["worker", "gevent", "gevent_pywsgi"])
+def test_application_may_replace_the_signal_handler(server_directory: Path, kind: str) -> None:
+    """One that chains gunicorn's handler of SIGTERM in its own: the worker is found all the same, so connections are
+    closed at once and each has its line in the access log.
+    """
+    with launch(kind, server_directory, "tests.fixtureapps.chained") as server:
+        with visitors(server, "/waiting?id=one", "/detached?id=two") as clients:
+            server.kill(signal.SIGTERM)
+            codes = goodbyes(clients)
+        server.wait(PATIENCE)
+        server.log.find("(finally|on_close) of .* after 1012", 2)
+        lines = [line.status for line in server.access("id=")]
+    assert (codes, lines) == ([1012, 1012], [101, 101])
+
+
+READS_THE_CLASS = """
+def post_worker_init(worker):
+    worker.cfg.worker_class
+
+def when_ready(arbiter):
+    arbiter.cfg.worker_class
+"""
+
+
+def test_reading_the_worker_class_is_no_reload(server_directory: Path) -> None:
+    """The control socket of gunicorn, agents and hooks read ``cfg.worker_class``, and each read calls ``setup()`` of a
+    class that has one: a stop is closed with the same code as without.
+    """
+    config = server_directory.parent / "reads_the_class.py"
+    config.write_text(READS_THE_CLASS)
+    options = ["--config", str(config)]
+    with launch("worker", server_directory, options=options, env={"GWS_SHUTDOWN_CLOSE_CODE": "1001"}) as server:
+        with visitors(server, "/waiting?id=one", "/detached?id=two") as clients:
+            server.kill(signal.SIGTERM)
+            codes = goodbyes(clients)
+        server.wait(PATIENCE)
+    assert codes == [1001, 1001]
+
+
 WATCH = """
-import os, signal
+import os
 from types import SimpleNamespace
 from gws_middleware import stopping
 
 class Worker:
     alive, nr, max_requests, cfg = True, 0, 1, SimpleNamespace(graceful_timeout=1)
     def notify(self): pass
-    def stop(self, *signal): pass
+    def run(self): stopping.watch()
 
 stopping.watch()
 if not os.fork():
     worker = Worker()
-    signal.signal(signal.SIGTERM, worker.stop)
-    stopping.watch()
+    worker.run()
     os._exit("notify" in vars(worker))
 _, status = os.wait()
 print(os.waitstatus_to_exitcode(status))

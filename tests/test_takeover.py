@@ -7,6 +7,8 @@ import re
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +21,7 @@ from gws_middleware.middleware import NO_SOCKET
 
 from .conftest import SharedServer
 from .rawclient import BINARY, CLOSE, TEXT, Frame, RawClient, close_frame, frame, request, upgrade_request
-from .servers import CARRIERS, LATE, POWERLESS, SWITCHED, Server
+from .servers import CARRIERS, LATE, POWERLESS, SWITCHED, Certificate, Server, launch
 
 ABLE = [*LATE, *SWITCHED]
 
@@ -302,6 +304,83 @@ def test_access_log_tells_of_a_detached_connection_once(server: Server, token: s
     assert line.sent == frames if server.kind.access == "gunicorn" else line.sent > frames
 
 
+# --- applications that take the socket themselves ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def raw_server(tmp_path_factory: pytest.TempPathFactory, certificate: Certificate) -> Iterator[Any]:
+    """A server of ``fixtureapps.rawsocket`` with an ``accept_timeout`` of one second."""
+    with ExitStack() as stack:
+
+        @cache
+        def get(kind: str, over_tls: bool) -> Server:
+            directory, tls = tmp_path_factory.mktemp("server"), certificate if over_tls else None
+            env = {"GWS_ACCEPT_TIMEOUT": "1"}
+            return stack.enter_context(launch(kind, directory, RAW, env=env, certificate=tls))
+
+        yield lambda kind, carrier: get(kind, carrier.startswith("tls")).at(carrier)
+
+
+RAW = "tests.fixtureapps.rawsocket"
+# simple-websocket finds no socket in the environ of gevent_pywsgi.
+RAW_KINDS = [name for name in LATE if name != "gevent_pywsgi"]
+raw_kinds = pytest.mark.parametrize("kind", RAW_KINDS)
+
+
+@pytest.mark.parametrize("carrier", ["tcp", "unix", "tls"])
+@pytest.mark.parametrize("path", ["/flask-sock", "/simple", "/simple/generator"])
+@raw_kinds
+def test_application_that_takes_the_socket_is_left_alone(raw_server: Any, kind: str, path: str, carrier: str) -> None:
+    """simple-websocket and flask-sock speak on the server's socket: ``accept_timeout`` does not end them, and behind
+    their end nothing is written, served or logged.
+    """
+    server: Server = raw_server(kind, carrier)
+    with server.connect() as client:
+        client.upgrade(path)
+        began = time.monotonic()
+        while time.monotonic() - began < 1.5:
+            client.text("x")
+            assert client.read_frame() == Frame(TEXT, b"x")
+            time.sleep(0.05)
+        client.send(close_frame() + request("/plain"))
+        frames = client.read_frames_until_eof()
+    server.get("/")
+    server.log.check()
+    assert frames == [Frame(CLOSE, b"\x03\xe8")]
+
+
+@raw_kinds
+def test_application_that_takes_the_socket_may_close(raw_server: Any, kind: str) -> None:
+    """Its own close frame is the last that is written."""
+    server: Server = raw_server(kind, "tcp")
+    with server.connect() as client:
+        client.upgrade("/flask-sock/closes")
+        client.text("x")
+        frames = [client.read_frame(), client.read_frame()]
+        client.send(close_frame())
+        rest = client.read_until_eof()
+    server.get("/")
+    server.log.check()
+    assert (frames, rest) == ([Frame(TEXT, b"x"), Frame(CLOSE, b"\x03\xe8")], b"")
+
+
+@pytest.mark.parametrize("path", ["/flask-sock/raises", "/simple/raises"])
+@raw_kinds
+def test_error_of_an_application_that_takes_the_socket_is_no_page(raw_server: Any, kind: str, path: str) -> None:
+    """The error is logged once, by the framework or by us, and no HTTP is written into the connection."""
+    server: Server = raw_server(kind, "tcp")
+    with server.connect() as client:
+        client.upgrade(path)
+        client.text("x")
+        first = client.read_frame()
+        client.sock.shutdown(socket.SHUT_WR)  # what the application has copied of the socket is open until then
+        rest = client.read_until_eof()
+    server.log.expect("(Exception on /flask-sock/raises|raised on its own connection).*LookupError: the reason$")
+    server.get("/")
+    server.log.check()
+    assert (first, b"HTTP" in rest) == (Frame(TEXT, b"x"), False)
+
+
 # --- gevent-websocket's servers ------------------------------------------------------------------------------------
 
 NOT_LISTED = (
@@ -367,6 +446,22 @@ def test_powerless_server_answers_501(powerless: Server) -> None:
     powerless.log.expect(re.escape(NO_SOCKET))
     powerless.log.check()
     assert (response.status, response.body.decode()) == (501, NO_SOCKET + "\n")
+
+
+@pytest.mark.parametrize("powerless", [*POWERLESS, *SWITCHED], indirect=True)
+def test_connection_ends_after_a_501(powerless: Server, token: str) -> None:
+    """No request that follows in the same segment is served: a proxy may have taken it for bytes of a WebSocket.
+    (gevent-websocket's servers pass a handshake on that is no GET.)
+    """
+    with powerless.connect() as client:
+        handshake = upgrade_request("/echo", method="POST" if powerless.kind.name in SWITCHED else "GET")
+        client.send(handshake + request(f"/second?id={token}"))
+        response = client.read_response()
+        rest = client.read_until_eof()
+    if powerless.log.problems():  # it has not said so yet
+        powerless.log.expect(re.escape(NO_SOCKET))
+    powerless.log.check()
+    assert (response.status, rest, powerless.events(token)) == (501, b"", [])
 
 
 @pytest.mark.parametrize("powerless", POWERLESS, indirect=True)
@@ -514,13 +609,15 @@ def test_socket_of_a_thread_is_not_taken(key: str) -> None:
 
 
 def test_pywsgi_handler_out_of_reach_is_told_in_a_sentence(pair: Any) -> None:
-    """Where a wrapper hides gunicorn's pywsgi handler the error says what to do."""
+    """Where neither ``start_response`` nor the stack leads to gunicorn's pywsgi handler the error says what to do."""
 
     def start_response(status: str, headers: Any) -> Any:
         return lambda data: None
 
     server = in_greenlet(takeover.find, {"gunicorn.sock": pair[0]}, start_response)
-    with pytest.raises(takeover.NoSocketError, match=r"^a WSGI wrapper hides the server's start_response: put WebSock"):
+    with pytest.raises(
+        takeover.NoSocketError, match=r"in a greenlet of its own and hides the server's start_response: put WebSock"
+    ):
         in_greenlet(server.switch, start_response, [])
 
 

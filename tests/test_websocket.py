@@ -544,6 +544,9 @@ class TestSend:
             (b"binary", True, b"binary"),
             ("\u20ac" * 30_000, None, "\u20ac" * 30_000),
             (b"b" * 2**20, None, b"b" * 2**20),
+            (3, None, "3"),
+            (3.5, None, "3.5"),
+            (-1, True, b"-1"),
         ],
         ids=lambda value: repr(value)[:20],
     )
@@ -551,7 +554,7 @@ class TestSend:
     def test_message_arrives_in_its_type(
         self, message: Any, binary: bool | None, arrives: str | bytes, compression: Parameters | None
     ) -> None:
-        """``str`` as text, bytes as binary, unless ``binary`` says otherwise."""
+        """``str`` and numbers as text, bytes as binary, unless ``binary`` says otherwise."""
         with connected(compression=compression) as (ws, peer):
             ws.send(message, binary)
             assert peer.receive() == arrives
@@ -559,7 +562,7 @@ class TestSend:
     @pytest.mark.parametrize(
         ("message", "binary", "error", "sentence"),
         [
-            (3.5, None, TypeError, r"a message is str, .* or what prepare\(\) returns, not float"),
+            (True, None, TypeError, r"a message is str, .* or what prepare\(\) returns, not bool"),
             (None, None, TypeError, r"a message is str, .* or what prepare\(\) returns, not NoneType"),
             (["x"], True, TypeError, r"a message is str, .* or what prepare\(\) returns, not list"),
             ("\ud800", None, ValueError, "surrogate"),

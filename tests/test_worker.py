@@ -34,8 +34,9 @@ def limit(server: Server) -> int:
         ({"GWS_MAX_MESSAGE_SIZE": "100"}, [], BEHAVIOURS, 100),
         ({"GWS_MAX_MESSAGE_SIZE": "100"}, ["-k", f"{WORKERS}.Small"], BEHAVIOURS, 50),
         ({"GWS_MAX_MESSAGE_SIZE": "100"}, ["-k", f"{WORKERS}.Small"], f"{BEHAVIOURS}:tiny", 10),
+        ({"GWS_MAX_MESSAGE_SIZE": "100"}, ["-k", f"{WORKERS}.Small"], f"{BEHAVIOURS}:tiny_inside", 10),
     ],
-    ids=["environment", "options", "explicit wrapper"],
+    ids=["environment", "options", "explicit wrapper", "wrapper inside of another"],
 )
 def test_settings_come_from_the_nearest_place(
     server_directory: Path, env: dict[str, str], options: list[str], app: str, expected: int
@@ -95,6 +96,36 @@ def test_misspelt_setting_stops_the_server(
     assert f"gws_middleware.exceptions.ConfigError: {sentence}" in died.value.log or (
         kind == "pywsgi-handler" and sentence in died.value.log
     )
+
+
+# --- the name of the class ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gws_middleware.GeventWebSocketWorker", "egg:gws-middleware#websocket"])
+def test_worker_class_has_other_names(server_directory: Path, name: str) -> None:
+    """That of the package, and its entry point in ``gunicorn.workers``."""
+    with launch("worker", server_directory, options=["-k", name]) as server, server.connect() as client:
+        client.upgrade("/echo")
+        client.text("x")
+        assert client.read_frame().payload == b"x"
+        client.say_goodbye()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gws_middleware.geventwebsocketworker",
+        "gws_middleware.GeventWorker",
+        "gws_middleware.worker.GeventWebsocketWorker",
+        "gws_middleware.worker.Worker",
+    ],
+)
+def test_worker_class_that_is_misspelt_names_the_right_one(server_directory: Path, name: str) -> None:
+    """The last line of what gunicorn prints says which class there is. (``-k gws_middleware`` does not reach us.)"""
+    with pytest.raises(ServerDied) as died, launch("worker", server_directory, options=["-k", name]):
+        pass
+    sentence = "worker class is gws_middleware.worker.GeventWebSocketWorker"
+    assert sentence in died.value.log.strip().splitlines()[-1]
 
 
 # --- hooks ---------------------------------------------------------------------------------------------------------

@@ -12,10 +12,11 @@ from .rawclient import CLOSE, TEXT, Frame, RawClient, close_frame, frame, reques
 from .servers import Server
 
 WRAPPING = "tests.fixtureapps.wrapping:app"
-# In "worker" the worker's own wrapper is outermost: there every composition is wrapped twice.
 KINDS = ["worker", "gevent", "gevent_pywsgi", "pywsgi-handler"]
+WRAPPING_KINDS = ["worker", "pywsgi-handler"]
+"""The worker's or the handler's own wrapper is outermost: there every composition is wrapped twice."""
 TRANSPARENT = ["nothing", "iterable", "generator", "buffering", "copying", "replacing-input", "error-page", "proxy-fix"]
-HIDING = ["hiding", "hiding-generator", "hiding-buffering", "hiding-all", "hiding-all-generator"]
+HIDING = ["profiler", "hiding", "hiding-generator", "hiding-buffering", "hiding-all", "hiding-all-generator"]
 
 
 @pytest.fixture
@@ -37,14 +38,13 @@ def rest_of(client: RawClient) -> tuple[int | None, bytes]:
 
 
 def compositions() -> list[tuple[str, str]]:
-    """Wrappers outside of the middleware on every server, save those that hide gunicorn's pywsgi handler, which is out
-    of reach then. Wrappers inside of it are the same everywhere: one server of each family.
+    """Wrappers outside of the middleware on every server. Wrappers inside of it are the same everywhere: one server of
+    each family.
     """
     pairs = []
     for kind in KINDS:
         for name in [*TRANSPARENT, "sentry", "twice", *HIDING]:
-            if kind != "gevent_pywsgi" or name not in HIDING:
-                pairs.append((kind, f"outside-{name}"))
+            pairs.append((kind, f"outside-{name}"))
             if kind in ("gevent", "pywsgi-handler"):
                 pairs.append((kind, f"inside-{name}"))
     return pairs
@@ -60,11 +60,7 @@ everywhere = pytest.mark.parametrize(("server", "composition"), compositions(), 
 def test_messages_go_both_ways(server: Server, token: str, composition: str) -> None:
     """The connection is taken, with what was pipelined behind the request, and is gone when it ends."""
     with server.connect() as client:
-        # What gunicorn has read already is out of reach where everything of its own is hidden.
-        lost = server.kind.name == "gevent" and composition.startswith("outside-hiding-all")
-        client.upgrade(f"/{composition}/echo?id={token}", then=b"" if lost else frame(TEXT, b"early"))
-        if lost:
-            client.text("early")
+        client.upgrade(f"/{composition}/echo?id={token}", then=frame(TEXT, b"early"))
         client.text("late")
         echoes = [client.read_frame(), client.read_frame()]
         goodbye = client.say_goodbye()
@@ -102,7 +98,8 @@ def test_error_behind_the_101_is_logged_once(server: Server, token: str, composi
         client.upgrade(f"/{composition}/after/raise?id={token}")
         client.read_frame()
         code, rest = rest_of(client)
-    if not composition.endswith("error-page") or (composition.startswith("outside") and server.kind.name != "worker"):
+    seen = composition.startswith("outside") and server.kind.name not in WRAPPING_KINDS
+    if not composition.endswith("error-page") or seen:
         server.log.expect(r"^ERROR gws_middleware: .*; closed with 1011 .*LookupError: the reason$")
     else:
         server.log.expect(r"^ERROR gws_middleware: .* the application answered '500 Internal Server Error'; closed")
@@ -166,15 +163,21 @@ def test_mounted_application_gets_its_websocket(server: Server, where: str) -> N
     assert (facts["type"], code, rest) == ("gws_middleware.websocket.WebSocket", 1000, b"")
 
 
-@pytest.mark.parametrize("server", ["gevent_pywsgi"], indirect=True)
-@pytest.mark.parametrize("name", HIDING)
-def test_handler_out_of_reach_is_an_error_that_says_so(server: Server, name: str) -> None:
-    """A wrapper that hides gunicorn's pywsgi handler is an ordinary 500, and the log says what to do about it."""
+@pytest.mark.parametrize("server", ["gevent", "gevent_pywsgi"], indirect=True)
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("own-greenlet", "calls WebSocketMiddleware in a greenlet of its own and hides the server's start_response"),
+        ("deferring", "does not call the server's start_response at once"),
+    ],
+)
+def test_server_out_of_reach_is_an_error_that_says_so(server: Server, name: str, sentence: str) -> None:
+    """No frame leaves without a 101: an ordinary 500, the end, and the log says what to do about it."""
     with server.connect() as client:
-        client.send(upgrade_request(f"/outside-{name}/echo"))
+        client.send(upgrade_request(f"/outside-{name}/echo") + request("/second"))
         response = client.read_response()
         rest = client.read_until_eof()
-    server.log.expect("a WSGI wrapper hides the server's start_response: put WebSocketMiddleware outside of it")
+    server.log.expect(f"a WSGI wrapper .*{sentence}: put WebSocketMiddleware outside of it")
     assert (response.status, rest) == (500, b"")
 
 
@@ -219,7 +222,7 @@ def test_sentry_hears_of_nothing_else(server: Server, token: str, where: str, pa
     assert all(sentence in one for one, sentence in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("server", [kind for kind in KINDS if kind != "worker"], indirect=True)
+@pytest.mark.parametrize("server", [kind for kind in KINDS if kind not in WRAPPING_KINDS], indirect=True)
 def test_peer_that_leaves_is_no_report(server: Server, token: str) -> None:
     """Nor is ConnectionClosed that escapes a view because its peer has left. (A wrapper that is nearer to the view than
     ours reports it all the same.)

@@ -101,13 +101,14 @@ class Server(pywsgi.WSGIServer):
         wrapped = isinstance(getattr(app, "application", app), WebSocketMiddleware)
         self.application = app if wrapped else WebSocketMiddleware(app)
 
-    def shut_down(self, code: int, timeout: float) -> None:
-        """Accept no more, close every WebSocket with ``code`` and let its view finish; ``timeout`` s for both.
+    def shut_down(self, timeout: float) -> None:
+        """Accept no more, close every WebSocket (``shutdown_close_code``) and let its view finish; ``timeout`` s for
+        both.
 
         Other requests end with the process, as Django's do.
         """
         deadline = monotonic() + timeout
         self.close()
-        registry.current().drain(code, timeout)
+        registry.current().drain(timeout=timeout)
         gevent.idle()  # detached connections: their on_close has been started
         gevent.joinall(list(self.views), max(0.0, deadline - monotonic()))

@@ -113,7 +113,7 @@ def serve(
         if not ws.accepted:
             databases.abandon_request()
             raise
-        ws.close(CloseCode.GOING_AWAY)
+        ws.close(ws._config.shutdown_close_code)
         response = None  # Django ends the request as any other: the worker stops, and has no more to say
     except Exception as error:
         if not (isinstance(error, ConnectionClosed) and ws._is_closed):

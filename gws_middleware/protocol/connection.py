@@ -569,8 +569,11 @@ def _as_bytes(message: Any) -> tuple[Any, bool]:
         return bytes(message), False
     if isinstance(message, memoryview):
         return message.tobytes(), False
+    if isinstance(message, (int, float)) and not isinstance(message, bool):
+        return str(message).encode(), True  # as gevent-websocket and simple-websocket do
     raise TypeError(
-        f"a message is str, bytes, bytearray, memoryview or what prepare() returns, not {type(message).__name__}"
+        "a message is str, bytes, bytearray, memoryview, a number or what prepare() returns, "
+        f"not {type(message).__name__}"
     )
 
 

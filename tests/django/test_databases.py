@@ -416,12 +416,12 @@ class TestStop:
             said(client)
             assert site.connections() == 2
             site.server.kill(signal.SIGTERM)
-            assert client.read_frame().code == 1001
-            client.send(close_frame(1001))
+            assert client.read_frame().code == 1012
+            client.send(close_frame(1012))
             assert client.read_until_eof() == b""
             site.until_left(0)
             assert site.server.process.poll() is None
-            other.send(close_frame(1001))
+            other.send(close_frame(1012))
             released.touch()
 
     def test_view_that_outlives_the_graceful_timeout_leaves_nothing(self, stack: ExitStack, start: Sites) -> None:

@@ -22,7 +22,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import connections
 from django.test import override_settings
-from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK
+from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin
 
@@ -202,7 +202,7 @@ def test_server_ends_with_its_class() -> None:
         everything = [server, *server.children()]
         ws = websocket(Case, "/both/")
     assert not any(process.is_running() for process in everything)
-    with ws, pytest.raises(ConnectionClosedOK, match="1001"):
+    with ws, pytest.raises(ConnectionClosedError, match="1012"):
         ws.recv(10)
 
 

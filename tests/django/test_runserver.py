@@ -501,16 +501,16 @@ def free_port() -> int:
     ("number", "options"), [(signal.SIGINT, ()), (signal.SIGINT, ("--noreload",)), (signal.SIGTERM, ("--noreload",))]
 )
 def test_signal_ends_the_server_with_a_goodbye(options: list[str], number: int, project: Path) -> None:
-    """1001 for WebSockets, attached and detached, time for what they do at the end, and no traceback."""
+    """1012 for WebSockets, attached and detached, time for what they do at the end, and no traceback."""
     with running(project, "0", *options) as server, server.connect("/echo/") as client:
         client.recv()
         with server.connect("/detached/") as other:
             assert other.recv() == "hello"
             assert server.kill(number) == 0
-            assert close_code(other) == 1001
-        assert close_code(client) == 1001
-    assert "the view has seen 1001" in server.log
-    assert "on_close has seen 1001" in server.log
+            assert close_code(other) == 1012
+        assert close_code(client) == 1012
+    assert "the view has seen 1012" in server.log
+    assert "on_close has seen 1012" in server.log
     assert '"GET /echo/ HTTP/1.1" 101' in server.log
     assert "Traceback" not in server.log
 
@@ -532,7 +532,7 @@ def test_goodbye_has_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     peer.sendall(upgrade_request())
     until(lambda: server.views, "the view has accepted")
     began = monotonic()
-    server.shut_down(1012, 1.0)
+    server.shut_down(1.0)
     took = monotonic() - began
     peer.close()
     gevent.killall(list(server.views))

@@ -90,13 +90,13 @@ def test_wrong_setting_keeps_the_worker_from_starting(tmp_path: Path) -> None:
 
 
 def test_stop_ends_views_in_django_s_way(tmp_path: Path) -> None:
-    """1001 to the peer, and the view's loop ends as for any other end: no record in the log."""
+    """1012 to the peer, and the view's loop ends as for any other end: no record in the log."""
     with launch("worker", tmp_path, app("worker")) as running, running.connect() as client:
         client.send(upgrade_request("/both/") + frame(TEXT, b"x"))
         assert client.read_response().status == 101
         assert client.read_frame().payload == b"0: x"
         running.kill(signal.SIGTERM)
         last = client.read_frame()
-        assert (last.opcode, last.payload[:2]) == (CLOSE, (1001).to_bytes(2, "big"))
-        client.send(close_frame(1001))
+        assert (last.opcode, last.payload[:2]) == (CLOSE, (1012).to_bytes(2, "big"))
+        client.send(close_frame(1012))
         assert client.read_until_eof() == b""

@@ -43,8 +43,8 @@ def heard() -> Iterator[list[tuple[Signal, dict[str, Any]]]]:
     [
         ("/both/", 4000),
         ("/raises/", 1011),
-        ("/killed/", 1001),
-        ("/killed-by-meta/", 1001),
+        ("/killed/", 1012),
+        ("/killed-by-meta/", 1012),
         ("/timeout/", 1011),
         ("/conversation/1/", 4000),
     ],

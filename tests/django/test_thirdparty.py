@@ -217,7 +217,7 @@ def test_requests_at_once_keep_apart(server: Server, token: str) -> None:
 
 
 def test_stop_ends_websockets(tmp_path: Path) -> None:
-    """1001 to the peer, and nobody finds anything wrong in that."""
+    """1012 to the peer, and nobody finds anything wrong in that."""
     with launch("worker", tmp_path, PROJECT) as server, ExitStack() as stack:
         clients = [stack.enter_context(server.connect()) for _ in PATHS]
         for path, client in zip(PATHS, clients, strict=True):
@@ -226,6 +226,6 @@ def test_stop_ends_websockets(tmp_path: Path) -> None:
         server.kill(signal.SIGTERM)
         for client in clients:
             last = client.read_frame()
-            assert (last.opcode, last.code) == (CLOSE, 1001)
-            client.send(close_frame(1001))
+            assert (last.opcode, last.code) == (CLOSE, 1012)
+            client.send(close_frame(1012))
             assert client.read_until_eof() == b""

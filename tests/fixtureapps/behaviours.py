@@ -11,6 +11,7 @@ from typing import Any
 
 import gevent
 import gevent.event
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from gws_middleware import ConnectionClosed, WebSocketMiddleware
 from gws_middleware.typing import Environ, StartResponse
@@ -22,6 +23,7 @@ configure_logging(logging.DEBUG)
 app = Router()
 wrapped = WebSocketMiddleware(app)
 tiny = WebSocketMiddleware(app, max_message_size=10)
+tiny_inside = ProxyFix(tiny)
 
 log = logging.getLogger("tests")
 

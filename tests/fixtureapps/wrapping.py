@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import gevent
 import sentry_sdk
 from sentry_sdk.integrations.wsgi import SentryWsgiMiddleware
 from sentry_sdk.transport import Transport
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.middleware.profiler import ProfilerMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from gws_middleware import WebSocketMiddleware
@@ -129,6 +131,53 @@ def sentry(app: WSGIApp) -> WSGIApp:
     return watched
 
 
+def profiler(app: WSGIApp) -> WSGIApp:
+    """Werkzeug's, whose ``write`` is a list's ``append``: what is written before the response is not sent."""
+    profiled: WSGIApp = ProfilerMiddleware(app, stream=None)
+    return profiled
+
+
+def own_greenlet(app: WSGIApp) -> WSGIApp:
+    """Hides the server, and calls the application on another stack."""
+    hidden = hiding_all(app)
+
+    def wrapped(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        def call() -> Any:
+            try:
+                return hidden(environ, start_response)
+            except Exception as error:  # gevent would print it
+                return error
+
+        result = gevent.spawn(call).get()
+        if isinstance(result, Exception):
+            raise result
+        found: Iterable[bytes] = result
+        return found
+
+    return wrapped
+
+
+def deferring(app: WSGIApp) -> WSGIApp:
+    """Starts the response when it has all of the body."""
+
+    def wrapped(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        started: list[Any] = []
+        body: list[bytes] = []
+
+        def start(*arguments: Any) -> Any:
+            started[:] = arguments
+            return body.append
+
+        result = app(environ, start)
+        body += result
+        if hasattr(result, "close"):
+            result.close()
+        start_response(*started[:2])
+        return body
+
+    return wrapped
+
+
 def nothing(app: WSGIApp) -> WSGIApp:
     """Does nothing."""
     return app
@@ -200,6 +249,9 @@ WRAPPERS: dict[str, Wrapper] = {
     "mounting": mounting,
     "proxy-fix": proxy_fix,
     "sentry": sentry,
+    "profiler": profiler,
+    "own-greenlet": own_greenlet,
+    "deferring": deferring,
     "twice": WebSocketMiddleware,
 }
 MOUNTS: dict[str, WSGIApp] = {"/reports": _tell_reports}

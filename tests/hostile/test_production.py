@@ -322,13 +322,13 @@ def crowd(stack: ExitStack, server: Server) -> list[RawClient]:
     return clients
 
 
-def test_goodbyes_of_a_stop_are_spread_and_say_1001(server_directory: Path) -> None:
+def test_goodbyes_of_a_stop_are_spread_and_say_1012(server_directory: Path) -> None:
     """Everybody hears it."""
     with launch("worker", server_directory, HOSTILE) as server, ExitStack() as stack:
         clients = crowd(stack, server)
         server.kill(signal.SIGTERM)
         codes, seconds = leave(clients)
-    assert codes == [1001] * CROWD
+    assert codes == [1012] * CROWD
     assert seconds > 0.5 * CROWD / 500
 
 
@@ -357,6 +357,6 @@ def test_all_are_gone_before_the_graceful_timeout(server_directory: Path) -> Non
             frames = [client.read_frames_until_eof() for client in clients]
             server.wait(6)
             seconds = time.monotonic() - begin
-        ends = [one for one in server.log.records() if re.search("finally of .* after 1001", one.text)]
-    assert [[one.code for one in heard] for heard in frames] == [[1001]] * 50
+        ends = [one for one in server.log.records() if re.search("finally of .* after 1012", one.text)]
+    assert [[one.code for one in heard] for heard in frames] == [[1012]] * 50
     assert (len(ends), seconds < 6) == (50, True)

@@ -650,7 +650,7 @@ class TestSection6_1:
         assert joined(sent).endswith(b"a" * SPLIT_FROM)
 
     @pytest.mark.parametrize("binary", [None, True, False])
-    @pytest.mark.parametrize("message", [None, 5, 3.5, ["a"], ("a",), {"a": 1}, object])
+    @pytest.mark.parametrize("message", [None, True, 1j, ["a"], ("a",), {"a": 1}, object])
     def test_wrong_type(self, end: End, message: object, binary: bool | None) -> None:
         """What is no message is the caller's fault and told at the call."""
         name = type(message).__name__

@@ -18,7 +18,6 @@ from django.apps import apps
 from django.utils import autoreload
 from gevent import get_hub, monkey
 
-from ....codes import CloseCode
 from ... import bootstrap
 from ...devserver import Server
 
@@ -29,8 +28,6 @@ else:
 
 __all__ = ["Command"]
 
-RELOAD = 3
-"""The exit code by which Django's reloader asks for the next process."""
 GOODBYE = 0.5
 """Seconds for the goodbye of the WebSockets and for their views to end. On Ctrl-C the parent kills after 0.25 s."""
 LOOK = 0.25
@@ -59,16 +56,11 @@ class Command(DjangoCommand):
                 program = patched_program()
                 os.execv(program[0], program)
         autoreload.StatReloader.SLEEP_TIME = LOOK  # type: ignore[assignment]
-        code = CloseCode.GOING_AWAY
         try:
             super().run(**options)
-        except SystemExit as end:
-            if end.code == RELOAD:
-                code = CloseCode.SERVICE_RESTART
-            raise
         finally:
             if self._server is not None:
-                self._server.shut_down(code, GOODBYE)
+                self._server.shut_down(GOODBYE)
 
     def inner_run(self, *args: Any, **options: Any) -> None:
         """What the reloader runs in a thread, here a greenlet."""
