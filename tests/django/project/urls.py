@@ -38,6 +38,7 @@ urlpatterns = [
     path("tested/", views.tested),
     path("session/", views.session),
     path("users/", views.users),
+    path("queries/", views.queries),
     path("detached/", views.detached),
     path("conversation/<int:room>/", views.Conversation.as_view()),
     path("conversation/private/<int:room>/", views.Private.as_view()),
