@@ -152,7 +152,7 @@ def loaded_unpatched() -> bool:
 
 
 def _patched(event: object) -> None:
-    """gevent patches. A worker of gunicorn does so after ``--preload`` has loaded the project: it must not start.
+    """Called by gevent. A worker of gunicorn does so after ``--preload`` has loaded the project: it must not start.
     Another program may have use for Django outside of greenlets.
     """
     if not isinstance(event, events.GeventDidPatchAllEvent):
