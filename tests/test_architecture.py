@@ -86,6 +86,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "worker": (8, {"codes", "typing", "config", "registry", "middleware", "health", "statsd", "stopping"}),
     "pywsgi": (7, {"codes", "typing", "registry", "takeover", "middleware"}),
     "monkey": (7, {"typing", "takeover"}),
+    "watchdog": (6, set()),
     "testing": (
         7,
         {
@@ -99,6 +100,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
             "registry",
             "websocket",
             "middleware",
+            "watchdog",
         },
     ),
     "django": (
@@ -137,6 +139,7 @@ FOREIGN = {
         "worker",
         "pywsgi",
         "monkey",
+        "watchdog",
         "testing",
         "django",
     },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -67,7 +68,16 @@ def counts(request: Any) -> None:
     request.websocket.send(str(User.objects.count()))
 
 
+@require_websocket
+def never_waits(request: Any) -> None:
+    """Waits, but without gevent."""
+    while not request.websocket.closed:
+        request.websocket.send("tick")
+        time.sleep(0.01)
+
+
 urlpatterns = [
+    path("never-waits/", never_waits),
     path("login/", LoginView.as_view()),
     path("asked/", asked, name="asked"),
     path("full/<how>/", full, name="full"),
@@ -328,6 +338,14 @@ class TestTimeouts:
         with pytest.raises(TimeoutError, match="did not end"), client.websocket("/sleeps/late/", timeout=0.1):
             pass
 
+    def test_view_that_never_gives_way_fails_the_test(self, client: WebSocketClient) -> None:
+        """With its name and the line where it is."""
+        with pytest.raises(TimeoutError) as caught, client.websocket("/never-waits/", timeout=0.2) as ws:
+            list(ws)
+        assert "the application has held the event loop for more than 0.2 s" in str(caught.value)
+        assert f'File "{__file__}", line ' in str(caught.value)
+        assert ", in never_waits\n" in str(caught.value)
+
     def test_view_that_does_not_end_hides_no_error_of_the_test(self, client: WebSocketClient) -> None:
         """It came first."""
         with pytest.raises(ZeroDivisionError), client.websocket("/sleeps/late/", timeout=0.1):
@@ -521,7 +539,7 @@ sys.exit(pytest.main())
 
 def test_process_that_gevent_has_patched_works_too() -> None:
     """All of the above: there each greenlet has database connections of its own."""
-    options = ["-q", "-p", "no:cacheprovider", "-k", "not patched", __file__]
+    options = ["-q", "-p", "no:cacheprovider", "-k", "not patched and not never_gives_way", __file__]
     done = subprocess.run(
         [sys.executable, "-c", PATCHED, *options],
         cwd=ROOT,
