@@ -147,6 +147,7 @@ FOREIGN = {
     "django": {"django"},
     "asgiref": {"django"},
     "psycopg2": {"django"},
+    "pytest": {"django"},
     "geventwebsocket": {"exceptions"},
     "gunicorn": {"worker"},
 }

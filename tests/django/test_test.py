@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import gevent
 import pytest
@@ -498,6 +499,14 @@ class TestProcess:
             request_finished.disconnect(finished)
         assert heard == ["started", "finished"]
 
+    def test_websocket_without_a_query_needs_no_database(self, client: WebSocketClient) -> None:
+        """As Django's client: a test without ``databases``, or pytest-django's without its mark, may open one."""
+        connection.ensure_connection()  # an earlier test has left it open
+        refused = patch.object(connection, "ensure_connection", side_effect=AssertionError("a use of the database"))
+        with refused, client.websocket("/both/") as ws:
+            ws.send("x")
+            assert ws.receive() == "0: x"
+
     def test_other_threads_have_connections_of_their_own(self, client: WebSocketClient) -> None:
         """A connection is not for two threads at once."""
         with client.websocket("/both/"):
@@ -513,7 +522,7 @@ class TestProcess:
         assert connections["default"].allow_thread_sharing
         second.__exit__(None, None, None)
         assert not connections["default"].allow_thread_sharing
-        assert "close" not in vars(connections["default"])
+        assert {"close", "close_if_unusable_or_obsolete"}.isdisjoint(vars(connections["default"]))
         assert "create_connection" not in vars(connections)
 
 
