@@ -70,6 +70,13 @@ def counts(request: Any) -> None:
 
 
 @require_websocket
+def fails_the_test(request: Any) -> None:
+    """Not the application's exception, but the test's."""
+    request.websocket.accept()
+    pytest.fail("from the view")
+
+
+@require_websocket
 def never_waits(request: Any) -> None:
     """Waits, but without gevent."""
     while not request.websocket.closed:
@@ -79,6 +86,7 @@ def never_waits(request: Any) -> None:
 
 urlpatterns = [
     path("never-waits/", never_waits),
+    path("fails-the-test/", fails_the_test),
     path("login/", LoginView.as_view()),
     path("asked/", asked, name="asked"),
     path("full/<how>/", full, name="full"),
@@ -281,6 +289,11 @@ class TestExceptions:
         """Before the 101 and after it."""
         with pytest.raises(LookupError, match="the 101"), client.websocket(path):
             pass
+
+    def test_outcome_of_pytest_in_a_view_is_the_test_s(self, client: WebSocketClient) -> None:
+        """E.g. of ``pytest --timeout``, which raises it in whatever runs."""
+        with pytest.raises(pytest.fail.Exception, match="from the view"), client.websocket("/fails-the-test/") as ws:
+            ws.receive()
 
     def test_error_of_the_test_is_the_cause(self, client: WebSocketClient) -> None:
         """Both are told: mostly one has brought about the other."""
