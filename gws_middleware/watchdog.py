@@ -26,6 +26,8 @@ INTERVAL = 0.1
 """Seconds between two comparisons."""
 OVERDUE = 1.0
 """Seconds after its deadline at which a wait that is still going on shows that the loop does not run."""
+LEFT_ALONE = ("bdb", "pdb", "pydevd", "_pydevd")
+"""Beginnings of the names of modules in whose functions a wait may take any time: debuggers."""
 UNPATCHED = (
     "time.sleep() and blocking I/O hold the loop here, as gevent has not patched this process. To run tests as a "
     "gevent server runs the application: python -m gevent.monkey --module pytest, or python -m gevent.monkey manage.py "
@@ -107,6 +109,8 @@ class Watchdog:
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         """The signal's handler: runs in the greenlet that holds the loop, which stays here until it is killed."""
+        if _left_alone(frame):
+            return
         running = getcurrent()
         for waiter in self._overdue():
             if waiter is not running:  # and has just been resumed
@@ -114,6 +118,12 @@ class Watchdog:
                 _, timeout = self._waits.pop(waiter)
                 waiter.throw(StuckError(timeout, frame))
                 return
+
+
+def _left_alone(frame: FrameType | None) -> bool:
+    """Whether the loop itself waits, whose timers will end the test's wait, or a debugger does."""
+    modules = [str(entry.f_globals.get("__name__")) for entry, _ in traceback.walk_stack(frame)]
+    return modules[:1] == ["gevent.hub"] or any(name.startswith(LEFT_ALONE) for name in modules)
 
 
 def _application(frame: FrameType | None) -> traceback.StackSummary:

@@ -662,6 +662,20 @@ class TestHeldLoop:
         assert signal.getsignal(signal.SIGURG) is before
         until(lambda: native_threads() <= threads)
 
+    def test_debugger_is_not_interrupted(self) -> None:
+        """One stops at a line of the view for as long as one looks at it."""
+        commands = "import time\np time.sleep(2) or 'still ' + 'here'\ncontinue\n"
+        done = subprocess.run(
+            [sys.executable, "-c", DEBUGGED],
+            input=commands,
+            env=package_path(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert "'still here'" in done.stdout, done.stdout + done.stderr
+
     def test_client_in_another_thread_works_without_it(self) -> None:
         """Signals come to the main thread alone."""
         received: list[Any] = []
@@ -676,6 +690,19 @@ class TestHeldLoop:
         thread.start()
         thread.join(30)
         assert received == ["x"]
+
+
+DEBUGGED = """
+from gws_middleware.testing import connect
+
+def app(environ, start_response):
+    breakpoint()
+    environ["wsgi.websocket"].accept()
+    return []
+
+with connect(app, timeout=0.2):
+    pass
+"""
 
 
 def native_threads() -> int:

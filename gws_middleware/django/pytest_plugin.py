@@ -22,16 +22,18 @@ def websocket_client() -> Any:
     return _clients().WebSocketClient()
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup() -> Generator[None, Any, Any]:
+@pytest.hookimpl(hookwrapper=True)
+def pytest_fixture_setup() -> Generator[None, Any, None]:
     """Make a ``WebSocketClient`` of each ``django.test.Client`` that a fixture returns, as ``client`` and
     ``admin_client`` of pytest-django do.
     """
-    value = yield
+    outcome = yield
     django = sys.modules.get("django.test.client")
-    if django is not None and type(value) is django.Client:
+    if django is None or outcome.excinfo is not None:
+        return
+    value = outcome.get_result()
+    if type(value) is django.Client:
         value.__class__ = _clients().WebSocketClient
-    return value
 
 
 def _clients() -> Any:

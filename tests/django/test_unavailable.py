@@ -10,11 +10,9 @@ from django.test import Client, RequestFactory, override_settings
 
 from gws_middleware.django import unavailable
 from gws_middleware.django.middleware import WebSocketMiddleware
-from tests.inprocess import package_path, problems
+from tests.inprocess import problems
 from tests.rawclient import upgrade_request
 from tests.servers import KINDS, launch
-
-__all__ = ["package_path"]
 
 COMMAND = "gunicorn -k gws_middleware.worker.GeventWebSocketWorker"
 APPLICATION = "tests.django.project.wsgi:application"
