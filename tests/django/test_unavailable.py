@@ -32,7 +32,7 @@ def unlogged() -> None:
     unavailable.log_once.cache_clear()
 
 
-@pytest.mark.parametrize("kind", ["gevent", "gevent_pywsgi", "gthread", "sync", "wsgiref"])
+@pytest.mark.parametrize("kind", ["gevent", "gevent_pywsgi", "gthread", "sync"])
 def test_handshake_is_answered_with_501_and_logged_once(kind: str, tmp_path: Path) -> None:
     """The answer and the log name the command to use, whichever kind of view was asked for; plain HTTP is served."""
     assert not KINDS[kind].wraps
