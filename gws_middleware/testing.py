@@ -10,10 +10,12 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -32,11 +34,16 @@ from .protocol.connection import Connection, State
 from .protocol.handshake import check_response
 from .takeover import SERVER_KEY, SWITCHING, Server
 from .typing import Environ, Headers, Message, StartResponse, Write, WSGIApp
+from .watchdog import StuckError, Watchdog
 
 __all__ = ["Client", "connect"]
 
 HOST = "testserver"
 READ_SIZE = 65536
+OF_THE_APPLICATION = (Exception, gevent.GreenletExit, gevent.Timeout, GeneratorExit, KeyboardInterrupt, SystemExit)
+"""What an application raises that its server deals with. All else is meant for the test, e.g. pytest's outcomes."""
+
+_watchdog = Watchdog()
 
 
 def connect(
@@ -55,9 +62,10 @@ def connect(
 
     ``app`` is wrapped with ``options`` unless it is wrapped already. ``path`` may have a query. ``compression`` is what
     the client offers, ``environ`` is laid over the WSGI environ, and ``timeout`` (s) bounds each wait, so that no test
-    hangs.
+    hangs: not even on an application that never gives way to the client, in a test that runs in the main thread.
 
-    HandshakeRefused: the application answered with HTTP. An exception that it raised before the 101 comes out as it is.
+    HandshakeRefused: the application answered with HTTP. An exception that it raised before the 101 comes out as it is,
+    and a BaseException of a test framework's, e.g. of ``pytest.fail()`` or ``pytest --timeout``, after it, too.
     """
     if not isinstance(app, WebSocketMiddleware):
         app = WebSocketMiddleware(app, **options)
@@ -109,6 +117,8 @@ class _PairServer(Server):
         self.sock = sock
         self.answered: AsyncResult[tuple[str, Headers, bytes]] = AsyncResult()
         self.told: _Told | None = None
+        self.failure: BaseException | None = None
+        """What the application raised for the test."""
         self._environ: Environ = {}
         self._status: tuple[str, Headers] | None = None
         self._body: list[bytes] = []
@@ -124,11 +134,13 @@ class _PairServer(Server):
         self.answered.set((SWITCHING, headers, b""))
         return plain_channel(self.sock), b""
 
-    def serve(self, app: WSGIApp, environ: Environ) -> None:
+    def serve(self, app: WebSocketMiddleware, environ: Environ) -> None:
         """One request, as a WSGI server serves it. Runs in a greenlet of its own."""
         self._environ = environ
+        noting = copy.copy(app)
+        noting._call = _Noting(app._call, self)
         try:
-            result = app(environ, self.start_response)
+            result = noting(environ, self.start_response)
             try:
                 for chunk in result:
                     self._body.append(chunk)
@@ -140,12 +152,47 @@ class _PairServer(Server):
             if self.answered.ready():
                 raise
             self.answered.set_exception(error)
+        except BaseException as error:
+            if error is not self.failure:
+                raise
+            self.answered.set_exception(error)
         else:
             if not self.answered.ready():
                 status, headers = self._status or ("500 Internal Server Error", [])
                 self.answered.set((status, headers, b"".join(self._body)))
         finally:
             self.sock.close()
+
+
+class _Noting:
+    """The application, or its response. What is raised in it after the 101 is logged by the middleware; this notes what
+    of it is meant for the test.
+    """
+
+    def __init__(self, inside: Any, server: _PairServer) -> None:
+        self._inside, self._server = inside, server
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            yield
+        except OF_THE_APPLICATION:
+            raise
+        except BaseException as error:
+            self._server.failure = error
+            raise
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        with self._noted():
+            return _Noting(self._inside(environ, start_response), self._server)
+
+    def __iter__(self) -> Iterator[bytes]:
+        with self._noted():
+            yield from self._inside
+
+    def close(self) -> None:
+        with self._noted():
+            getattr(self._inside, "close", lambda: None)()
 
 
 class _Told:
@@ -171,7 +218,7 @@ class Client:
 
     def __init__(
         self,
-        app: WSGIApp,
+        app: WebSocketMiddleware,
         environ: Environ,
         key: str,
         subprotocols: tuple[str, ...],
@@ -192,13 +239,15 @@ class Client:
         self._inbox: list[Message] = []
         self._lost = False
         self._told = False
+        self._stuck: StuckError | None = None
 
     def __enter__(self) -> Client:
+        _watchdog.start()
         theirs, self._sock = gsocket.socketpair()
         self._server = server = _PairServer(theirs)
         self._greenlet = gevent.spawn(server.serve, self._app, {**self._environ, SERVER_KEY: server})
         try:
-            with gevent.Timeout(self.timeout, TimeoutError(f"no answer to the handshake in {self.timeout} s")):
+            with self._within(self.timeout, f"no answer to the handshake in {self.timeout} s"):
                 answer: Any = server.answered.get()
             status, headers, body = answer
             if status != SWITCHING:
@@ -226,14 +275,39 @@ class Client:
             self._leave()
 
     def _leave(self) -> None:
+        raising = sys.exc_info()[0] is not None
+        sentence = f"the application did not end within {self.timeout} s after the connection had ended"
         self._sock.close()
-        self._greenlet.join(self.timeout)
-        stuck = not self._greenlet.dead
-        if self._server.told is not None and not stuck:
-            stuck = not self._server.told.end.wait(self.timeout)
-        self._greenlet.kill()
-        if stuck and sys.exc_info()[0] is None:
-            raise TimeoutError(f"the application did not end within {self.timeout} s after the connection had ended")
+        try:
+            with self._within(self.timeout, sentence):
+                self._greenlet.join()
+                if self._server.told is not None:
+                    self._server.told.end.wait()
+        except TimeoutError:
+            if not raising:
+                raise
+        finally:
+            try:
+                with _watchdog.waiting(self.timeout):
+                    self._greenlet.kill(timeout=self.timeout)
+            finally:
+                _watchdog.stop()
+
+    @contextmanager
+    def _within(self, timeout: float, sentence: str) -> Iterator[None]:
+        """TimeoutError with the sentence if the block takes longer. What the application raised for the test is raised
+        here, and where it holds the event loop, each further wait ends at once.
+        """
+        if self._stuck is not None:
+            raise self._stuck
+        try:
+            with _watchdog.waiting(timeout), gevent.Timeout(timeout, TimeoutError(sentence)):
+                yield
+        except StuckError as error:
+            self._stuck = error
+            raise
+        if self._server.failure is not None:
+            raise self._server.failure
 
     # --- talking ---------------------------------------------------------------------------------------------------
 
@@ -252,9 +326,9 @@ class Client:
 
     def send_raw(self, data: bytes) -> None:
         """Put bytes on the wire as they are, to play a broken peer."""
-        self._sock.settimeout(self.timeout)
         try:
-            self._sock.sendall(data)
+            with self._within(self.timeout, f"the application did not read within {self.timeout} s"):
+                self._sock.sendall(data)
         except TimeoutError:
             raise
         except OSError:  # the application has gone; what it said before, e.g. why, can still be read
@@ -297,11 +371,11 @@ class Client:
 
     def _read(self, timeout: float) -> None:
         engine = self._connection()
-        self._sock.settimeout(timeout)
         try:
-            data = self._sock.recv(READ_SIZE)
+            with self._within(timeout, f"nothing came from the application within {timeout} s"):
+                data = self._sock.recv(READ_SIZE)
         except TimeoutError:
-            raise TimeoutError(f"nothing came from the application within {timeout} s") from None
+            raise
         except OSError:
             data = b""
         if not data:

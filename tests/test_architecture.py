@@ -93,6 +93,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "monkey": (7, {"typing", "takeover"}),
     "flask": (7, {"codes", "typing", "exceptions", "websocket"}),
     "flaskrun": (7, set()),
+    "watchdog": (6, set()),
     "testing": (
         7,
         {
@@ -107,6 +108,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
             "websocket",
             "middleware",
             "jsontext",
+            "watchdog",
         },
     ),
     "django": (
@@ -146,6 +148,7 @@ FOREIGN = {
         "worker",
         "pywsgi",
         "monkey",
+        "watchdog",
         "testing",
         "django",
     },
@@ -153,6 +156,7 @@ FOREIGN = {
     "django": {"django"},
     "asgiref": {"django"},
     "psycopg2": {"django"},
+    "pytest": {"django"},
     "geventwebsocket": {"exceptions"},
     "gunicorn": {"worker", "flaskrun"},
     "flask": {"flask", "flaskrun"},
@@ -272,8 +276,8 @@ class TestImports:
 
     def test_nothing_of_ours_is_imported_late(self) -> None:
         """Cycles are removed by order, not by imports inside functions; under ``if TYPE_CHECKING`` they would hide."""
-        hidden = [found for found in imports() if found.ours and found.kind != "top" and found.room != "__init__"]
-        assert hidden == []
+        hidden = [found for found in imports() if found.ours and found.kind != "top"]
+        assert [found for found in hidden if "__init__" not in found.where] == []  # a package's names are loaded late
 
     def test_foreign_packages_stand_where_they_may(self) -> None:
         """One room speaks to gunicorn, one to gevent-websocket; django and redis nowhere."""

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import gevent
@@ -15,7 +22,7 @@ from gws_middleware.protocol.deflate import Parameters
 from gws_middleware.testing import Client, connect
 from gws_middleware.typing import Environ, StartResponse
 
-from .inprocess import PING_FRAME, forever, hub_errors, masked_frame, problems, ticks, until
+from .inprocess import PING_FRAME, forever, hub_errors, masked_frame, package_path, problems, ticks, until
 
 __all__ = ["hub_errors"]
 
@@ -506,3 +513,310 @@ class TestEnd:
             client.send("x" * 5)
             client.receive()
         assert sent[0][:2] == masked_frame(Opcode.TEXT, b"x" * 5)[:2]
+
+
+# --- applications that hold the event loop ----------------------------------------------------------------------------
+
+
+def sends_and_sleeps(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    """As one writes it for a patched server; Python's own ``sleep`` never gives way."""
+    ws = environ["wsgi.websocket"]
+    while not ws.closed:
+        ws.send("tick")
+        time.sleep(0.01)
+    return []
+
+
+def computes(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    environ["wsgi.websocket"].accept()
+    while True:
+        pass
+
+
+def blocks(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    """Waits in C for ever."""
+    environ["wsgi.websocket"].accept()
+    Queue[None]().get()
+    return []
+
+
+def computes_early(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    while True:
+        pass
+
+
+def catches_all(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    """Nothing that is raised in it ends it."""
+    environ["wsgi.websocket"].accept()
+    while True:
+        with suppress(BaseException):
+            while True:
+                pass
+
+
+def detaches(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    """Its callback computes."""
+
+    def on_message(ws: WebSocket, message: object) -> None:
+        while True:
+            pass
+
+    environ["wsgi.websocket"].detach(on_message)
+    return []
+
+
+def spawns(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    """Another greenlet of the application's holds the loop."""
+    ws = environ["wsgi.websocket"]
+    ws.accept()
+    gevent.spawn(computes_early, environ, start_response)
+    ws.receive()
+    return []
+
+
+def computes_later(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    """When the handshake is over."""
+    environ["wsgi.websocket"].accept()
+    gevent.sleep(0.05)
+    return computes_early(environ, start_response)
+
+
+def exchange(client: Client) -> None:
+    client.send("x")
+    list(client)
+
+
+WAITS: dict[str, Callable[[Client], object]] = {
+    "receive": lambda client: client.receive(),
+    "send": lambda client: [client.send(bytes(2**20)) for _ in range(20)],
+    "close": lambda client: client.close(),
+    "the end of the block": lambda client: None,
+}
+
+
+class TestHeldLoop:
+    @pytest.mark.parametrize(
+        ("app", "function"),
+        [
+            (sends_and_sleeps, "sends_and_sleeps"),
+            (computes, "computes"),
+            (blocks, "blocks"),
+            (computes_early, "computes_early"),
+            (catches_all, "catches_all"),
+            (detaches, "on_message"),
+            (spawns, "computes_early"),
+        ],
+    )
+    def test_wait_ends_with_the_line_that_holds_the_loop(self, app: Any, function: str) -> None:
+        """Before the 101 and after it, in the view, in a callback and in a greenlet beside them."""
+        with pytest.raises(TimeoutError) as caught, connect(app, timeout=0.2) as client:
+            exchange(client)
+        sentence = str(caught.value)
+        assert sentence.startswith("the application has held the event loop for more than 0.2 s")
+        assert f'File "{__file__}", line ' in sentence
+        assert f", in {function}\n" in sentence
+        assert "gevent has not patched this process" in sentence
+        assert "gws_middleware/" not in sentence
+
+    @pytest.mark.parametrize("wait", WAITS)
+    def test_every_wait_ends(self, wait: str) -> None:
+        """Whatever the test waits for; the application ends with the block."""
+        with pytest.raises(TimeoutError, match="in computes_early"), connect(computes_later, timeout=0.2) as client:
+            WAITS[wait](client)
+        assert client._greenlet.dead
+
+    def test_waits_after_it_end_at_once(self) -> None:
+        """With the same error, also where the test has caught the first."""
+        errors: list[TimeoutError] = []
+        with suppress(TimeoutError), connect(computes_later, timeout=0.2) as client:
+            for timeout in (0.2, 100):
+                try:
+                    client.receive(timeout)
+                except TimeoutError as error:
+                    errors.append(error)
+        assert errors[0] is errors[1]
+
+    def test_application_may_clean_up(self) -> None:
+        """It ends by GreenletExit, as at the end of a worker."""
+        ended: list[str] = []
+
+        def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+            try:
+                return computes(environ, start_response)
+            finally:
+                ended.append("cleaned up")
+
+        with pytest.raises(TimeoutError), connect(app, timeout=0.2) as client:
+            client.receive()
+        assert ended == ["cleaned up"]
+
+    def test_application_that_gives_way_late_is_not_interrupted(self) -> None:
+        """It has until the timeout."""
+
+        def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+            time.sleep(0.3)
+            environ["wsgi.websocket"].send("late")
+            return []
+
+        with connect(app, timeout=30) as client:
+            assert client.receive() == "late"
+
+    def test_other_client_is_not_harmed(self) -> None:
+        """Its application goes on."""
+        with connect(echo) as other:
+            with pytest.raises(TimeoutError), connect(computes, timeout=0.2) as client:
+                client.receive()
+            other.send("x")
+            assert other.receive() == "x"
+
+    def test_nothing_is_left(self) -> None:
+        """The signal has its handler again, and its thread ends, with the last client."""
+        before, threads = signal.getsignal(signal.SIGURG), native_threads()
+        with connect(echo), connect(echo):
+            assert signal.getsignal(signal.SIGURG) is not before
+            assert native_threads() > threads
+        assert signal.getsignal(signal.SIGURG) is before
+        until(lambda: native_threads() <= threads)
+
+    def test_debugger_is_not_interrupted(self) -> None:
+        """One stops at a line of the view for as long as one looks at it."""
+        commands = "import time\np time.sleep(2) or 'still ' + 'here'\ncontinue\n"
+        done = subprocess.run(
+            [sys.executable, "-c", DEBUGGED],
+            input=commands,
+            env=package_path(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert "'still here'" in done.stdout, done.stdout + done.stderr
+
+    def test_client_in_another_thread_works_without_it(self) -> None:
+        """Signals come to the main thread alone."""
+        received: list[Any] = []
+
+        def talk() -> None:
+            with connect(echo) as client:
+                client.send("x")
+                received.append(client.receive())
+            gevent.get_hub().destroy(destroy_loop=True)
+
+        thread = threading.Thread(target=talk)
+        thread.start()
+        thread.join(30)
+        assert received == ["x"]
+
+
+DEBUGGED = """
+from gws_middleware.testing import connect
+
+def app(environ, start_response):
+    breakpoint()
+    environ["wsgi.websocket"].accept()
+    return []
+
+with connect(app, timeout=0.2):
+    pass
+"""
+
+
+def native_threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir())) if sys.platform == "linux" else threading.active_count()
+
+
+class Outcome(BaseException):
+    """As those of pytest: no Exception, so that no code under test takes it for one."""
+
+
+def raises_at_once(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    raise Outcome
+
+
+def raises_after_the_101(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    environ["wsgi.websocket"].accept()
+    raise Outcome
+
+
+def raises_in_its_iteration(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+    environ["wsgi.websocket"].accept()
+    yield b""
+    raise Outcome
+
+
+def raises_at_its_end(environ: Environ, start_response: StartResponse) -> Any:
+    environ["wsgi.websocket"].accept()
+
+    class Response(list[bytes]):
+        def close(self) -> None:
+            raise Outcome
+
+    return Response()
+
+
+class TestOutcomes:
+    @pytest.mark.parametrize("app", [raises_at_once, raises_after_the_101, raises_in_its_iteration, raises_at_its_end])
+    @pytest.mark.parametrize("use", [lambda client: client.receive(), lambda client: None], ids=["receive", "the end"])
+    def test_outcome_of_the_test_that_is_raised_in_the_application_is_the_test_s(self, app: Any, use: Any) -> None:
+        """``pytest.fail()`` and ``pytest.skip()``, and what ``pytest --timeout`` raises in whatever runs."""
+        with pytest.raises(Outcome), connect(app) as client:
+            use(client)
+
+    def test_outcome_goes_before_what_it_led_to(self) -> None:
+        """The error of the test is its context."""
+
+        def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+            environ["wsgi.websocket"].accept()
+            environ["wsgi.websocket"].receive()
+            raise Outcome
+
+        with pytest.raises(Outcome) as caught, connect(app):
+            raise AssertionError
+        assert isinstance(caught.value.__context__, AssertionError)
+
+    def test_timeout_of_pytest_fails_the_test(self, tmp_path: Path) -> None:
+        """Not only the view."""
+        (tmp_path / "test_hangs.py").write_text(HANGS)
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:django", "--timeout=1"]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=package_path(), capture_output=True, text=True, timeout=60, check=False
+        )
+        assert "2 failed" in done.stdout, done.stdout
+        assert done.stdout.count("Timeout (>1.0s) from pytest-timeout") >= 2
+
+
+HANGS = """
+import time
+from gws_middleware.testing import connect
+
+def hangs(environ, start_response):
+    ws = environ["wsgi.websocket"]
+    while not ws.closed:
+        ws.send("tick")
+        time.sleep(0.1)
+    return []
+
+def test_messages():
+    with connect(hangs, timeout=60) as ws:
+        assert ws.receive() == "tick"
+
+def test_nothing():
+    with connect(hangs, timeout=60):
+        pass
+"""
+
+
+def test_patched_process_gives_way(tmp_path: Path) -> None:
+    """As the error says: there ``time.sleep()`` is gevent's."""
+    (tmp_path / "test_hangs.py").write_text(HANGS)
+    command = [sys.executable, "-m", "gevent.monkey", "--module", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, "-p", "no:django"],
+        cwd=tmp_path,
+        env={**package_path(), "PYTHONWARNINGS": "ignore"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "2 passed" in done.stdout, done.stdout

@@ -24,6 +24,7 @@ class GwsConfig(AppConfig):
         adapter.install(DjangoAdapter())
         for check in checks.ALL:
             framework.register(check)
+        checks.connect()
         conf.connect()
         databases.connect()
         serving.connect()

@@ -14,15 +14,16 @@ from typing import Any
 from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 - Django's own names
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management import find_commands
 from django.db import connections
-from gevent import monkey
+from gevent import events, monkey
 
 from ..config import Config
 from ..exceptions import ConfigError
 from . import conf
 
-__all__ = ["ALL", "warn_about_the_server"]
+__all__ = ["ALL", "connect", "loaded_unpatched", "warn_about_the_server"]
 
 log = logging.getLogger("gws_middleware")
 
@@ -30,6 +31,14 @@ MIDDLEWARE = "gws_middleware.django.middleware.WebSocketMiddleware"
 GEVENT_SERVERS = ("gunicorn.workers.ggevent", "gws_middleware.pywsgi")
 NOT_PATCHED = "The standard library is not patched for gevent, so each view that waits blocks all the others."
 PATCH = "Call gevent.monkey.patch_all() in the first lines of the program, before Django is imported."
+PATCHED_LATE = (
+    "Django was loaded before gevent patched the standard library, so greenlets share database connections and "
+    "thread-locals, and a second request that queries fails."
+)
+PRELOADED = (
+    "Run gunicorn without --preload (preload_app), or call gevent.monkey.patch_all() in the first lines of its "
+    "configuration file."
+)
 
 
 def check_settings(app_configs: Any, **arguments: Any) -> Sequence[CheckMessage]:
@@ -99,7 +108,9 @@ def _psycopg2_gives_way() -> bool:
 
 
 def check_monkey_patching(app_configs: Any, **arguments: Any) -> Sequence[CheckMessage]:
-    """W005: a gevent server in this process, and Python's library as it was."""
+    """E003, W005: a gevent server in this process, and Python's library as it was, or as it was when Django came."""
+    if monkey.is_module_patched("threading") and loaded_unpatched():
+        return [Error(PATCHED_LATE, hint=PATCH, id="gws_middleware.E003")]
     if monkey.is_module_patched("threading") or not any(name in sys.modules for name in GEVENT_SERVERS):
         return []
     return [Warning(NOT_PATCHED, hint=PATCH, id="gws_middleware.W005")]
@@ -119,3 +130,30 @@ def warn_about_the_server(software: str) -> None:
     """The same, once, from a server that has opened a WebSocket: few of them run system checks."""
     if software and not monkey.is_module_patched("threading"):
         log.warning("%s: %s %s", software, NOT_PATCHED, PATCH)
+
+
+_loaded_unpatched = False
+
+
+def connect() -> None:
+    """Called by ``ready()``: note whether gevent has patched already, and follow it if it has not."""
+    global _loaded_unpatched  # a fact about the process
+    _loaded_unpatched = not monkey.is_module_patched("threading")
+    if _loaded_unpatched:
+        events.subscribers.append(_patched)
+
+
+def loaded_unpatched() -> bool:
+    """Whether Django was set up in a process that gevent had not patched."""
+    return _loaded_unpatched
+
+
+def _patched(event: object) -> None:
+    """Called by gevent. A worker of gunicorn does so after ``--preload`` has loaded the project: it must not start.
+    Another program may have use for Django outside of greenlets.
+    """
+    if not isinstance(event, events.GeventDidPatchAllEvent):
+        return
+    if "gunicorn.workers.ggevent" in sys.modules:
+        raise ImproperlyConfigured(f"{PATCHED_LATE} {PRELOADED}")
+    log.warning("%s %s", PATCHED_LATE, PATCH)

@@ -14,6 +14,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.cache import patch_vary_headers
 
+from . import unavailable
 from .databases import NonAtomic, in_transactions
 from .serving import View, attach, serve
 
@@ -31,9 +32,7 @@ def accept_websocket(view: View) -> View:
 
 
 def require_websocket(view: View) -> View:
-    """WebSockets alone reach the view. Plain HTTP is answered with 426 (RFC 9110 15.5.22), a request that asks for a
-    WebSocket in a way that no server could grant with 400.
-    """
+    """WebSockets alone reach the view. Plain HTTP is answered with 426 (RFC 9110 15.5.22)."""
     return _speaking(view, _refuse_http)
 
 
@@ -46,7 +45,8 @@ def _speaking(view: View, plain: Any) -> View:
     def speaking(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         ws = attach(request)
         if ws is None:
-            return plain(view, non_atomic, request, *args, **kwargs)
+            response = unavailable.answer(request)
+            return plain(view, non_atomic, request, *args, **kwargs) if response is None else response
         return serve(request, ws, view, args, kwargs, non_atomic)
 
     speaking.accept_websocket = True  # type: ignore[attr-defined]
@@ -64,11 +64,6 @@ def _atomic_http(view: View, non_atomic: NonAtomic, request: HttpRequest, *args:
 
 
 def _refuse_http(view: View, non_atomic: NonAtomic, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-    if "websocket" in request.headers.get("Upgrade", "").lower():
-        sentence = (
-            "This request asks for a WebSocket, but there is none: the handshake is wrong, or the server has none."
-        )
-        return HttpResponse(f"{sentence}\n", status=400, content_type="text/plain")
     response = HttpResponse("This address speaks WebSocket alone.\n", status=426, content_type="text/plain")
     if not request.META.get("SERVER_SOFTWARE", "").startswith(STRICT_SERVERS):
         response["Upgrade"] = "websocket"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 from weakref import WeakSet
@@ -15,6 +16,8 @@ from .. import registry
 from ..middleware import WebSocketMiddleware
 from ..pywsgi import WebSocketHandler
 from ..typing import WSGIApp
+from ..websocket import WebSocket
+from .signals import websocket_closed, websocket_opened
 
 __all__ = ["Handler", "Server"]
 
@@ -61,26 +64,47 @@ class Handler(WebSocketHandler):
 
     def log_error(self, msg: str, *args: object) -> None:
         """What came is no request: one line before that of the 400."""
-        self._voice().log_error("code %d, message %s", 400, msg % args if args else msg)
+        self._django_handler().log_error("code %d, message %s", 400, msg % args if args else msg)
 
     def log_request(self) -> None:
-        """One line in Django's format; of a WebSocket it comes at the end, and counts all that was sent."""
+        """One line in Django's format. A WebSocket has lines of its own."""
         status = self.status.decode("latin-1") if isinstance(self.status, bytes) else str(self.status)
         code = status[:3]
         if not code.isdigit():
             self._log_broken_pipe()
-            return
-        self._voice().log_request(code, self.response_length if code == "101" else self._body)
+        elif code != "101":
+            self._django_handler().log_request(code, self._body)
 
-    def _voice(self) -> WSGIRequestHandler:
-        """Django's handler, without a connection of its own: it knows how its lines look."""
-        voice: Any = WSGIRequestHandler.__new__(WSGIRequestHandler)
-        # A detached connection's line comes when its handler has let go of the socket.
-        voice.request, voice.requestline = getattr(self, "socket", None), self.requestline
-        return voice  # type: ignore[no-any-return]
+    def _django_handler(self) -> Any:
+        handler = _django_handler()
+        handler.request, handler.requestline = self.socket, self.requestline
+        return handler
 
     def _log_broken_pipe(self) -> None:
         log.info("- Broken pipe from %s", self.client_address)
+
+
+def _django_handler() -> Any:
+    """Django's handler, without a connection of its own: it knows the format of the lines."""
+    return WSGIRequestHandler.__new__(WSGIRequestHandler)
+
+
+def log_opening(websocket: WebSocket, **arguments: Any) -> None:
+    """A WebSocket has been accepted."""
+    _log(websocket, "opened")
+
+
+def log_end(websocket: WebSocket, code: int, reason: str, duration: float, stats: Any, **arguments: Any) -> None:
+    """One has ended, and so has its view or ``on_close``."""
+    why = f"{code} {reason!a}" if reason else str(code)
+    counts = f"{stats.messages_received} messages in, {stats.messages_sent} out"
+    _log(websocket, f"closed with {why} after {duration:.1f} s, {counts}")
+
+
+def _log(ws: WebSocket, what: str) -> None:
+    query = ws.environ.get("QUERY_STRING")
+    path = f"{ws.path}?{query}" if query else ws.path
+    log.info("WebSocket %s %s", ascii(path), what, extra={"server_time": _django_handler().log_date_time_string()})
 
 
 class Server(pywsgi.WSGIServer):
@@ -93,6 +117,16 @@ class Server(pywsgi.WSGIServer):
         super().__init__(listener, environ={"wsgi.multithread": True})
         self.views: WeakSet[Any] = WeakSet()
         """The greenlets that talk on a WebSocket."""
+        self.greet: Callable[[], object] | None = None
+        """Called before the first request is served."""
+
+    def serve_forever(self, stop_timeout: float | None = None) -> None:
+        """Called by Django when it has printed its banner."""
+        websocket_opened.connect(log_opening)
+        websocket_closed.connect(log_end)
+        if self.greet is not None:
+            self.greet()
+        super().serve_forever(stop_timeout)
 
     def set_app(self, app: WSGIApp) -> None:
         """Serve ``app``. A project that wraps its application itself keeps its wrapper, also behind Django's handler of

@@ -10,7 +10,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.utils.cache import patch_vary_headers
 
-from . import conf
+from . import conf, unavailable
 from .serving import View, attach, serve
 
 __all__ = ["WebSocketMiddleware"]
@@ -38,7 +38,9 @@ class WebSocketMiddleware:
     ) -> HttpResponse | None:
         """Called by Django just before the view, in whose place this may stand."""
         ws = attach(request)
-        if ws is None or getattr(view, "accept_websocket", False):
+        if ws is None:
+            return unavailable.answer(request)
+        if getattr(view, "accept_websocket", False):
             return None
         if conf.accept_all():
             non_atomic = getattr(view, "_non_atomic_requests", ())

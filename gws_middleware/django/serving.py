@@ -15,7 +15,7 @@ from gevent import GreenletExit
 from ..codes import CloseCode
 from ..exceptions import ConnectionClosed
 from ..websocket import WebSocket
-from . import conf, databases, sessions, users
+from . import conf, databases, sessions, unavailable, users
 
 __all__ = ["View", "WebSocketRequest", "WebSocketResponse", "attach", "connect", "serve"]
 
@@ -55,7 +55,8 @@ def _serving(make_view_atomic: Callable[[BaseHandler, View], View]) -> Callable[
         def speaking(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
             ws = attach(request)
             if not isinstance(ws, WebSocket):  # plain HTTP, or e.g. gevent-websocket's own server
-                return atomic(request, *args, **kwargs)
+                response = unavailable.answer(request)
+                return atomic(request, *args, **kwargs) if response is None else response
             called = make_view_atomic(handler, _non_atomic(view))
             return serve(request, ws, called, args, kwargs, getattr(view, "_non_atomic_requests", ()))
 

@@ -9,7 +9,7 @@
                 ws.send("x")
                 self.assertEqual(ws.receive(), "x")
 
-pytest-django: ``@pytest.fixture`` ``def client(): return WebSocketClient()``.
+With pytest-django, its fixtures ``client`` and ``admin_client`` have ``websocket()`` too (``pytest_plugin``).
 """
 
 from __future__ import annotations
@@ -217,7 +217,8 @@ class _SharedConnections:
         for connection in ours.values():
             connection.inc_thread_sharing()
             self._stack.callback(connection.dec_thread_sharing)
-            self._stack.enter_context(patch.object(connection, "close", _leave_open))
+            for method in ("close", "close_if_unusable_or_obsolete"):  # the latter may open one to look at it
+                self._stack.enter_context(patch.object(connection, method, _leave_open))
         create, thread = connections.create_connection, _thread()
 
         def connect(alias: str) -> Any:
@@ -227,7 +228,7 @@ class _SharedConnections:
 
 
 def _leave_open() -> None:
-    """In place of a connection's ``close()``."""
+    """In place of a connection's ``close()`` and the like."""
 
 
 _thread = get_original("_thread", "get_ident")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,8 @@ from gevent import monkey
 from gws_middleware.django import checks
 from gws_middleware.django.checks import MIDDLEWARE
 from tests.inprocess import package_path
-from tests.servers import ROOT
+from tests.rawclient import TEXT, frame, upgrade_request
+from tests.servers import KINDS, ROOT, ServerDied, launch
 
 SESSION = "django.contrib.sessions.middleware.SessionMiddleware"
 
@@ -52,7 +55,7 @@ def test_identifiers_are_unique() -> None:
 
     named = re.findall(r'id="(gws_middleware\.[EW]\d{3})"', inspect.getsource(checks))
     assert sorted(named) == sorted(set(named))
-    assert len(named) == 6
+    assert len(named) == 7
 
 
 @override_settings(GWS={"max_mesage_size": 5})
@@ -174,6 +177,7 @@ def test_gevent_server_without_patching_is_a_warning(monkeypatch: pytest.MonkeyP
     """One view would block all others."""
     monkeypatch.setitem(sys.modules, "gws_middleware.pywsgi", sys)
     assert one().startswith("gws_middleware.W005 ")
+    monkeypatch.setattr(checks, "loaded_unpatched", lambda: False)
     monkeypatch.setattr(monkey, "is_module_patched", lambda name: True)
     assert found() == []
 
@@ -208,3 +212,59 @@ def test_server_that_is_not_patched_is_told_once() -> None:
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "done\n", done.stderr
     assert done.stderr.count("The standard library is not patched for gevent") == 1
+
+
+LATE = """
+import os
+os.environ["DJANGO_SETTINGS_MODULE"] = "tests.django.project.settings"
+import django
+django.setup()
+from gevent import monkey
+monkey.patch_all()
+from django.core.checks import run_checks
+print([message.id for message in run_checks()])
+"""
+
+
+def test_patching_after_setup_is_an_error() -> None:
+    """In a program of one's own, which is not ended by it."""
+    env = {**package_path(), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", LATE]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "['gws_middleware.E003']\n", done.stderr
+    assert done.stderr.count("Django was loaded before gevent patched the standard library") == 1
+
+
+PRELOADING = ("worker", "gevent", "gevent_pywsgi", "geventwebsocket-worker")
+
+
+def project(kind: str) -> str:
+    return f"tests.django.project.wsgi:{'application' if KINDS[kind].wraps else 'wrapped'}"
+
+
+@pytest.mark.parametrize("kind", PRELOADING)
+def test_preloaded_project_does_not_start(kind: str, tmp_path: Path) -> None:
+    """``gunicorn --preload``: all greenlets would have the same database connections, which Django refuses with 500 as
+    soon as two requests are under way.
+    """
+    with pytest.raises(ServerDied) as died, launch(kind, tmp_path, project(kind), options=["--preload"]):
+        pass
+    assert "ImproperlyConfigured: Django was loaded before gevent patched the standard library" in died.value.log
+    assert "Run gunicorn without --preload" in died.value.log
+
+
+@pytest.mark.parametrize("kind", PRELOADING[:3])
+def test_preloaded_project_that_is_patched_first_is_served(kind: str, tmp_path: Path) -> None:
+    """The cure that the sentence names: two WebSockets query at a time."""
+    conf = tmp_path / "gunicorn.conf.py"
+    conf.write_text("from gevent import monkey\n\nmonkey.patch_all()\n\npreload_app = True\n")
+    env = {"DATABASE": json.dumps({"NAME": str(tmp_path / "db.sqlite3")})}
+    with (
+        launch(kind, tmp_path / "server", project(kind), options=["--config", str(conf)], env=env) as server,
+        server.connect() as one,
+        server.connect() as other,
+    ):
+        for client in (one, other):
+            client.send(upgrade_request("/queries/") + frame(TEXT, b""))
+            assert client.read_response().status == 101
+            assert client.read_frame().payload == b"1"

@@ -92,13 +92,6 @@ class TestRequireWebsocket:
         serving.join()
         server.server_close()
 
-    @pytest.mark.parametrize("upgrade", ["websocket", "WebSocket"])
-    def test_upgrade_without_a_websocket_is_400(self, client: WebSocketClient, upgrade: str) -> None:
-        """A handshake that nobody took over, e.g. because the server cannot."""
-        response = client.get("/echo/", headers={"Upgrade": upgrade})
-        assert response.status_code == 400
-        assert b"there is none" in response.content
-
     def test_wrong_handshake_is_400(self, client: WebSocketClient) -> None:
         """It does not reach the view."""
         response = refusal(client, "/echo/", headers={"Sec-WebSocket-Key": "short"})

@@ -78,17 +78,22 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+DJANGO = ("-m", "django")
+PATCHED_DJANGO = ("-m", "gevent.monkey", "--module", "django")
+
+
+def run(project: Path, *arguments: str, program: tuple[str, ...] = DJANGO) -> subprocess.CompletedProcess[str]:
     """``python -m django …`` in the project."""
     path = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT), str(project)])
     env = {**os.environ, "PYTHONPATH": path, "DJANGO_SETTINGS_MODULE": "guide.settings"}
-    command = [sys.executable, "-m", "django", *arguments]
+    command = [sys.executable, *program, *arguments]
     return subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_programs_run_as_printed(project: Path) -> None:
+@pytest.mark.parametrize("program", [DJANGO, PATCHED_DJANGO], ids=["as it is", "patched"])
+def test_programs_run_as_printed(program: tuple[str, ...], project: Path) -> None:
     """The guide's own tests pass, and those of the views that it does not test."""
-    done = run(project, "test", "guide")
+    done = run(project, "test", "guide", program=program)
     assert done.returncode == 0, done.stderr
     assert "Ran 5 tests" in done.stderr
     assert re.search(r"left with 1000", done.stdout)

@@ -148,6 +148,9 @@ def environment(**more: str) -> dict[str, str]:
     return {**inherited, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", **more}
 
 
+TIME = r"^\[\d\d/\w{3}/\d{4} \d\d:\d\d:\d\d\] "
+
+
 class Runserver:
     """A running ``runserver``, in a session of its own as behind a terminal."""
 
@@ -258,34 +261,53 @@ class TestServing:
             "Django version [^ ]+, using settings 'site1.settings'",
             r"Starting (WSGI )?development server at http://127.0.0.1:[1-9]\d+/$",
         ]
+        plain.printed("^WebSockets are served too, at ws" + re.escape(plain.url.removeprefix("http")) + "/$")
         assert re.search("^" + "[^$]*^".join(lines), plain.log, re.MULTILINE), plain.log
 
     def test_request_is_logged_in_djangos_format(self, plain: Runserver) -> None:
-        """Time, request line, status and the size of the body; a WebSocket once, at its end."""
+        """Time, request line, status and the size of the body."""
         plain.get("/hello/?logged")
-        time = r"^\[\d\d/\w{3}/\d{4} \d\d:\d\d:\d\d\] "
-        plain.printed(time + r'"GET /hello/\?logged HTTP/1\.1" 200 13$')
-        with plain.connect("/echo/?logged") as client:
+        plain.printed(TIME + r'"GET /hello/\?logged HTTP/1\.1" 200 13$')
+
+    def test_opening_and_end_of_a_websocket_are_logged(self, plain: Runserver) -> None:
+        """The latter with code, reason and what went both ways; each is one line, and what a peer chose is escaped."""
+        with plain.connect("/echo/?logged=%C3%BC") as client:
             client.recv()
-            assert "/echo/?logged" not in plain.log
-        plain.printed(time + r'"GET /echo/\?logged HTTP/1\.1" 101 \d+$')
-        assert plain.log.count("/echo/?logged") == 1
+            plain.printed(TIME + r"WebSocket '/echo/\?logged=%C3%BC' opened$")
+            assert "closed with" not in plain.log.partition("?logged=%C3%BC")[2]
+            client.close(4001, "enough \u00fc\n")
+        end = r"closed with 4001 'enough \\xfc\\n' after \d+\.\d s, 0 messages in, 1 out$"
+        plain.printed(TIME + r"WebSocket '/echo/\?logged=%C3%BC' " + end)
+        assert plain.log.count("?logged=%C3%BC") == 2
+
+    def test_websocket_that_is_cut_off_is_1006(self, plain: Runserver) -> None:
+        """Without a reason."""
+        with RawClient(plain.address) as client:
+            client.upgrade("/echo/?cut")
+            plain.printed(r"WebSocket '/echo/\?cut' opened$")
+            client.reset()
+        plain.printed(r"WebSocket '/echo/\?cut' closed with 1006 after \d+\.\d s, 0 messages in, 1 out$")
+
+    def test_refused_websocket_is_logged_as_the_request_that_it_is(self, plain: Runserver) -> None:
+        """Its status says so."""
+        with RawClient(plain.address) as client:
+            client.send(upgrade_request("/absent/?refused"))
+            assert client.read_response().status == 404
+        plain.printed(TIME + r'"GET /absent/\?refused HTTP/1\.1" 404 \d+$')
 
     def test_detached_websocket_is_logged_at_its_end(self, plain: Runserver) -> None:
-        """Once, with what was sent on it, and with the address of the browser as every line has it."""
+        """And not when its view ends."""
         before = plain.log.count("Traceback")
         with RawClient(plain.address) as client:
-            fields = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Version", "13")]
-            client.send(request("/detached/?logged", *fields, ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")))
-            head = client.read_until(b"\r\n\r\n")
+            client.upgrade("/detached/?logged")
             client.read_frame()
             plain.get("/hello/?behind-the-view")
             plain.printed(r"\?behind-the-view HTTP/1.1")
-            assert "/detached/?logged" not in plain.log
+            assert plain.log.count("/detached/?logged") == 1
             client.say_goodbye(4001)
-        plain.printed(rf'^\[[^]]+\] "GET /detached/\?logged HTTP/1\.1" 101 {len(head) + 7 + 4}$')
+        plain.printed(TIME + r"WebSocket '/detached/\?logged' closed with 4001 after \d+\.\d s, 0 messages in, 1 out$")
         plain.printed("^on_close has seen 4001$")
-        assert (plain.log.count("/detached/?logged"), plain.log.count("Traceback")) == (1, before)
+        assert (plain.log.count("/detached/?logged"), plain.log.count("Traceback")) == (2, before)
 
     def test_one_connection_serves_every_kind_of_request(self, plain: Runserver) -> None:
         """HEAD has no body whatever Django answers, a stream has an end, an upload may be big."""
@@ -303,7 +325,7 @@ class TestServing:
         """Django's; the peer gets 1011."""
         with plain.connect("/broken/") as client:
             assert close_code(client) == 1011
-        plain.printed('"GET /broken/ HTTP/1.1" 101')
+        plain.printed("WebSocket '/broken/' closed with 1011 after")
         assert plain.log.count("RuntimeError: the WebSocket's view failed") == 1
 
     def test_browser_that_goes_is_no_error(self, plain: Runserver) -> None:
@@ -318,7 +340,7 @@ class TestServing:
         with RawClient(plain.address) as client:
             client.upgrade("/echo/?reset")
             client.reset()
-        plain.printed(r'"GET /echo/\?reset HTTP/1.1" 101')
+        plain.printed(r"WebSocket '/echo/\?reset' closed with 1006")
         assert plain.log.count("Traceback") == before
 
     def test_https_is_told_from_http(self, plain: Runserver) -> None:
@@ -365,6 +387,7 @@ class TestOptions:
         """On ::1."""
         with running(project, "0", "--noreload", "--ipv6") as server:
             assert server.url.startswith("http://[::1]:")
+            server.printed(r"^WebSockets are served too, at ws://\[::1\]:[1-9]\d+/$")
             assert server.get("/hello/")[0] == 200
             with server.connect("/echo/") as client:
                 client.send("hello")
@@ -511,7 +534,7 @@ def test_signal_ends_the_server_with_a_goodbye(options: list[str], number: int, 
         assert close_code(client) == 1012
     assert "the view has seen 1012" in server.log
     assert "on_close has seen 1012" in server.log
-    assert '"GET /echo/ HTTP/1.1" 101' in server.log
+    assert "WebSocket '/echo/' closed with 1012 after" in server.log
     assert "Traceback" not in server.log
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import gevent
 import pytest
@@ -67,7 +69,24 @@ def counts(request: Any) -> None:
     request.websocket.send(str(User.objects.count()))
 
 
+@require_websocket
+def fails_the_test(request: Any) -> None:
+    """Not the application's exception, but the test's."""
+    request.websocket.accept()
+    pytest.fail("from the view")
+
+
+@require_websocket
+def never_waits(request: Any) -> None:
+    """Waits, but without gevent."""
+    while not request.websocket.closed:
+        request.websocket.send("tick")
+        time.sleep(0.01)
+
+
 urlpatterns = [
+    path("never-waits/", never_waits),
+    path("fails-the-test/", fails_the_test),
     path("login/", LoginView.as_view()),
     path("asked/", asked, name="asked"),
     path("full/<how>/", full, name="full"),
@@ -271,6 +290,11 @@ class TestExceptions:
         with pytest.raises(LookupError, match="the 101"), client.websocket(path):
             pass
 
+    def test_outcome_of_pytest_in_a_view_is_the_test_s(self, client: WebSocketClient) -> None:
+        """E.g. of ``pytest --timeout``, which raises it in whatever runs."""
+        with pytest.raises(pytest.fail.Exception, match="from the view"), client.websocket("/fails-the-test/") as ws:
+            ws.receive()
+
     def test_error_of_the_test_is_the_cause(self, client: WebSocketClient) -> None:
         """Both are told: mostly one has brought about the other."""
         with pytest.raises(LookupError) as caught, client.websocket("/raises/") as ws:
@@ -327,6 +351,14 @@ class TestTimeouts:
         """It looks at nothing."""
         with pytest.raises(TimeoutError, match="did not end"), client.websocket("/sleeps/late/", timeout=0.1):
             pass
+
+    def test_view_that_never_gives_way_fails_the_test(self, client: WebSocketClient) -> None:
+        """With its name and the line where it is."""
+        with pytest.raises(TimeoutError) as caught, client.websocket("/never-waits/", timeout=0.2) as ws:
+            list(ws)
+        assert "the application has held the event loop for more than 0.2 s" in str(caught.value)
+        assert f'File "{__file__}", line ' in str(caught.value)
+        assert ", in never_waits\n" in str(caught.value)
 
     def test_view_that_does_not_end_hides_no_error_of_the_test(self, client: WebSocketClient) -> None:
         """It came first."""
@@ -480,6 +512,14 @@ class TestProcess:
             request_finished.disconnect(finished)
         assert heard == ["started", "finished"]
 
+    def test_websocket_without_a_query_needs_no_database(self, client: WebSocketClient) -> None:
+        """As Django's client: a test without ``databases``, or pytest-django's without its mark, may open one."""
+        connection.ensure_connection()  # an earlier test has left it open
+        refused = patch.object(connection, "ensure_connection", side_effect=AssertionError("a use of the database"))
+        with refused, client.websocket("/both/") as ws:
+            ws.send("x")
+            assert ws.receive() == "0: x"
+
     def test_other_threads_have_connections_of_their_own(self, client: WebSocketClient) -> None:
         """A connection is not for two threads at once."""
         with client.websocket("/both/"):
@@ -495,7 +535,7 @@ class TestProcess:
         assert connections["default"].allow_thread_sharing
         second.__exit__(None, None, None)
         assert not connections["default"].allow_thread_sharing
-        assert "close" not in vars(connections["default"])
+        assert {"close", "close_if_unusable_or_obsolete"}.isdisjoint(vars(connections["default"]))
         assert "create_connection" not in vars(connections)
 
 
@@ -521,7 +561,7 @@ sys.exit(pytest.main())
 
 def test_process_that_gevent_has_patched_works_too() -> None:
     """All of the above: there each greenlet has database connections of its own."""
-    options = ["-q", "-p", "no:cacheprovider", "-k", "not patched", __file__]
+    options = ["-q", "-p", "no:cacheprovider", "-k", "not patched and not never_gives_way", __file__]
     done = subprocess.run(
         [sys.executable, "-c", PATCHED, *options],
         cwd=ROOT,

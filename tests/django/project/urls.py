@@ -40,6 +40,7 @@ urlpatterns = [
     path("staff/session/", views.session),
     path("staff/who/", views.who),
     path("users/", views.users),
+    path("queries/", views.queries),
     path("detached/", views.detached),
     path("conversation/<int:room>/", views.Conversation.as_view()),
     path("conversation/private/<int:room>/", views.Private.as_view()),

@@ -10,7 +10,7 @@ from django.contrib.auth.mixins import LoginRequiredMixin
 from django.contrib.auth.models import User
 from django.contrib.messages import info
 from django.core.exceptions import PermissionDenied
-from django.db import transaction
+from django.db import connection, transaction
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from gevent import GreenletExit, Timeout, sleep
 
@@ -283,6 +283,15 @@ def users(request: Any) -> None:
         if message != "count":
             User.objects.create(username=message)
         request.websocket.send(str(User.objects.count()))
+
+
+@require_websocket
+def queries(request: Any) -> None:
+    """Needs a database, and no table in it."""
+    for _ in request.websocket:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+            request.websocket.send(str(cursor.fetchone()[0]))
 
 
 @require_websocket

@@ -41,6 +41,8 @@ class Command(DjangoCommand):
 
     help = "Starts a lightweight web server for development, which serves WebSockets too."
     _called_from_command_line: bool
+    addr: str
+    _raw_ipv6: bool
     _server: Server | None = None
 
     def run(self, **options: Any) -> None:
@@ -76,8 +78,15 @@ class Command(DjangoCommand):
             wake.close()
 
     def _listen(self, *args: Any, **options: Any) -> Server:
-        self._server = Server(*args, **options)
-        return self._server
+        self._server = server = Server(*args, **options)
+        server.greet = self._greet
+        return server
+
+    def _greet(self) -> None:
+        """The line after Django's banner."""
+        assert self._server is not None
+        host = f"[{self.addr}]" if self._raw_ipv6 else {"0": "0.0.0.0"}.get(self.addr, self.addr)
+        self.stdout.write(f"WebSockets are served too, at ws://{host}:{self._server.server_port}/")
 
 
 def patched_program() -> list[str]:

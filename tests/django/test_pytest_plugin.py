@@ -1,0 +1,107 @@
+"""The plugin for pytest, in runs of pytest's own beside pytest-django."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.inprocess import package_path
+from tests.servers import ROOT
+
+WITH_DJANGO = """
+import pytest
+from django.test import Client
+
+from gws_middleware.django.test import WebSocketClient
+
+
+class OwnClient(Client):
+    pass
+
+
+@pytest.fixture
+def own_client():
+    return OwnClient()
+
+
+@pytest.fixture
+def member_client(client, django_user_model):
+    client.force_login(django_user_model.objects.create_user("ada"))
+    yield client
+
+
+def test_websocket_client(websocket_client):
+    with websocket_client.websocket("/both/3/") as ws:
+        ws.send("x")
+        assert ws.receive() == "3: x"
+
+
+def test_client(client):
+    assert client.get("/both/").content == b"http None"
+    with client.websocket("/both/3/") as ws:
+        ws.send("x")
+        assert ws.receive() == "3: x"
+
+
+def test_admin_client(admin_client):
+    with admin_client.websocket("/private/") as ws:
+        assert ws.receive() == "admin"
+
+
+@pytest.mark.django_db
+def test_fixture_of_the_project(member_client):
+    with member_client.websocket("/users/") as ws:
+        ws.send("count")
+        assert ws.receive() == "1"
+
+
+def test_client_of_another_class(own_client):
+    assert not isinstance(own_client, WebSocketClient)
+"""
+
+WITHOUT_DJANGO = """
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def client():
+    return object()
+
+
+def test_client(client):
+    assert type(client) is object
+
+
+def test_nothing_is_loaded():
+    assert {"django", "gevent"} & set(sys.modules) == set()
+"""
+
+
+def run(folder: Path, text: str, *options: str, **env: str) -> str:
+    """What pytest says of a module with this text."""
+    (folder / "test_module.py").write_text(text)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**package_path(), "PYTHONWARNINGS": "ignore", **env},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    return done.stdout
+
+
+def test_clients_of_pytest_django_open_websockets(tmp_path: Path) -> None:
+    """``client``, ``admin_client`` and what fixtures of the project make of them; ``websocket_client`` needs none."""
+    env = {"PYTHONPATH": str(ROOT), "DJANGO_SETTINGS_MODULE": "tests.django.project.settings"}
+    assert "5 passed" in (out := run(tmp_path, WITH_DJANGO, **env)), out
+
+
+def test_project_without_django_is_left_alone(tmp_path: Path) -> None:
+    """The plugin is loaded in every run where the package is installed."""
+    assert "2 passed" in (out := run(tmp_path, WITHOUT_DJANGO, "-p", "no:django")), out
