@@ -19,6 +19,7 @@ import os
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import gevent
 from gevent import get_hub, getcurrent
@@ -147,8 +148,7 @@ class _Thread:
     def _main(self) -> None:
         try:
             self.greenlet = getcurrent()
-            self.loop = loop = _EventLoop(_Selector())
-            loop.set_default_executor(_Executor())
+            self.loop = loop = _EventLoop()
         except BaseException as error:
             self._error = error
             return
@@ -193,19 +193,33 @@ class _Selector(GeventSelector):
 
 
 class _EventLoop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        super().__init__(_Selector())
+        self.set_default_executor(_Executor(THREADS))
+        self._executors: WeakKeyDictionary[Any, _Executor] = WeakKeyDictionary()
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
+        """In as many native threads as ``executor`` would have."""
+        if isinstance(executor, concurrent.futures.ThreadPoolExecutor) and not isinstance(executor, _Executor):
+            native = self._executors.get(executor)
+            if native is None:
+                native = self._executors[executor] = _Executor(executor._max_workers)
+            executor = native
+        return super().run_in_executor(executor, func, *args)
+
     async def getaddrinfo(self, host: Any, port: Any, **hints: Any) -> Any:
         """Without gevent, whose own function needs a hub in each native thread."""
         return await self.run_in_executor(None, partial(_getaddrinfo, host, port, **hints))
 
 
 class _Executor(concurrent.futures.ThreadPoolExecutor):
-    """Native threads: those of the base class are greenlets where ``threading`` is monkey-patched, and what blocks in
-    one would block the event loop.
+    """Native threads: those of the base class are greenlets where ``threading`` is monkey-patched. What blocks in one
+    would block the event loop, and at the exit of the process they could not be waited for in another thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int) -> None:
         super().__init__(1)
-        self._native = ThreadPool(THREADS)
+        self._native = ThreadPool(threads)
 
     def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[T]:
         """Called in the asyncio thread. A greenlet waits for a thread that is free."""

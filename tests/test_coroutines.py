@@ -398,12 +398,24 @@ gevent.spawn(run, pending())
 run(value(1))
 """
 THREAD = """
+import concurrent.futures
+from asgiref.sync import sync_to_async
+
+def in_no_loop():
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise AssertionError("the ORM would refuse to be called")
+
 async def threads():
     loop, done = asyncio.get_running_loop(), asyncio.Event()
     threading.Thread(target=lambda: (time.sleep(0.01), loop.call_soon_threadsafe(done.set))).start()
     await done.wait()
     await asyncio.to_thread(time.sleep, 0.01)
     await loop.getaddrinfo("localhost", 80)
+    await loop.run_in_executor(concurrent.futures.ThreadPoolExecutor(1), time.sleep, 0.01)
+    await sync_to_async(in_no_loop)()
     print("done")
 
 run(threads(), timeout=20)
@@ -426,7 +438,7 @@ def in_a_process(program: str) -> str:
 )
 def test_process(patch: str, program: str, printed: str) -> None:
     """A child has an asyncio thread of its own; at the exit what still runs is cancelled, and the process ends well;
-    threads of a coroutine work, be they native or greenlets.
+    threads of a coroutine work, be they native or greenlets, those of asgiref's ``sync_to_async`` too.
     """
     assert in_a_process(patch + BEGIN + program) == printed
 
