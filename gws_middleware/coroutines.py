@@ -198,7 +198,7 @@ class _EventLoop(asyncio.SelectorEventLoop):
         self.set_default_executor(_Executor(THREADS))
         self._executors: WeakKeyDictionary[Any, _Executor] = WeakKeyDictionary()
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]
         """In as many native threads as ``executor`` would have."""
         if isinstance(executor, concurrent.futures.ThreadPoolExecutor) and not isinstance(executor, _Executor):
             native = self._executors.get(executor)
