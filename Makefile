@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 BENCH := $(VENV)/.installed-bench
 PORT ?= 8000
 
-.PHONY: help run test test-all lint types check coverage bench chaos soak restart responsive clean
+.PHONY: help run test test-all lint types check coverage bench chaos soak restart responsive fair clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ restart: $(INSTALLED) ## Rolling restarts under 2,000 clients and HTTP requests
 
 responsive: $(INSTALLED) ## How long an HTTP request takes while 1,000 WebSockets of the same worker echo
 	$(BIN)/python -m stress responsive
+
+fair: $(INSTALLED) ## How long one client waits while others of the same worker send more than their share
+	$(BIN)/python -m stress fair
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) build dist *.egg-info .nox .coverage* .mypy_cache .pytest_cache .ruff_cache

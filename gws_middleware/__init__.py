@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .config import Config
     from .exceptions import ConfigError, ConnectionClosed, HandshakeRefused, WebSocketError
     from .middleware import WebSocketMiddleware
-    from .protocol.connection import prepare
+    from .protocol.connection import PreparedMessage, prepare
     from .websocket import WebSocket
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "ConnectionClosed",
     "HandshakeRefused",
     "Opcode",
+    "PreparedMessage",
     "WebSocket",
     "WebSocketError",
     "WebSocketMiddleware",
@@ -39,6 +40,7 @@ _HOMES = {
     "ConnectionClosed": "exceptions",
     "HandshakeRefused": "exceptions",
     "Opcode": "codes",
+    "PreparedMessage": "protocol.connection",
     "WebSocket": "websocket",
     "WebSocketError": "exceptions",
     "WebSocketMiddleware": "middleware",

@@ -1,4 +1,4 @@
-/* The base classes of Transport and WebSocket in C. Rule: each method answers as its twin of the same name in
+/* The base classes of Turns, Transport and WebSocket in C. Rule: each method answers as its twin of the same name in
  * shortpath.py, which says what it promises; the tests run both.
  *
  * What is not common is left to methods of the subclass, by name. Members may be deleted or be of any type, as in
@@ -10,9 +10,17 @@
 
 #include <stddef.h>
 #include <structmember.h>
+#include <time.h>
 
 #define ATTACHED 0
 #define IDLE 1
+#define LASTS 0.005 /* seconds, as in shortpath.py */
+
+#ifdef CLOCK_MONOTONIC_COARSE /* Linux: five times as quick, and up to four milliseconds late */
+#define CLOCK CLOCK_MONOTONIC_COARSE
+#else
+#define CLOCK CLOCK_MONOTONIC
+#endif
 
 /* ---- Calls by name ---- */
 
@@ -21,12 +29,15 @@
     X(recv_into) X(send) X(iteration) X(data_received) X(queue) X(_read_failed) X(_lost) X(_write_failed)     \
     X(_keep) X(_flush_later) X(switch) X(_receive) X(_relax) X(_check_open) X(_wait_writable) X(encode)       \
     X(write_parts) X(write) X(_too_slow) X(feed) X(eventful) X(_eventful) X(_put) X(_start_work)              \
-    X(outbox_size) X(timeout) X(binary)
+    X(outbox_size) X(timeout) X(binary) X(flush) X(give_way) X(call) X(offer) X(_wake_later) X(frame)      \
+    X(join)
 
 #define DECLARE(name) static PyObject *s_##name;
 NAMES(DECLARE)
 
 static PyObject *getcurrent; /* gevent's */
+static PyObject *prepared_type; /* PreparedMessage */
+static PyTypeObject *turn_type;
 
 /* object.name(first, second); arguments that are NULL are left out. */
 static PyObject *
@@ -97,11 +108,96 @@ none_or_error(int failed)
     Py_RETURN_NONE;
 }
 
+/* ---- The base of Turns ---- */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *ticks;
+    double began;
+    long long iteration;
+    unsigned long thread;
+} Turn;
+
+/* The number of polls, -1 with an exception. */
+static long long
+iteration_of(Turn *self)
+{
+    PyObject *iteration = self->ticks == NULL ? NULL : PyObject_GetAttr(self->ticks, s_iteration);
+    long long number = iteration == NULL ? -1 : PyLong_AsLongLong(iteration);
+    Py_XDECREF(iteration);
+    if (number == -1 && !PyErr_Occurred()) {
+        PyErr_SetString(PyExc_AttributeError, "there is nothing that counts the polls");
+    }
+    return number;
+}
+
+static int
+is_foreign(Turn *self)
+{
+    return PyThread_get_thread_ident() != self->thread;
+}
+
+/* 1 where the turn has lasted too long, or in another thread; -1 with an exception. */
+static int
+is_over(Turn *self)
+{
+    if (is_foreign(self)) {
+        return 1;
+    }
+    struct timespec clock;
+    clock_gettime(CLOCK, &clock);
+    double now = (double)clock.tv_sec + (double)clock.tv_nsec * 1e-9;
+    if (now - self->began < LASTS) {
+        return 0;
+    }
+    long long iteration = iteration_of(self);
+    if (iteration == self->iteration || iteration == -1) {
+        return iteration == -1 ? -1 : 1;
+    }
+    self->iteration = iteration;
+    self->began = now;
+    return 0;
+}
+
+/* The turn in a member of another object; NULL with an exception. */
+static Turn *
+to_turn(PyObject *object)
+{
+    if (object == NULL || !PyObject_TypeCheck(object, turn_type)) {
+        PyErr_SetString(PyExc_AttributeError, "there is no turn");
+        return NULL;
+    }
+    return (Turn *)object;
+}
+
+PyDoc_STRVAR(is_over_doc,
+"is_over($self, /)\n--\n\n"
+"Whether this turn has lasted for LASTS seconds. In another thread than the loop's it always has.\n\n"
+"The clock is read each time, the loop's counter only when that much time has passed. So a turn may last twice\n"
+"as long before it shows.");
+
+static PyObject *
+turn_is_over(Turn *self, PyObject *Py_UNUSED(ignored))
+{
+    int over = is_over(self);
+    return over < 0 ? NULL : PyBool_FromLong(over);
+}
+
+PyDoc_STRVAR(is_foreign_doc,
+"is_foreign($self, /)\n--\n\n"
+"Whether the caller runs in another thread of the operating system than the loop.");
+
+static PyObject *
+turn_is_foreign(Turn *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(is_foreign(self));
+}
+
 /* ---- The base of Transport ---- */
 
 typedef struct {
     PyObject_HEAD
-    PyObject *channel, *loop, *owner, *buffer, *window, *outbox;
+    PyObject *channel, *turn, *owner, *buffer, *window, *outbox;
     Py_ssize_t outbox_size;
     long long bytes_received, bytes_sent, tick;
     char flush_due;
@@ -131,7 +227,7 @@ readable(Transport *self, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(queue_doc,
 "queue($self, data, /)\n--\n\n"
-"Send a frame when the tick ends, because more is about to follow.");
+"Send a frame when the turn ends, or has lasted too long, because more is about to follow.");
 
 static PyObject *
 queue(Transport *self, PyObject *data)
@@ -148,13 +244,18 @@ queue(Transport *self, PyObject *data)
     }
     self->bytes_sent += size;
     self->outbox_size += size;
-    if (self->flush_due) {
-        Py_RETURN_NONE;
+    if (!self->flush_due) {
+        return call((PyObject *)self, s__flush_later, NULL, NULL);
     }
-    return call((PyObject *)self, s__flush_later, NULL, NULL);
+    Turn *turn = to_turn(self->turn);
+    int over = turn == NULL ? -1 : is_over(turn);
+    if (over > 0) {
+        return call((PyObject *)self, s_flush, NULL, NULL);
+    }
+    return none_or_error(over);
 }
 
-/* The outbox is empty and nothing has been sent in this tick. */
+/* The outbox is empty and nothing has been sent in this turn. */
 static int
 write_now(Transport *self, PyObject *data)
 {
@@ -182,8 +283,8 @@ write_now(Transport *self, PyObject *data)
 PyDoc_STRVAR(write_doc,
 "write($self, data, /)\n--\n\n"
 "Send a frame without waiting.\n\n"
-"One that finds the outbox empty goes to the kernel at once; those that follow in the same tick of the loop are\n"
-"joined and leave together when the tick ends.");
+"One that finds the outbox empty goes to the kernel at once; those that follow in the same turn of the loop are\n"
+"joined and leave together when it ends, or when it has lasted too long.");
 
 static PyObject *
 transport_write(Transport *self, PyObject *data)
@@ -191,11 +292,10 @@ transport_write(Transport *self, PyObject *data)
     if (self->outbox_size) {
         return call((PyObject *)self, s_queue, data, NULL);
     }
-    PyObject *iteration = self->loop == NULL ? NULL : PyObject_GetAttr(self->loop, s_iteration);
-    long long tick = iteration == NULL ? -1 : PyLong_AsLongLong(iteration);
-    Py_XDECREF(iteration);
+    Turn *turn = to_turn(self->turn);
+    long long tick = turn == NULL ? -1 : iteration_of(turn);
     if (tick == -1) {
-        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_AttributeError, "there is no loop");
+        return NULL;
     }
     if (tick == self->tick) {
         return call((PyObject *)self, s_queue, data, NULL);
@@ -208,11 +308,11 @@ transport_write(Transport *self, PyObject *data)
 
 typedef struct {
     PyObject_HEAD
-    PyObject *engine, *transport, *hub, *reader, *inbox;
+    PyObject *engine, *transport, *hub, *turn, *reader, *inbox;
     Py_ssize_t high_water, send_limit;
     long long messages_received, messages_sent;
     int stage;
-    char open, paused, told, holds;
+    char open, paused, told, holds, plain;
 } WebSocket;
 
 /* How many messages wait; -1 with an exception. */
@@ -260,11 +360,25 @@ static PyObject *
 receive_within(WebSocket *self, PyObject *timeout)
 {
     Py_ssize_t count = waiting(self);
+    if (count > 0) {
+        /* Before a message is taken: a caller that is cut off in its wait has lost none. */
+        Turn *turn = to_turn(self->turn);
+        int over = turn == NULL ? -1 : is_over(turn);
+        if (over < 0 || (over && tell(self->turn, s_give_way, NULL, NULL) < 0)) {
+            return NULL;
+        }
+        count = waiting(self);
+    }
     if (count < 0) {
         return NULL;
     }
     if (count == 0 || self->stage != ATTACHED) {
-        if (timeout != Py_None || !self->open || self->reader != Py_None || self->stage != ATTACHED || self->holds) {
+        Turn *turn = to_turn(self->turn);
+        if (turn == NULL) {
+            return NULL;
+        }
+        if (timeout != Py_None || !self->open || self->reader != Py_None || self->stage != ATTACHED || self->holds
+            || is_foreign(turn)) {
             return call((PyObject *)self, s__receive, timeout, NULL);
         }
         if (wait_for_message(self) < 0) {
@@ -300,7 +414,8 @@ PyDoc_STRVAR(receive_doc,
 "receive($self, /, timeout=None)\n--\n\n"
 "The next message: str for text, bytes for binary. Waits for one, timeout seconds at the most.\n\n"
 "None, once, when the connection has ended; ConnectionClosed on a further call. TimeoutError when nothing came in\n"
-"time: the connection stays usable. RuntimeError when another greenlet is waiting here, or after detach().");
+"time: the connection stays usable. RuntimeError when another greenlet is waiting here, after detach(), and in\n"
+"another thread of the operating system.");
 
 static PyObject *
 receive(WebSocket *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names)
@@ -360,17 +475,39 @@ send_message(WebSocket *self, PyObject *transport, PyObject *message, PyObject *
     return failed;
 }
 
+/* The method of that name, in the loop's thread; `second` may be NULL. */
+static PyObject *
+call_in_loop(WebSocket *self, PyObject *name, PyObject *first, PyObject *second)
+{
+    PyObject *method = PyObject_GetAttr((PyObject *)self, name), *result = NULL;
+    if (method != NULL) {
+        PyObject *args[] = {self->turn, method, first, second};
+        result = PyObject_VectorcallMethod(s_call, args, second == NULL ? 3 : 4, NULL);
+        Py_DECREF(method);
+    }
+    return result;
+}
+
 PyDoc_STRVAR(send_doc,
 "send($self, message, /, binary=None)\n--\n\n"
 "Send a message: str as text, bytes as binary; binary says otherwise.\n\n"
 "Waits while more than send_high_water bytes wait for the peer to read. ConnectionClosed on an ended connection,\n"
-"and when the peer read nothing for send_timeout seconds. TypeError, ValueError: not a message.");
+"and when the peer read nothing for send_timeout seconds. TypeError, ValueError: not a message. May be called in\n"
+"any thread of the operating system.");
 
 static PyObject *
 send_(WebSocket *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names)
 {
     PyObject *values[2] = {NULL, Py_None};
-    if (two_arguments(args, nargs, names, 1, s_binary, values) < 0
+    if (two_arguments(args, nargs, names, 1, s_binary, values) < 0) {
+        return NULL;
+    }
+    Turn *turn = to_turn(self->turn);
+    int over = turn == NULL ? -1 : is_over(turn);
+    if (over > 0 && is_foreign(turn)) {
+        return call_in_loop(self, s_send, values[0], values[1]);
+    }
+    if (over < 0 || (over > 0 && tell(self->turn, s_give_way, NULL, NULL) < 0)
         || (!self->open && tell((PyObject *)self, s__check_open, NULL, NULL) < 0)) {
         return NULL;
     }
@@ -383,9 +520,26 @@ send_(WebSocket *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names)
     return none_or_error(failed);
 }
 
+/* The frame of a message for this connection; NULL with an exception. */
+static PyObject *
+frame_of(WebSocket *self, PyObject *message)
+{
+    if (self->plain && (PyObject *)Py_TYPE(message) == prepared_type) {
+        return PyObject_GetAttr(message, s_frame);
+    }
+    PyObject *frame = call(self->engine, s_encode, message, NULL);
+    if (frame != NULL && PyTuple_CheckExact(frame)) { /* a large one comes in two parts */
+        PyObject *empty = PyBytes_FromStringAndSize(NULL, 0);
+        PyObject *joined = call(empty, s_join, frame, NULL);
+        Py_XDECREF(empty);
+        Py_SETREF(frame, joined);
+    }
+    return frame;
+}
+
 /* 1: sent; 0: too slow; -1: an exception. */
 static int
-offer_to(WebSocket *self, PyObject *transport, PyObject *frame)
+offer_frame(WebSocket *self, PyObject *transport, PyObject *frame)
 {
     Py_ssize_t before = outbox_size(transport), size = before > 0 ? PyObject_Length(frame) : 0;
     if (before < 0 || size < 0) {
@@ -402,22 +556,37 @@ offer_to(WebSocket *self, PyObject *transport, PyObject *frame)
 }
 
 PyDoc_STRVAR(offer_doc,
-"offer($self, frame, /)\n--\n\n"
-"Send one ready frame (prepare()) without ever waiting; False when the connection has ended.\n\n"
-"A peer with more than send_limit bytes unread is too slow for the rest: its connection ends with 1013.");
+"offer($self, /, message)\n--\n\n"
+"Send a message without ever waiting for the peer; False when the connection has ended.\n\n"
+"prepare() makes a message ready once for many connections; any other is encoded for this one alone. A peer\n"
+"with more than send_limit bytes unread is too slow for the rest: its connection ends with 1013. A greenlet\n"
+"that sends on one connection without a pause lets the loop run now and then. TypeError: not a message.");
 
 static PyObject *
-offer(WebSocket *self, PyObject *frame)
+offer(WebSocket *self, PyObject *message)
 {
+    Turn *turn = to_turn(self->turn);
+    int over = turn == NULL ? -1 : is_over(turn);
+    if (over > 0 && is_foreign(turn)) {
+        return call_in_loop(self, s_offer, message, NULL);
+    }
+    if (over < 0 || (over > 0 && tell(self->turn, s_give_way, NULL, NULL) < 0)) {
+        return NULL;
+    }
     if (!self->open) {
         Py_RETURN_FALSE;
     }
     if (self->transport == NULL) {
         return PyErr_Format(PyExc_AttributeError, "there is no transport");
     }
+    PyObject *frame = frame_of(self, message);
+    if (frame == NULL) {
+        return NULL;
+    }
     PyObject *transport = Py_NewRef(self->transport);
-    int sent = offer_to(self, transport, frame);
+    int sent = offer_frame(self, transport, frame);
     Py_DECREF(transport);
+    Py_DECREF(frame);
     return sent < 0 ? NULL : PyBool_FromLong(sent);
 }
 
@@ -442,6 +611,11 @@ static int
 wake(WebSocket *self)
 {
     if (self->reader != NULL && self->reader != Py_None) {
+        Turn *turn = to_turn(self->turn);
+        int over = turn == NULL ? -1 : is_over(turn);
+        if (over != 0) {
+            return over < 0 ? -1 : tell((PyObject *)self, s__wake_later, NULL, NULL);
+        }
         return tell(self->reader, s_switch, NULL, NULL);
     }
     return self->stage == IDLE ? tell((PyObject *)self, s__start_work, NULL, NULL) : 0;
@@ -526,6 +700,51 @@ end(PyObject *self, inquiry clear)
 }
 
 static int
+turn_traverse(Turn *self, visitproc visitor, void *arg)
+{
+    return visit((PyObject *)self, &self->ticks, &self->ticks, visitor, arg);
+}
+
+static int
+turn_clear(Turn *self)
+{
+    return let_go(&self->ticks, &self->ticks);
+}
+
+static void
+turn_dealloc(PyObject *self)
+{
+    end(self, (inquiry)turn_clear);
+}
+
+static PyMethodDef turn_methods[] = {
+    {"is_over", METHOD(turn_is_over), METH_NOARGS, is_over_doc},
+    {"is_foreign", METHOD(turn_is_foreign), METH_NOARGS, is_foreign_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef turn_members[] = {
+    {"ticks", T_OBJECT_EX, offsetof(Turn, ticks), 0, NULL},
+    {"_began", T_DOUBLE, offsetof(Turn, began), 0, NULL},
+    {"_iteration", T_LONGLONG, offsetof(Turn, iteration), 0, NULL},
+    {"_thread", T_ULONG, offsetof(Turn, thread), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+PyDoc_STRVAR(turn_doc, "The time between two polls of an event loop.");
+
+static PyType_Slot turn_slots[] = {
+    {Py_tp_doc, (void *)turn_doc},
+    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_traverse, turn_traverse},
+    {Py_tp_clear, turn_clear},
+    {Py_tp_dealloc, turn_dealloc},
+    {Py_tp_methods, turn_methods},
+    {Py_tp_members, turn_members},
+    {0, NULL},
+};
+
+static int
 transport_traverse(Transport *self, visitproc visitor, void *arg)
 {
     return visit((PyObject *)self, &self->channel, &self->outbox, visitor, arg);
@@ -552,7 +771,7 @@ static PyMethodDef transport_methods[] = {
 
 static PyMemberDef transport_members[] = {
     OBJECT(Transport, channel),
-    OBJECT(Transport, loop),
+    OBJECT(Transport, turn),
     OBJECT(Transport, owner),
     OBJECT(Transport, buffer),
     OBJECT(Transport, window),
@@ -565,7 +784,7 @@ static PyMemberDef transport_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
-PyDoc_STRVAR(transport_doc, "One read, one write, and the outbox behind it.");
+PyDoc_STRVAR(transport_doc, "One read, one write, and the outbox.");
 
 static PyType_Slot transport_slots[] = {
     {Py_tp_doc, (void *)transport_doc},
@@ -608,6 +827,7 @@ static PyMemberDef websocket_members[] = {
     OBJECT(WebSocket, engine),
     OBJECT(WebSocket, transport),
     OBJECT(WebSocket, hub),
+    OBJECT(WebSocket, turn),
     OBJECT(WebSocket, reader),
     OBJECT(WebSocket, inbox),
     {"_high_water", T_PYSSIZET, offsetof(WebSocket, high_water), 0, NULL},
@@ -619,6 +839,7 @@ static PyMemberDef websocket_members[] = {
     {"_paused", T_BOOL, offsetof(WebSocket, paused), 0, NULL},
     {"_told", T_BOOL, offsetof(WebSocket, told), 0, NULL},
     {"_holds", T_BOOL, offsetof(WebSocket, holds), 0, NULL},
+    {"_plain", T_BOOL, offsetof(WebSocket, plain), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -637,14 +858,18 @@ static PyType_Slot websocket_slots[] = {
     {0, NULL},
 };
 
-#define SPEC(type, slots_of_type)                                                                             \
+#define SPEC(type, type_name, slots_of_type)                                                                  \
     {                                                                                                         \
-        .name = "gws_middleware._shortpath." #type "Path", .basicsize = sizeof(type),                         \
+        .name = "gws_middleware._shortpath." type_name, .basicsize = sizeof(type),                         \
         .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,    \
         .slots = slots_of_type,                                                                               \
     }
 
-static PyType_Spec specs[] = {SPEC(Transport, transport_slots), SPEC(WebSocket, websocket_slots)};
+static PyType_Spec specs[] = {
+    SPEC(Turn, "Turn", turn_slots),
+    SPEC(Transport, "TransportPath", transport_slots),
+    SPEC(WebSocket, "WebSocketPath", websocket_slots),
+};
 
 /* ---- The module ---- */
 
@@ -659,7 +884,10 @@ fill_module(PyObject *module)
     PyObject *gevent = PyImport_ImportModule("gevent");
     getcurrent = gevent == NULL ? NULL : PyObject_GetAttrString(gevent, "getcurrent");
     Py_XDECREF(gevent);
-    if (getcurrent == NULL) {
+    PyObject *engine = PyImport_ImportModule("gws_middleware.protocol.connection");
+    prepared_type = engine == NULL ? NULL : PyObject_GetAttrString(engine, "PreparedMessage");
+    Py_XDECREF(engine);
+    if (getcurrent == NULL || prepared_type == NULL) {
         return -1;
     }
     for (size_t i = 0; i < Py_ARRAY_LENGTH(specs); i++) {
@@ -667,6 +895,9 @@ fill_module(PyObject *module)
         if (type == NULL || PyModule_AddType(module, (PyTypeObject *)type) < 0) {
             Py_XDECREF(type);
             return -1;
+        }
+        if (i == 0) {
+            turn_type = (PyTypeObject *)Py_NewRef(type);
         }
         Py_DECREF(type);
     }

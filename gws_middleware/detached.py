@@ -51,6 +51,7 @@ class Detached(Wire):
         end. An exception in either is logged once and closes with 1011. ``ws.environ`` keeps the request's strings
         only.
         """
+        self._turn.refuse_foreign()
         if self._stage != ATTACHED:
             raise RuntimeError("this WebSocket is detached already")
         if self._engine is None and not self._ended:
@@ -76,6 +77,9 @@ class Detached(Wire):
     def _work(self) -> None:
         try:
             while self._inbox:
+                if self._turn.is_over():
+                    self._turn.give_way()
+                    continue
                 message = self._inbox.pop()
                 if self._paused:
                     self._relax()

@@ -1,20 +1,19 @@
 """How much a peer may send in a time: a token bucket for its bytes and one for its messages.
 
-A meter stands between a transport and its owner, on connections that have a rate alone: others pay nothing for it.
+The engine of a connection that has a rate counts before it gives anything out. Other connections have the plain engine,
+and pay nothing for it.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any
-
-from gevent import get_hub
 
 from .codes import CloseCode
 from .config import Config
-from .transport import Owner
+from .protocol.connection import Connection
+from .protocol.deflate import Deflate
 
-__all__ = ["Bucket", "metered"]
+__all__ = ["Bucket", "MeteredConnection", "engine_for"]
 
 
 class Bucket:
@@ -27,55 +26,51 @@ class Bucket:
         self._most = self._tokens = max(rate * burst, 1.0)  # one at least, or nothing could ever pass
         self._since = now
 
-    def take(self, count: int, now: float) -> bool:
-        """Take so many; False when there were fewer, and then none are left."""
-        self._tokens = min(self._most, self._tokens + (now - self._since) * self._rate) - count
+    def take(self, count: int, now: float) -> int:
+        """Take so many tokens; returns how many there were, up to ``count``."""
+        self._tokens = min(self._most, self._tokens + (now - self._since) * self._rate)
         self._since = now
-        return self._tokens >= 0
+        taken = min(count, int(self._tokens))
+        self._tokens -= taken
+        return taken
 
 
-class _Meter:
-    """Counts what comes before it hands it on."""
+class MeteredConnection(Connection):
+    """An engine that gives out only what the rates allow, and then ends the connection with 1008."""
 
-    __slots__ = ("_bytes", "_config", "_counted", "_messages", "_ws")
+    __slots__ = ("_byte_rate", "_bytes", "_message_rate", "_messages")
 
-    def __init__(self, ws: Any, config: Config) -> None:
-        self._ws, self._config = ws, config
+    def __init__(self, config: Config, deflate: Deflate | None) -> None:
+        super().__init__(max_message_size=config.max_message_size, max_fragments=config.max_fragments, deflate=deflate)
+        now, burst = time.monotonic(), config.rate_burst
+        self._byte_rate, self._message_rate = config.byte_rate, config.message_rate
+        self._bytes = None if config.byte_rate is None else Bucket(config.byte_rate, burst, now)
+        self._messages = None if config.message_rate is None else Bucket(config.message_rate, burst, now)
+
+    def feed(self, data: bytes | bytearray, end: int | None = None, /) -> list[str | bytes]:
+        """What ``data[:end]`` completes, as far as the rates allow."""
+        size = len(data) if end is None else end
         now = time.monotonic()
-        self._bytes = None if config.byte_rate is None else Bucket(config.byte_rate, config.rate_burst, now)
-        self._messages = None if config.message_rate is None else Bucket(config.message_rate, config.rate_burst, now)
-        self._counted = 0
+        allowed = size if self._bytes is None else self._bytes.take(size, now)
+        messages = super().feed(data, allowed)
+        if self._messages is not None and messages:
+            count = self._messages.take(len(messages), now)
+            if count < len(messages):
+                del messages[count:]
+                self._exceeded(f"{self._message_rate:g} messages")
+        if allowed < size:
+            self._exceeded(f"{self._byte_rate:g} bytes")
+        return messages
 
-    def data_received(self, buffer: bytearray, size: int) -> None:
-        """Runs in the hub."""
-        ws = self._ws
-        if self._bytes is not None and not self._bytes.take(size, time.monotonic()):
-            ws.fail(CloseCode.POLICY_VIOLATION, f"more than {self._config.byte_rate:g} bytes a second")
-            return
-        if self._messages is not None:
-            # How many are in it shows when they have been taken; handing them on may run the view, so nothing follows.
-            get_hub().loop.run_callback(self._count)
-        ws.data_received(buffer, size)
-
-    def _count(self) -> None:
-        """Runs in the hub."""
-        received = self._ws.stats.messages_received
-        new, self._counted = received - self._counted, received
-        if new and self._messages is not None and not self._messages.take(new, time.monotonic()):
-            self._ws.fail(CloseCode.POLICY_VIOLATION, f"more than {self._config.message_rate:g} messages a second")
-
-    def connection_lost(self) -> None:
-        """Runs in the hub."""
-        self._ws.connection_lost()
-
-    def writable(self) -> None:
-        """The outbox is empty again."""
-        self._ws.writable()
+    def _exceeded(self, rate: str) -> None:
+        if not self.over:
+            self.fail(CloseCode.POLICY_VIOLATION, f"more than {rate} a second")
+            self.eventful = True
 
 
-def metered(ws: Any, config: Config) -> Owner:
-    """Who serves the connection of ``ws``: itself, or a meter before it."""
+def engine_for(config: Config, deflate: Deflate | None = None) -> Connection:
+    """The engine of a connection with these settings."""
     if config.byte_rate is None and config.message_rate is None:
-        owner: Owner = ws
-        return owner
-    return _Meter(ws, config)
+        size, fragments = config.max_message_size, config.max_fragments
+        return Connection(max_message_size=size, max_fragments=fragments, deflate=deflate)
+    return MeteredConnection(config, deflate)

@@ -18,6 +18,7 @@ from gevent import get_hub, getcurrent
 
 from .channel import Channel
 from .shortpath import TransportPath
+from .turns import turns_of
 
 __all__ = ["Owner", "Transport"]
 
@@ -107,13 +108,25 @@ def _buffers_of(hub: Any) -> tuple[bytearray, memoryview]:
 class Transport(TransportPath):
     """Carries bytes between a socket and its ``owner`` without ever waiting."""
 
-    __slots__ = ("_deadline", "_finish", "_hub", "_reader", "_reading", "_usual", "_writer", "blocked_since", "broken")
+    __slots__ = (
+        "_deadline",
+        "_finish",
+        "_hub",
+        "_loop",
+        "_reader",
+        "_reading",
+        "_usual",
+        "_writer",
+        "blocked_since",
+        "broken",
+    )
 
     def __init__(self, channel: Channel, owner: Owner) -> None:
         self._channel = channel
         self._owner = owner
         self._hub = hub = get_hub()
         self._loop = loop = hub.loop
+        self._turn = turns_of(hub)
         self._buffer, self._usual = _buffers_of(hub)
         self._window = self._usual
         self._outbox = []
@@ -162,7 +175,10 @@ class Transport(TransportPath):
     def _read_pending(self) -> None:
         """Runs in the hub."""
         if self._reading:
+            before = self.bytes_received
             self._readable()
+            if self.broken and self._reading and self.bytes_received != before:
+                self._loop.run_callback(self._read_pending)
 
     def expect(self, size: int) -> None:
         """So many bytes of a frame are still to come: take bigger steps, as long as none can reach beyond it."""
@@ -197,6 +213,8 @@ class Transport(TransportPath):
         if self.broken or self.closed:
             self._outbox.clear()
             self.outbox_size = 0
+        elif self._turn.is_over():
+            self.flush()  # a view that computes, or a call that blocks: the end of this turn may be far away
         elif self._writer is None:
             self._flush_due = True
             self._loop.run_callback(self._end_of_tick)
@@ -244,7 +262,9 @@ class Transport(TransportPath):
             return
         if outbox:
             self._watch_writable()
-        elif self._finish is not None:
+            return
+        self.outbox_size = 0  # an exception between two lines may have left the sum wrong
+        if self._finish is not None:
             self._finish_now()
 
     def _send_many(self, outbox: list[Any]) -> tuple[int, int]:
@@ -283,6 +303,9 @@ class Transport(TransportPath):
         self._stop_writer()
         if self._finish is not None:
             self._loop.run_callback(self._lost)
+        else:
+            # A loop on libuv reports an error of the socket once, and this write may have been its report.
+            self._loop.run_callback(self._read_pending)
         self._owner.writable()
 
     # --- the end ---------------------------------------------------------------------------------------------------

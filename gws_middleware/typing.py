@@ -25,5 +25,5 @@ class Sink(Protocol):
     def environ(self) -> Mapping[str, Any]:
         """The request that the member came with."""
 
-    def offer(self, frame: bytes) -> bool:
-        """Queue one ready frame without ever waiting; False when the member could not take it."""
+    def offer(self, message: Any) -> bool:
+        """Queue one message without ever waiting for the peer; False when the member could not take it."""

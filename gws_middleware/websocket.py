@@ -23,14 +23,14 @@ from .config import Config
 from .contracts import OlderNames
 from .detached import Detached
 from .exceptions import ConnectionClosed
-from .protocol.connection import Connection
 from .protocol.deflate import Deflate
 from .protocol.handshake import Handshake, accept_headers
 from .protocol.headers import check_field, check_token
-from .rates import metered
+from .rates import engine_for
 from .registry import Registry
 from .shortpath import ATTACHED
 from .transport import Transport
+from .turns import turns_of
 from .typing import Environ, Headers, Message
 
 __all__ = ["WebSocket"]
@@ -78,7 +78,10 @@ class WebSocket(Detached, OlderNames):
         self._config = config
         self._high_water = config.send_high_water
         self._send_limit = config.send_limit
-        self._hub = get_hub()
+        self._hub = hub = get_hub()
+        self._turn = turns_of(hub)
+        self._plain = True
+        self._wakes = self._advances = False
         self._registry = registry
         self._adapter = adapter.current()
         self._handshake: Handshake | None = handshake
@@ -122,6 +125,7 @@ class WebSocket(Detached, OlderNames):
         ValueError: a header or subprotocol that may not be sent; nothing was written. RuntimeError: accepted
         already, or the application has already started an HTTP response. ConnectionClosed: the peer has gone.
         """
+        self._turn.refuse_foreign()
         if self._switched:
             self._switched = False
             if subprotocol not in (None, self.subprotocol):
@@ -154,13 +158,10 @@ class WebSocket(Detached, OlderNames):
     def _begin(self, channel: Channel, early: bytes, handshake: Handshake) -> None:
         config = self._config
         compression = handshake.compression
-        self._engine = Connection(
-            max_message_size=config.max_message_size,
-            max_fragments=config.max_fragments,
-            deflate=None if compression is None else Deflate(compression),
-        )
+        self._engine = engine_for(config, None if compression is None else Deflate(compression))
+        self._plain = compression is None
         give_up_silent(channel, config.ping_interval, config.ping_timeout, config.send_timeout)
-        self._transport = Transport(channel, metered(self, config))
+        self._transport = Transport(channel, self)
         self._open = True
         self._accepted_at = time.monotonic()
         self._registry.add(self, config)
@@ -219,6 +220,7 @@ class WebSocket(Detached, OlderNames):
 
     def _receive(self, timeout: float | None) -> Message | None:
         """The inbox is empty."""
+        self._turn.refuse_foreign()
         if self._stage != ATTACHED:
             raise RuntimeError("this WebSocket is detached: its messages go to on_message")
         if self._engine is None and not self._ended and not self._accepted_late():
@@ -283,6 +285,7 @@ class WebSocket(Detached, OlderNames):
 
     def count_messages(self) -> int:
         """How many messages wait in the inbox. Lets the loop run once if there is none."""
+        self._turn.refuse_foreign()
         if self._engine is None and not self._ended:
             self._accepted_late()
         if not self._inbox and not self._ended:
@@ -322,6 +325,8 @@ class WebSocket(Detached, OlderNames):
 
     def _wait_writable(self, transport: Transport) -> None:
         transport.flush()
+        if transport.outbox_size <= self._high_water:
+            self._turn.give_way()  # the peer reads as fast as this view sends: others have not been served meanwhile
         high_water, seconds, grace = self._high_water, self._config.send_timeout, self._adapter.grace
         if grace is not None and transport.outbox_size > high_water and self._open and not self._drained(grace):
             self._adapter.idle()

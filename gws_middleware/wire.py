@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable
+from sys import getsizeof
 from typing import Any, NamedTuple
 
 from .codes import CloseCode
@@ -40,6 +41,7 @@ class Wire(WebSocketPath):
 
     __slots__ = (
         "_accepted_at",
+        "_advances",
         "_config",
         "_ended",
         "_ended_at",
@@ -48,6 +50,7 @@ class Wire(WebSocketPath):
         "_places",
         "_registry",
         "_senders",
+        "_wakes",
     )
 
     _config: Config
@@ -61,6 +64,10 @@ class Wire(WebSocketPath):
     _ping: tuple[bytes, float] | None
     _places: list[Hashable]
     _senders: list[Any] | None
+    _advances: bool
+    """The engine goes on in another turn of the loop."""
+    _wakes: bool
+    """The view that waits is woken in another turn of the loop."""
 
     def _refuse(self) -> None:
         raise NotImplementedError
@@ -68,16 +75,43 @@ class Wire(WebSocketPath):
     # --- what the transport says (in the hub) ----------------------------------------------------------------------
 
     def _eventful(self, engine: Connection, messages: list[Message]) -> None:
-        """Something other than whole messages came: a control frame, a piece of a message, a fault. Runs in the hub."""
+        """Something other than whole messages came: a control frame, a piece of a message, a fault; or more than is
+        parsed at once. Runs in the hub.
+        """
+        came = bool(messages)
         self._put(messages)
         self._answer(engine)
-        if messages and self._reader is not None:
-            self._reader.switch()
-        elif messages and self._stage == IDLE:
+        if engine.stalled:
+            came |= self._advance(engine)
+        if came and self._reader is not None:
+            if self._turn.is_over():
+                self._wake_later()
+            else:
+                self._reader.switch()
+        elif came and self._stage == IDLE:
             self._start_work()
         if engine.over:
-            # What came before the end is answered before the end: a greenlet that was started for it runs first.
+            # What came before the end is answered before the end: a greenlet that waits for it, or was started for it,
+            # runs first.
+            self._conclude_soon()
+
+    def _conclude_soon(self) -> None:
+        if self._wakes:
+            self._turn.wake(self._conclude)
+        else:
             self._hub.loop.run_callback(self._conclude)
+
+    def _wake_later(self) -> None:
+        """A message has come for a view that waits, in a turn of the loop that has lasted long enough."""
+        if not self._wakes:
+            self._wakes = True
+            self._turn.wake(self._wake)
+
+    def _wake(self) -> None:
+        """Runs in the hub."""
+        self._wakes = False
+        if self._reader is not None and self._inbox:
+            self._reader.switch()
 
     def _put(self, messages: list[Message]) -> None:
         self._messages_received += len(messages)
@@ -85,10 +119,15 @@ class Wire(WebSocketPath):
         if self._inbox:
             messages.extend(self._inbox)
         self._inbox = messages
-        if len(messages) >= self._config.inbox_messages or (
-            len(messages) > 1 and sum(map(len, messages)) >= self._config.max_message_size
-        ):
+        if self._is_full(self._config.inbox_messages):
             self._pause()
+
+    def _is_full(self, count: int) -> bool:
+        """Whether the inbox holds so many messages, or as many bytes as the largest message may have. Counted are the
+        bytes that Python holds: up to four for each character of a text.
+        """
+        inbox = self._inbox
+        return len(inbox) >= count or (bool(inbox) and sum(map(getsizeof, inbox)) >= self._config.max_message_size)
 
     def _pause(self) -> None:
         if not self._paused and not self._ended:
@@ -97,20 +136,56 @@ class Wire(WebSocketPath):
 
     def _relax(self) -> None:
         """The application has taken a message while reading was paused."""
-        engine, transport = self._engine, self._transport
-        assert engine is not None and transport is not None
-        if len(self._inbox) > self._config.inbox_messages // 2 or (
-            self._inbox and sum(map(len, self._inbox)) >= self._config.max_message_size
-        ):
+        engine = self._engine
+        assert engine is not None
+        if self._is_full(self._config.inbox_messages // 2 + 1):
             return
-        self._paused = False
         if engine.stalled:
-            self._put(engine.feed(b""))
+            self._advance(engine)
+        else:
+            self._resume()
+
+    def _resume(self) -> None:
+        self._paused = False
+        self._transport.resume()  # type: ignore[union-attr]
+
+    def _advance(self, engine: Connection) -> bool:
+        """Let the engine go on with what it holds, as long as the inbox and the turn of the loop have room for it.
+        Whether messages came.
+        """
+        self._pause()  # what it holds comes before what is read
+        came = False
+        while engine.stalled and self._has_room(engine):
+            if self._turn.is_over():
+                if not self._advances:
+                    self._advances = True
+                    self._turn.later(self._advance_later)
+                return came
+            messages = engine.feed(b"")
+            came |= bool(messages)
+            self._put(messages)
             self._answer(engine)
             if engine.over:
-                self._hub.loop.run_callback(self._conclude)
-        if not self._paused:
-            transport.resume()
+                self._conclude_soon()
+                return came
+        if not engine.stalled and self._has_room(engine):
+            self._resume()
+        return came
+
+    def _has_room(self, engine: Connection) -> bool:
+        """Whether more may come. After our close frame no message does."""
+        return engine.state is not _OPEN or not self._is_full(self._config.inbox_messages)
+
+    def _advance_later(self) -> None:
+        """Runs in the hub."""
+        self._advances = False
+        engine, transport = self._engine, self._transport
+        assert engine is not None and transport is not None
+        if engine.stalled and not transport.closed and self._advance(engine):
+            if self._reader is not None:
+                self._reader.switch()
+            elif self._stage == IDLE:
+                self._start_work()
 
     def _answer(self, engine: Connection) -> None:
         """Answer pings, unless the peer does not read; note pongs."""
@@ -121,13 +196,11 @@ class Wire(WebSocketPath):
             self._pongs(engine)
         if engine.pongs_due:
             if transport.outbox_size > self._high_water:
-                transport.flush()  # it may only wait for the tick to end
+                transport.flush()  # it may only wait for the turn to end
             if transport.outbox_size <= self._high_water:
                 transport.write(engine.take_pongs())
             if engine.pings_dropped > MAX_PINGS_DROPPED:
                 self.fail(CloseCode.POLICY_VIOLATION, "a flood of pings")
-        if engine.stalled:
-            self._pause()
         transport.expect(engine.frame_left)
 
     def _conclude(self) -> None:
@@ -222,7 +295,12 @@ class Wire(WebSocketPath):
     # --- saying something ------------------------------------------------------------------------------------------
 
     def ping(self, payload: bytes | None = None) -> None:
-        """Send a ping (RFC 6455 5.5.2); the pong's way back shows in ``latency``. At most 125 bytes."""
+        """Send a ping (RFC 6455 5.5.2); the pong's way back shows in ``latency``. At most 125 bytes. May be called in
+        any thread of the operating system.
+        """
+        if self._turn.is_foreign():
+            self._turn.call(self.ping, payload)
+            return
         if not self._open:
             self._check_open()
         now = time.monotonic()  # the loop's clock stands still while a view computes
@@ -240,8 +318,12 @@ class Wire(WebSocketPath):
 
         The rest happens in the background: the peer has ``close_timeout`` seconds to answer. ``message`` is
         gevent-websocket's name of ``reason``. ValueError for a code that may not travel, or over 123 bytes of reason.
-        Before the 101, it refuses the handshake: 403 unless the application answers otherwise.
+        Before the 101, it refuses the handshake: 403 unless the application answers otherwise. May be called in any
+        thread of the operating system.
         """
+        if self._turn.is_foreign():
+            self._turn.call(self.close, code, reason, message)
+            return
         text = (reason if message is None else message) or ""
         if isinstance(text, bytes):
             text = text.decode()
@@ -258,13 +340,12 @@ class Wire(WebSocketPath):
         if self._open:  # else it has been cut, or a write was refused: no close frame can go out
             engine.close(code, text)
             transport.write(engine.take_replies())
-        self._paused = False
-        transport.resume()
+        transport.flush()  # what is last need not wait for more
         transport.set_deadline(self._config.close_timeout)
         if engine.stalled:
-            engine.feed(b"")  # what waits inside is skipped, up to the peer's close frame
-            if engine.over:
-                self._hub.loop.run_callback(self._conclude)
+            self._advance(engine)  # what waits inside is skipped, up to the peer's close frame
+        else:
+            self._resume()
         self._end()
 
     def fail(self, code: CloseCode, reason: str) -> None:
@@ -279,7 +360,12 @@ class Wire(WebSocketPath):
             transport.abort()
 
     def abort(self) -> None:
-        """Cut the connection without a goodbye (1006 to the peer)."""
+        """Cut the connection without a close frame (1006 to the peer). May be called in any thread of the operating
+        system.
+        """
+        if self._turn.is_foreign():
+            self._turn.call(self.abort)
+            return
         self._open = False
         if self._transport is not None:
             self._transport.abort()

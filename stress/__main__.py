@@ -1,4 +1,4 @@
-"""The door to the four programs: ``python -m stress chaos --seconds 60``.
+"""The door to the five programs: ``python -m stress chaos --seconds 60``.
 
 Their clients are greenlets around blocking sockets, so the standard library is patched before anything else is
 imported: that is why they are not started as modules of their own.
@@ -11,7 +11,7 @@ from importlib import import_module
 
 from gevent import monkey
 
-PROGRAMS = ("chaos", "soak", "restart", "responsive")
+PROGRAMS = ("chaos", "soak", "restart", "responsive", "fair")
 
 
 def main(arguments: list[str]) -> int:

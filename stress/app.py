@@ -222,6 +222,50 @@ def flood(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     return []
 
 
+@at("/compute")
+def computing(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """A view that computes for each message."""
+    ws = opened(environ, start_response)
+    for _ in ws or ():
+        _block(0.001)
+    return []
+
+
+@at("/compute-detached")
+def computing_detached(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """The same, without a view."""
+    ws = opened(environ, start_response)
+    if ws is not None:
+        ws.detach(on_message=lambda ws, message: _block(0.001))
+    return []
+
+
+@at("/sink")
+def sink(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """A view that takes what comes."""
+    for _ in opened(environ, start_response) or ():
+        pass
+    return []
+
+
+@at("/push")
+def push(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """A view that sends small messages without a pause."""
+    ws = opened(environ, start_response)
+    while ws is not None:
+        ws.send("x" * 10)
+    return []
+
+
+@at("/push-offer")
+def push_offer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """The same with what never waits."""
+    ws, message = opened(environ, start_response), prepare("x" * 10)
+    while ws is not None and ws.offer(message):
+        pass
+    return []
+
+
 @at("/stored")
 def stored(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """Acknowledges a message when it is stored: one write to a file that is opened for appending is all or nothing,

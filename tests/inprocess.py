@@ -327,6 +327,8 @@ class Peer:
                 data = b""
         self.ended = not data
         self.inbox += self.engine.feed(data)
+        while self.engine.stalled:
+            self.inbox += self.engine.feed(b"")
 
     def receive(self) -> str | bytes | None:
         """The next message; None when the connection has ended or the other side has closed."""

@@ -475,15 +475,13 @@ class TestMessages:
 class TestTimer:
     def test_nobody_to_watch_costs_no_timer(self) -> None:
         """It starts with the first and stops with the last."""
-        loop = gevent.get_hub().loop
-        before, counts = loop.activecnt, []
         one, two = Quiet(), Quiet()
         with watched(one, two, **QUICK) as found:
-            counts.append(loop.activecnt)
+            timers = [found._timer]
             found.forget(one)
-            counts.append(loop.activecnt)
-        counts.append(loop.activecnt)
-        assert counts == [before + 1, before + 1, before]
+            timers.append(found._timer)
+        assert timers[0] is timers[1] is not None
+        assert found._timer is None
 
     def test_forgotten_member_is_asked_nothing(self) -> None:
         """Forgetting twice does no harm."""
@@ -527,7 +525,7 @@ class TestTimer:
         rounds = 0
         while not member.knocks and rounds < 100:
             visitor = Quiet()
-            found.watch(visitor, Config(ping_interval=SHORT / 10))
+            found.watch(visitor, Config(ping_interval=SHORT))
             found.forget(visitor)
             gevent.sleep(SHORT / 3)
             rounds += 1

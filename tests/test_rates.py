@@ -13,7 +13,9 @@ import gevent
 import pytest
 
 from gws_middleware.codes import Opcode
-from gws_middleware.rates import Bucket
+from gws_middleware.config import Config
+from gws_middleware.protocol.connection import Connection
+from gws_middleware.rates import Bucket, engine_for
 from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, StartResponse
 
@@ -32,20 +34,20 @@ class TestBucket:
     def test_burst_is_exact(self) -> None:
         """Rate times burst may go at once, one more may not."""
         bucket = Bucket(2, 5, now=100.0)
-        assert [bucket.take(1, 100.0) for _ in range(11)] == [True] * 10 + [False]
+        assert [bucket.take(1, 100.0) for _ in range(11)] == [1] * 10 + [0]
 
     def test_tokens_come_back_at_the_rate(self) -> None:
         """Never more of them than the burst."""
         bucket = Bucket(2, 5, now=100.0)
-        assert bucket.take(10, 100.0)
-        assert [bucket.take(1, 100.5), bucket.take(1, 100.5)] == [True, False]
-        assert bucket.take(10, 1000.0)
-        assert not bucket.take(1, 1000.0)
+        assert bucket.take(10, 100.0) == 10
+        assert [bucket.take(1, 100.5), bucket.take(1, 100.5)] == [1, 0]
+        assert bucket.take(100, 1000.0) == 10
+        assert bucket.take(1, 1000.0) == 0
 
     def test_one_can_always_pass(self) -> None:
         """A rate below one for each burst would let nothing through, ever."""
         bucket = Bucket(0.1, 1, now=0.0)
-        assert [bucket.take(1, 0.0), bucket.take(1, 1.0), bucket.take(1, 30.0)] == [True, False, True]
+        assert [bucket.take(1, 0.0), bucket.take(1, 1.0), bucket.take(1, 30.0)] == [1, 0, 1]
 
 
 class TestMessages:
@@ -61,14 +63,25 @@ class TestMessages:
             assert peer.close_frame() == TOO_MANY
             assert (ws.close_code, ws.close_reason) == TOO_MANY
 
-    @pytest.mark.parametrize(("count", "ends"), [(5, False), (6, True)])
-    def test_many_in_one_read_are_many(self, count: int, ends: bool) -> None:
-        """However the kernel joins them."""
+    @pytest.mark.parametrize("count", [5, 6, 9000])
+    def test_of_many_in_one_read_the_application_gets_what_the_rate_allows(self, count: int) -> None:
+        """However the kernel joins them: those that are too many reach no view, and end the connection."""
         with connected(**FIVE_MESSAGES) as (ws, peer):
-            peer.sock.sendall(X * count)
-            until(lambda: ws.stats.messages_received == count)
+            sending = gevent.spawn(peer.sock.sendall, X * count)
+            assert [ws.receive() for _ in range(5)] == ["x"] * 5
             ticks()
-            assert ws.closed is ends
+            assert (ws.closed, ws.stats.messages_received) == (count > 5, 5)
+            if count > 5:
+                assert (ws.receive(), ws.close_code) == (None, 1008)
+            sending.kill()
+
+    def test_what_waits_inside_of_the_engine_is_counted_when_it_comes_out(self) -> None:
+        """A view that takes its time gets no more than one that is quick."""
+        with connected(message_rate=0.001, rate_burst=400_000.0, inbox_messages=4) as (ws, peer):
+            peer.sock.sendall(X * 1000)
+            until(lambda: ws._paused)
+            assert len(list(ws)) == 400
+            assert (ws.close_code, ws.close_reason) == TOO_MANY
 
     def test_many_in_the_early_bytes_are_many(self) -> None:
         """What came with the handshake is no present."""
@@ -98,9 +111,12 @@ class TestMessages:
     def test_messages_of_a_detached_connection_are_counted(self) -> None:
         """Nobody's ``receive()`` is needed."""
         with connected(**FIVE_MESSAGES) as (ws, peer):
-            ws.detach(lambda ws, message: None)
-            peer.sock.sendall(X * 6)
+            got: list[Any] = []
+            ws.detach(lambda ws, message: got.append(message))
+            peer.sock.sendall(X * 9000)
             assert peer.close_frame() == TOO_MANY
+            until(lambda: ws._told)
+            assert got == ["x"] * 5
 
 
 class TestBytes:
@@ -113,12 +129,20 @@ class TestBytes:
             peer.sock.sendall(b"\x81")
             assert peer.close_frame() == TOO_MUCH
 
-    def test_read_that_is_too_much_is_dropped(self) -> None:
+    @pytest.mark.parametrize("detached", [False, True])
+    def test_of_a_read_the_application_gets_what_the_rate_allows(self, detached: bool) -> None:
         """What takes the peer over its rate does not reach the view."""
         with connected(**TWENTY_BYTES) as (ws, peer):
-            peer.sock.sendall(X * 3)
-            assert ws.receive() is None
-            assert (ws.stats.messages_received, ws.close_code) == (0, 1008)
+            got: list[Any] = []
+            if detached:
+                ws.detach(lambda ws, message: got.append(message))
+            peer.sock.sendall(X * 9000)
+            if not detached:
+                got.extend(ws)
+            assert peer.close_frame() == TOO_MUCH
+            until(lambda: ws.closed)
+            ticks()
+            assert (got, ws.stats.messages_received, ws.close_code) == (["x"] * 2, 2, 1008)
 
     def test_control_frames_are_bytes(self) -> None:
         """A ping flood is held to the rate."""
@@ -151,13 +175,12 @@ class TestBoth:
             peer.sock.sendall(X * 6)
             assert peer.close_frame() == reason
 
-    def test_nothing_stands_between_without_a_rate(self) -> None:
-        """The WebSocket itself owns its transport: those without a rate pay nothing for it."""
-        with connected() as (ws, _):
-            assert ws._transport._owner is ws
+    def test_plain_engine_without_a_rate(self) -> None:
+        """Those without a rate pay nothing for it."""
+        assert type(engine_for(Config())) is Connection
 
     def test_end_passes_through(self) -> None:
-        """The peer's close frame, and the loss of the socket, reach the WebSocket behind the meter."""
+        """The peer's close frame, and the loss of the socket, reach the WebSocket."""
         with connected(**FIVE_MESSAGES) as (ws, peer):
             peer.close(4001, "bye")
             assert ws.receive() is None
@@ -165,7 +188,7 @@ class TestBoth:
             assert (ws.close_code, ws._registry.counters.closed) == (4001, {4001: 1})
 
     def test_ended_connection_is_freed_at_once(self) -> None:
-        """The meter and its WebSocket need no garbage collector to part."""
+        """An engine with rates needs no garbage collector."""
         references: list[Any] = []
 
         def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
@@ -185,8 +208,8 @@ class TestBoth:
             gc.enable()
         assert len(references) == 1
 
-    def test_sender_is_woken_through_the_meter(self) -> None:
-        """It waits for the outbox, whose end the meter hears first."""
+    def test_sender_is_woken(self) -> None:
+        """It waits for the outbox."""
         with connected(buffers=1 << 15, send_high_water=1000, **FIVE_MESSAGES) as (ws, peer):
             sending = gevent.spawn(lambda: [ws.send(bytes(1 << 18)) for _ in range(3)])
             for _ in range(3):

@@ -27,6 +27,7 @@ TESTS = Path(__file__).parent
 
 TWICE = [
     "test_transport.py",
+    "test_turns.py",
     "test_adapter.py",
     "test_websocket.py",
     "test_detach.py",

@@ -32,12 +32,15 @@ SOUND = {
     "soak": ["--seconds", "8", "--rate", "150"],
     "restart": ["--seconds", "1", "--clients", "60", "--reloads", "2", "--max-requests", "200"],
     "responsive": ["--seconds", "1", "--sockets", "50", "--interval", "0.5"],
+    # The bound is for a machine that has nothing else to do; here the point is that no worker is killed.
+    "fair": ["--seconds", "0.5", "--bound", "4"],
 }
 BROKEN = {
     "chaos": ["--seconds", "3", "--faults", "greenlet,wrong"],
     "soak": ["--seconds", "9", "--rate", "150", "--faults", "leak"],
     "restart": ["--seconds", "3", "--clients", "60", "--reloads", "0", "--max-requests", "0", "--faults", "forget,cut"],
     "responsive": ["--seconds", "1", "--sockets", "50", "--interval", "0.2", "--faults", "block"],
+    "fair": ["--seconds", "0.5", "--bound", "0.01", "--faults", "block"],
 }
 
 

@@ -54,6 +54,10 @@ BUFFERS = 1 << 15
 """Socket buffers that a few frames fill."""
 
 
+SHARED = Parameters(server_no_context_takeover=True, client_no_context_takeover=True)
+"""What is agreed on with ``compression="shared"``."""
+
+
 def fill(ws: WebSocket) -> None:
     """Send until more than the high water waits for a peer that reads nothing."""
     while ws._transport.outbox_size <= ws._config.send_high_water:
@@ -537,9 +541,9 @@ class TestSend:
     @pytest.mark.parametrize(
         ("message", "binary", "error", "sentence"),
         [
-            (3.5, None, TypeError, "a message is str, bytes, bytearray or memoryview, not float"),
-            (None, None, TypeError, "a message is str, bytes, bytearray or memoryview, not NoneType"),
-            (["x"], True, TypeError, "a message is str, bytes, bytearray or memoryview, not list"),
+            (3.5, None, TypeError, r"a message is str, .* or what prepare\(\) returns, not float"),
+            (None, None, TypeError, r"a message is str, .* or what prepare\(\) returns, not NoneType"),
+            (["x"], True, TypeError, r"a message is str, .* or what prepare\(\) returns, not list"),
             ("\ud800", None, ValueError, "surrogate"),
             ("\ud800", False, ValueError, "the text to be sent has a lone surrogate: it has no UTF-8"),
             (b"\xff", False, ValueError, "the bytes to be sent as text are not UTF-8"),
@@ -734,6 +738,40 @@ class TestOffer:
             assert ws.offer(frame) is True
             assert peer.receive() == "to all"
             assert ws.stats.messages_sent == 1
+
+    @pytest.mark.parametrize("compression", [None, SHARED, Parameters()], ids=["plain", "shared", "dedicated"])
+    @pytest.mark.parametrize("message", ["text", b"binary", "x" * 5000, bytes(100_000), bytearray(b"mutable")])
+    @pytest.mark.parametrize("ready", [False, True])
+    def test_any_message_may_be_offered(self, message: Any, ready: bool, compression: Parameters | None) -> None:
+        """``prepare()`` saves work and changes nothing: no bytes of the application's are taken for a frame."""
+        with connected(compression=compression) as (ws, peer):
+            offered = prepare(message) if ready else message
+            assert [ws.offer(offered), ws.offer(offered)] == [True, True]
+            ws.send("between")
+            ws.send(offered)
+            want = message if isinstance(message, str) else bytes(message)
+            assert [peer.receive() for _ in range(4)] == [want, want, "between", want]
+
+    @pytest.mark.parametrize("wrong", [None, 5, ["x"], object()])
+    @pytest.mark.parametrize("method", ["offer", "send"])
+    def test_what_is_no_message_is_refused_at_the_call(self, method: str, wrong: Any) -> None:
+        """The error names what makes a message ready; the connection goes on."""
+        with connected() as (ws, peer):
+            with pytest.raises(TypeError, match=r"what prepare\(\) returns"):
+                getattr(ws, method)(wrong)
+            assert ws.offer("next") is True
+            assert peer.receive() == "next"
+
+    def test_prepared_message_is_compressed_once_for_all(self) -> None:
+        """Where no connection refers to what it was sent before: the same bytes for each of them."""
+        prepared = prepare("compressible " * 1000)
+        sizes = []
+        for _ in range(2):
+            with connected(compression=SHARED) as (ws, peer):
+                ws.offer(prepared)
+                assert peer.receive() == "compressible " * 1000
+                sizes.append(ws.stats.bytes_sent)
+        assert sizes[0] == sizes[1] < 500
 
     def test_offer_never_waits_and_ends_a_slow_peer_with_1013(self) -> None:
         """Beyond ``send_limit`` bytes unread the connection is closed; a group is never held up by one member."""
@@ -949,13 +987,13 @@ class TestLimits:
             assert str(caught.value) == "this WebSocket has been accepted already: its limits are set before"
 
     def test_limits_hold(self) -> None:
-        """Those of the engine, of the meter, of the keepalive and of the short path."""
+        """Those of the engine, of the rates, of the keepalive and of the short path."""
 
         def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
             ws = environ["wsgi.websocket"]
             ws.limits(max_message_size=5, send_high_water=7, send_limit=9, byte_rate=1e6, ping_interval=0.03)
             ws.accept()
-            seen.extend([ws._high_water, ws._send_limit, type(ws._transport._owner).__name__])
+            seen.extend([ws._high_water, ws._send_limit, type(ws._engine).__name__])
             ws.receive()
             return []
 
@@ -964,7 +1002,7 @@ class TestLimits:
             client.send("123456")
             assert client.receive() is None
             assert (client.close_code, client.close_reason) == (1009, "a message has more than 5 bytes")
-        assert seen == [7, 9, "_Meter"]
+        assert seen == [7, 9, "MeteredConnection"]
 
     def test_ping_interval_of_a_view_is_its_own(self) -> None:
         """Its peer is asked by it."""

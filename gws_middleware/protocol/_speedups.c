@@ -22,6 +22,7 @@
 
 #define KEY_SIZE 4
 #define MAX_HEADER_SIZE 14
+#define AT_ONCE 256 /* messages that come out of one call at the most, as in frames.py */
 
 /* ---- Masking (RFC 6455 5.3) ---- */
 
@@ -273,7 +274,8 @@ read_messages(const unsigned char *data, Py_ssize_t start, Py_ssize_t end, uint6
               PyObject *messages)
 {
     Py_ssize_t header_size, length;
-    while ((header_size = read_header(data + start, end - start, max_size, masked, &length)) != 0) {
+    while (PyList_GET_SIZE(messages) < AT_ONCE
+           && (header_size = read_header(data + start, end - start, max_size, masked, &length)) != 0) {
         const unsigned char *payload = data + start + header_size;
         const unsigned char *key = masked ? payload - KEY_SIZE : NULL;
         int is_text = data[start] == WHOLE_TEXT;
@@ -297,7 +299,7 @@ read_messages(const unsigned char *data, Py_ssize_t start, Py_ssize_t end, uint6
 
 PyDoc_STRVAR(parse_messages_doc,
 "parse_messages($module, data, start, end, max_size, masked, messages, /)\n--\n\n"
-"Append the whole, unfragmented messages from start on; return the offset of the first byte left.");
+"Append the whole, unfragmented messages from start on, up to AT_ONCE; return the offset of the first byte left.");
 
 static PyObject *
 parse_messages(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
@@ -393,7 +395,8 @@ feed_whole(ShortPath *self, PyObject *data, Py_ssize_t *end, PyObject *messages)
 
 PyDoc_STRVAR(feed_doc,
 "feed($self, data, end=None, /)\n--\n\n"
-"The whole messages that data[:end] completes, in order. data is not kept: the caller may reuse it.");
+"The whole messages that data[:end] completes, in order, AT_ONCE at the most: stalled tells whether more wait\n"
+"inside. data is not kept: the caller may reuse it.");
 
 static PyObject *
 feed(ShortPath *self, PyObject *const *args, Py_ssize_t nargs)

@@ -20,11 +20,13 @@ from __future__ import annotations
 import codecs
 import os
 from enum import Enum
+from sys import getsizeof
 from typing import Any
 
 from ..codes import CloseCode, Opcode, may_travel
 from .deflate import Deflate, InflateError
 from .frames import (
+    AT_ONCE,
     FIN,
     LENGTH,
     MASKED,
@@ -42,7 +44,7 @@ from .frames import (
 )
 from .masking import mask
 
-__all__ = ["Connection", "State", "prepare"]
+__all__ = ["Connection", "PreparedMessage", "State", "prepare"]
 
 _CONTINUATION, _TEXT, _BINARY = int(Opcode.CONTINUATION), int(Opcode.TEXT), int(Opcode.BINARY)
 _CLOSE, _PING, _PONG = int(Opcode.CLOSE), int(Opcode.PING), int(Opcode.PONG)
@@ -54,6 +56,10 @@ MAX_PONGS = 16
 """Pings that are answered one by one while the answers cannot be sent."""
 SHORT_PIECE = 4096
 """Pieces of a message below this are merged, so that a peer that dribbles bytes costs no object for each."""
+FRAMES_AT_ONCE = 16
+"""Frames other than whole messages that one ``feed`` takes: each costs some microseconds, one read can hold ten
+thousand, and the loop has others to serve.
+"""
 
 _new_utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
@@ -77,6 +83,10 @@ class _Violation(Exception):  # noqa: N818
 
 def _protocol_error(reason: str) -> _Violation:
     return _Violation(CloseCode.PROTOCOL_ERROR, reason)
+
+
+def _not_utf8() -> _Violation:
+    return _Violation(CloseCode.INVALID_DATA, "a text message is not UTF-8")  # 8.1
 
 
 class Connection(ShortPath):
@@ -118,7 +128,7 @@ class Connection(ShortPath):
         self.eventful = False
         """Something other than whole messages came by since the shell last set this to False."""
         self.stalled = False
-        """Whole frames wait inside because the messages already given out are enough; ``feed(b"")`` goes on."""
+        """Frames may wait inside, because what has been done is enough for one call; ``feed(b"")`` goes on."""
         self._client = client
         self._masked = not client
         self._between = True  # nothing but whole messages has come: the next byte begins a frame
@@ -137,19 +147,21 @@ class Connection(ShortPath):
 
     def _feed_rest(self, data: bytes | bytearray, start: int, end: int, messages: list[str | bytes]) -> None:
         """The long path: every frame that is not a whole message, one at a time."""
-        if self._rest is not None:
+        rest = self._rest
+        if rest is not None:
             with memoryview(data) as view:
-                self._rest += view[start:end]
-            data, start, end = self._rest, 0, len(self._rest)
+                rest += view[start:end]
+            data, start, end = rest, 0, len(rest)
         self.stalled = False
         self.eventful = True
         try:
             with memoryview(data) as view:
                 start = self._walk(data, view, start, end, messages)
-                rest = bytearray(view[start:end])
+                if rest is None:
+                    rest, start = bytearray(view[start:end]), 0
+            del rest[:start]  # no copy: a bytearray only moves its beginning
         except _Violation as violation:
             self._fail(violation)
-            rest = bytearray()
         self._rest = rest if rest and self.state in (State.OPEN, State.CLOSING) else None
         self._between = (
             self._rest is None and self._frame is None and self._message is None and self.state is State.OPEN
@@ -158,13 +170,20 @@ class Connection(ShortPath):
     def _walk(
         self, data: bytes | bytearray, view: memoryview, start: int, end: int, messages: list[str | bytes]
     ) -> int:
-        """Take frames from ``data[start:end]`` until they end or enough came out; returns where it stopped."""
-        size = 0
+        """Take frames from ``data[start:end]`` until they end or enough has been done; returns where it stopped."""
+        held = frames = 0
         while self.state is State.OPEN or self.state is State.CLOSING:
+            if frames == FRAMES_AT_ONCE or held >= self._max_message_size or len(messages) >= AT_ONCE:
+                # Of small compressed frames each may inflate to a large message: the next ones wait as they are.
+                self.stalled = start < end
+                break
+            frames += 1
             frame = self._frame
             if frame is None:
                 if self._message is None and self.state is State.OPEN:
                     start = parse_messages(data, start, end, self._max_message_size, self._masked, messages)
+                    if len(messages) >= AT_ONCE:
+                        continue
                 after = self._read_header(data, start, end)
                 if after is None:
                     break
@@ -179,16 +198,12 @@ class Connection(ShortPath):
                 start += frame.size
                 self._frame = None
                 continue
-            message = self._message
+            count = len(messages)
             start = self._data(frame, view, start, end, messages)
             if self._frame is not None:
                 break
-            if self._message is None and message is not None:
-                size += message.size
-            if size >= self._max_message_size and start < end:
-                # Small compressed frames may inflate to many large messages: they are given out one feed at a time.
-                self.stalled = True
-                break
+            if len(messages) > count:
+                held += getsizeof(messages[-1])  # CPython keeps a text at up to four bytes for each of its characters
         return start
 
     def _read_header(self, data: bytes | bytearray, start: int, end: int) -> int | None:
@@ -279,7 +294,7 @@ class Connection(ShortPath):
         if last:
             self._message = None
             if self.state is State.OPEN:
-                messages.append(message.whole())
+                messages.append(_whole(message))
         return start + taken
 
     def _store(self, message: _Partial, piece: bytes, last: bool) -> None:
@@ -289,7 +304,7 @@ class Connection(ShortPath):
         try:
             message.add(piece, last)
         except UnicodeDecodeError:
-            raise _Violation(CloseCode.INVALID_DATA, "a text message is not UTF-8") from None  # 8.1
+            raise _not_utf8() from None
 
     def _inflate(self, piece: bytes, message: _Partial, last: bool) -> bytes:
         assert self._deflate is not None
@@ -328,7 +343,7 @@ class Connection(ShortPath):
     def fail(self, code: CloseCode, reason: str) -> None:
         """The peer has gone beyond a limit that the shell keeps: as if it had broken a rule."""
         self._fail(_Violation(code, reason))
-        self._rest, self._between = None, False
+        self._rest, self._between, self.stalled = None, False, False
 
     def _fail(self, violation: _Violation) -> None:
         """_Fail the WebSocket Connection_ (RFC 6455 7.1.7): say why, unless goodbye has been said."""
@@ -342,6 +357,8 @@ class Connection(ShortPath):
     # --- sending ---------------------------------------------------------------------------------------------------
 
     def _encode(self, message: Any, binary: bool | None) -> bytes | tuple[bytes, bytes]:
+        if type(message) is PreparedMessage and not self._client:
+            return message.frame_for(self._deflate)
         first, payload = _whole_frame(message, binary)
         if self._deflate is not None and len(payload) >= self._deflate.threshold:
             payload = self._deflate.compress(payload)
@@ -435,42 +452,95 @@ class _Frame:
 
 
 class _Partial:
-    """A message of which some frames, or some bytes, have come."""
+    """A message of which some frames, or some bytes, have come. It is kept as bytes: text can take four times as
+    much.
+    """
 
     __slots__ = ("_decoder", "_pieces", "compressed", "fragments", "size", "text")
 
     def __init__(self, text: bool, compressed: bool) -> None:
         self.text, self.compressed = text, compressed
         self.fragments = self.size = 0
-        self._pieces: list[Any] = []
+        self._pieces: list[bytes | bytearray] = []
         self._decoder: Any = None
 
     def add(self, piece: bytes, last: bool) -> None:
         """Keep a piece; UnicodeDecodeError as soon as text is certain not to be UTF-8 (RFC 6455 8.1)."""
-        decoded: Any = piece
-        if self.text:
+        if self.text and not last:
             if self._decoder is None:
                 self._decoder = _new_utf8_decoder()
-            decoded = self._decoder.decode(piece, last)
+            self._decoder.decode(piece)
             if b"\xed\xa0" <= self._decoder.getstate()[0] < b"\xee":
                 self._decoder.decode(b"", True)  # raises: half a surrogate, of which CPython awaits the third byte
         pieces = self._pieces
-        if pieces and len(pieces[-1]) < SHORT_PIECE:
-            pieces[-1] += decoded
+        if len(piece) >= SHORT_PIECE or (last and not pieces):
+            pieces.append(piece)
+        elif pieces and isinstance(pieces[-1], bytearray) and len(pieces[-1]) < SHORT_PIECE:
+            pieces[-1] += piece
         else:
-            pieces.append(decoded)
+            pieces.append(bytearray(piece))
 
     def whole(self) -> str | bytes:
-        pieces = self._pieces
-        if len(pieces) == 1:
-            whole: str | bytes = pieces[0]
-            return whole
-        return "".join(pieces) if self.text else b"".join(pieces)
+        """The message; UnicodeDecodeError where it is a text that is not UTF-8."""
+        pieces, self._pieces = self._pieces, []
+        joined = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        del pieces  # before a text is decoded: its bytes are there once more then, and not twice
+        return joined.decode() if self.text else bytes(joined)
 
 
-def prepare(message: Any, binary: bool | None = None) -> bytes:
-    """A message as one ready frame, built once and sent to many by ``WebSocket.offer``; never compressed or masked."""
-    return encode_frame(*_whole_frame(message, binary))
+def _whole(message: _Partial) -> str | bytes:
+    try:
+        return message.whole()
+    except UnicodeDecodeError:
+        raise _not_utf8() from None
+
+
+class PreparedMessage:
+    """A message that ``prepare()`` has made ready to be sent to many. It cannot be changed."""
+
+    __slots__ = ("_compressed", "_payload", "frame")
+
+    frame: bytes
+    """The whole frame, not compressed, as any WebSocket client takes it (RFC 6455 5.2, RFC 7692 6)."""
+    _payload: bytes
+    _compressed: dict[int, bytes]
+
+    def __init__(self, frame: bytes, payload: bytes) -> None:
+        for name, value in (("frame", frame), ("_payload", payload), ("_compressed", {})):
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a PreparedMessage cannot be changed: {name}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a PreparedMessage cannot be changed: {name}")
+
+    def __repr__(self) -> str:
+        return f"<PreparedMessage of {len(self._payload)} bytes>"
+
+    def frame_for(self, deflate: Deflate | None) -> bytes:
+        """The frame for a connection with this codec. It is compressed where one frame serves all connections, because
+        none refers to what was sent before (RFC 7692 7.1.1.1), and compressed once for all of them.
+        """
+        bits = None if deflate is None else deflate.shared_bits
+        if deflate is None or bits is None or len(self._payload) < deflate.threshold:
+            return self.frame
+        frame = self._compressed.get(bits)
+        if frame is None:
+            frame = encode_frame(self.frame[0] | RSV1, deflate.compress(self._payload))
+            self._compressed[bits] = frame
+        return frame
+
+
+def prepare(message: Any, binary: bool | None = None) -> PreparedMessage:
+    """A message that is encoded once and sent to many, by ``WebSocket.offer`` or ``WebSocket.send``.
+
+    ``binary`` is that of ``send``. TypeError, ValueError: not a message.
+    """
+    if type(message) is PreparedMessage:
+        return message
+    first, payload = _whole_frame(message, binary)
+    return PreparedMessage(encode_frame(first, payload), payload)
 
 
 def _whole_frame(message: Any, binary: bool | None) -> tuple[int, bytes]:
@@ -495,7 +565,9 @@ def _as_bytes(message: Any) -> tuple[Any, bool]:
         return bytes(message), False
     if isinstance(message, memoryview):
         return message.tobytes(), False
-    raise TypeError(f"a message is str, bytes, bytearray or memoryview, not {type(message).__name__}")
+    raise TypeError(
+        f"a message is str, bytes, bytearray, memoryview or what prepare() returns, not {type(message).__name__}"
+    )
 
 
 def close_payload(code: int | None, reason: str) -> bytes:

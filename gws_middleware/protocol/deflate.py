@@ -7,7 +7,6 @@ takeover with a window of 4 KiB, which shrinks small similar messages at about 3
 
 from __future__ import annotations
 
-import threading
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -95,12 +94,14 @@ def negotiate(offers: Sequence[Extension], mode: str) -> Parameters | None:
         if wanted is None or wanted.get("server_max_window_bits") == 8:  # zlib makes no raw stream of 256 bytes' window
             continue
         most = 15 if shared else DEDICATED_BITS
+        limited = "client_max_window_bits" in wanted
         return Parameters(
             shared or "server_no_context_takeover" in wanted,
-            shared or "client_no_context_takeover" in wanted,
+            # A client that did not name the other parameter may not be given it (7.1.2.2), but it may be told to keep
+            # no context (7.1.1.2): else its window of 32 KiB would be held for as long as the connection.
+            shared or not limited or "client_no_context_takeover" in wanted,
             min(most, wanted.get("server_max_window_bits", 15)),
-            # Only a client that named the parameter may be given it (7.1.2.2).
-            min(most, wanted["client_max_window_bits"]) if "client_max_window_bits" in wanted else 15,
+            min(most, wanted["client_max_window_bits"]) if limited else 15,
         )
     return None
 
@@ -168,9 +169,18 @@ class Deflate:
         """One whole message, compressed (RFC 7692 7.2.1)."""
         if self._shared:
             return _shared_compressor(self._bits).compress(payload)
-        if self._compressor is None:
-            self._compressor = zlib.compressobj(6, zlib.DEFLATED, -self._bits, DEDICATED_LEVEL)
-        return _deflate(self._compressor, payload, zlib.Z_SYNC_FLUSH)
+        compressor, self._compressor = self._compressor, None
+        if compressor is None:
+            compressor = zlib.compressobj(6, zlib.DEFLATED, -self._bits, DEDICATED_LEVEL)
+        data = _deflate(compressor, payload, zlib.Z_SYNC_FLUSH)
+        # Only now: one that an exception has cut off holds what was never sent. A new one refers to nothing before it.
+        self._compressor = compressor
+        return data
+
+    @property
+    def shared_bits(self) -> int | None:
+        """The window of the compressor that this connection shares with others; None where it has its own."""
+        return self._bits if self._shared else None
 
     def inflate(self, piece: bytes, room: int, last: bool) -> bytes:
         """The next piece of a message, inflated; InflateError as soon as it is broken or longer than ``room`` bytes."""
@@ -213,17 +223,25 @@ def _deflate(compressor: Any, payload: bytes, flush: int) -> bytes:
 
 
 class _SharedCompressor:
-    """One for all connections that agreed on the same window; the lock is for programs with a gevent hub in each of
-    several threads.
+    """Serves all connections that agreed on the same window.
+
+    There is one compressor, and one more for each thread that compresses at the same moment. Each is taken out of the
+    list while it is used: one that an exception has cut off (a timeout, a signal handler, no memory) still holds a
+    message of that connection, and does not come back.
     """
 
     def __init__(self, bits: int) -> None:
-        self._zlib = zlib.compressobj(6, zlib.DEFLATED, -bits)
-        self._lock = threading.Lock()
+        self._bits = bits
+        self._idle: list[Any] = []
 
     def compress(self, payload: bytes) -> bytes:
-        with self._lock:
-            return _deflate(self._zlib, payload, zlib.Z_FULL_FLUSH)
+        try:
+            compressor = self._idle.pop()
+        except IndexError:
+            compressor = zlib.compressobj(6, zlib.DEFLATED, -self._bits)
+        data = _deflate(compressor, payload, zlib.Z_FULL_FLUSH)
+        self._idle.append(compressor)
+        return data
 
 
 _shared: dict[int, _SharedCompressor] = {}

@@ -13,6 +13,7 @@ from ..codes import Opcode
 from .masking import BytesLike, byte_view, checked_key, speedups, xor_key
 
 __all__ = [
+    "AT_ONCE",
     "FIN",
     "LENGTH",
     "LENGTH_16",
@@ -57,6 +58,8 @@ MAX_LENGTH: Final = (1 << 63) - 1
 WHOLE_TEXT: Final = FIN | Opcode.TEXT
 WHOLE_BINARY: Final = FIN | Opcode.BINARY
 """First bytes of a message in one frame."""
+AT_ONCE: Final = 256
+"""Messages that come out of one call at the most. One read can hold ten thousand, and the loop has others to serve."""
 SPLIT_FROM: Final = 65536
 """Bytes from which a payload is sent beside its header instead of being copied behind it."""
 
@@ -99,14 +102,14 @@ def _py_parse(
     """Append the whole messages at the head of ``data[start:end]``; return the offset of the first byte left.
 
     It stops before the first frame that is incomplete, a control frame or a fragment, that has an RSV bit,
-    the wrong mask bit, a length not minimally encoded or above ``max_size``, or a text that is not UTF-8.
-    No bytes make it raise.
+    the wrong mask bit, a length not minimally encoded or above ``max_size``, or a text that is not UTF-8;
+    and when ``messages`` has ``AT_ONCE`` items. No bytes make it raise.
     """
     source = data if type(data) is bytes or type(data) is bytearray else byte_view(data)
     if not 0 <= start <= end <= len(source):
         raise ValueError(f"start {start} and end {end} do not lie in order within {len(source)} bytes")
     mask_bit, key_size = (MASKED, 4) if masked else (0, 0)
-    while end - start >= 2:
+    while end - start >= 2 and len(messages) < AT_ONCE:
         first, second = source[start], source[start + 1]
         if (first != WHOLE_TEXT and first != WHOLE_BINARY) or second & MASKED != mask_bit:
             break
@@ -151,7 +154,9 @@ class ShortPath:
     plain: bool
 
     def feed(self, data: bytes | bytearray, end: int | None = None, /) -> list[str | bytes]:
-        """The whole messages that ``data[:end]`` completes, in order. ``data`` is not kept: the caller may reuse it."""
+        """The whole messages that ``data[:end]`` completes, in order, ``AT_ONCE`` at the most: ``stalled`` tells
+        whether more wait inside. ``data`` is not kept: the caller may reuse it.
+        """
         if end is None:
             end = len(data)
         messages: list[str | bytes] = []

@@ -122,6 +122,13 @@ def outcome_of(engine: Connection, messages: list[Message]) -> Outcome:
     return Outcome(messages, engine.state, engine.received_close, engine.sent_close, replies, pongs)
 
 
+def drained(engine: Connection, messages: list[Message]) -> list[Message]:
+    """``messages``, which one feed gave out, and what is still inside of it: a shell goes on before it reads more."""
+    while engine.stalled:
+        messages += engine.feed(b"")
+    return messages
+
+
 # --- the ways to read ----------------------------------------------------------------------------------------------
 
 
@@ -131,9 +138,7 @@ def _feed(engine: Connection, data: bytes) -> list[Message]:
     messages = engine.feed(buffer, len(data))
     buffer[:] = b"\xff" * len(buffer)
     del buffer[:]  # BufferError if the engine kept a view of it
-    while engine.stalled:
-        messages += engine.feed(b"")
-    return messages
+    return drained(engine, messages)
 
 
 def _whole(engine: Connection, data: bytes) -> list[Message]:

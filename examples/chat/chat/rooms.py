@@ -12,7 +12,7 @@ from threading import Lock
 from time import monotonic
 from typing import Any
 
-from gws_middleware import CloseCode, WebSocket, prepare
+from gws_middleware import CloseCode, PreparedMessage, WebSocket, prepare
 
 from .forms import MessageForm
 from .models import Message, Room, describe
@@ -121,6 +121,6 @@ def enter(room: Room, ws: WebSocket, user: Any, since: int) -> None:
     ws.detach(on_message=member.receive, on_close=member.leave)
 
 
-def encode(event: dict[str, Any]) -> bytes:
-    """A frame, made once and sent to many."""
+def encode(event: dict[str, Any]) -> PreparedMessage:
+    """A message, encoded once and sent to many."""
     return prepare(json.dumps(event, ensure_ascii=False, separators=(",", ":")))

@@ -1,0 +1,152 @@
+"""How long one client waits for an answer while others of the same worker send more than their share.
+
+One worker with ``--timeout 4``: one that keeps its event loop for longer is killed. Another process sends bursts to
+views that compute, floods of fragments, pings and small frames that inflate, from one socket or from a thousand at
+once, or reads as fast as it can from a view that sends without a pause. Meanwhile one client has one message echoed
+after the other. The worker has a core of its own.
+
+The exit status is 1 when the worker is killed, an echo is wrong or none comes, or when of a hundred echoes one takes
+longer than ``--bound`` seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+from benchmarks.meters import Cores, allow_files, pinned
+from tests.rawclient import TEXT, Frame
+from tests.servers import ROOT
+
+from .crew import Crew, crew, without_pings
+from .peer import Peer
+from .report import Report, arguments_of, percentile
+
+BOUND = 0.05
+"""Seconds within which 99 of 100 echoes have to come."""
+PAUSE = 0.003
+"""Seconds between two messages of the client that is measured."""
+
+
+class Load(NamedTuple):
+    """What the other process does."""
+
+    name: str
+    path: str
+    sockets: int
+    data: str
+    """A key of ``crowd.DATA``."""
+    again: bool = False
+    """Whether each socket begins anew when all has been sent."""
+
+
+LOADS = (
+    Load("alone", "/echo", 0, "nothing"),
+    Load("burst for a view that computes", "/compute", 1, "messages", again=True),
+    Load("burst for a detached connection that computes", "/compute-detached", 1, "messages", again=True),
+    Load("twenty bursts for views that compute", "/compute", 20, "messages", again=True),
+    Load("220 segments of fragments, once", "/echo", 220, "fragments"),
+    Load("fragments from 20, again and again", "/echo", 20, "fragments", again=True),
+    Load("pings from 20, again and again", "/echo", 20, "pings", again=True),
+    Load("small frames that inflate", "/sink", 5, "inflating", again=True),
+    Load("1,000 segments of small messages, once", "/sink", 1000, "messages"),
+    Load("small messages from 20, again and again", "/echo", 20, "messages", again=True),
+    Load("view that sends without a pause", "/push", 1, "nothing"),
+    Load("five of those", "/push", 5, "nothing"),
+    Load("view that offers without a pause", "/push-offer", 1, "nothing"),
+)
+
+
+@contextmanager
+def crowd(load: Load, address: Any, cores: set[int]) -> Iterator[dict[str, int]]:
+    """That load for a ``with`` block, which is given what came of it."""
+    found: dict[str, int] = {}
+    if not load.sockets:
+        yield found
+        return
+    arguments = json.dumps([address[1], load.path, load.sockets, load.data, load.again, sorted(cores)])
+    command = [sys.executable, "-m", "stress.crowd", arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            line = process.stdout.readline()
+            assert line == "ready\n", f"the sockets were not opened: {line!r}"
+            yield found
+            process.stdin.close()
+            found.update(json.loads(process.stdout.readline() or "{}"))
+        finally:
+            process.kill()
+
+
+def echoes(report: Report, load: Load, peer: Peer, seconds: float) -> list[float]:
+    """Message after message; how long each took."""
+    times: list[float] = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        payload = b"number %d" % len(times)
+        began = time.perf_counter()
+        try:
+            peer.text(payload.decode())
+            received = peer.read_frame()
+            assert received == Frame(TEXT, payload), f"{received} instead of {payload!r}"
+        except (OSError, EOFError, AssertionError) as error:
+            report.violation("echo", f"{load.name}: {error!r}")
+            break
+        times.append(time.perf_counter() - began)
+        time.sleep(PAUSE)
+    return times
+
+
+def measure(report: Report, running: Crew, load: Load, seconds: float, bound: float, cores: Cores) -> None:
+    """One client's echoes under this load."""
+    workers = running.workers()
+    with Peer(running.address) as peer:
+        peer.open("/echo")
+        with crowd(load, running.address, cores.load) as found:
+            times = echoes(report, load, peer, seconds)
+    p99 = percentile(times, 0.99)
+    shown = ", ".join(f"{percentile(times, share) * 1000:8.2f}" for share in (0.5, 0.99, 1))
+    line = f"{len(times):5} echoes, p50/p99/worst {shown} ms"
+    if load.sockets:
+        line += f"; {found.get('sent', 0):,} bytes sent, {found.get('received', 0):,} read"
+        if not found.get("sent") and not found.get("received"):
+            report.violation("load", f"{load.name}: nothing was sent or read")
+    report.figures[load.name] = line
+    report.say(f"{load.name}: {line}")
+    if p99 > bound:
+        report.violation("bound", f"{load.name}: p99 {p99 * 1000:.1f} ms, above {bound * 1000:g} ms")
+    if running.workers() != workers:
+        report.violation("worker", f"{load.name}: the worker was killed")
+
+
+def main(report: Report, directory: Path, seconds: float, bound: float, faults: str = "") -> None:
+    """All loads in turn; each takes ``seconds``."""
+    cores = Cores()
+    allow_files(2000)
+    with ExitStack() as stack:
+        with pinned(cores.server):  # the server inherits it
+            env = {"STRESS_FAULTS": faults, "GWS_COMPRESSION": "shared", **without_pings()}
+            running = stack.enter_context(crew(report, directory, 1, options=["--timeout", "4"], env=env))
+        with pinned(cores.load):
+            for load in LOADS:
+                measure(report, running, load, seconds, bound, cores)
+    for problem in running.log.problems():
+        report.violation("log", problem.text[:2000])
+
+
+def run(arguments: list[str]) -> int:
+    """The command line."""
+    parser = arguments_of("fair", __doc__, 5)
+    parser.add_argument("--bound", type=float, default=BOUND, help="seconds within which 99 of 100 echoes have to come")
+    options = parser.parse_args(arguments)
+    report = Report("one client beside others that send more than their share")
+    with TemporaryDirectory() as temporary:
+        main(report, options.directory or Path(temporary), options.seconds, options.bound, options.faults)
+    return report.end(options.json)

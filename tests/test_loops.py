@@ -1,0 +1,57 @@
+"""Each event loop that gevent ships: libev through Cython is what all other tests run on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .rawclient import BINARY, TEXT, Frame, frame
+from .servers import launch
+
+TESTS = Path(__file__).parent
+LOOPS = {
+    "libuv": {"GEVENT_LOOP": "libuv-cffi"},
+    "libev-cffi": {"GEVENT_LOOP": "libev-cffi"},
+    "pure Python": {"PURE_PYTHON": "1"},
+}
+FILES = [
+    "test_turns.py",
+    "test_transport.py",
+    "test_websocket.py",
+    "test_detach.py",
+    "test_keepalive.py",
+]
+"""What tests the modules that use a loop."""
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.mark.parametrize(
+    ("loop", "speedups"), [("libuv", "1"), ("libuv", "0"), ("libev-cffi", "1"), ("pure Python", "0")]
+)
+def test_on_this_loop(loop: str, speedups: str) -> None:
+    """Every test of them holds there, too, in C and in Python."""
+    environ = {**os.environ, **LOOPS[loop], "GWS_SPEEDUPS": speedups}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(str(TESTS / file) for file in FILES)]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, cwd=TESTS.parent, check=False)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert " passed" in done.stdout
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("path", ["/echo", "/detached"])
+def test_server_on_this_loop(loop: str, path: str, server_directory: Path) -> None:
+    """Gunicorn with the worker class: messages, a burst, and the close."""
+    with launch("worker", server_directory, env=LOOPS[loop]) as server, server.connect() as client:
+        client.upgrade(path)
+        client.text("1")
+        assert client.read_frame() == Frame(TEXT, b"1")
+        client.send(frame(TEXT, b"2") * 1000)
+        assert [client.read_frame() for _ in range(1000)] == [Frame(TEXT, b"2")] * 1000
+        client.send(frame(BINARY, bytes(300_000)))
+        assert client.read_frame() == Frame(BINARY, bytes(300_000))
+        client.say_goodbye(4001)
