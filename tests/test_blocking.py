@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from .django.postgres import Postgres, postgres  # noqa: F401 - importing the fixture here makes it one of this module's
+from .documents import blocks, serve
 from .inprocess import package_path
 from .servers import ROOT, Server, launch
 
@@ -101,6 +103,30 @@ def test_coroutine_may_use(server: Server, name: str) -> None:
 def test_coroutine_may_not_use(server: Server, name: str) -> None:
     """It is an error, and not a wait without end."""
     assert make(server, name)[1] == RESULTS[name]
+
+
+# --- the rest of the page ------------------------------------------------------------------------------------------
+
+
+def test_program_runs_as_printed(tmp_path: Path) -> None:
+    """The view that streams from a coroutine."""
+    [program] = blocks(ROOT / "docs" / "blocking.md", "python")
+    (tmp_path / "assistant.py").write_text(program)
+    with serve(["assistant"], tmp_path / "server", files=tmp_path) as server, server.connect(timeout=60) as client:
+        client.upgrade("/")
+        client.text("one two")
+        assert [client.read_frame().payload for _ in range(2)] == [b"one", b"two"]
+        client.say_goodbye()
+
+
+def test_gevent_finds_calls_that_block(server_directory: Path) -> None:
+    """The variable that the page names makes gevent print where a greenlet kept the event loop from running."""
+    assert "`GEVENT_MONITOR_THREAD_ENABLE=1`" in PAGE
+    env = {"GEVENT_MONITOR_THREAD_ENABLE": "1", "GEVENT_MAX_BLOCKING_TIME": "0.02"}
+    with launch("worker", server_directory, "tests.fixtureapps.calls", env=env) as server:
+        make(server, "`os.system`")
+        server.log.find("appears to be blocked")
+        server.log.find("os.system")
 
 
 POOL = """
