@@ -102,10 +102,13 @@ class _Call(Generic[T]):
                 loop.call_soon_threadsafe(self._cancel)
         if end is _TIMED_OUT:
             raise TimeoutError(f"the coroutine did not end within {timeout} seconds")
+        task, self._task = self._task, None
         try:
-            return cast("asyncio.Task[T]", self._task).result()
+            return cast("asyncio.Task[T]", task).result()
         except asyncio.CancelledError as error:
             raise concurrent.futures.CancelledError(*error.args) from error
+        finally:
+            del task  # the traceback of an exception refers to this frame, and the task to the exception
 
     # In the asyncio thread.
 

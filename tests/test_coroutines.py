@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import os
 import subprocess
 import sys
 import traceback
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextvars import ContextVar
 from pathlib import Path
@@ -84,6 +86,30 @@ def test_exception_is_raised_with_the_coroutine_in_its_traceback() -> None:
     with pytest.raises(KeyError, match="missing") as raised:
         run(fails())
     assert "fails" in [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
+
+
+def test_exception_is_freed_without_the_garbage_collector() -> None:
+    """It holds what the frames of its traceback refer to, a view's connection among it."""
+
+    class MissingError(Exception):
+        pass
+
+    async def fails() -> None:
+        raise MissingError
+
+    def call() -> weakref.ref[MissingError]:
+        try:
+            run(fails())
+        except MissingError as error:
+            return weakref.ref(error)
+        raise AssertionError
+
+    gc.disable()
+    try:
+        found = call()
+        until(lambda: found() is None, "the exception is freed")
+    finally:
+        gc.enable()
 
 
 def test_timeout_error_of_the_coroutine_is_its_own() -> None:

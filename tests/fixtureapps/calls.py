@@ -39,6 +39,7 @@ from .common import Router, configure_logging, query, text_response
 
 configure_logging()
 warnings.filterwarnings("ignore", "coroutine .* was never awaited")  # of calls that are refused
+warnings.filterwarnings("ignore", "libuv only supports millisecond")  # of asyncio.run
 
 app = Router()
 
