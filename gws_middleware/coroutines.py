@@ -1,4 +1,5 @@
-"""Coroutines in synchronous code: ``run(awaitable)`` waits for one as a view waits for a message.
+"""Coroutines in synchronous code: ``run(awaitable)`` waits for one as a view waits for a message, and
+``iterate(iterable)`` for each item of an asynchronous iterable.
 
 asyncio allows one running event loop for each thread, and gevent runs all views in one thread: a second
 ``asyncio.run()`` at the same time raises RuntimeError there.
@@ -16,7 +17,7 @@ import atexit
 import concurrent.futures
 import inspect
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -28,16 +29,16 @@ from gevent.monkey import get_original
 from gevent.selectors import GeventSelector
 from gevent.threadpool import ThreadPool
 
-__all__ = ["run"]
+__all__ = ["iterate", "run"]
 
 T = TypeVar("T")
 
 THREADS = 32
 """Native threads of ``asyncio.to_thread`` at the most, as many as asyncio itself would have."""
 STOP_WITHIN = 1.0
-"""Seconds that the process waits at its exit for coroutines to handle their cancellation."""
+"""Seconds to handle a cancellation, for coroutines at the exit of the process and for an iterable that is closed."""
 
-_DONE, _TIMED_OUT = object(), object()
+_DONE, _TIMED_OUT, _END = object(), object(), object()
 
 _start_thread = get_original("_thread", "start_new_thread")
 _lock = get_original("_thread", "allocate_lock")
@@ -52,7 +53,7 @@ def run(awaitable: Awaitable[T], timeout: float | None = None) -> T:
     It must not block: it would hold up all other coroutines.
 
     Args:
-        awaitable: A coroutine, or whatever else can be awaited, e.g. ``anext(stream, None)``.
+        awaitable: A coroutine, or another object that can be awaited.
         timeout: Seconds, or None for no limit.
 
     Raises:
@@ -68,6 +69,72 @@ def run(awaitable: Awaitable[T], timeout: float | None = None) -> T:
     if getcurrent() is thread.greenlet:
         raise RuntimeError("run() was called by a coroutine that run() runs: use await there")
     return _Call(awaitable).result(thread.loop, timeout)
+
+
+def iterate(iterable: AsyncIterable[T], timeout: float | None = None) -> Iterator[T]:
+    """The items of an asynchronous generator or iterable, for ``for``.
+
+    It runs in one task, which goes on when the next item is asked for. It is closed when the loop is left, however that
+    is: then the task is cancelled, if it has not ended.
+
+    Args:
+        iterable: What ``async for`` takes.
+        timeout: Seconds for each item, or None for no limit.
+
+    Raises:
+        TimeoutError: No item came in time; the iteration has ended.
+        TypeError: Nothing that ``async for`` takes.
+
+    """
+    if not isinstance(iterable, AsyncIterable):
+        raise TypeError(f"iterate() takes an asynchronous generator or iterable, not {iterable!r}")
+    return _items(_Iteration(iterable), timeout)
+
+
+def _items(iteration: _Iteration[T], timeout: float | None) -> Iterator[T]:
+    try:
+        while (item := run(iteration.step(), timeout)) is not _END:
+            yield cast("T", item)
+    finally:
+        run(iteration.close())
+
+
+class _Iteration(Generic[T]):
+    """An asynchronous iterable in a task that goes one step at a time. All of it is for the asyncio thread."""
+
+    def __init__(self, iterable: AsyncIterable[T]) -> None:
+        self._iterable = iterable
+        self._task: asyncio.Task[None] | None = None
+        self._item: asyncio.Future[T]
+        self._asked = asyncio.Event()
+
+    async def step(self) -> T | object:
+        """The next item, or ``_END``."""
+        self._item = asyncio.get_running_loop().create_future()
+        self._asked.set()
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._work())
+        await asyncio.wait((self._item, self._task), return_when=asyncio.FIRST_COMPLETED)
+        if self._item.done():
+            return self._item.result()
+        self._task.result()  # raises what has ended it
+        return _END
+
+    async def _work(self) -> None:
+        try:
+            async for item in self._iterable:
+                self._asked.clear()
+                self._item.set_result(item)
+                await self._asked.wait()
+        finally:
+            close = getattr(self._iterable, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,), timeout=STOP_WITHIN)
 
 
 class _Call(Generic[T]):

@@ -59,7 +59,7 @@ RESULTS: dict[str, Any] = {
     "a file: `open`, `read`, `write`": 1_000_000,
     "`httpx.AsyncClient`, kept for all requests": ["slow", "slow"],
     "`psycopg.AsyncConnection`, kept for all requests": ["row", "row"],
-    "an asynchronous generator: `run(anext(stream, None))`": "slow",
+    "an asynchronous generator: `iterate(stream)`": "slow",
     "`asyncio.to_thread`, `run_in_executor`": [None, None],
     "`asyncio.create_subprocess_exec`": "TypeError: child watchers are only available on the default loop",
 }

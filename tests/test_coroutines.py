@@ -20,7 +20,7 @@ import pytest
 from gevent.monkey import get_original
 from gevent.server import StreamServer
 
-from gws_middleware.coroutines import THREADS, run
+from gws_middleware.coroutines import THREADS, iterate, run
 
 from .inprocess import deadline, hub_errors, package_path, until
 
@@ -236,18 +236,113 @@ def test_connection_is_used_again_in_the_next_call() -> None:
     assert found == [b"one", b"two"]
 
 
-def test_asynchronous_generator_is_read_item_by_item() -> None:
-    """Between two items the view is free to do what it likes, e.g. to send the item."""
+# --- asynchronous iterables ----------------------------------------------------------------------------------------
 
-    async def count() -> AsyncIterator[int]:
-        for number in range(1, 4):
+
+class Stream:
+    """An asynchronous generator that notes what it does, and in which task."""
+
+    def __init__(self) -> None:
+        self.events: list[object] = []
+        self.tasks: set[object] = set()
+
+    async def items(self, error: BaseException | None = None) -> AsyncIterator[int]:
+        try:
+            for number in range(1, 4):
+                self.tasks.add(asyncio.current_task())
+                await asyncio.sleep(0)
+                self.events.append(number)
+                yield number
+            if error is not None:
+                raise error
+        finally:
+            self.tasks.add(asyncio.current_task())
             await asyncio.sleep(0)
-            yield number
+            self.events.append("closed")
 
-    stream, found = count(), []
-    while (number := run(anext(stream, None))) is not None:
-        found.append(number)
-    assert found == [1, 2, 3]
+
+def test_asynchronous_generator_is_read_item_by_item() -> None:
+    """Between two items the view does what it likes, e.g. sends the item, and the generator waits."""
+    stream = Stream()
+    for number in iterate(stream.items(), timeout=20):
+        stream.events.append(str(number))
+    assert stream.events == [1, "1", 2, "2", 3, "3", "closed"]
+
+
+def test_asynchronous_generator_has_one_task() -> None:
+    """So a ``timeout()`` or a task group may be open where it yields."""
+    stream = Stream()
+    assert (list(iterate(stream.items())), len(stream.tasks)) == ([1, 2, 3], 1)
+
+
+def test_generator_is_closed_when_the_loop_is_left() -> None:
+    """As in a view whose peer has disconnected: what the generator holds is released, before the view goes on."""
+    stream = Stream()
+
+    def view() -> None:
+        for _ in iterate(stream.items()):
+            raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        view()
+    assert stream.events == [1, "closed"] and len(stream.tasks) == 1
+
+
+def test_generator_that_was_not_begun_does_nothing() -> None:
+    """Its code runs when the first item is asked for."""
+    stream = Stream()
+    iterate(stream.items())
+    assert stream.events == []
+
+
+@pytest.mark.parametrize("error", [KeyError("missing"), SystemExit(3)])
+def test_exception_of_a_generator_is_raised(error: BaseException) -> None:
+    """After its items, where the loop asks for the next one."""
+    stream, found = Stream(), []
+    with pytest.raises(type(error)):
+        found.extend(iterate(stream.items(error), timeout=20))
+    assert stream.events == [1, 2, 3, "closed"]
+
+
+def test_generator_is_cancelled_after_the_timeout() -> None:
+    """The time is for each item."""
+    events: list[object] = []
+
+    async def hangs() -> AsyncIterator[int]:
+        yield 1
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            events.append("cancelled")
+            raise
+
+    with pytest.raises(TimeoutError):
+        events.extend(iterate(hangs(), timeout=0.05))
+    assert events == [1, "cancelled"]
+
+
+def test_any_asynchronous_iterable_is_read() -> None:
+    """Many SDKs have a class of their own, which is no generator."""
+
+    class Iterable:
+        left = 2
+
+        def __aiter__(self) -> Iterable:
+            return self
+
+        async def __anext__(self) -> int:
+            self.left -= 1
+            if self.left < 0:
+                raise StopAsyncIteration
+            return self.left
+
+    assert list(iterate(Iterable())) == [1, 0]
+
+
+def test_what_cannot_be_iterated_is_refused() -> None:
+    """At the call, and not at the first item."""
+    with pytest.raises(TypeError, match=r"iterate\(\) takes an asynchronous generator or iterable, not \[1\]"):
+        iterate([1])  # type: ignore[arg-type]
 
 
 # --- the end -------------------------------------------------------------------------------------------------------

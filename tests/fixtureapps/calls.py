@@ -32,7 +32,7 @@ import requests
 from asgiref.sync import async_to_sync, sync_to_async
 from gevent.monkey import get_original
 
-from gws_middleware.coroutines import run
+from gws_middleware.coroutines import iterate, run
 from gws_middleware.typing import Environ, StartResponse
 
 from .common import Router, configure_logging, query, text_response
@@ -368,7 +368,7 @@ def _(url: str) -> object:
         run(kept.pop("connection").close())
 
 
-@named("an asynchronous generator: `run(anext(stream, None))`", coroutines)
+@named("an asynchronous generator: `iterate(stream)`", coroutines)
 def _(url: str) -> object:
     async def pieces() -> Any:
         async with kept["client"].stream("GET", url) as response:
@@ -376,10 +376,7 @@ def _(url: str) -> object:
                 yield piece
 
     kept.setdefault("client", httpx.AsyncClient(timeout=20))
-    stream, found = pieces(), []
-    while (piece := run(anext(stream, None))) is not None:
-        found.append(piece)
-    return "".join(found)
+    return "".join(iterate(pieces()))
 
 
 @named("`asyncio.to_thread`, `run_in_executor`", coroutines)
