@@ -61,6 +61,7 @@ RESULTS: dict[str, Any] = {
     "`psycopg.AsyncConnection`, kept for all requests": ["row", "row"],
     "an asynchronous generator: `iterate(stream)`": "slow",
     "`asyncio.to_thread`, `run_in_executor`": [None, None],
+    "asgiref's `sync_to_async`, Django's asynchronous ORM": "row",
     "`asyncio.create_subprocess_exec`": "TypeError: child watchers are only available on the default loop",
 }
 """What the calls return, where it is not None."""

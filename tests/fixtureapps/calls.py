@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import anyio.to_thread
+import django
+import django.db
 import gevent
 import gevent.socket
 import httpx
@@ -30,6 +32,7 @@ import psycopg
 import psycopg2
 import requests
 from asgiref.sync import async_to_sync, sync_to_async
+from django.conf import settings
 from gevent.monkey import get_original
 
 from gws_middleware.coroutines import iterate, run
@@ -38,6 +41,8 @@ from gws_middleware.typing import Environ, StartResponse
 from .common import Router, configure_logging, query, text_response
 
 configure_logging()
+settings.configure(DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}})
+django.setup()
 warnings.filterwarnings("ignore", "coroutine .* was never awaited")  # of calls that are refused
 warnings.filterwarnings("ignore", "libuv only supports millisecond")  # of asyncio.run
 
@@ -398,7 +403,12 @@ async def _in_a_thread() -> object:
 
 @named("asgiref's `sync_to_async`, Django's asynchronous ORM", coroutines)
 def _(url: str) -> object:
-    return run(sync_to_async(time.sleep)(SECONDS))
+    def ask() -> object:
+        with django.db.connection.cursor() as cursor:
+            cursor.execute("SELECT 'row'")
+            return cursor.fetchone()[0]
+
+    return run(sync_to_async(ask)())
 
 
 @named("`asyncio.create_subprocess_exec`", coroutines)
