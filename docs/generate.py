@@ -42,7 +42,8 @@ What is marked "Per view" can be set for one connection too, before it is accept
 DJANGO = """
 ## In Django
 
-What follows is in `GWS` alone. In a Django project `allowed_origins` has another default: the same origin, the hosts of
+What follows is in `GWS` alone: as an environment variable, or as one of Django's settings beside `GWS`, it is an error.
+In a Django project `allowed_origins` has another default: the same origin, the hosts of
 `ALLOWED_HOSTS` (but not `"*"`, which says that the Host header is checked elsewhere) and `CSRF_TRUSTED_ORIGINS`.
 `WEBSOCKET_ACCEPT_ALL = True` stands beside `GWS`: with the middleware class, undecorated views take WebSockets too.
 

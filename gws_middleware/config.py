@@ -16,7 +16,7 @@ from typing import Any
 from . import adapter
 from .exceptions import ConfigError
 
-__all__ = ["SAME_ORIGIN", "Config", "knob", "optional", "seconds"]
+__all__ = ["PREFIX", "SAME_ORIGIN", "Config", "closest", "is_ours", "knob", "optional", "seconds"]
 
 PREFIX = "GWS_"
 SAME_ORIGIN = "same-origin"
@@ -84,8 +84,23 @@ def _origins(value: object) -> str | None:
     for entry in value:
         if isinstance(entry, re.Pattern) or entry in (SAME_ORIGIN, "null", "*"):
             continue
+        mistake = _mistake_in(entry) if isinstance(entry, str) else None
+        if mistake is not None:
+            return f"{wanted}; {entry!r} {mistake}"
         if not isinstance(entry, str) or not _ORIGIN.fullmatch(entry):
             return f"{wanted}; {entry!r} is none of these"
+    return None
+
+
+def _mistake_in(entry: str) -> str | None:
+    """What is wrong with an entry that can be no origin, and what was probably meant."""
+    if entry.lower() in ("off", "none", "any", "all"):
+        return 'is no origin: "*" admits the pages of every origin, an empty list those of none'
+    address = re.fullmatch(r"((?:https?|wss?)://[^\s,/?#]+)[/?#]\S*", entry, re.IGNORECASE)
+    if address is not None:
+        return f"has a path, and an origin has none: did you mean {address[1].lower()!r}?"
+    if entry != entry.lower() and _ORIGIN.fullmatch(entry.lower()):
+        return f"has capital letters, and browsers send none: did you mean {entry.lower()!r}?"
     return None
 
 
@@ -127,8 +142,9 @@ class Config:
     inbox_messages: int = knob(
         16,
         _count(1),
-        """Messages that wait for the application before reading from the socket pauses and TCP holds the peer back; one
-        read beyond it may have been under way (websockets: 16).""",
+        """Messages that wait for the application before reading from the socket pauses and TCP holds the peer back; 256
+        that came in the same read may wait beyond it. It also pauses when they take as many bytes of memory as one
+        message may have (websockets: 16).""",
         per_view=True,
     )
     send_high_water: int = knob(
@@ -250,7 +266,7 @@ class Config:
         "off",
         _compression,
         """permessage-deflate (RFC 7692). "shared": no context takeover, one compressor for all connections, messages
-        from 1 KiB up; "dedicated": context takeover, about 30 KB for each connection.""",
+        from 1 KiB up; "dedicated": context takeover, about 40 KB for each connection.""",
     )
 
     def __post_init__(self) -> None:
@@ -301,7 +317,7 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
         known = variables.get(variable)
         if known is not None:
             values[known.name] = _parse(variable, text, known.metadata)
-        elif variable.startswith(PREFIX) and variable not in _NOT_KNOBS and _nearest(variable, variables):
+        elif is_ours(variable) and _nearest(variable, variables):
             # Not ours unless it is almost one of ours: other software may use the prefix too.
             raise ConfigError(f"the environment variable {variable} is not a setting{_nearest(variable, variables)}")
     return values
@@ -316,9 +332,26 @@ def _parse(variable: str, text: str, metadata: Mapping[str, Any]) -> object:
     try:
         return kind(text)
     except ValueError:
-        raise ConfigError(f"the environment variable {variable} is {text!r}: wanted a number") from None
+        wanted = metadata["check"](text).replace(", or None", ', or "none"')
+        raise ConfigError(f"the environment variable {variable} is {text!r}: wanted {wanted}") from None
 
 
-def _nearest(name: str, known: Any) -> str:
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.75)
-    return f": did you mean {match[0]!r}?" if match else ""
+def is_ours(variable: str) -> bool:
+    """Whether an environment variable has the prefix of the settings, in whatever case, and may be one of them."""
+    return variable.upper().startswith(PREFIX) and variable not in _NOT_KNOBS
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant: capitals and the prefix make no difference."""
+    forms = {_plain(each): each for each in known}
+    match = difflib.get_close_matches(_plain(name), forms, n=1, cutoff=0.75)
+    return forms[match[0]] if match else None
+
+
+def _plain(name: str) -> str:
+    return name.upper().removeprefix(PREFIX)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    match = closest(name, known)
+    return f": did you mean {match!r}?" if match else ""

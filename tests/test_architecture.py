@@ -112,6 +112,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
             "exceptions",
             "adapter",
             "config",
+            "protocol",
             "registry",
             "websocket",
             "middleware",

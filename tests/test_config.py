@@ -120,18 +120,35 @@ REFUSED: list[tuple[str, Any, str]] = [
         ("allowed_origins", [entry], f"allowed_origins is {[entry]!r}: {ORIGINS}; {entry!r} is none of these")
         for entry in (
             "example.com",
-            "https://example.com/",
-            "https://example.com/chat",
             "https://",
             "https://*",
             "https://*.*.example.com",
             "https://user@example.com",
             "https://a.example, https://b.example",
-            "HTTPS://example.com",
             "same_origin",
             "",
             None,
             7,
+        )
+    ],
+    *[
+        ("allowed_origins", [entry], f"allowed_origins is {[entry]!r}: {ORIGINS}; {entry!r} {mistake}")
+        for entry, mistake in (
+            ("https://example.com/", "has a path, and an origin has none: did you mean 'https://example.com'?"),
+            ("https://Example.com/", "has a path, and an origin has none: did you mean 'https://example.com'?"),
+            (
+                "https://a.example:8443/chat",
+                "has a path, and an origin has none: did you mean 'https://a.example:8443'?",
+            ),
+            ("wss://*.example.com?x", "has a path, and an origin has none: did you mean 'wss://*.example.com'?"),
+            (
+                "HTTPS://example.com",
+                "has capital letters, and browsers send none: did you mean 'https://example.com'?",
+            ),
+            *[
+                (word, 'is no origin: "*" admits the pages of every origin, an empty list those of none')
+                for word in ("off", "OFF", "none", "any", "all")
+            ],
         )
     ],
 ]
@@ -240,6 +257,10 @@ def test_knobs_are_named() -> None:
         ("max_mesage_size", "'max_mesage_size' is not a setting: did you mean 'max_message_size'?"),
         ("allowed_origin", "'allowed_origin' is not a setting: did you mean 'allowed_origins'?"),
         ("send_timout", "'send_timout' is not a setting: did you mean 'send_timeout'?"),
+        ("MAX_MESSAGE_SIZE", "'MAX_MESSAGE_SIZE' is not a setting: did you mean 'max_message_size'?"),
+        ("GWS_MAX_MESSAGE_SIZE", "'GWS_MAX_MESSAGE_SIZE' is not a setting: did you mean 'max_message_size'?"),
+        ("maxMessageSize", "'maxMessageSize' is not a setting: did you mean 'max_message_size'?"),
+        ("max-message-size", "'max-message-size' is not a setting: did you mean 'max_message_size'?"),
         ("colour", "'colour' is not a setting"),
     ],
 )
@@ -290,28 +311,29 @@ def test_environment_variable_sets_a_knob(variable: str, text: str, knob: str, v
 @pytest.mark.parametrize(
     ("variable", "text", "sentence"),
     [
-        (
-            "GWS_MAX_MESSAGE_SIZE",
-            "1 MiB",
-            "the environment variable GWS_MAX_MESSAGE_SIZE is '1 MiB': wanted a number",
-        ),
-        ("GWS_SEND_TIMEOUT", "", "the environment variable GWS_SEND_TIMEOUT is '': wanted a number"),
-        ("GWS_SEND_LIMIT", "2.5", "the environment variable GWS_SEND_LIMIT is '2.5': wanted a number"),
-        ("GWS_SEND_TIMEOUT", "none", "the environment variable GWS_SEND_TIMEOUT is 'none': wanted a number"),
-        ("GWS_MAX_FRAGMENTS", "none", "the environment variable GWS_MAX_FRAGMENTS is 'none': wanted a number"),
-        ("GWS_PING_INTERVAL", "off", "the environment variable GWS_PING_INTERVAL is 'off': wanted a number"),
+        *[
+            (variable, text, f"the environment variable {variable} is {text!r}: {wanted}")
+            for variable, text, wanted in (
+                ("GWS_MAX_MESSAGE_SIZE", "1 MiB", f"{COUNT} 1 to 1099511627776"),
+                ("GWS_SEND_TIMEOUT", "", SECONDS),
+                ("GWS_SEND_TIMEOUT", "none", SECONDS),
+                ("GWS_SEND_LIMIT", "2.5", f"{COUNT} 1 to 1099511627776"),
+                ("GWS_MAX_FRAGMENTS", "none", f"{COUNT} 1 to 1099511627776"),
+                ("GWS_PING_INTERVAL", "off", f'{SECONDS}, or "none"'),
+                ("GWS_MESSAGE_RATE", "off", 'wanted a number above 0, or "none"'),
+                ("GWS_MAX_CONNECTIONS", "5.5", f'{COUNT} 1 to 1099511627776, or "none"'),
+            )
+        ],
+        *[
+            (variable, "5", f"the environment variable {variable} is not a setting: did you mean 'GWS_PING_INTERVAL'?")
+            for variable in ("GWS_PING_INTERVALL", "gws_ping_interval", "GWS_ping_interval")
+        ],
         ("GWS_PING_INTERVAL", "0", f"ping_interval is 0.0: {SECONDS}, or None"),
-        ("GWS_MAX_CONNECTIONS", "5.5", "the environment variable GWS_MAX_CONNECTIONS is '5.5': wanted a number"),
         ("GWS_USER_KEY", "len", f"user_key is 'len': {FUNCTION}, or None; Empty module name"),
         (
             "GWS_MAX_CONNECTIONS_PER_USER",
             "5",
             "max_connections_per_user is set, but no user_key that tells whose a WebSocket is",
-        ),
-        (
-            "GWS_PING_INTERVALL",
-            "5",
-            "the environment variable GWS_PING_INTERVALL is not a setting: did you mean 'GWS_PING_INTERVAL'?",
         ),
         ("GWS_SEND_TIMEOUT", "nan", f"send_timeout is nan: {SECONDS}"),
         ("GWS_SEND_LIMIT", "0", f"send_limit is 0: {COUNT} 1 to 1099511627776"),
@@ -335,7 +357,9 @@ def test_wrong_environment_variable_is_refused(variable: str, text: str, sentenc
     assert str(caught.value) == sentence
 
 
-@pytest.mark.parametrize("variable", ["GWS_SPEEDUPS", "GWS_REGION", "GWSMAX_FRAGMENTS", "MAX_FRAGMENTS", "PATH"])
+@pytest.mark.parametrize(
+    "variable", ["GWS_SPEEDUPS", "GWS_REGION", "gws_profile", "GWSMAX_FRAGMENTS", "MAX_FRAGMENTS", "PATH"]
+)
 def test_foreign_environment_variable_is_left_alone(variable: str) -> None:
     """Other software may use the prefix too; GWS_SPEEDUPS is ours and no knob."""
     assert Config.load({}, {variable: "x"}) == Config()

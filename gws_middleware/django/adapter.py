@@ -27,9 +27,9 @@ class DjangoAdapter(Adapter):
         return conf.for_the_wrapper()
 
     def accepting(self, ws: WebSocket) -> Headers:
-        """No transaction may be open; the session is saved, and its cookie rides on the 101."""
-        databases.refuse_transaction()
+        """The request's transaction is committed, the session is saved, and its cookie goes with the 101."""
         users.settle(ws)
+        databases.commit_request(ws)
         return sessions.save_at_handshake(ws)
 
     def opened(self, ws: WebSocket) -> None:

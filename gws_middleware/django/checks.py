@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -36,8 +37,15 @@ def check_settings(app_configs: Any, **arguments: Any) -> Sequence[CheckMessage]
     try:
         Config(**conf.for_the_wrapper())
     except ConfigError as error:
-        return [Error(str(error), hint="docs/settings.md lists every setting.", id="gws_middleware.E001")]
+        return [Error(str(error), hint=_about(str(error)), id="gws_middleware.E001")]
     return []
+
+
+def _about(sentence: str) -> str:
+    """What the setting is for that the sentence names, or else which there are."""
+    known = {each.name: each.metadata["doc"] for each in fields(conf.DjangoConfig)}
+    name = sentence.split()[0]
+    return f"{name}: {known[name]}" if name in known else f"The settings are {', '.join(known)}."
 
 
 def check_middleware(app_configs: Any, **arguments: Any) -> Sequence[CheckMessage]:
@@ -67,16 +75,6 @@ def check_runserver(app_configs: Any, **arguments: Any) -> Sequence[CheckMessage
             hint = "Move gws_middleware.django above it: its runserver serves WebSockets, static files too."
             return [Warning(sentence, hint=hint, id="gws_middleware.W002")]
     return []
-
-
-def check_atomic_requests(app_configs: Any, **arguments: Any) -> Sequence[CheckMessage]:
-    """W003: ``ATOMIC_REQUESTS`` and undecorated views."""
-    atomic = [alias for alias, database in connections.settings.items() if database.get("ATOMIC_REQUESTS")]
-    if not atomic:
-        return []
-    sentence = f"ATOMIC_REQUESTS is on for {', '.join(map(repr, atomic))}: there an undecorated view cannot accept."
-    hint = "Decorate WebSocket views with accept_websocket or require_websocket, which stay out of it."
-    return [Warning(sentence, hint=hint, id="gws_middleware.W003")]
 
 
 def check_psycopg2(app_configs: Any, **arguments: Any) -> Sequence[CheckMessage]:
@@ -111,7 +109,6 @@ ALL = [
     check_settings,
     check_middleware,
     check_runserver,
-    check_atomic_requests,
     check_psycopg2,
     check_monkey_patching,
 ]

@@ -10,12 +10,16 @@ from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import DisallowedHost
 from django.core.signals import setting_changed
+from django.http import HttpRequest
 
-from ..config import SAME_ORIGIN, Config, knob, optional, seconds
+from ..config import SAME_ORIGIN, Config, closest, is_ours, knob, optional, seconds
 from ..exceptions import ConfigError
+from ..protocol.handshake import origin_allowed
+from ..websocket import WebSocket
 
-__all__ = ["DjangoConfig", "accept_all", "connect", "for_the_wrapper", "load"]
+__all__ = ["DjangoConfig", "accept_all", "connect", "for_the_wrapper", "host_allowed", "load"]
 
 LOCAL_HOSTS = (".localhost", "127.0.0.1", "[::1]")
 """What Django takes for ``ALLOWED_HOSTS`` when that is empty and ``DEBUG`` is on."""
@@ -46,6 +50,10 @@ class DjangoConfig(Config):
     )
 
 
+OWN = [each.name for each in fields(DjangoConfig) if each.name not in Config.__dataclass_fields__]
+"""Those that only Django has."""
+
+
 def connect() -> None:
     """Follow ``override_settings``."""
     setting_changed.connect(_changed, dispatch_uid="gws_middleware")
@@ -72,7 +80,10 @@ def _given() -> Mapping[str, Any]:
 
 
 def for_the_wrapper() -> dict[str, Any]:
-    """The part that ``WebSocketMiddleware`` of the package takes."""
+    """The part that ``WebSocketMiddleware`` of the package takes. ConfigError for a setting in a place where nothing
+    would read it.
+    """
+    _check_places()
     load()
     given = _given()
     values = {each.name: given[each.name] for each in fields(Config) if each.name in given}
@@ -83,16 +94,45 @@ def for_the_wrapper() -> dict[str, Any]:
     return values
 
 
+def _check_places() -> None:
+    """Django's own settings are read from ``settings.GWS`` alone, and nothing from names beside it."""
+    for variable in filter(is_ours, os.environ):
+        name = closest(variable, [each.name for each in fields(DjangoConfig)])
+        if name in OWN:
+            raise ConfigError(f"the environment variable {variable} is not read: set {name!r} in settings.GWS")
+    for attribute in filter(is_ours, dir(settings)):
+        name = closest(attribute, [each.name for each in fields(DjangoConfig)])
+        if name is not None:
+            raise ConfigError(f"settings.{attribute} is not read: set {name!r} in the dict settings.GWS")
+
+
 def _trusted_origins() -> Iterator[str | re.Pattern[str]]:
     """Origins of the hosts that Django serves, and those that may send it forms.
 
     ``*`` in ``ALLOWED_HOSTS`` says that the Host header is checked elsewhere, not that every page may connect: it is
     taken as a name, which no page has.
     """
-    yield from settings.CSRF_TRUSTED_ORIGINS
+    try:
+        yield from Config(allowed_origins=tuple(settings.CSRF_TRUSTED_ORIGINS)).allowed_origins
+    except ConfigError as error:
+        raise ConfigError(f"settings.CSRF_TRUSTED_ORIGINS: {error}") from None
     for host in settings.ALLOWED_HOSTS or (LOCAL_HOSTS if settings.DEBUG else ()):
-        subdomains = r"(?:[^/:@]+\.)?" if host.startswith(".") else ""
-        yield re.compile(rf"https?://{subdomains}{re.escape(host.removeprefix('.'))}(?::\d+)?", re.IGNORECASE)
+        subdomains = r"(?:[a-z0-9_-]+\.)*" if host.startswith(".") else ""
+        yield re.compile(rf"https?://{subdomains}{re.escape(host.removeprefix('.'))}(?::\d{{1,5}})?", re.IGNORECASE)
+
+
+def host_allowed(request: HttpRequest, ws: WebSocket) -> bool:
+    """False for a page that may connect only because it has the same origin, where that is not one of
+    ``ALLOWED_HOSTS``: a page of any name reaches this server if its name is made to lead here (DNS rebinding).
+    """
+    if ws.origin is None:
+        return True
+    try:
+        request.get_host()
+    except DisallowedHost:
+        others = [entry for entry in ws._config.allowed_origins if entry != SAME_ORIGIN]
+        return origin_allowed(ws.origin, "", others)
+    return True
 
 
 def accept_all() -> bool:

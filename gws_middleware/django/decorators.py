@@ -1,7 +1,7 @@
 """Which views speak WebSocket: ``accept_websocket`` and ``require_websocket``. They need no middleware.
 
-Either puts ``request.websocket`` and ``request.is_websocket()`` there, lets the view return None, and keeps
-``ATOMIC_REQUESTS`` out of a WebSocket, whose request lasts as long as the connection.
+Either puts ``request.websocket`` and ``request.is_websocket()`` there, lets the view return None, and ends the
+transaction of ``ATOMIC_REQUESTS`` when a WebSocket is accepted.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from functools import wraps
 from typing import Any
 
 from asgiref.sync import iscoroutinefunction
-from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.cache import patch_vary_headers
 
+from .databases import NonAtomic, in_transactions
 from .serving import View, attach, serve
 
 __all__ = ["accept_websocket", "require_websocket"]
@@ -40,43 +40,30 @@ def require_websocket(view: View) -> View:
 def _speaking(view: View, plain: Any) -> View:
     if iscoroutinefunction(view):
         raise TypeError(f"{view!r} is async: a WebSocket view is a synchronous function")
-    not_atomic = _NotAtomic(getattr(view, "_non_atomic_requests", ()))
+    non_atomic = NonAtomic(getattr(view, "_non_atomic_requests", ()))
 
     @wraps(view)
     def speaking(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         ws = attach(request)
         if ws is None:
-            return plain(view, not_atomic, request, *args, **kwargs)
-        return serve(request, ws, view, args, kwargs)
+            return plain(view, non_atomic, request, *args, **kwargs)
+        return serve(request, ws, view, args, kwargs, non_atomic)
 
     speaking.accept_websocket = True  # type: ignore[attr-defined]
-    speaking._non_atomic_requests = not_atomic  # type: ignore[attr-defined]
+    speaking._non_atomic_requests = non_atomic  # type: ignore[attr-defined]
     return speaking
 
 
-class _NotAtomic(set[str]):
-    """The databases in which Django is to open no transaction: all. As a plain set, those that the project named."""
-
-    def __contains__(self, alias: object) -> bool:
-        return True
-
-    def named(self, alias: str) -> bool:
-        """Whether ``transaction.non_atomic_requests`` was told so."""
-        return super().__contains__(alias)
-
-
-def _atomic_http(view: View, not_atomic: _NotAtomic, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+def _atomic_http(view: View, non_atomic: NonAtomic, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
     """Plain HTTP: what Django would have done. What is cached of it is not to answer a handshake (RFC 9110 12.5.5)."""
-    for alias, database in connections.settings.items():
-        if database["ATOMIC_REQUESTS"] and not not_atomic.named(alias):
-            view = transaction.atomic(using=alias)(view)
-    response = view(request, *args, **kwargs)
+    with in_transactions(non_atomic):
+        response = view(request, *args, **kwargs)
     if isinstance(response, HttpResponseBase):
         patch_vary_headers(response, ("Upgrade",))
     return response
 
 
-def _refuse_http(view: View, not_atomic: _NotAtomic, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+def _refuse_http(view: View, non_atomic: NonAtomic, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
     if "websocket" in request.headers.get("Upgrade", "").lower():
         sentence = (
             "This request asks for a WebSocket, but there is none: the handshake is wrong, or the server has none."

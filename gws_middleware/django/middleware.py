@@ -41,6 +41,7 @@ class WebSocketMiddleware:
         if ws is None or getattr(view, "accept_websocket", False):
             return None
         if conf.accept_all():
-            response: HttpResponse = serve(request, ws, view, args, kwargs)
+            non_atomic = getattr(view, "_non_atomic_requests", ())
+            response: HttpResponse = serve(request, ws, view, args, kwargs, non_atomic)
             return response
         return HttpResponse("This address does not speak WebSocket.\n", status=400, content_type="text/plain")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from gevent import GreenletExit
 from ..codes import CloseCode
 from ..exceptions import ConnectionClosed
 from ..websocket import WebSocket
-from . import sessions, users
+from . import conf, databases, sessions, users
 
 __all__ = ["View", "WebSocketRequest", "WebSocketResponse", "attach", "connect", "serve"]
 
@@ -42,8 +42,8 @@ def connect() -> None:
 
 
 def _serving(make_view_atomic: Callable[[BaseHandler, View], View]) -> Callable[[BaseHandler, View], View]:
-    """An undecorated view stays in the transaction of ``ATOMIC_REQUESTS``: it may be one that writes and knows nothing
-    of WebSockets, and whoever asks for one is not to take its transaction away.
+    """Django's step wraps a view in the transaction of ``ATOMIC_REQUESTS``, and other packages' are around it; for a
+    WebSocket the transaction is ours.
     """
 
     @wraps(make_view_atomic)
@@ -56,11 +56,23 @@ def _serving(make_view_atomic: Callable[[BaseHandler, View], View]) -> Callable[
             ws = attach(request)
             if not isinstance(ws, WebSocket):  # plain HTTP, or e.g. gevent-websocket's own server
                 return atomic(request, *args, **kwargs)
-            return serve(request, ws, atomic, args, kwargs)
+            called = make_view_atomic(handler, _non_atomic(view))
+            return serve(request, ws, called, args, kwargs, getattr(view, "_non_atomic_requests", ()))
 
         return speaking
 
     return make_view
+
+
+def _non_atomic(view: View) -> View:
+    """The view, for which Django opens no transaction."""
+
+    @wraps(view)
+    def called(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        return view(request, *args, **kwargs)
+
+    called._non_atomic_requests = databases.NonAtomic()  # type: ignore[attr-defined]
+    return called
 
 
 def attach(request: HttpRequest) -> WebSocket | None:
@@ -72,19 +84,34 @@ def attach(request: HttpRequest) -> WebSocket | None:
         known.is_websocket = lambda: ws is not None
         if isinstance(ws, WebSocket):
             ws.request = request  # type: ignore[attr-defined]
+            if ws.accepted:  # by the server, before Django saw the request: only now it is known whose it is
+                users.opened(ws)
     return cast(WebSocketRequest, request).websocket
 
 
-def serve(request: HttpRequest, ws: WebSocket, view: View, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Call the view. It may return None once it has accepted or closed the WebSocket.
+def serve(
+    request: HttpRequest,
+    ws: WebSocket,
+    view: View,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    non_atomic: Iterable[str] = (),
+) -> Any:
+    """Call the view, in the transactions of ``ATOMIC_REQUESTS`` until it accepts, but for the databases in
+    ``non_atomic``. It may return None once it has accepted or closed the WebSocket.
 
     What it raises before the 101 is an ordinary HTTP error; after it the connection closes with 1011, and Django logs
     the error as it logs every view's.
     """
+    if not conf.host_allowed(request, ws):
+        ws.close(CloseCode.POLICY_VIOLATION, "this host is not allowed")
+        view = _refuse_host
     try:
-        response = view(request, *args, **kwargs)
+        with databases.atomic_until_accepted(ws, non_atomic):
+            response = view(request, *args, **kwargs)
     except GreenletExit:
         if not ws.accepted:
+            databases.abandon_request()
             raise
         ws.close(CloseCode.GOING_AWAY)
         response = None  # Django ends the request as any other: the worker stops, and has no more to say
@@ -93,6 +120,10 @@ def serve(request: HttpRequest, ws: WebSocket, view: View, args: Sequence[Any], 
             ws.close(CloseCode.INTERNAL_ERROR)
             raise
         response = None  # the peer has gone while the view was sending
+    except BaseException:
+        if not ws.accepted:
+            databases.abandon_request()
+        raise
     finally:
         _leave(request, ws)
     if ws.accepted or ws.vanished:
@@ -102,6 +133,12 @@ def serve(request: HttpRequest, ws: WebSocket, view: View, args: Sequence[Any], 
     if ws.closed:
         return HttpResponseForbidden("The WebSocket was refused.\n", content_type="text/plain")
     raise ValueError(f"the view {view!r} returned None, and neither accepted nor closed the WebSocket")
+
+
+def _refuse_host(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+    """In place of the view."""
+    sentence = "The Host header of this request is not in ALLOWED_HOSTS, so its page may not open a WebSocket here.\n"
+    return HttpResponseForbidden(sentence, content_type="text/plain")
 
 
 def _swallowed(response: Any) -> WebSocketResponse:

@@ -52,7 +52,7 @@ def test_identifiers_are_unique() -> None:
 
     named = re.findall(r'id="(gws_middleware\.[EW]\d{3})"', inspect.getsource(checks))
     assert sorted(named) == sorted(set(named))
-    assert len(named) == 7
+    assert len(named) == 6
 
 
 @override_settings(GWS={"max_mesage_size": 5})
@@ -70,7 +70,27 @@ def test_wrong_setting_is_an_error() -> None:
 @override_settings(CSRF_TRUSTED_ORIGINS=["https://ok.org", "https://not ok"])
 def test_wrong_origin_is_an_error() -> None:
     """It becomes an origin of ours."""
-    assert one().startswith("gws_middleware.E001 allowed_origins is ")
+    assert one().startswith("gws_middleware.E001 settings.CSRF_TRUSTED_ORIGINS: allowed_origins is ")
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ({"database_grace": "soon"}, "database_grace: Seconds that a WebSocket's greenlet waits"),
+        ({"max_mesage_size": 5}, "The settings are allowed_origins, max_message_size, "),
+    ],
+)
+def test_hint_needs_no_file(given: dict[str, Any], hint: str) -> None:
+    """It is what the documentation says: that is not installed with the package."""
+    with override_settings(GWS=given):
+        [message] = found()
+    assert message.hint.startswith(hint) and "docs/" not in message.hint
+
+
+def test_setting_that_nothing_reads_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the environment, where it has no effect."""
+    monkeypatch.setenv("GWS_CLOSE_ON_LOGOUT", "0")
+    assert one().startswith("gws_middleware.E001 the environment variable GWS_CLOSE_ON_LOGOUT is not read: set ")
 
 
 @override_settings(MIDDLEWARE=[MIDDLEWARE, SESSION])
@@ -102,12 +122,6 @@ def test_app_below_another_runserver_is_a_warning() -> None:
 def test_app_below_apps_without_a_runserver_is_silent() -> None:
     """Without any command, and with others."""
     assert checks.check_runserver(None) == []
-
-
-def test_atomic_requests_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It names the database."""
-    monkeypatch.setitem(connections.settings["default"], "ATOMIC_REQUESTS", True)
-    assert one().startswith("gws_middleware.W003 ATOMIC_REQUESTS is on for 'default'")
 
 
 PSYCOPG2 = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os.path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -88,6 +89,48 @@ class TestSettings:
             wrapped()
 
 
+class TestPlaces:
+    """A setting where nothing reads it is an error."""
+
+    @pytest.mark.parametrize(
+        ("variable", "name"),
+        [
+            ("GWS_CLOSE_ON_LOGOUT", "close_on_logout"),
+            ("GWS_DATABASE_GRACE", "database_grace"),
+            ("gws_close_on_logout", "close_on_logout"),
+            ("GWS_CLOSE_ON_LOGUOT", "close_on_logout"),
+        ],
+    )
+    def test_django_s_own_setting_in_the_environment(
+        self, monkeypatch: pytest.MonkeyPatch, variable: str, name: str
+    ) -> None:
+        """It would be ignored."""
+        monkeypatch.setenv(variable, "0")
+        sentence = f"the environment variable {variable} is not read: set '{name}' in settings.GWS"
+        with pytest.raises(ConfigError, match=f"^{sentence}$"):
+            wrapped()
+
+    @pytest.mark.parametrize(
+        ("attribute", "name"),
+        [
+            ("GWS_CLOSE_ON_LOGOUT", "close_on_logout"),
+            ("GWS_MAX_MESSAGE_SIZE", "max_message_size"),
+            ("GWS_MAX_MESAGE_SIZE", "max_message_size"),
+        ],
+    )
+    def test_setting_beside_the_dict(self, attribute: str, name: str) -> None:
+        """One of Django's settings, as other packages have them."""
+        sentence = f"settings.{attribute} is not read: set '{name}' in the dict settings.GWS"
+        with override_settings(**{attribute: 1}), pytest.raises(ConfigError, match=f"^{sentence}$"):
+            wrapped()
+
+    def test_foreign_names_are_left_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Other software may use the prefix, too."""
+        monkeypatch.setenv("GWS_REGION", "x")
+        with override_settings(GWS_ACCOUNT="x"):
+            assert wrapped() == Config(user_key=user_key, allowed_origins=wrapped().allowed_origins)
+
+
 class TestOrigins:
     @pytest.mark.parametrize(
         ("hosts", "origin"),
@@ -117,7 +160,12 @@ class TestOrigins:
             (["example.com"], "https://example.com.evil.com"),
             (["example.com"], "https://exampleXcom"),
             ([".example.com"], "https://evilexample.com"),
-            ([".example.com"], "https://evil.com/.example.com"),
+            *[
+                ([".example.com"], f"https://evil.com{mark}.example.com")
+                for mark in ("/", "\\", "?", "#", "%", " ", "*", "[", "\t", "\x00", "\x7f", "\xe4", ",", "'", '"')
+            ],
+            ([".example.com"], "https://..example.com"),
+            (["example.com"], "https://example.com:123456"),
             (["*"], "https://evil.com"),
             (["example.com"], "null"),
         ],
@@ -139,6 +187,13 @@ class TestOrigins:
             client.websocket("/both/", origin="http://testserver") as ws,
         ):
             assert ws.close_code is None
+
+    @override_settings(CSRF_TRUSTED_ORIGINS=["https://shop.net/"])
+    def test_wrong_trusted_origin_is_named(self) -> None:
+        """By Django's own setting."""
+        sentence = r"^settings.CSRF_TRUSTED_ORIGINS: .*did you mean 'https://shop.net'\?"
+        with pytest.raises(ConfigError, match=sentence):
+            wrapped()
 
     @override_settings(CSRF_TRUSTED_ORIGINS=["https://*.trusted.org", "https://shop.net"])
     @pytest.mark.parametrize("origin", ["https://a.trusted.org", "https://shop.net"])
@@ -167,6 +222,41 @@ class TestOrigins:
         """Derived origins are a default."""
         monkeypatch.setenv("GWS_ALLOWED_ORIGINS", "https://env.org")
         assert wrapped().allowed_origins == ("https://env.org",)
+
+
+class TestHost:
+    """The same origin counts where Django serves it. (The project here has no CommonMiddleware, which looks, too.)"""
+
+    @pytest.fixture(autouse=True)
+    def settings(self) -> Iterator[None]:
+        with override_settings(MIDDLEWARE=[], ALLOWED_HOSTS=["example.com"]):
+            yield
+
+    @pytest.mark.parametrize("path", ["/both/", "/undecorated/", "/meta/"])
+    @pytest.mark.parametrize("given", [{}, {"allowed_origins": ["same-origin", "https://partner.org"]}])
+    def test_page_of_another_host_is_refused(self, client: WebSocketClient, path: str, given: Any) -> None:
+        """Whose name has been made to lead here; the view is not called."""
+        with (
+            override_settings(GWS=given),
+            pytest.raises(WebSocketRefused) as refused,
+            client.websocket(path, origin="http://evil.test", headers={"Host": "evil.test"}),
+        ):
+            pass
+        assert refused.value.status_code == 403
+        assert b"is not in ALLOWED_HOSTS" in refused.value.body
+
+    @pytest.mark.parametrize(
+        ("host", "origin"),
+        [("example.com", "http://example.com"), ("evil.test", None), ("internal:8000", "https://partner.org")],
+    )
+    def test_others_may_connect(self, client: WebSocketClient, host: str, origin: str | None) -> None:
+        """The same origin of an allowed host, a program, and an origin of the list, whatever the Host is."""
+        with (
+            override_settings(GWS={"allowed_origins": ["same-origin", "https://partner.org"]}),
+            client.websocket("/both/", origin=origin, headers={"Host": host}) as ws,
+        ):
+            ws.send("x")
+            assert ws.receive() == "0: x"
 
 
 def wrapped_allows(origin: str) -> bool:

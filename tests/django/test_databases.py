@@ -498,32 +498,101 @@ class TestDetached:
 ACCEPTED_INSIDE = "TransactionManagementError: a WebSocket cannot be accepted inside transaction.atomic"
 
 
-class TestAtomicRequests:
-    def test_decorated_view_is_in_no_transaction(self, atomic_site: Site) -> None:
-        """When it speaks WebSocket."""
+ACCEPTING = ["/accepts/", "/accepts/decorated/"]
+"""A view without a decorator, and the same view with one."""
+
+
+def users(site: Site) -> list[str]:
+    """The users that have been committed."""
+    found: list[str] = json.loads(site.server.get("/users/").body)
+    return found
+
+
+@pytest.mark.parametrize("path", ACCEPTING)
+class TestAtomicRequestsUntilAccepted:
+    """The request's transaction is that of the handshake."""
+
+    def test_transaction_ends_with_accept(self, atomic_site: Site, path: str, token: str) -> None:
+        """It is committed, and what follows is in none; the waiting view holds no connection."""
         with atomic_site.connect() as client:
-            client.upgrade("/atomic/")
-            assert json.loads(said(client)) == [False, False]
+            client.upgrade(f"{path}?name={token}&id={token}")
+            assert [json.loads(said(client)), json.loads(said(client))] == [[True, True], [False, False]]
+            assert token in users(atomic_site)
+            assert atomic_site.events(token, "committed") == ["started", "committed", "opened"]
+            atomic_site.until_left(0)
+            client.say_goodbye()
+
+    @pytest.mark.parametrize("how", ["raises", "times-out"])
+    def test_exception_before_accept_rolls_back(self, atomic_site: Site, path: str, how: str, token: str) -> None:
+        """As for plain HTTP."""
+        with atomic_site.connect() as client:
+            client.send(upgrade_request(f"{path}?name={token}&how={how}"))
+            client.read_until_eof()
+        assert token not in users(atomic_site)
+        atomic_site.server.log.expect("LookupError: before the 101" if how == "raises" else "gevent.timeout.Timeout")
+
+    def test_refusal_is_committed(self, atomic_site: Site, path: str, token: str) -> None:
+        """As is each response of plain HTTP, whatever its status."""
+        with atomic_site.connect() as client:
+            client.send(upgrade_request(f"{path}?name={token}&how=refuses"))
+            assert client.read_response().status == 403
+        assert token in users(atomic_site)
+        atomic_site.server.log.expect("Forbidden: ")
+
+    def test_exception_after_accept_rolls_nothing_back(self, atomic_site: Site, path: str, token: str) -> None:
+        """The client has been answered."""
+        with atomic_site.connect() as client:
+            client.upgrade(f"{path}?name={token}&how=raises-later")
+            said(client)
+            assert client.read_frame().code == 1011
+        assert token in users(atomic_site)
+        atomic_site.server.log.expect("LookupError: after the 101")
+
+    def test_commit_that_fails_is_an_http_error(self, atomic_site: Site, path: str, token: str) -> None:
+        """Not the end of an open WebSocket."""
+        with atomic_site.connect() as client:
+            client.send(upgrade_request(f"{path}?name={token}&how=breaks"))
+            assert client.read_response().status == 500
+        assert token not in users(atomic_site)
+        atomic_site.server.log.expect("IntegrityError")
+
+    @pytest.mark.parametrize(
+        ("how", "sentence"),
+        [
+            ("inside", "TransactionManagementError: a WebSocket cannot be accepted inside transaction.atomic"),
+            ("elsewhere", "TransactionManagementError: the transaction of this request belongs to its view's greenlet"),
+        ],
+        ids=["inside", "elsewhere"],
+    )
+    def test_accept_that_cannot_commit_is_an_error(
+        self, atomic_site: Site, path: str, how: str, sentence: str, token: str
+    ) -> None:
+        """In an atomic block of the view's own, or in another greenlet: nothing is half committed."""
+        with atomic_site.connect() as client:
+            client.send(upgrade_request(f"{path}?name={token}&how={how}"))
+            assert client.read_response().status == 500
+        assert token not in users(atomic_site)
+        atomic_site.server.log.expect(sentence)
+
+
+class TestAtomicRequests:
+    def test_non_atomic_requests_holds_for_websockets(self, atomic_site: Site, token: str) -> None:
+        """For the database that it names."""
+        with atomic_site.connect() as client:
+            client.upgrade(f"/accepts/non-atomic/?name={token}")
+            assert [json.loads(said(client)), json.loads(said(client))] == [[False, True], [False, False]]
 
     def test_decorated_view_is_in_one_for_http(self, atomic_site: Site) -> None:
         """Which is rolled back when it raises."""
         assert json.loads(atomic_site.server.get("/atomic/?name=stays").body) == [True, True]
         assert atomic_site.server.get("/atomic/?name=goes&raise=1").status == 500
-        assert json.loads(atomic_site.server.get("/users/").body) == ["stays"]
+        assert "stays" in users(atomic_site) and "goes" not in users(atomic_site)
         atomic_site.server.log.expect("LookupError: behind the insert")
 
     @pytest.mark.parametrize("path", ["/not-atomic/inside/", "/not-atomic/outside/"])
     def test_non_atomic_requests_holds(self, atomic_site: Site, path: str) -> None:
         """On either side of the decorator, for the database that it names."""
         assert json.loads(atomic_site.server.get(path).body) == [False, True]
-
-    def test_undecorated_view_cannot_accept(self, atomic_site: Site, token: str) -> None:
-        """It is answered with 500, and one record says why."""
-        with atomic_site.connect() as client:
-            client.send(upgrade_request(f"/meta/?id={token}"))
-            assert client.read_response().status == 500
-            assert atomic_site.events(token, "finished") == ["started", "finished"]
-        atomic_site.server.log.expect(ACCEPTED_INSIDE)
 
 
 def test_accept_inside_a_transaction_is_refused(site: Site) -> None:

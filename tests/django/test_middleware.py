@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from django.contrib.auth.models import User
+from django.db import connections
 from django.http import HttpResponse
 from django.test import RequestFactory, override_settings
 
@@ -91,3 +93,16 @@ def test_unknown_path_is_404(client: WebSocketClient) -> None:
     with pytest.raises(WebSocketRefused) as refused, client.websocket("/nowhere/"):
         pass
     assert refused.value.status_code == 404
+
+
+@override_settings(WEBSOCKET_ACCEPT_ALL=True, ROOT_URLCONF="tests.django.dbproject.urls")
+@pytest.mark.parametrize(("how", "kept"), [("raises", False), ("refuses", True)])
+def test_accept_all_keeps_the_transaction(
+    client: WebSocketClient, monkeypatch: pytest.MonkeyPatch, how: str, kept: bool
+) -> None:
+    """That of ``ATOMIC_REQUESTS``, though Django's own way to the view is not taken."""
+    monkeypatch.setitem(connections.settings["default"], "ATOMIC_REQUESTS", True)
+    client.raise_request_exception = False
+    with pytest.raises(WebSocketRefused), client.websocket(f"/accepts/?name={how}&how={how}"):
+        pass
+    assert bool(User.objects.filter(username=how).delete()[0]) is kept

@@ -5,18 +5,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
+from functools import wraps
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
+from django.core.handlers.base import BaseHandler
 from django.core.handlers.wsgi import WSGIHandler
+from django.db import connections
 from django.http import HttpResponse
-from django.test import Client, RequestFactory
+from django.test import Client, RequestFactory, override_settings
 from django.views.decorators.cache import cache_page
 
-from gws_middleware import ConnectionClosed
+from gws_middleware import ConnectionClosed, testing
 from gws_middleware.django.decorators import accept_websocket
+from gws_middleware.django.serving import connect
 from gws_middleware.django.test import WebSocketClient
+from gws_middleware.typing import Environ, StartResponse
 from tests.inprocess import problems
 
 from .project import views
@@ -40,6 +47,56 @@ def test_page_that_knows_of_no_websocket_answers_a_handshake(client: WebSocketCl
     """As ever: with HTTP."""
     response = refusal(client, "/")
     assert (response.status_code, response.content) == (200, b"plain")
+
+
+def test_step_of_another_package_is_kept(client: WebSocketClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Around each view, e.g. the span that sentry-sdk opens; it sees no transaction of Django's around a WebSocket."""
+    seen: list[str] = []
+    make_view_atomic = BaseHandler.make_view_atomic
+
+    def of_another_package(handler: BaseHandler, view: Any) -> Any:
+        made = make_view_atomic(handler, view)
+
+        @wraps(view)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            seen.append(view.__name__)
+            return made(*args, **kwargs)
+
+        return called
+
+    monkeypatch.setattr(BaseHandler, "make_view_atomic", of_another_package)
+    connect()
+    with client.websocket("/undecorated/") as ws:
+        ws.send("x")
+        assert ws.receive() == "x"
+    assert client.get("/undecorated/").content == b"http False"
+    assert seen == ["undecorated"] * 2
+
+
+def accepted_before(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Django, under something that accepts, as gevent-websocket's server does."""
+    environ["wsgi.websocket"].accept()
+    response: Iterable[bytes] = WSGIHandler()(environ, start_response)
+    return response
+
+
+@override_settings(ROOT_URLCONF="tests.django.dbproject.urls")
+def test_view_of_an_open_websocket_is_in_no_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ``ATOMIC_REQUESTS``: there is no ``accept()`` left that could end it."""
+    monkeypatch.setitem(connections.settings["default"], "ATOMIC_REQUESTS", True)
+    with testing.connect(accepted_before, "/accepts/?name=early") as ws:
+        assert ws.receive_json() == [False]
+    assert User.objects.filter(username="early").delete()[0] == 1
+
+
+@override_settings(MIDDLEWARE=[], ALLOWED_HOSTS=["example.com"])
+def test_open_websocket_of_a_host_that_is_not_allowed_closes(caplog: pytest.LogCaptureFixture) -> None:
+    """With 1008, where a handshake would be answered with 403."""
+    headers = {"Host": "evil.test"}
+    with testing.connect(accepted_before, "/undecorated/", origin="http://evil.test", headers=headers) as ws:
+        assert ws.receive() is None
+        assert (ws.close_code, ws.close_reason) == (1008, "this host is not allowed")
+    assert [record.getMessage() for record in problems(caplog)] == []
 
 
 def test_view_that_forgets_to_answer_is_told(client: WebSocketClient) -> None:

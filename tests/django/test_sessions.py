@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from django.contrib.auth import login
+from django.contrib.auth.models import User
 from django.contrib.sessions.backends.db import SessionStore
 from django.contrib.sessions.models import Session
-from django.test import TestCase, override_settings
+from django.test import RequestFactory, TestCase, override_settings
 
 from gws_middleware.django.sessions import save_session
 from gws_middleware.django.test import WebSocketClient, WebSocketTestMixin
+
+from .project.sessions import using
 
 SAVING = override_settings(SESSION_SAVE_EVERY_REQUEST=True)
 COOKIES = override_settings(SESSION_ENGINE="django.contrib.sessions.backends.signed_cookies")
@@ -166,6 +170,80 @@ class TestSessionOfAnUndecoratedView(TestSession):
     """The same holds where neither a decorator nor the middleware class has a hand in it."""
 
     path = "/undecorated/session/"
+
+
+class TestOwnMiddleware(WebSocketTestMixin, TestCase):
+    """A project's own SessionMiddleware: what it decides holds for WebSockets, too."""
+
+    client: WebSocketClient
+
+    def setUp(self) -> None:
+        session = self.client.session
+        session["early"] = "shop"
+        session.save()
+
+    def test_cookie_is_the_middleware_s(self) -> None:
+        """Its name, path, domain and attributes; the cookie of the other session stays as it is."""
+        for names in (["ByMethods"], ["ByCall"], ["", "Inner"], ["SessionMiddleware"]):
+            shop = self.client.cookies["sessionid"].value
+            with self.subTest(names), using(*names):
+                client = WebSocketClient()
+                client.cookies["sessionid"] = shop
+                with client.websocket("/staff/session/?early=staff") as ws:
+                    ws.send("look")
+                    assert ws.receive_json() == {"early": "staff", "late": None}
+                    [cookie] = [value for name, value in ws.headers if name == "Set-Cookie"]
+                assert cookie.startswith("staffid=") and "Path=/staff/" in cookie and "Secure" in cookie
+                assert client.cookies["sessionid"].value == shop and stored(client) == {"early": "shop"}
+                staff = client.cookies["staffid"].value
+                assert dict(SessionStore(staff).items()) == {"early": "staff"}
+                with client.websocket("/session/") as ws:
+                    ws.send("look")
+                    assert ws.receive_json()["early"] == "shop"
+
+    @using("NeverSaves")
+    def test_it_decides_whether_to_save(self) -> None:
+        """It does not: no cookie, and nothing is stored."""
+        with self.client.websocket("/session/?early=new") as ws:
+            ws.send("look")
+            assert ws.receive_json()["early"] == "new"
+            assert "Set-Cookie" not in dict(ws.headers)
+        assert stored(self.client) == {"early": "shop"}
+
+    @using("AnotherStore")
+    def test_it_finds_its_own_store_at_the_end(self) -> None:
+        """With all its methods, and stores nothing."""
+        with self.assertNoLogs(level="WARNING"), self.client.websocket("/session/?early=new") as ws:
+            ws.send("set by the view")
+            ws.receive()
+        assert stored(self.client) == {"early": "new"}
+
+    def test_user_of_another_session_is_not_found(self) -> None:
+        """Not that of the shop, where the staff's cookie is missing."""
+        self.client.force_login(User.objects.create_user("shopper"))
+        for names in (["ByMethods"], ["", "Inner"]):
+            with self.subTest(names), using(*names), self.client.websocket("/staff/who/") as ws:
+                assert ws.receive() == "AnonymousUser"
+                ws.send("who")
+                assert ws.receive() == "AnonymousUser"
+
+    @using("ByMethods")
+    def test_login_ends_the_session_that_it_replaces(self) -> None:
+        """In the staff's cookie; the WebSocket of the shop's stays, whoever it belongs to."""
+        shopper, clerk, boss = (User.objects.create_user(name) for name in ("shopper", "clerk", "boss"))
+        self.client.force_login(shopper)
+        staff = WebSocketClient()
+        staff.force_login(clerk)
+        self.client.cookies["staffid"] = staff.cookies["sessionid"].value
+        with self.client.websocket("/who/") as shop_ws, self.client.websocket("/staff/who/") as staff_ws:
+            assert [shop_ws.receive(), staff_ws.receive()] == ["shopper", "clerk"]
+            request = RequestFactory().get("/staff/")
+            request.COOKIES = {name: cookie.value for name, cookie in self.client.cookies.items()}
+            request.session, request.user = SessionStore(staff.cookies["sessionid"].value), clerk
+            login(request, boss)
+            assert staff_ws.receive() is None and staff_ws.close_code == 4401
+            shop_ws.send("who")
+            assert shop_ws.receive() == "shopper"
 
 
 def converse(client: WebSocketClient, message: str, path: str) -> None:

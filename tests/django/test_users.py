@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -17,7 +18,9 @@ from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.auth.signals import user_logged_in, user_logged_out
 from django.contrib.sessions.backends.db import SessionStore
 from django.contrib.sessions.models import Session
+from django.db import connection
 from django.test import RequestFactory, TestCase, override_settings
+from django.test.utils import CaptureQueriesContext
 
 from gws_middleware import registry, testing
 from gws_middleware.django import users
@@ -72,6 +75,28 @@ class TestUsers(WebSocketTestMixin, TestCase):
             assert ws.receive() is None
             assert (ws.close_code, ws.close_reason) == (4000, "moved")
 
+    def test_primary_key_may_be_text(self) -> None:
+        """E.g. that of a URL, or of a session."""
+        with self.opened("/private/") as ws:
+            assert close_user_sockets(str(self.bob.pk)) == 1
+            assert ws.receive() is None
+
+    def test_wrong_call_is_an_error(self) -> None:
+        """Whether the user has WebSockets or not: a name, a user that has been deleted, a code that may not travel."""
+        deleted = User.objects.create_user("deleted")
+        deleted.delete()
+        for user, sentence in (
+            ("bob", "'bob' is neither a user nor a primary key of auth.User"),
+            (object(), "is neither a user nor a primary key of auth.User"),
+            (deleted, "<User: deleted> has no primary key: wanted a user that is stored, or a primary key"),
+            (None, "None has no primary key"),
+        ):
+            with self.subTest(sentence), pytest.raises(ValueError, match=re.escape(sentence)):
+                close_user_sockets(user)
+        for wrong in ({"code": 1005}, {"reason": "x" * 124}):
+            with self.subTest(wrong), pytest.raises(ValueError, match="wanted a code of 1000-1003"):
+                close_user_sockets(self.bob, **wrong)  # type: ignore[arg-type]
+
     def test_nobody_is_nobody_s(self) -> None:
         """AnonymousUser has no primary key, and anonymous WebSockets have none either."""
         with WebSocketClient().websocket("/who/") as ws:
@@ -122,6 +147,28 @@ class TestUsers(WebSocketTestMixin, TestCase):
         with self.opened("/private/") as here:
             here.send("who")
             assert here.receive() == "bob"
+
+    def queries_of_a_logout(self, browser: WebSocketClient) -> int:
+        """How many a logout in this browser makes."""
+        with CaptureQueriesContext(connection) as queries:
+            browser.logout()
+        return len(queries)
+
+    def test_logout_queries_once_for_each_session(self) -> None:
+        """And not for each of its WebSockets, which stay open."""
+        browsers = [WebSocketClient() for _ in range(4)]
+        for browser in browsers:
+            browser.force_login(self.bob)
+        with ExitStack() as stack:
+            alone = self.queries_of_a_logout(browsers[0])
+            for browser in browsers[2:]:
+                sockets = [stack.enter_context(browser.websocket("/private/")) for _ in range(3)]
+                for ws in sockets:
+                    ws.receive()
+            assert self.queries_of_a_logout(browsers[1]) == alone + 2
+            for ws in sockets:
+                ws.send("who")
+                assert ws.receive() == "bob"
 
     def test_sessions_that_have_ended_are_forgotten(self) -> None:
         """The oldest first: they are of interest for as long as a handshake takes."""
@@ -372,11 +419,63 @@ from django.core.management import call_command
 from gws_middleware.django.users import Visitor, refresh_user
 
 call_command("migrate", run_syncdb=True, verbosity=0)
-ws = SimpleNamespace(visitor=Visitor(Account.objects.create(name="bob").pk, None, False))
+ws = SimpleNamespace(visitor=Visitor(Account.objects.create(name="bob").pk))
 print(refresh_user(ws))
 Account.objects.all().delete()
 print(refresh_user(ws))
 """
+
+
+PROXIES = """
+from django.contrib.auth.models import User
+from django.db import models
+
+class Member(User):
+    class Meta:
+        proxy = True
+
+class Employee(User):
+    desk = models.CharField(max_length=20)
+"""
+PROGRAM_WITH_PROXIES = """
+import django
+from django.conf import settings
+
+settings.configure(
+    INSTALLED_APPS=["gws_middleware.django", "django.contrib.auth", "django.contrib.contenttypes", "accounts"],
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+    DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+    MIGRATION_MODULES={"auth": None, "contenttypes": None},
+    USE_TZ=True,
+)
+django.setup()
+
+from unittest.mock import patch
+
+from accounts.models import Employee, Member
+from django.core.management import call_command
+
+call_command("migrate", run_syncdb=True, verbosity=0)
+with patch("gws_middleware.django.users.close_user_sockets") as closed:
+    for model in Member, Employee:
+        user = model.objects.create(username=model.__name__)
+        user.is_active = False
+        user.save()
+        user.delete()
+print({call.args for call in closed.call_args_list})
+"""
+
+
+def test_withdrawal_of_a_proxy_or_a_child_is_one_of_the_user(tmp_path: Path) -> None:
+    """Django sends the signals of a model that stands for the user model under its own name."""
+    (tmp_path / "accounts").mkdir()
+    (tmp_path / "accounts" / "__init__.py").touch()
+    (tmp_path / "accounts" / "models.py").write_text(PROXIES)
+    command = [sys.executable, "-c", PROGRAM_WITH_PROXIES]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=package_path(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.split() == ["{(1,),", "(2,)}"], done.stderr
 
 
 def test_user_model_of_the_project_s_own_need_not_know_is_active(tmp_path: Path) -> None:

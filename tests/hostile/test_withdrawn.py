@@ -5,23 +5,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from ..rawclient import CLOSE, TEXT, Frame, RawClient, close_frame, upgrade_request
-from ..servers import Server, launch
+from ..servers import Server, eventually, launch
 
 VIEWS = ["/private/", "/who/"]
 """Attached and detached."""
 
 
-def accounts(directory: Path, **env: str) -> Iterator[Server]:
+def accounts(directory: Path, kind: str = "worker", app: str = "app", **env: str) -> Iterator[Server]:
     """The project, with an empty database."""
     env = {"DATABASE_FILE": str(directory / "accounts.sqlite3"), **env}
-    with launch("worker", directory, "tests.fixtureapps.accounts", env=env) as server:
+    with launch(kind, directory, f"tests.fixtureapps.accounts:{app}", env=env) as server:
         yield server
 
 
@@ -56,6 +58,33 @@ class Browser:
         client.upgrade(path, ("Cookie", f"sessionid={self.cookie}"))
         assert client.read_frame() == Frame(TEXT, self.name.encode())
         return client
+
+    def held(self, stack: ExitStack, point: str) -> Held:
+        """A handshake that waits at this point, at which it has read its user."""
+        handshake = Held(self.site, stack.enter_context(self.site.connect(timeout=30.0)))
+        handshake.client.send(
+            upgrade_request(f"/held/{point}/{handshake.token}/", ("Cookie", f"sessionid={self.cookie}"))
+        )
+        wait_until_held(self.site, handshake.token)
+        return handshake
+
+
+def wait_until_held(site: Server, token: str) -> None:
+    """A request with this token has come to the point where it waits."""
+    eventually(lambda: site.get(f"/is-held/{token}/").body == b"True", f"{token} to be held", timeout=30.0)
+
+
+class Held:
+    """A handshake that is under way."""
+
+    def __init__(self, site: Server, client: RawClient) -> None:
+        self.site, self.client, self.token = site, client, uuid.uuid4().hex[:12]
+
+    def first_frame(self) -> Frame:
+        """Let it go on: what comes first after the 101."""
+        assert self.site.get(f"/release/{self.token}/").status == 200
+        assert self.client.read_response().status == 101
+        return self.client.read_frame()
 
 
 def closed(client: RawClient) -> tuple[int | None, bytes]:
@@ -107,6 +136,115 @@ def test_withdrawn_account_closes_its_sockets(site: Server, token: str, path: st
         site.get(f"/{how}/{token}/")
         codes = [closed(one) for one in sockets]
     assert codes == [(4401, b"")] * 2
+
+
+# --- handshakes that are under way ---------------------------------------------------------------------------------
+
+POINTS = ["middleware", "query", "view", "accept", "late"]
+"""A middleware reads the user; the view does, and its row has come; ``request.user`` is there; ``accept()`` has been
+called; the user is read after it.
+"""
+
+
+def log_out(browser: Browser) -> None:
+    browser.get("/log-out/")
+
+
+def log_in_as_another(browser: Browser) -> None:
+    browser.get(f"/log-in/other-than-{browser.name}/")
+
+
+def log_in_again(browser: Browser) -> None:
+    browser.get(f"/log-in/{browser.name}/")
+
+
+def deactivate(browser: Browser) -> None:
+    browser.site.get(f"/deactivate/{browser.name}/")
+
+
+def delete(browser: Browser) -> None:
+    browser.site.get(f"/delete/{browser.name}/")
+
+
+def close_sockets(browser: Browser) -> None:
+    browser.site.get(f"/withdraw/{browser.name}/")
+
+
+def close_sockets_of_a_key(browser: Browser) -> None:
+    browser.site.get(f"/withdraw-key/{browser.name}/")
+
+
+Withdraw = Callable[[Browser], None]
+WITHDRAWN: list[Withdraw] = [log_out, log_in_as_another, deactivate, delete, close_sockets, close_sockets_of_a_key]
+
+
+@pytest.mark.parametrize("withdraw", WITHDRAWN)
+@pytest.mark.parametrize("point", POINTS)
+def test_login_withdrawn_during_the_handshake_closes(site: Server, token: str, point: str, withdraw: Withdraw) -> None:
+    """Wherever between reading the user and ``accept()`` the view is; handshakes of other users open."""
+    with ExitStack() as stack:
+        mine, other = Browser(site, token), Browser(site, f"eve-{token}")
+        handshake, spared = mine.held(stack, point), other.held(stack, point)
+        withdraw(mine)
+        assert handshake.first_frame().code == 4401
+        assert spared.first_frame() == Frame(TEXT, other.name.encode())
+
+
+@pytest.fixture(scope="module")
+def switched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that sends the 101 before Django has seen the request."""
+    yield from accounts(tmp_path_factory.mktemp("switched"), "geventwebsocket-worker", "wrapped")
+
+
+@pytest.mark.parametrize("withdraw", WITHDRAWN)
+@pytest.mark.parametrize("point", ["middleware", "query", "view"])
+def test_login_withdrawn_after_the_server_s_101_closes(
+    switched: Server, token: str, point: str, withdraw: Withdraw
+) -> None:
+    """The same where the WebSocket is open before its user has been read."""
+    with ExitStack() as stack:
+        browser = Browser(switched, token)
+        handshake = browser.held(stack, point)
+        withdraw(browser)
+        assert handshake.first_frame().code == 4401
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_login_of_the_same_user_closes_no_handshake(site: Server, token: str, point: str) -> None:
+    """It keeps the session."""
+    with ExitStack() as stack:
+        browser = Browser(site, token)
+        handshake = browser.held(stack, point)
+        log_in_again(browser)
+        assert handshake.first_frame() == Frame(TEXT, token.encode())
+
+
+def test_handshake_after_the_call_opens(site: Server, token: str) -> None:
+    """``close_user_sockets`` ends what there is, and bars nobody from coming back."""
+    with ExitStack() as stack:
+        browser = Browser(site, token)
+        handshake = browser.held(stack, "view")
+        close_sockets(browser)
+        browser.opened(stack, "/private/")
+        assert handshake.first_frame().code == 4401
+
+
+@pytest.mark.parametrize("how", ["log-out-slowly", "log-in-slowly/{other}"])
+def test_handshake_before_the_end_of_a_session_is_visible_closes(site: Server, token: str, how: str) -> None:
+    """Django sends the signal of a logout before it deletes the session, and in a transaction nothing is visible before
+    it is committed: a handshake that begins in between still finds its user.
+    """
+    with ExitStack() as stack:
+        browser, other = Browser(site, token), Browser(site, f"eve-{token}")
+        page = Thread(target=browser.get, args=(f"/{how.format(other=other.name)}/{token}/",))
+        page.start()
+        stack.callback(page.join)
+        wait_until_held(site, token)
+        client = stack.enter_context(site.connect())
+        client.upgrade("/private/", ("Cookie", f"sessionid={browser.cookie}"))
+        frame = client.read_frame()
+        site.get(f"/release/{token}/")
+    assert frame.code == 4401
 
 
 @pytest.mark.parametrize("path", VIEWS)

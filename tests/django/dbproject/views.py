@@ -10,7 +10,7 @@ from typing import Any
 import gevent
 import gevent.event
 from django.contrib.auth import login
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Permission, User
 from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseForbidden, JsonResponse
 
@@ -208,15 +208,45 @@ def _in_a_transaction() -> str:
 
 
 @accept_websocket
-def atomic(request: Any) -> HttpResponse | None:
-    """Which databases are in a transaction; plain HTTP also creates a user, and raises if told so."""
-    if request.websocket is not None:
-        request.websocket.send(_in_a_transaction())
-        return None
+def atomic(request: Any) -> HttpResponse:
+    """Creates a user, and says which databases are in a transaction, or raises."""
     User.objects.create(username=request.GET["name"])
     if "raise" in request.GET:
         raise LookupError("behind the insert")
     return HttpResponse(_in_a_transaction())
+
+
+def accepts(request: Any) -> HttpResponse | None:
+    """Creates a user, accepts and tells in which transactions it was before and is now, unless ``?how=`` says else."""
+    ws, how = request.META["wsgi.websocket"], request.GET.get("how")
+    User.objects.create(username=request.GET["name"])
+    before = _in_a_transaction()
+    transaction.on_commit(lambda: EVENTS[token(request.META)].append("committed"))
+    if how == "raises":
+        raise LookupError("before the 101")
+    if how == "times-out":
+        raise gevent.Timeout
+    if how == "refuses":
+        return HttpResponseForbidden()
+    if how == "breaks":  # what the database finds out when it commits
+        Permission.objects.create(content_type_id=10**6, codename="broken", name="broken")
+    if how == "elsewhere":
+        gevent.spawn(ws.accept).get()
+    if how == "inside":
+        with transaction.atomic():
+            ws.accept()
+    if not ws.accepted:
+        ws.accept()
+    ws.send(before)
+    if how == "raises-later":
+        raise LookupError("after the 101")
+    ws.send(_in_a_transaction())
+    ws.receive()
+    return None
+
+
+accepts_decorated = require_websocket(accepts)
+accepts_non_atomic = transaction.non_atomic_requests(require_websocket(accepts))
 
 
 @accept_websocket

@@ -37,6 +37,8 @@ urlpatterns = [
     path("permitted/", views.permitted),
     path("tested/", views.tested),
     path("session/", views.session),
+    path("staff/session/", views.session),
+    path("staff/who/", views.who),
     path("users/", views.users),
     path("detached/", views.detached),
     path("conversation/<int:room>/", views.Conversation.as_view()),
