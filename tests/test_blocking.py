@@ -130,6 +130,18 @@ def test_gevent_finds_calls_that_block(server_directory: Path) -> None:
         server.log.find("os.system")
 
 
+def test_coroutine_ends_with_its_worker(server_directory: Path) -> None:
+    """Its view is ended before the graceful timeout is over, and the coroutine is cancelled."""
+    options = ["--graceful-timeout", "4"]
+    with launch("worker", server_directory, "tests.fixtureapps.calls", options=options) as server:
+        with server.connect(timeout=60) as client:
+            client.upgrade("/endless")
+            assert client.read_frame().payload == b"ready"
+            server.kill(signal.SIGTERM)
+            client.read_frames_until_eof()
+        server.log.find("the coroutine has ended")
+
+
 POOL = """
 from gevent import monkey; monkey.patch_all()
 import multiprocessing, signal

@@ -9,6 +9,7 @@ import asyncio
 import concurrent.futures
 import hashlib
 import json
+import logging
 import multiprocessing
 import os
 import queue
@@ -98,6 +99,21 @@ def call(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         found, result = int(result), None
     counter.kill()
     ws.send(json.dumps({"turns": found, "result": result}))
+    return []
+
+
+@app.at("/endless")
+def endless(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Waits for a coroutine until the worker stops."""
+    environ["wsgi.websocket"].send("ready")
+
+    async def wait() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            logging.getLogger("tests").info("the coroutine has ended")
+
+    run(wait())
     return []
 
 
