@@ -67,9 +67,10 @@ worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 # One line for each request, to standard output. That of a WebSocket has status 101 and comes at its end, with the bytes
 # that were sent on it and, as the last field, how many seconds it was open (gunicorn begins again at 0 after a day).
-# Behind a proxy %(h)s is the proxy: take %({x-forwarded-for}i)s. %(r)s has the query in it: keep secrets out of that.
+# Behind a proxy %(h)s is the proxy, or "-" on a unix socket, and the field before the last is the client that the proxy
+# names (without a proxy, what the client says of itself). %(r)s has the query in it: keep secrets out of that.
 accesslog = "-"
-access_log_format = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s" %(L)s'
+access_log_format = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s" "%({x-forwarded-for}i)s" %(L)s'
 
 # gunicorn (since 25.1) opens a control socket at one path for all servers of this user, where the second takes it from
 # the first. Give each a path of its own (control_socket) if you use gunicornc.

@@ -22,7 +22,11 @@ PREFIX = "GWS_"
 SAME_ORIGIN = "same-origin"
 _NOT_KNOBS = {"GWS_SPEEDUPS"}
 
-_ORIGIN = re.compile(r"(?:https?|wss?)://(?:\*\.)?[^\s/?#@*]+|[a-z][a-z0-9+.-]*://[^\s/?#@*]+")
+_ORIGIN = re.compile(
+    r"(?i:https?|wss?)://\*\.[^\s/?#@*,]+"
+    # Any other one matches literally. Refused: what no client sends, because it is a misspelt one of the others.
+    r"|(?!(?i:(?:https?|wss?)://(?:[^/]+/)?$|same.origin$|null$))[!-)+\--~\x80-\xff]+"
+)
 
 
 def _count(low: int, high: int = 2**40) -> Any:
@@ -76,8 +80,8 @@ def _compression(value: object) -> str | None:
 
 def _origins(value: object) -> str | None:
     wanted = (
-        f'a list of origins: "https://example.com", "https://*.example.com", "{SAME_ORIGIN}", "null", "*" '
-        "or compiled patterns"
+        'a list of origins: "https://example.com", "https://*.example.com", a program\'s own ("file://"), '
+        f'"{SAME_ORIGIN}", "null", "*" or compiled patterns'
     )
     if not isinstance(value, (list, tuple)):
         return wanted
@@ -97,10 +101,8 @@ def _mistake_in(entry: str) -> str | None:
     if entry.lower() in ("off", "none", "any", "all"):
         return 'is no origin: "*" admits the pages of every origin, an empty list those of none'
     address = re.fullmatch(r"((?:https?|wss?)://[^\s,/?#]+)[/?#]\S*", entry, re.IGNORECASE)
-    if address is not None:
+    if address is not None and not _ORIGIN.fullmatch(entry):
         return f"has a path, and an origin has none: did you mean {address[1].lower()!r}?"
-    if entry != entry.lower() and _ORIGIN.fullmatch(entry.lower()):
-        return f"has capital letters, and browsers send none: did you mean {entry.lower()!r}?"
     return None
 
 
@@ -122,7 +124,8 @@ class Config:
         _origins,
         """The origins whose pages may connect, against cross-site WebSocket hijacking (RFC 6455 10.2). The default
         is the request's own host (as gorilla and tornado do); a list replaces it. A request without an Origin
-        header, which no browser sends, passes.""",
+        header, which no browser sends, passes. Programs that are no browsers send anything as their Origin ("file://",
+        "localhost:8025"): such an entry allows the same text.""",
     )
     max_message_size: int = knob(
         2**20,

@@ -15,13 +15,13 @@ from typing import Any
 
 from gevent import GreenletExit, Timeout
 
-from . import registry, stopping, takeover
+from . import records, registry, stopping, takeover
 from .admission import full
 from .channel import Channel
 from .codes import CloseCode
 from .config import Config
 from .exceptions import ConnectionClosed
-from .protocol.handshake import Handshake, Refusal, Request, judge, wants_websocket
+from .protocol.handshake import Handshake, Refusal, Request, judge, upgrade_dropped, wants_websocket
 from .typing import Environ, Headers, StartResponse, Write, WSGIApp
 from .websocket import WebSocket
 
@@ -49,14 +49,19 @@ class WebSocketMiddleware:
         self._call: WSGIApp = call if isinstance(call, MethodType) else app
         self.config = Config.load(options)
         self._told = False
+        self._warned: set[str] = set()
         if hasattr(app, "app_protocol"):  # gevent-websocket's handler asks the application that it is given
             self.app_protocol = app.app_protocol
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        upgrade = environ.get("HTTP_UPGRADE")
-        if upgrade is None or not wants_websocket(upgrade) or isinstance(environ.get("wsgi.websocket"), WebSocket):
+        upgrade, key = environ.get("HTTP_UPGRADE"), environ.get("HTTP_SEC_WEBSOCKET_KEY")
+        server: takeover.Server | None
+        if key is not None and upgrade_dropped(upgrade, key):
+            server = takeover.Server()  # to this server it is plain HTTP: the connection need not end, and is not taken
+        elif upgrade is None or not wants_websocket(upgrade) or isinstance(environ.get("wsgi.websocket"), WebSocket):
             return self.app(environ, start_response)
-        server = takeover.find(environ, start_response)
+        else:
+            server = takeover.find(environ, start_response)
         if server is None:
             return self._no_socket(environ, start_response)
         config = self.config
@@ -64,6 +69,7 @@ class WebSocketMiddleware:
         if server.switched:
             return self._run_switched(environ, start_response, server, answer)
         if isinstance(answer, Refusal):
+            self._log_refusal(environ, answer)
             return _refuse(answer, "handshake", server, environ, start_response)
         subprotocol = self._subprotocol(environ, answer)
         lifetime = _Lifetime(environ, start_response, server, answer, config, subprotocol)
@@ -86,13 +92,21 @@ class WebSocketMiddleware:
         lifetime.ws._accept_switched(server.subprotocol)
         found = full(self.config, environ, lifetime.ws._take_place)
         if isinstance(answer, Refusal):
-            log.info("WebSocket %s: refused: %s", ascii(lifetime.ws.path), answer.sentence)
+            self._log_refusal(environ, answer)
             lifetime.ws.close(CloseCode.POLICY_VIOLATION, answer.sentence[:123])  # 5.5.1
         elif found is not None:
             lifetime.ws.close(CloseCode.TRY_AGAIN_LATER, found.refusal.sentence)
         else:
             return lifetime.run(self._call)
         return lifetime.run(_nothing)
+
+    def _log_refusal(self, environ: Environ, refusal: Refusal) -> None:
+        """A warning for the first of its status that a setting may cure; a peer can repeat it at will."""
+        first = refusal.about_setup and refusal.status not in self._warned
+        if first:
+            self._warned.add(refusal.status)
+        level = logging.WARNING if first else logging.INFO
+        log.log(level, "WebSocket %s: refused: %s", records.shown(environ.get("PATH_INFO", "")), refusal.sentence)
 
     def _subprotocol(self, environ: Environ, handshake: Handshake) -> str | None:
         """What gevent-websocket's ``Resource`` names for this path, if the client offers it."""

@@ -2,8 +2,8 @@
 
 A record has the facts in ``extra``: ``websocket_path``, ``websocket_peer`` and, once it has ended, ``websocket_code``,
 ``websocket_reason``, ``websocket_duration`` and the four of ``Stats``, each with that prefix. What a peer has chosen is
-escaped in both, as Python escapes a string that is not ASCII. Rule: a peer's fault is never above INFO, since it can be
-repeated at will.
+bounded and escaped in both, as Python escapes a string that is not ASCII. Rule: a peer's fault is never above INFO,
+since it can be repeated at will; but the first handshake that a wrong setting may have made fail is a warning.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from typing import Any
 
 from .typing import Environ
 
-__all__ = ["closing", "of", "peer"]
+__all__ = ["closing", "of", "peer", "shown"]
+
+MAX_PATH = 500
+"""Characters of a path that are logged: servers let through thousands, and each may be escaped with ten."""
 
 
 def peer(environ: Environ) -> str:
@@ -27,9 +30,14 @@ def _escaped(text: str | None) -> str:
     return ascii(text or "")[1:-1]
 
 
+def shown(path: str) -> str:
+    """A path for a sentence: in quotes, escaped and of bounded length."""
+    return ascii(path if len(path) <= MAX_PATH else path[:MAX_PATH] + "...")
+
+
 def of(ws: Any) -> dict[str, Any]:
     """The facts of a WebSocket."""
-    facts = {"websocket_path": _escaped(ws.path), "websocket_peer": _escaped(peer(ws.environ))}
+    facts = {"websocket_path": shown(ws.path)[1:-1], "websocket_peer": _escaped(peer(ws.environ))}
     if ws.closed:
         facts.update(
             websocket_code=ws.close_code,
@@ -45,7 +53,7 @@ def closing(ws: Any) -> tuple[Any, ...]:
     reason = f" {ws.close_reason!a}" if ws.close_reason else ""
     return (
         "WebSocket %s: closed with %s%s after %.1f s; peer %s, %s messages in, %s out, %s bytes in, %s out",
-        ascii(ws.path),
+        shown(ws.path),
         ws.close_code,
         reason,
         ws.duration,

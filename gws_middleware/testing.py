@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,6 +22,7 @@ import gevent
 from gevent import socket as gsocket
 from gevent.event import AsyncResult, Event
 
+from . import jsontext
 from .channel import Channel, plain_channel
 from .codes import CloseCode
 from .exceptions import ConnectionClosed, HandshakeRefused
@@ -247,8 +247,8 @@ class Client:
         self.send_raw(frame)
 
     def send_json(self, value: Any) -> None:
-        """Send a value as JSON text."""
-        self.send(json.dumps(value))
+        """Send a value as JSON text. TypeError for a value that has no JSON, ValueError for NaN and infinity."""
+        self.send(jsontext.dumps(value))
 
     def send_raw(self, data: bytes) -> None:
         """Put bytes on the wire as they are, to play a broken peer."""
@@ -273,11 +273,11 @@ class Client:
         return self._inbox.pop(0)
 
     def receive_json(self, timeout: float | None = None) -> Any:
-        """The next message as JSON; ConnectionClosed at the end."""
+        """The next message as JSON; ConnectionClosed at the end, ValueError where the application sent none."""
         message = self.receive(timeout)
         if message is None:
             raise self._closed_error()
-        return json.loads(message)
+        return jsontext.loads(message)
 
     def __iter__(self) -> Iterator[Message]:
         """The messages until the connection ends."""

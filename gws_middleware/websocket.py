@@ -6,7 +6,6 @@ gevent-websocket's contract holds: ``receive``, ``send(message, binary)``, ``clo
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -16,7 +15,7 @@ import gevent
 from gevent import get_hub, getcurrent
 from gevent.hub import Waiter
 
-from . import adapter, records
+from . import adapter, jsontext, records
 from .channel import Channel, give_up_silent
 from .codes import CloseCode
 from .config import Config
@@ -293,15 +292,16 @@ class WebSocket(Detached, OlderNames):
         return len(self._inbox)
 
     def receive_json(self, timeout: float | None = None) -> Any:
-        """The next message as JSON. ConnectionClosed at the end, TimeoutError as in ``receive``.
+        """The next message as JSON (RFC 8259). ConnectionClosed at the end, TimeoutError as in ``receive``.
 
-        A message that is not JSON is the peer's fault: the connection is closed with 1007 and ConnectionClosed raised.
+        A message that is not JSON (so is NaN, and a number too large for a float) is the peer's fault: the connection
+        is closed with 1007 and ConnectionClosed raised.
         """
         message = self.receive(timeout)
         if message is None:
             raise self._closed_error()
         try:
-            return json.loads(message)
+            return jsontext.loads(message)
         except (ValueError, RecursionError):
             self.close(CloseCode.INVALID_DATA, "a message is not JSON")
             raise self._closed_error() from None
@@ -309,8 +309,8 @@ class WebSocket(Detached, OlderNames):
     # --- sending ---------------------------------------------------------------------------------------------------
 
     def send_json(self, value: Any) -> None:
-        """Send a value as JSON text. TypeError for a value that has no JSON."""
-        self.send(json.dumps(value, separators=(",", ":"), ensure_ascii=False))
+        """Send a value as JSON text. TypeError for a value that has no JSON, ValueError for NaN and infinity."""
+        self.send(jsontext.dumps(value))
 
     def _too_slow(self) -> None:
         self._registry.counters.dropped += 1

@@ -236,7 +236,9 @@ class Wire(WebSocketPath):
         self._end()
         self._registry.remove(self)
         self._give_places()
-        self._registry.counters.add(self.stats, int(self._first_close()[0]))
+        engine = self._engine
+        from_peer = engine is not None and engine.closed_by_peer
+        self._registry.counters.add(self.stats, int(self._first_close()[0]), from_peer=from_peer)
 
     def _take_place(self, key: Hashable, limit: int) -> bool:
         """Take one of the ``limit`` places of ``key``, until the socket is gone or the handshake refused."""

@@ -41,6 +41,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "rates": (4, {"codes", "config", "protocol"}),
     "registry": (4, {"codes", "config", "counters", "keepalive"}),
     "records": (4, {"typing"}),
+    "jsontext": (4, {"typing"}),
     "contracts": (4, {"typing", "exceptions"}),
     "wire": (5, {"codes", "typing", "exceptions", "config", "protocol", "shortpath", "transport", "registry"}),
     "detached": (5, {"codes", "typing", "exceptions", "adapter", "shortpath", "records", "wire"}),
@@ -60,6 +61,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
             "rates",
             "registry",
             "records",
+            "jsontext",
             "contracts",
             "detached",
         },
@@ -77,6 +79,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
             "channel",
             "takeover",
             "registry",
+            "records",
             "websocket",
             "admission",
             "stopping",
@@ -89,6 +92,8 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "worker": (8, {"codes", "typing", "config", "registry", "middleware", "health", "statsd", "stopping"}),
     "pywsgi": (7, {"codes", "typing", "registry", "takeover", "middleware"}),
     "monkey": (7, {"typing", "takeover"}),
+    "flask": (7, {"codes", "typing", "exceptions", "websocket"}),
+    "flaskrun": (7, set()),
     "testing": (
         7,
         {
@@ -102,6 +107,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
             "registry",
             "websocket",
             "middleware",
+            "jsontext",
         },
     ),
     "django": (
@@ -150,7 +156,10 @@ FOREIGN = {
     "asgiref": {"django"},
     "psycopg2": {"django"},
     "geventwebsocket": {"exceptions"},
-    "gunicorn": {"worker"},
+    "gunicorn": {"worker", "flaskrun"},
+    "flask": {"flask", "flaskrun"},
+    "werkzeug": {"flask"},
+    "click": {"flaskrun"},
 }
 """Other people's packages, and who may import them. Nobody imports anything that is not here or in Python itself."""
 

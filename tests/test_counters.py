@@ -35,7 +35,30 @@ def test_end_is_counted_once_by_its_first_close_code(end: str) -> None:
         finish(ws, peer)
         until(lambda: ws.closed)
         found = ws._registry
-    assert found.counters.closed == {code: 1}
+    assert found.counters.closed == {"4xxx" if end == "the peer closes" else code: 1}
+
+
+@pytest.mark.parametrize(
+    ("code", "key"),
+    [(1000, 1000), (1012, 1012), (3000, "3xxx"), (3999, "3xxx"), (4000, "4xxx"), (4401, "4xxx"), (4999, "4xxx")],
+)
+def test_codes_that_a_peer_chooses_count_together(code: int, key: int | str) -> None:
+    """There are 2,000 of them, and each key is a series in a metrics database."""
+    with connected() as (ws, peer):
+        peer.close(code)
+        until(lambda: not len(ws._registry))
+    assert ws._registry.counters.closed == {key: 1}
+
+
+@pytest.mark.parametrize("code", [1000, 1012, 3000, 4401])
+@pytest.mark.parametrize("answer", [None, 4321])
+def test_codes_of_our_own_are_counted_by_themselves(code: int, answer: int | None) -> None:
+    """Whether the peer answers with the same code, as it should, or with another one."""
+    with connected() as (ws, peer):
+        ws.close(code)
+        peer.close(answer or code)
+        until(lambda: not len(ws._registry))
+    assert ws._registry.counters.closed == {code: 1}
 
 
 def test_connection_is_counted_until_its_socket_is_gone() -> None:

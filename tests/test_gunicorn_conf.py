@@ -73,5 +73,5 @@ def test_access_log_tells_how_long_a_websocket_was_open(tmp_path: Path) -> None:
             ws.recv(timeout=10)
         line = eventually(access.read_text, "a line in the access log")
     assert re.fullmatch(
-        r'127\.0\.0\.1 - - \[[^]]+\] "GET /echo HTTP/1\.1" 101 \d\d "-" "Python/[^"]+" \d+\.\d{6}\n', line
+        r'127\.0\.0\.1 - - \[[^]]+\] "GET /echo HTTP/1\.1" 101 \d\d "-" "Python/[^"]+" "-" \d+\.\d{6}\n', line
     )

@@ -6,6 +6,7 @@ import gc
 import json
 import re
 import weakref
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -18,10 +19,14 @@ from gws_middleware.typing import Environ, Headers, StartResponse
 
 from .inprocess import problems
 from .rawclient import ACCEPT, CLOSE, TEXT, Frame, RawClient, close_frame, request, upgrade_request
-from .servers import LATE, SWITCHED, Server
+from .servers import LATE, POWERLESS, SWITCHED, Server, launch
 
 late = pytest.mark.parametrize("server", LATE, indirect=True)
 ABLE = [*LATE, *SWITCHED]
+DROPPED = (
+    "The request has a Sec-WebSocket-Key, but no Upgrade header. A proxy in front of this server has to speak HTTP/1.1 "
+    "to it, and to pass the Upgrade and Connection headers on."
+)
 every_server = pytest.mark.parametrize("server", ABLE, indirect=True)
 
 
@@ -266,6 +271,62 @@ def test_refused_head_has_no_body(server: Server) -> None:
     assert (head.split()[1], rest) == (b"405", b"")
 
 
+FOREIGN = [("Origin", "http://localhost:8000"), ("Host", "127.0.0.1:8000")]
+SETUP: dict[str, tuple[bytes, str]] = {
+    "another name of this machine": (
+        upgrade_request("/echo", *FOREIGN),
+        "Pages of Origin 'http://localhost:8000' may not open a WebSocket at Host '127.0.0.1:8000': allowed_origins "
+        "does not list that origin. localhost, 127.0.0.1 and [::1] are different origins: use one name for the page "
+        "and for the WebSocket.",
+    ),
+    "upgrade dropped": (upgrade_request("/echo", without=["Upgrade", "Connection"]), DROPPED),
+    "upgrade dropped, HTTP/1.0": (
+        upgrade_request("/echo", ("Connection", "close"), without=["Upgrade"]).replace(b"HTTP/1.1", b"HTTP/1.0", 1),
+        DROPPED,
+    ),
+    "upgrade empty": (upgrade_request("/echo", ("Upgrade", "")), DROPPED),
+}
+
+
+@pytest.mark.parametrize("case", SETUP)
+@pytest.mark.parametrize("kind", ["worker", "gevent", "gevent_pywsgi", "pywsgi"])
+def test_refusal_for_a_wrong_setup_is_in_the_answer_and_in_the_log(
+    kind: str, server_directory: Path, case: str
+) -> None:
+    """The sentence says what is wrong: in the answer, and in the log, as a warning once. After that it is INFO, since a
+    peer can repeat it at will.
+    """
+    sent, sentence = SETUP[case]
+    with launch(kind, server_directory) as server:
+        for _ in range(3):
+            with server.connect() as client:
+                client.send(sent)
+                response = client.read_response()
+        line = f"gws_middleware: WebSocket '/echo': refused: {re.escape(sentence)}$"
+        levels = [record.level for record in server.log.find(line, 3)]
+    assert response.body.decode() == sentence + "\n"
+    assert levels == ["WARNING", "INFO", "INFO"]
+
+
+@pytest.mark.parametrize("server", [*SWITCHED, *POWERLESS], indirect=True)
+def test_dropped_upgrade_is_named_everywhere(server: Server) -> None:
+    """By servers too that cannot open WebSockets, or answer 101 by themselves."""
+    with server.connect() as client:
+        client.send(SETUP["upgrade dropped"][0])
+        response = client.read_response()
+    assert (response.status, response.body.decode()) == (400, DROPPED + "\n")
+
+
+def test_other_refusals_are_no_warnings(server_directory: Path) -> None:
+    """A handshake that a client made wrong is a line at INFO."""
+    with launch("worker", server_directory) as server:
+        with server.connect() as client:
+            client.send(upgrade_request("/echo", ("Sec-WebSocket-Key", "short")))
+            response = client.read_response()
+        [line] = server.log.find("refused: Sec-WebSocket-Key is not 16 bytes in base64[.]$")
+    assert (response.status, line.level) == (400, "INFO")
+
+
 # --- accept(subprotocol, headers) ----------------------------------------------------------------------------------
 
 
@@ -410,7 +471,7 @@ def test_connection_of_another_protocol_is_never_taken(protocol: str) -> None:
 
     body = b"".join(WebSocketMiddleware(application)(environ, start_response))
     assert answers == ["400 Bad Request"]
-    assert body == f"A WebSocket is opened over HTTP/1.1, not {protocol}.\n".encode()
+    assert body.startswith(f"A WebSocket is opened over HTTP/1.1, not {protocol}. A proxy".encode())
 
 
 def test_end_of_another_connection_is_an_error(caplog: pytest.LogCaptureFixture) -> None:

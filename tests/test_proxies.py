@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from .notices import find
 from .proxies import FRONTS, PROXIES, Client, Front, Proxy, Way, adapt, launch
 from .rawclient import CLOSE, request, upgrade_request
-from .servers import Certificate, Server
+from .servers import ROOT, Certificate, Server, eventually
 from .servers import launch as launch_server
 
 APP = "tests.fixtureapps.proxied"
@@ -241,6 +242,29 @@ def test_proxy_tells_the_scheme(way: Way) -> None:
     assert [facts["scheme"] for facts in seen(way)] == [scheme, scheme]
 
 
+@proxies
+def test_access_log_has_the_client(
+    proxy: str, tmp_path: Path, server_directory: Path, certificate: Certificate
+) -> None:
+    """gunicorn_conf.py's line tells who it was, for HTTP and for a WebSocket, though gunicorn is on a unix socket."""
+    form = str(runpy.run_path(str(ROOT / "gunicorn_conf.py"))["access_log_format"])
+    options = [*OPTIONS, "--access-logfile", str(tmp_path / "access.log"), "--access-logformat", form]
+    with (
+        launch_server("worker", server_directory, APP, options=options, logs_access=False) as server,
+        launch(installed(proxy), tmp_path / proxy, str(server.unix), certificate) as running,
+    ):
+        way = running.at(FRONTS[proxy])
+        way.get("/facts", source=CLIENT)
+        with way.open("/echo", source=CLIENT) as ws:
+            assert echoes(ws)
+        lines = eventually(
+            lambda: [line for line in (tmp_path / "access.log").read_text().splitlines() if "HTTP/1.1" in line][1:],
+            "two lines in the access log",
+        )
+    found = [line for line in (tmp_path / "access.log").read_text().splitlines() if CLIENT in line]
+    assert lines and [status for line in found for status in line.split() if status in ("200", "101")] == ["200", "101"]
+
+
 # --- refusals ------------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +285,39 @@ def test_internal_pages_are_not_shown(way: Way, site: Server, token: str, path: 
     """What is below /internal/ stays inside, in whatever way it is written."""
     status, text = way.get(f"{path}?id={token}")
     assert (status, "SMUGGLED" in text, site.events(token)) == (404, False, [])
+
+
+@fronts(lambda front: front.reads_http)
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/internal/second/../../facts",
+        "/internal/second/..%2f..%2Ffacts",
+        "/internal/second%2f..%2f..%2ffacts",
+        "/internal/%2e%2e/facts",
+        "/internal/%2E./facts",
+        "/internal%2fsecond",
+        "/%2finternal/second",
+        "/%2e%2finternal%2fsecond",
+        "/x/..%2finternal/second",
+        "/./internal/./second",
+        "/internal//second",
+        "/%69nternal%2Fsecond/../../facts",
+    ],
+)
+def test_rule_sees_the_path_that_is_passed_on(way: Way, site: Server, token: str, path: str) -> None:
+    """An application that is mounted below /internal/ is not reached by a path that the rule takes for another one."""
+    _, text = way.get(f"{path}?id={token}")
+    assert ("SMUGGLED" in text, site.events(token)) == (False, [])
+
+
+@fronts()
+def test_path_and_query_arrive_as_they_were_sent(way: Way) -> None:
+    """Escapes of all kinds, in the path and in the query."""
+    _, text = way.get("/facts/%C3%A9%20%25%3F%23%5C;a=b+c,(d)%22%E4%BD%A0?x=%2f%20&y=/../%3f?&z")
+    facts = json.loads(text)
+    assert facts["path"].encode("latin-1").decode() == '/facts/é %?#\\;a=b+c,(d)"你'
+    assert facts["query"] == "x=%2f%20&y=/../%3f?&z"
 
 
 REFUSED = {
@@ -299,11 +356,30 @@ def test_nothing_is_smuggled_behind_another_upgrade(way: Way, site: Server, toke
     assert (b"SMUGGLED" in answer, site.events(token)) == (False, [])
 
 
-@fronts(lambda front: front.proxy == "nginx")
-def test_nginx_passes_on_no_other_upgrade(way: Way) -> None:
-    """Its two maps know one protocol."""
-    _, text = way.get("/facts", {"Upgrade": "h2c", "Connection": "Upgrade"})
-    assert json.loads(text)["upgrade"] is None
+@fronts(lambda front: front.reads_http)
+@pytest.mark.parametrize("upgrade", ["h2c", "websocket, h2c", "h2c, websocket", "TLS/1.0", "websocket2", "xwebsocket"])
+def test_no_other_upgrade_is_passed_on(way: Way, upgrade: str) -> None:
+    """A tunnel is opened for WebSocket alone. (HAProxy itself refuses a list that names it, and has no key.)"""
+    status, text = way.get("/facts", {"Upgrade": upgrade, "Connection": "Upgrade"})
+    assert status == 400 or json.loads(text)["upgrade"] is None
+
+
+@fronts(lambda front: front.reads_http)
+def test_second_upgrade_header_is_not_passed_on(way: Way) -> None:
+    """Two headers are a list of two protocols."""
+    headers = [("Upgrade", "h2c"), ("Upgrade", "websocket"), ("Connection", "Upgrade")]
+    with way.raw() as client:
+        client.send(request("/facts", *headers, ("Connection", "close"), host=way.host[1]))
+        response = client.read_response()
+    assert response.status == 400 or json.loads(response.body)["upgrade"] is None
+
+
+@fronts()
+@pytest.mark.parametrize("upgrade", ["websocket", "WebSocket", "WEBSOCKET"])
+def test_websocket_is_passed_on_in_any_letters(way: Way, upgrade: str) -> None:
+    """The name of a protocol compares without case."""
+    with way.raw() as client:
+        client.upgrade("/echo", way.host, ("Upgrade", upgrade), ("Connection", "keep-alive, Upgrade"))
 
 
 @fronts()

@@ -123,6 +123,17 @@ class TestLines:
         assert r"WebSocket '/a\nb\x1b[31m': closed with 4001 '\nERROR root: \x1b[2J\u20ac' after" in texts[1]
 
     @BOTH
+    def test_what_the_peer_says_is_bounded(self, log: Listener, app: Any) -> None:
+        """A path as long as a server lets through is cut, in the sentence and in the facts; a reason has 123 bytes."""
+        talk(app, "/" + "%F0" * 4000, reason="r" * 123)
+        until(lambda: len(log.found) == 2)
+        texts = [log.lines()[1][1], *(str(value) for value in log.facts(1).values())]
+        path = "/" + r"\xf0" * 499 + "..."
+        assert f"WebSocket '{path}': closed with 4001 '{'r' * 123}' after" in texts[0]
+        assert log.facts(1)["websocket_path"] == path
+        assert max(map(len, texts)) < 2500
+
+    @BOTH
     @pytest.mark.parametrize("how", ["the peer closes", "the peer vanishes", "a violation"])
     def test_nothing_is_logged_from_the_hub(self, log: Listener, app: Any, how: str) -> None:
         """A handler may wait for a lock, and the hub must not; nor is there more than one line about an end."""
@@ -192,3 +203,13 @@ class TestPeer:
     def test_peer_is_an_address_and_a_port(self, environ: Environ, expected: str) -> None:
         """As far as there are any; one of IPv6 in brackets (RFC 3986 3.2.2)."""
         assert records.peer(environ) == expected
+
+
+def test_line_about_a_refusal_is_bounded(log: Listener) -> None:
+    """As long as a path and an Origin may be."""
+    with pytest.raises(Exception, match="403"), connect(attached, "/" + "%F0" * 4000, origin="https://" + "a" * 8000):
+        pass
+    [(level, line)] = log.lines()
+    assert level == "WARNING"
+    assert line.startswith("WebSocket '/" + r"\xf0" * 499 + "...': refused: Pages of Origin 'https://aaa")
+    assert len(line) < 2500

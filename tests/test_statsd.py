@@ -103,7 +103,7 @@ def test_numbers_are_those_of_the_clients(server_directory: Path, statsd: Listen
             refused.read_response()
         statsd.until(lambda: statsd.traffic == total(clients) and statsd.gauges.get("websocket.open") == 2)
         found = statsd.ours
-    assert found == {"websocket.accepted": 3, "websocket.closed.4001": 1, "websocket.refused.handshake": 1}
+    assert found == {"websocket.accepted": 3, "websocket.closed.4xxx": 1, "websocket.refused.handshake": 1}
     assert {name for name in statsd.gauges if name.startswith("websocket.")} == {
         "websocket.open",
         "websocket.outbox_bytes",

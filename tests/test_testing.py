@@ -237,6 +237,22 @@ class TestTalking:
             client.send_json({"a": [1, None]})
             assert client.receive_json() == {"a": [1, None]}
 
+    @pytest.mark.parametrize("text", ["NaN", "[Infinity]", "-Infinity", "{", ""])
+    def test_application_s_wrong_json_fails_the_test(self, text: str) -> None:
+        """What a browser would not parse is no JSON here either."""
+        with connect(echo) as client:
+            client.send(text)
+            with pytest.raises(ValueError, match=r"not JSON|Expecting"):
+                client.receive_json()
+
+    def test_client_sends_no_wrong_json(self) -> None:
+        """A test means NaN by mistake; to send such text on purpose there is ``send``."""
+        with connect(echo) as client:
+            with pytest.raises(ValueError, match="not JSON compliant"):
+                client.send_json([float("nan")])
+            client.send_json("still usable")
+            assert client.receive_json() == "still usable"
+
     def test_nothing_within_the_timeout_raises(self) -> None:
         """No test hangs; the client's timeout counts where the call names none."""
         with connect(echo, timeout=0.05) as client:

@@ -365,7 +365,25 @@ class TestReceiveJson:
             peer.send('{"a": [1, null]}', b'"\xc3\xa9"')
             assert [ws.receive_json(), ws.receive_json(timeout=5)] == [{"a": [1, None]}, "\u00e9"]
 
-    @pytest.mark.parametrize("message", ["{", "", b"\xff", "[" * 100_000, "1" * 5000], ids=lambda text: repr(text[:6]))
+    @pytest.mark.parametrize(
+        "message",
+        [
+            *(
+                "{",
+                "",
+                b"\xff",
+                "[" * 100_000,
+                "1" * 5000,
+                "NaN",
+                "[Infinity]",
+                '{"a": -Infinity}',
+                "1e999",
+                "[-1e999]",
+            ),
+            *('"a"'.encode("utf-16"), b'"\xed\xa0\x80"', "\ufeff1", "{'a': 1}", "nan", "01", "[1,]"),
+        ],
+        ids=lambda text: repr(text[:9]),
+    )
     def test_what_is_not_json_ends_the_connection_with_1007(self, message: str | bytes) -> None:
         """The peer's fault raises nothing but the end."""
         with connected() as (ws, peer):
@@ -569,6 +587,24 @@ class TestSend:
                 ws.send_json(object())
             text = peer.receive()
             assert (text, json.loads(text)) == ('{"a":["\u00e9",null]}', {"a": ["\u00e9", None]})
+
+    @pytest.mark.parametrize("value", [float("nan"), [float("inf")], {"a": -float("inf")}, {float("nan"): 1}])
+    def test_send_json_refuses_what_is_no_json(self, value: Any) -> None:
+        """NaN and infinity have no JSON (RFC 8259 6): no parser of a browser would take them. Nothing is sent."""
+        with connected() as (ws, peer):
+            with pytest.raises(ValueError, match="not JSON compliant"):
+                ws.send_json(value)
+            ws.send_json(1.5)
+            assert peer.receive() == "1.5"
+
+    def test_what_came_as_json_can_be_sent_as_json(self) -> None:
+        """Half of a surrogate pair too, as a browser sends it for a text that was cut inside of an emoji."""
+        with connected() as (ws, peer):
+            for text in ('["\\ud83d"]', '"\u00e9\\ud83d\\ude00"', "[1.5e300,-0.0,1e-400]", "1" * 4000):
+                peer.send(text)
+                value = ws.receive_json()
+                ws.send_json(value)
+                assert json.loads(peer.receive()) == value
 
     @every_end
     def test_send_on_an_ended_connection_raises(self, end: str) -> None:

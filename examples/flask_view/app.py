@@ -1,10 +1,13 @@
-"""A Flask view that pushes the time and listens while it does so. There is no Flask extension in it."""
+"""A Flask view that pushes the time and listens while it does so."""
 
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from typing import Any
 
-from flask import Flask, request
+from flask import Flask
+
+from gws_middleware.flask import websocket_route
 
 app = Flask(__name__)
 
@@ -16,15 +19,11 @@ def index() -> str:
     return "The clock is at /clock, over a WebSocket.\n"
 
 
-@app.get("/clock", websocket=True)
-def clock() -> str:
-    """Sends the time every second, or at the interval that the client sends as a number of seconds.
-
-    ``websocket=True`` is Werkzeug's: its router keeps WebSockets from routes without it, and HTTP from this one.
-    """
-    ws = request.environ["wsgi.websocket"]
+@websocket_route(app, "/clock")
+def clock(ws: Any) -> None:
+    """Sends the time every second, or at the interval that the client sends as a number of seconds."""
     interval = 1.0
-    while not ws.closed:
+    while True:
         ws.send(datetime.now(timezone.utc).isoformat())
         try:
             message = ws.receive(timeout=interval)
@@ -36,4 +35,4 @@ def clock() -> str:
             interval = min(LONGEST, max(SHORTEST, float(message)))
         except ValueError:
             ws.close(1007, "send a number of seconds")
-    return ""
+            break

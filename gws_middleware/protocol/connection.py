@@ -101,6 +101,7 @@ class Connection(ShortPath):
         "_message",
         "_pongs_due",
         "_rest",
+        "closed_by_peer",
         "pings_dropped",
         "pongs",
         "received_close",
@@ -121,6 +122,8 @@ class Connection(ShortPath):
         self.received_close: tuple[int, str] | None = None
         """Code and reason of the peer's close frame; 1005 stands for one without a code (RFC 6455 7.1.5)."""
         self.sent_close: tuple[int, str] | None = None
+        self.closed_by_peer = False
+        """Whether the peer's close frame was the first, and ours the answer."""
         self.pongs: list[bytes] = []
         """Payloads of pongs received; the shell takes them out."""
         self.pings_dropped = 0
@@ -338,6 +341,7 @@ class Connection(ShortPath):
             # 5.5.1: answer with a close frame, typically with the code received.
             self._queue_close(payload[:2])
             self.sent_close = (code, "")
+            self.closed_by_peer = True
         self.state = State.CLOSED
 
     def fail(self, code: CloseCode, reason: str) -> None:

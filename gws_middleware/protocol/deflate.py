@@ -34,8 +34,13 @@ SHARED_FROM = 1024
 DEDICATED_BITS = 12
 DEDICATED_LEVEL = 3
 MAX_FINAL_BLOCKS = 64
-"""Final blocks (RFC 7692 7.2.3.4) in one message: each one makes zlib start again, which a peer could buy with two
-bytes."""
+"""Final blocks (RFC 7692 7.2.3.4) in one message: what follows each of them is copied."""
+FINAL_BLOCK_BYTES = 16
+"""Bytes of a message for each final block after its first: each one makes zlib start again, which costs as much as a
+message does, and a peer could buy it with two bytes."""
+
+_NOTHING = (b"", b"\0" + TAIL)
+"""What follows the last final block of a message: an empty block at most."""
 
 _BITS = {str(bits): bits for bits in range(8, 16)}
 
@@ -144,6 +149,7 @@ class Deflate:
         "_begun",
         "_bits",
         "_compressor",
+        "_fed",
         "_final_blocks",
         "_inflate_bits",
         "_inflater",
@@ -161,7 +167,7 @@ class Deflate:
         self._compressor: Any = None
         self._inflater: Any = None
         self._begun = False
-        self._final_blocks = 0
+        self._final_blocks = self._fed = 0
         self.threshold = SHARED_FROM if self._shared else 1
         """Bytes from which a message is worth compressing."""
 
@@ -194,23 +200,26 @@ class Deflate:
         except zlib.error:
             raise InflateError(too_big=False) from None
         if last:
-            self._final_blocks = 0
+            self._final_blocks = self._fed = 0
             if not self._keep:
                 self._inflater = None
         return out
 
     def _inflate(self, piece: bytes, room: int) -> bytes:
         """Never makes more than ``room`` + 1 bytes: that one more is the proof (zip bombs)."""
+        self._fed += len(piece)
         out: bytes = self._inflater.decompress(piece, room + 1)
         while self._inflater.eof and len(out) <= room:
             # A final block ends the zlib stream but not the message (7.2.3.4).
             rest = self._inflater.unused_data
-            self._inflater = zlib.decompressobj(-self._inflate_bits)
+            self._inflater = None
             self._final_blocks += 1
-            if self._final_blocks > MAX_FINAL_BLOCKS:
+            allowed = 1 + (self._fed - len(rest)) // FINAL_BLOCK_BYTES
+            if self._final_blocks > min(allowed, MAX_FINAL_BLOCKS):
                 raise InflateError(too_big=False)
-            if not rest:
+            if rest in _NOTHING:
                 break
+            self._inflater = zlib.decompressobj(-self._inflate_bits)
             out += self._inflater.decompress(rest, room + 1 - len(out))
         if len(out) > room:
             raise InflateError(too_big=True)

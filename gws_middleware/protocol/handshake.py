@@ -24,6 +24,7 @@ __all__ = [
     "check_response",
     "judge",
     "origin_allowed",
+    "upgrade_dropped",
     "wants_websocket",
 ]
 
@@ -32,6 +33,8 @@ MAX_FIELD = 8192
 """Characters of one field. gunicorn takes no header line over 8190, but joins a hundred of one name, and a megabyte of
 escaped quotes would hold the event loop for a quarter of a second.
 """
+MAX_SHOWN = 100
+"""Characters of a header that a sentence repeats."""
 
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.\-]*)://(\[[0-9a-f:.]+\]|[^\x00-\x20/?#@\\\[\]:*]+)(?::([0-9]{1,5}))?")
@@ -62,6 +65,8 @@ class Refusal(NamedTuple):
     status: str
     headers: tuple[tuple[str, str], ...]
     sentence: str
+    about_setup: bool = False
+    """Whether a wrong setting, of this server or of a proxy in front of it, may be the cause."""
 
 
 class Handshake(NamedTuple):
@@ -84,9 +89,18 @@ def _bad(sentence: str) -> Refusal:
     return _refuse("400 Bad Request", sentence)
 
 
+def _bad_setup(sentence: str) -> Refusal:
+    return _bad(sentence)._replace(about_setup=True)
+
+
 def wants_websocket(upgrade: str) -> bool:
     """Whether an Upgrade header names WebSocket at all, alone or among others; the rules then decide."""
     return "websocket" in upgrade.lower()
+
+
+def upgrade_dropped(upgrade: str | None, key: str | None) -> bool:
+    """Whether the request asks for no upgrade but has the key of a handshake: a proxy passed on one of the two."""
+    return key is not None and not parse_list(upgrade or "")
 
 
 def judge(
@@ -100,8 +114,16 @@ def judge(
 
 def _judge_http(request: Request) -> Refusal | None:
     """What HTTP asks of a request that wants to upgrade (items 1 to 4)."""
+    if upgrade_dropped(request.upgrade, request.key):
+        return _bad_setup(
+            "The request has a Sec-WebSocket-Key, but no Upgrade header. A proxy in front of this server has to speak "
+            "HTTP/1.1 to it, and to pass the Upgrade and Connection headers on."
+        )
     if request.protocol != "HTTP/1.1":
-        return _bad(f"A WebSocket is opened over HTTP/1.1, not {request.protocol}.")
+        return _bad_setup(
+            f"A WebSocket is opened over HTTP/1.1, not {_shown(request.protocol or '')[1:-1]}. A proxy in front of "
+            "this server has to speak HTTP/1.1 to it."
+        )
     if request.method != "GET":
         return _refuse("405 Method Not Allowed", "A WebSocket is opened with GET.", ("Allow", "GET"))
     if not request.host or "," in request.host:
@@ -109,7 +131,7 @@ def _judge_http(request: Request) -> Refusal | None:
     if parse_list(request.upgrade or "") != ["websocket"]:
         return _bad("The Upgrade header of a WebSocket request is 'websocket' alone.")
     if "upgrade" not in parse_list(request.connection or ""):
-        return _bad(
+        return _bad_setup(
             "The Connection header does not contain 'Upgrade'. A proxy in front of this server has to pass "
             "the Connection and Upgrade headers on."
         )
@@ -131,7 +153,7 @@ def _judge_websocket(
     if request.key is None or not _KEY.fullmatch(request.key):
         return _bad("Sec-WebSocket-Key is not 16 bytes in base64.")
     if request.origin is not None and not origin_allowed(request.origin, request.host or "", allowed_origins):
-        return Refusal("403 Forbidden", (), "Pages of this origin may not open a WebSocket here.")
+        return Refusal("403 Forbidden", (), _foreign(request.origin, request.host or ""), about_setup=True)
     try:
         subprotocols = () if request.subprotocols is None else parse_subprotocols(request.subprotocols)
         extensions = [] if request.extensions is None else parse_extensions(request.extensions)
@@ -144,8 +166,8 @@ def origin_allowed(origin: str, host: str, allowed: Sequence[str | re.Pattern[st
     """Whether a page of ``origin`` may connect to ``host`` (RFC 6455 10.2, RFC 6454 6.1)."""
     if any(_matches(origin, entry) for entry in allowed if isinstance(entry, re.Pattern)) or "*" in allowed:
         return True
-    if origin == "null":
-        return "null" in allowed
+    if origin in allowed and "*" not in origin and origin != "same-origin":
+        return True  # "null", and what programs send, which need not be an origin (Tyrus: "localhost:8025")
     parts = _split_origin(origin)
     if parts is None:
         return False
@@ -159,6 +181,28 @@ def origin_allowed(origin: str, host: str, allowed: Sequence[str | re.Pattern[st
         elif isinstance(entry, str) and _entry_matches(entry, scheme, name, port):
             return True
     return False
+
+
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+
+
+def _foreign(origin: str, host: str) -> str:
+    """Why a page of ``origin`` may not connect to ``host``."""
+    sentence = (
+        f"Pages of Origin {_shown(origin)} may not open a WebSocket at Host {_shown(host)}: allowed_origins does not "
+        "list that origin."
+    )
+    page, ours = _split_origin(origin), _split_origin(f"http://{host}")
+    if page and ours and page[1] != ours[1] and page[1] in _LOOPBACK and ours[1] in _LOOPBACK:
+        sentence += (
+            " localhost, 127.0.0.1 and [::1] are different origins: use one name for the page and for the WebSocket."
+        )
+    return sentence
+
+
+def _shown(value: str) -> str:
+    """What a peer has chosen, for a sentence: escaped and of bounded length."""
+    return ascii(value if len(value) <= MAX_SHOWN else value[:MAX_SHOWN] + "...")
 
 
 def _matches(origin: str, pattern: re.Pattern[str]) -> bool:
@@ -222,9 +266,9 @@ def check_response(
     subprotocol = headers.get("sec-websocket-protocol")
     if subprotocol is not None and subprotocol not in subprotocols:
         raise ValueError(f"the server chose the subprotocol {subprotocol!r}, which was not offered")
-    answer = headers.get("sec-websocket-extensions")
-    if answer is None:
+    answer = parse_extensions(headers.get("sec-websocket-extensions", ""))
+    if not answer:
         return subprotocol, None
     if offered is None:
         raise ValueError("the server answered with an extension that was not offered")
-    return subprotocol, deflate.agree(parse_extensions(answer), offered)
+    return subprotocol, deflate.agree(answer, offered)

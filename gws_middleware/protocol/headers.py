@@ -45,12 +45,14 @@ def parse_list(value: str) -> list[str]:
 
 
 def parse_subprotocols(value: str) -> tuple[str, ...]:
-    """The tokens of Sec-WebSocket-Protocol, in the client's order of preference; all differ (RFC 6455 4.1, item 10)."""
+    """The tokens of Sec-WebSocket-Protocol, in the client's order of preference; all differ (RFC 6455 4.1, item 10). A
+    list without items is the same as no header (RFC 9110 5.6.1.2).
+    """
     parts = value.split(",", MAX_ITEMS)
     if len(parts) > MAX_ITEMS:
         raise ValueError(f"Sec-WebSocket-Protocol offers more than {MAX_ITEMS} subprotocols")
     items = [item for item in (part.strip(" \t") for part in parts) if item]  # RFC 9110 5.6.1.2: MUST ignore empty ones
-    if not items or not all(map(_TOKEN.fullmatch, items)):
+    if not all(map(_TOKEN.fullmatch, items)):
         raise ValueError("Sec-WebSocket-Protocol is not a list of tokens")
     if len(set(items)) < len(items):
         raise ValueError("Sec-WebSocket-Protocol offers a subprotocol twice")
@@ -58,16 +60,20 @@ def parse_subprotocols(value: str) -> tuple[str, ...]:
 
 
 def parse_extensions(value: str) -> list[Extension]:
-    """The offers of Sec-WebSocket-Extensions in order (RFC 6455 9.1); a quoted value must be a token once unquoted."""
+    """The offers of Sec-WebSocket-Extensions in order (RFC 6455 9.1); a quoted value must be a token once unquoted. A
+    list without items is the same as no header (RFC 9110 5.6.1.2).
+    """
     reader = _Reader(value)
     extensions: list[Extension] = []
     for _ in range(MAX_ITEMS):
+        if reader.at_end():
+            return extensions
         if not reader.accept(","):  # RFC 9110 5.6.1.2: empty items MUST be ignored
             extensions.append(reader.extension())
             if not reader.at_end():
                 reader.expect(",")
-        if reader.at_end() and extensions:
-            return extensions
+    if reader.at_end():
+        return extensions
     raise ValueError(f"Sec-WebSocket-Extensions offers more than {MAX_ITEMS} extensions")
 
 

@@ -260,7 +260,7 @@ class TestRefusal(WebSocketTestMixin, TestCase):
         """A foreign origin."""
         response = self.refusal("/both/", origin="https://evil.com")
         assert (response.status_code, response.reason_phrase) == (403, "Forbidden")
-        self.assertContains(response, "Pages of this origin", status_code=403)
+        self.assertContains(response, "Pages of Origin", status_code=403)
         assert (response.templates, response.context, response.exc_info) == ([], None, None)
 
 

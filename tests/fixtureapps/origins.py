@@ -18,6 +18,7 @@ LISTS = {
     "exact": ["https://example.com", "https://example.org:8443", "http://[2001:db8::1]:8080", "app://-"],
     "wildcard": ["https://*.example.com"],
     "pattern": [re.compile(r"https://team-\d+\.example\.com")],
+    "programs": ["file://", "localhost:8025", "https://example.com/project"],
     "null": ["null"],
     "any": ["*"],
     "none": [],

@@ -12,7 +12,7 @@ from .common import Router, configure_logging, json_response, query, record, tex
 
 configure_logging()
 
-app = Router()
+pages = Router()
 
 
 def facts(environ: Environ) -> dict[str, str | None]:
@@ -22,10 +22,12 @@ def facts(environ: Environ) -> dict[str, str | None]:
         "forwarded for": environ.get("HTTP_X_FORWARDED_FOR"),
         "scheme": environ["wsgi.url_scheme"],
         "upgrade": environ.get("HTTP_UPGRADE"),
+        "path": environ["PATH_INFO"],
+        "query": environ["QUERY_STRING"],
     }
 
 
-@app.at("/facts")
+@pages.at("/facts")
 def tell_facts(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """Sends them over HTTP or over a WebSocket, as it is asked."""
     ws: WebSocket | None = environ.get("wsgi.websocket")
@@ -35,7 +37,7 @@ def tell_facts(environ: Environ, start_response: StartResponse) -> Iterable[byte
     return []
 
 
-@app.at("/echo")
+@pages.at("/echo")
 def echo(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """Takes the subprotocol ``chat.v2``, sends back what comes, and records how it ended."""
     ws: WebSocket = environ["wsgi.websocket"]
@@ -46,7 +48,7 @@ def echo(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     return []
 
 
-@app.at("/goodbye")
+@pages.at("/goodbye")
 def goodbye(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """Closes with the code and the reason of the query."""
     ws: WebSocket = environ["wsgi.websocket"]
@@ -55,7 +57,7 @@ def goodbye(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     return []
 
 
-@app.at("/pinging")
+@pages.at("/pinging")
 def pinging(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """Sends back what comes, and a ping after each 0.3 seconds of silence."""
     ws: WebSocket = environ["wsgi.websocket"]
@@ -70,14 +72,24 @@ def pinging(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         ws.send(message)
 
 
-@app.at("/refuse")
+@pages.at("/refuse")
 def refuse(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """Answers a handshake with a page."""
     return text_response(start_response, "not you", "403 Forbidden")
 
 
-@app.at("/internal/second")
-def second(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """What only the inside may see, behind a request that must never be served."""
+def internal(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """What only the inside may see."""
     record(environ, "served")
     return text_response(start_response, "SMUGGLED")
+
+
+MOUNTED = {"/internal/": internal, "/facts/": tell_facts}
+
+
+def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Dispatches by prefix, as whoever mounts several applications does, and then by path."""
+    for prefix, mounted in MOUNTED.items():
+        if environ["PATH_INFO"].startswith(prefix):
+            return mounted(environ, start_response)
+    return pages(environ, start_response)

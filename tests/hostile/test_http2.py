@@ -116,9 +116,20 @@ def server(running: Server) -> Iterator[Server]:
 def test_plain_request_is_served(server: Server) -> None:
     """Over HTTP/2, and without a WebSocket in its environ: so the tests below do test something."""
     with Client2(server) as client:
-        client.raw.send(headers(1, asked("/plain")) + headers(3, asked("/plain", *KEY_AND_VERSION)))
+        client.raw.send(headers(1, asked("/plain")) + headers(3, asked("/plain", *KEY_AND_VERSION[1:])))
         bodies = [client.body(1), client.body(3)]
     assert bodies == [b"no websocket"] * 2
+
+
+def test_handshake_without_an_upgrade_is_answered_in_its_stream(server: Server) -> None:
+    """A key alone gets the sentence about a proxy that has dropped the upgrade; the other streams go on."""
+    with Client2(server) as client:
+        client.raw.send(headers(1, asked("/plain", *KEY_AND_VERSION)))
+        bodies = [client.body(1)]
+        client.raw.send(headers(3, asked("/plain")))
+        bodies.append(client.body(3))
+    assert bodies[0].startswith(b"The request has a Sec-WebSocket-Key, but no Upgrade header.")
+    assert bodies[1] == b"no websocket"
 
 
 UPGRADES: dict[str, Fields] = {

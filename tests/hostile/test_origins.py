@@ -100,6 +100,8 @@ FOREIGN = [
     *cases("wildcard", "test", "https://a.example.com:444", "http://a.example.com", "https://a.example.com@evil.test"),
     *cases("pattern", "test", "https://team-1.example.com.evil.test", "https://evil.test/https://team-1.example.com"),
     *cases("pattern", "test", "https://team-1.example.com:444", "https://team-x.example.com", "https://example.com"),
+    *cases("programs", "test", "file:///", "file:", "localhost", "localhost:80", "http://localhost:8025", "null", ""),
+    *cases("programs", "test", "https://example.com", "https://example.com/project/", "https://example.com/projects"),
     *cases("null none", "test", "http://test", "https://example.com", "", "NULL", "nullx"),
     *cases("same", "test:8000", "http://test", "http://test:8001", "http://test:80", "http://test:80000"),
     *cases("same", "test", "http://test:8000", "http://test.evil.test", "http://a.test", "http://test@evil.test"),
@@ -124,6 +126,7 @@ OWN = [
     *cases("exact", "test", "https://example.org:8443", "http://[2001:db8::1]:8080", "http://[2001:DB8::1]:8080"),
     *cases("wildcard", "test", "https://a.example.com", "https://a.b.example.com:443", "https://A.EXAMPLE.com"),
     *cases("pattern", "test", "https://team-7.example.com"),
+    *cases("programs", "test", "file://", "localhost:8025", "https://example.com/project"),
     *cases("null", "test", "null"),
     *cases("any", "test", "https://evil.test", "null", "no origin at all"),
 ]

@@ -11,6 +11,7 @@ import re
 import sys
 import threading
 import zlib
+from typing import Any
 
 import pytest
 
@@ -416,39 +417,75 @@ class TestSection7_2:
         assert memory.held < 2**bits + 12_000
 
 
+LETTERS = b"0123456789abcdef"
+BLOCK = raw(LETTERS, finish=zlib.Z_FINISH)
+"""A final block of 18 bytes."""
+
+
 class TestFinalBlocks:
     """7.2.3.4: BFINAL ends the deflate stream, not the message."""
 
     def test_several_in_a_message(self) -> None:
         """The blocks behind a final one belong to the message."""
         codec = Deflate(Parameters())
-        data = b"".join(raw(part, finish=zlib.Z_FINISH) for part in (b"one ", b"two ", b"three")) + b"\0"
-        assert [codec.inflate(data, 100, True) for _ in range(2)] == [b"one two three"] * 2
+        words = (b"the first of three, ", b"the second of three, ", b"the third of three")
+        data = b"".join(raw(part, finish=zlib.Z_FINISH) for part in words) + b"\0"
+        assert [codec.inflate(data, 100, True) for _ in range(2)] == [b"".join(words)] * 2
 
     def test_at_the_limit(self) -> None:
-        """As many final blocks as the limit says pass, in each message anew, however they are cut."""
-        codec, data = Deflate(Parameters()), raw(b"x", finish=zlib.Z_FINISH) * MAX_FINAL_BLOCKS + b"\0"
+        """As many final blocks as the limits say pass, in each message anew, however they are cut."""
+        codec, data = Deflate(Parameters()), BLOCK * MAX_FINAL_BLOCKS + b"\0"
         for _ in range(3):
-            assert codec.inflate(data, 100, True) == b"x" * MAX_FINAL_BLOCKS
+            assert codec.inflate(data, 2000, True) == LETTERS * MAX_FINAL_BLOCKS
         pieces = [bytes([byte]) for byte in data]
-        parts = [codec.inflate(piece, 100, False) for piece in pieces] + [codec.inflate(b"", 100, True)]
-        assert b"".join(parts) == b"x" * MAX_FINAL_BLOCKS
+        parts = [codec.inflate(piece, 2000, False) for piece in pieces] + [codec.inflate(b"", 2000, True)]
+        assert b"".join(parts) == LETTERS * MAX_FINAL_BLOCKS
 
+    @pytest.mark.parametrize(
+        ("block", "most"),
+        [(BLOCK, MAX_FINAL_BLOCKS), (raw(b"", finish=zlib.Z_FINISH), 1), (raw(b"four", finish=zlib.Z_FINISH), 1)],
+    )
     @pytest.mark.parametrize("cut", [False, True])
-    def test_too_many(self, cut: bool) -> None:
-        """One more is broken data: each of them makes zlib start anew."""
-        codec, block = Deflate(Parameters()), raw(b"", finish=zlib.Z_FINISH)
+    def test_too_many(self, cut: bool, block: bytes, most: int) -> None:
+        """One more is broken data, since each of them makes zlib start anew: 64 in a message, and one for 16 bytes."""
+        codec = Deflate(Parameters())
         if cut:
-            for _ in range(MAX_FINAL_BLOCKS):
-                codec.inflate(block, 100, False)
+            for _ in range(most):
+                codec.inflate(block, 2000, False)
         with pytest.raises(InflateError) as caught:
-            codec.inflate(block if cut else block * (MAX_FINAL_BLOCKS + 1), 100, False)
+            codec.inflate(block if cut else block * (most + 1), 2000, False)
         assert not caught.value.too_big
 
-    @pytest.mark.parametrize("room", range(12))
+    @pytest.mark.parametrize("takeover", [True, False])
+    @pytest.mark.parametrize("blocks", [1, 2, 3, 8, MAX_FINAL_BLOCKS])
+    @pytest.mark.parametrize("filling", [0, 20])
+    def test_work_is_bounded_by_the_bytes_of_a_read(
+        self, monkeypatch: pytest.MonkeyPatch, takeover: bool, blocks: int, filling: int
+    ) -> None:
+        """A read of 64 KiB starts zlib no more often than for messages without final blocks, however small the
+        messages and however many final blocks they have.
+        """
+        made: list[int] = []
+        make = zlib.decompressobj
+
+        def counted(bits: int) -> Any:
+            made.append(bits)
+            return make(bits)
+
+        monkeypatch.setattr(zlib, "decompressobj", counted)
+        message = raw(TEXT[:filling], finish=zlib.Z_FINISH) * blocks + b"\0"
+        codec = Deflate(Parameters(client_no_context_takeover=not takeover))
+        for _ in range(65536 // (6 + len(message))):
+            try:
+                codec.inflate(message, 10_000, True)
+            except InflateError:
+                break
+        assert len(made) <= 65536 // (6 + 1)
+
+    @pytest.mark.parametrize("room", [*range(0, 48, 5), 47])
     def test_limit_across_final_blocks(self, room: int) -> None:
         """The limit counts what all blocks of a message make together."""
-        data = raw(b"abcd", finish=zlib.Z_FINISH) * 3 + b"\0"
+        data = BLOCK * 3 + b"\0"
         with pytest.raises(InflateError) as caught:
             Deflate(Parameters()).inflate(data, room, True)
         assert caught.value.too_big

@@ -21,6 +21,7 @@ from gws_middleware.protocol.handshake import (
     check_response,
     judge,
     origin_allowed,
+    upgrade_dropped,
     wants_websocket,
 )
 from gws_middleware.protocol.headers import MAX_ITEMS, check_field
@@ -55,6 +56,15 @@ NO_CONNECTION = (
 NO_HOST = "A WebSocket request has exactly one Host header."
 NO_KEY = "Sec-WebSocket-Key is not 16 bytes in base64."
 NO_TOKENS = "Sec-WebSocket-Protocol is not a list of tokens."
+NO_HTTP_1_1 = (
+    "A WebSocket is opened over HTTP/1.1, not {}. A proxy in front of this server has to speak HTTP/1.1 to it."
+)
+DROPPED = (
+    "The request has a Sec-WebSocket-Key, but no Upgrade header. A proxy in front of this server has to speak HTTP/1.1 "
+    "to it, and to pass the Upgrade and Connection headers on."
+)
+NOT_LISTED = "Pages of Origin {!r} may not open a WebSocket at Host {!r}: allowed_origins does not list that origin."
+TWO_NAMES = " localhost, 127.0.0.1 and [::1] are different origins: use one name for the page and for the WebSocket."
 NO_UPGRADE = "The Upgrade header of a WebSocket request is 'websocket' alone."
 NOT_A_NUMBER = "Sec-WebSocket-Version is not a number."
 
@@ -93,6 +103,10 @@ class TestSection4_2_1:
             ("key", "AAAAAAAAAAAAAAAAAAAAAA=="),
             ("key", "//////////////////////=="),
             ("host", "[::1]:8000"),
+            ("subprotocols", ""),
+            ("subprotocols", ", ,"),
+            ("extensions", ""),
+            ("extensions", " ,"),
         ],
     )
     def test_value_accepted(self, field: str, value: str) -> None:
@@ -102,15 +116,16 @@ class TestSection4_2_1:
     @pytest.mark.parametrize(
         ("field", "value", "sentence"),
         [
-            ("protocol", "HTTP/1.0", "A WebSocket is opened over HTTP/1.1, not HTTP/1.0."),
-            ("protocol", "HTTP/2", "A WebSocket is opened over HTTP/1.1, not HTTP/2."),
-            ("protocol", "HTTP/2.0", "A WebSocket is opened over HTTP/1.1, not HTTP/2.0."),
-            ("protocol", "", "A WebSocket is opened over HTTP/1.1, not ."),
+            ("protocol", "HTTP/1.0", NO_HTTP_1_1.format("HTTP/1.0")),
+            ("protocol", "HTTP/2", NO_HTTP_1_1.format("HTTP/2")),
+            ("protocol", "HTTP/2.0", NO_HTTP_1_1.format("HTTP/2.0")),
+            ("protocol", "", NO_HTTP_1_1.format("")),
             ("host", None, NO_HOST),
             ("host", "", NO_HOST),
             ("host", "a.example,b.example", NO_HOST),
-            ("upgrade", None, NO_UPGRADE),
-            ("upgrade", "", NO_UPGRADE),
+            ("upgrade", None, DROPPED),
+            ("upgrade", "", DROPPED),
+            ("upgrade", " ,", DROPPED),
             ("upgrade", "websocket, h2c", NO_UPGRADE),
             ("upgrade", "websocket, websocket", NO_UPGRADE),
             ("upgrade", "websocket/13", NO_UPGRADE),
@@ -145,12 +160,10 @@ class TestSection4_2_1:
             ("key", KEY[:5] + "-" + KEY[6:], NO_KEY),
             ("key", KEY[:5] + "é" + KEY[6:], NO_KEY),
             ("key", "A" * 1000, NO_KEY),
-            ("subprotocols", "", NO_TOKENS),
             ("subprotocols", "a b", NO_TOKENS),
             ("subprotocols", "grün", NO_TOKENS),
             ("subprotocols", "chat, chat", "Sec-WebSocket-Protocol offers a subprotocol twice."),
             ("subprotocols", "a," * 2000, f"Sec-WebSocket-Protocol offers more than {MAX_ITEMS} subprotocols."),
-            ("extensions", "", "Sec-WebSocket-Extensions is malformed at character 0: wanted a token."),
             ("extensions", "a\xff", "Sec-WebSocket-Extensions is malformed at character 1."),
             (
                 "extensions",
@@ -167,7 +180,35 @@ class TestSection4_2_1:
     )
     def test_value_refused(self, field: str, value: str | None, sentence: str) -> None:
         """Each broken rule is answered with 400, the version that is spoken here and a sentence (4.2.1, 4.4)."""
-        assert judged(**{field: value}) == Refusal("400 Bad Request", (VERSION,), sentence)
+        answer = judged(**{field: value})
+        assert answer[:3] == ("400 Bad Request", (VERSION,), sentence)
+
+    @pytest.mark.parametrize("protocol", ["HTTP/1.0", "HTTP/1.1", "HTTP/2"])
+    @pytest.mark.parametrize("upgrade", [None, ""])
+    def test_upgrade_that_a_proxy_dropped(self, protocol: str, upgrade: str | None) -> None:
+        """The key is there and the upgrade is not: the sentence says so, whatever HTTP version the proxy speaks."""
+        answer = judged(protocol=protocol, upgrade=upgrade, connection="close")
+        assert answer == Refusal("400 Bad Request", (VERSION,), DROPPED, about_setup=True)
+
+    @pytest.mark.parametrize(
+        ("changes", "about_setup"),
+        [
+            ({"upgrade": None}, True),
+            ({"connection": None}, True),
+            ({"protocol": "HTTP/1.0"}, True),
+            ({"origin": "null"}, True),
+            ({"host": None}, False),
+            ({"method": "POST"}, False),
+            ({"upgrade": "h2c"}, False),
+            ({"version": "8"}, False),
+            ({"key": "x"}, False),
+            ({"extensions": ";"}, False),
+        ],
+    )
+    def test_refusal_that_a_setting_can_cure(self, changes: dict[str, str | None], about_setup: bool) -> None:
+        """A refusal that a wrong setting, of ours or of a proxy, may have caused is marked as such."""
+        answer = judged(**changes)
+        assert isinstance(answer, Refusal) and answer.about_setup is about_setup
 
     @pytest.mark.parametrize("method", ["POST", "HEAD", "OPTIONS", "get", "CONNECT", ""])
     def test_method_refused(self, method: str) -> None:
@@ -191,6 +232,14 @@ class TestSection4_2_1:
         sentence = "A header of the handshake is longer than 8192 characters."
         assert judged(**{field: "a" * MAX_FIELD + "a"}) == Refusal("400 Bad Request", (VERSION,), sentence)
 
+    @pytest.mark.parametrize("field", ["origin", "host"])
+    def test_long_value_is_shortened_in_the_sentence(self, field: str) -> None:
+        """What a peer chooses is escaped and cut, so that a line of the log stays a line."""
+        answer = judged(**{"origin": "https://evil.example", field: "\n\xff" + "a" * 8000})
+        assert isinstance(answer, Refusal)
+        assert "'\\n\\xff" + "a" * 98 + "...'" in answer.sentence
+        assert answer.sentence.isascii() and answer.sentence.isprintable()
+
     @pytest.mark.parametrize("value", ["a" * MAX_FIELD, "a" * (MAX_FIELD - 2) + " ,"])
     def test_field_of_the_greatest_length_is(self, value: str) -> None:
         """What fits into a line is judged by what it says."""
@@ -200,9 +249,28 @@ class TestSection4_2_1:
 
     def test_foreign_origin_refused(self) -> None:
         """A page of another origin is answered with 403 before anything is opened (10.2; attack 1)."""
-        assert judged(origin="https://evil.example") == Refusal(
-            "403 Forbidden", (), "Pages of this origin may not open a WebSocket here."
-        )
+        sentence = NOT_LISTED.format("https://evil.example", "server.example.com")
+        assert judged(origin="https://evil.example") == Refusal("403 Forbidden", (), sentence, about_setup=True)
+
+    @pytest.mark.parametrize(
+        ("origin", "host", "confused"),
+        [
+            ("http://localhost:8000", "127.0.0.1:8000", True),
+            ("http://127.0.0.1:8000", "localhost:8000", True),
+            ("http://[::1]:8000", "LOCALHOST", True),
+            ("http://localhost:3000", "localhost:8000", False),
+            ("http://127.0.0.1:3000", "127.0.0.1:8000", False),
+            ("http://localhost:8000", "server.example.com", False),
+            ("http://server.example.com", "localhost:8000", False),
+            ("null", "localhost:8000", False),
+            ("http://localhost:8000", "@", False),
+        ],
+    )
+    def test_two_names_of_this_machine(self, origin: str, host: str, confused: bool) -> None:
+        """A page of localhost that connects to 127.0.0.1, or the reverse: the sentence says that they differ."""
+        answer = judged(origin=origin, host=host)
+        assert isinstance(answer, Refusal)
+        assert answer.sentence == NOT_LISTED.format(origin, host) + (TWO_NAMES if confused else "")
 
     def test_absent_origin_passes(self) -> None:
         """What sends no Origin is no browser: it passes (10.2), whatever the list."""
@@ -374,6 +442,10 @@ class TestSection10_2:
             ("chrome-extension://abcdefgh", "chrome-extension://abcdefgh"),
             ("null", "null"),
             ("null", "*"),
+            ("file://", "file://"),
+            ("localhost:8025", "localhost:8025"),
+            ("example.com", "example.com"),
+            ("https://example.com/project", "https://example.com/project"),
             ("anything at all", "*"),
             ("", "*"),
         ],
@@ -406,6 +478,13 @@ class TestSection10_2:
             ("https://null", "null"),
             ("https://example.com", "example.com"),
             ("https://example.com", "https://example.com/"),
+            ("https://example.com", "https://example.com/project"),
+            ("https://example.com/project/", "https://example.com/project"),
+            ("file://", "file:///"),
+            ("LOCALHOST:8025", "localhost:8025"),
+            ("localhost:8025", "localhost"),
+            ("same-origin", "same-origin"),
+            ("*", "https://*.example.com"),
             ("https://example.com", "https://*"),
             ("https://server.example", "https://example.com"),
         ],
@@ -504,6 +583,22 @@ class TestSection4_2_2:
         """An Upgrade that names WebSocket in any way is for the rules; any other request is none of ours."""
         assert wants_websocket(upgrade) is wants
 
+    @pytest.mark.parametrize(
+        ("upgrade", "key", "dropped"),
+        [
+            (None, KEY, True),
+            ("", KEY, True),
+            (", ", "", True),
+            ("websocket", KEY, False),
+            ("h2c", KEY, False),
+            (None, None, False),
+            ("", None, False),
+        ],
+    )
+    def test_upgrade_dropped(self, upgrade: str | None, key: str | None, dropped: bool) -> None:
+        """A key without any Upgrade is half of a handshake."""
+        assert upgrade_dropped(upgrade, key) is dropped
+
 
 class TestSection4_1:
     """The client's check of the answer."""
@@ -577,7 +672,13 @@ class TestSection4_1:
             Parameters(client_max_window_bits=10),
         )
 
-    @pytest.mark.parametrize("header", ["", "permessage-deflate;", "foo", "permessage-deflate; foo"])
+    @pytest.mark.parametrize("header", ["", ","])
+    @pytest.mark.parametrize("offered", [None, Parameters()])
+    def test_empty_extensions_are_absent(self, header: str, offered: Parameters | None) -> None:
+        """An empty list in the answer names no extension, whatever was offered (RFC 9110 5.6.1)."""
+        assert check_response(101, {**ANSWER, "sec-websocket-extensions": header}, KEY, (), offered) == (None, None)
+
+    @pytest.mark.parametrize("header", ["permessage-deflate;", "foo", "permessage-deflate; foo"])
     def test_wrong_extension(self, header: str) -> None:
         """A malformed answer, and one that was not offered, fails the connection (item 5)."""
         with pytest.raises(ValueError, match=r"Extensions|extension"):

@@ -121,6 +121,9 @@ def test_list_items(value: str, items: list[str]) -> None:
         ("Chat, chat", ("Chat", "chat")),
         ("chat, , superchat,", ("chat", "superchat")),
         (",chat", ("chat",)),
+        ("", ()),
+        (" \t", ()),
+        (", ,", ()),
     ],
 )
 def test_subprotocols_in_order(value: str, tokens: tuple[str, ...]) -> None:
@@ -128,11 +131,9 @@ def test_subprotocols_in_order(value: str, tokens: tuple[str, ...]) -> None:
     assert parse_subprotocols(value) == tokens
 
 
-@pytest.mark.parametrize(
-    "value", ["", " ", ",", "a b", "a;b", 'a, "b"', "grün", "a\x00", "a/b", "a, b\x0bc", "a\xa0", "\x1ca"]
-)
+@pytest.mark.parametrize("value", ["a b", "a;b", 'a, "b"', "grün", "a\x00", "a/b", "a, b\x0bc", "a\xa0", "\x1ca"])
 def test_subprotocols_not_tokens(value: str) -> None:
-    """A list without items, or with one that is no token, is refused (RFC 6455 4.3: 1#token)."""
+    """A list with an item that is no token is refused (RFC 6455 4.3)."""
     with pytest.raises(ValueError, match=r"^Sec-WebSocket-Protocol is not a list of tokens$"):
         parse_subprotocols(value)
 
@@ -175,6 +176,9 @@ def test_subprotocols_too_many(value: str) -> None:
         ("foo, foo", [("foo", ()), ("foo", ())]),
         ("foo, , bar,", [("foo", ()), ("bar", ())]),
         (" ,foo", [("foo", ())]),
+        ("", []),
+        (" \t", []),
+        (" , ,", []),
         (
             "permessage-deflate; client_max_window_bits, permessage-deflate",
             [("permessage-deflate", (("client_max_window_bits", None),)), ("permessage-deflate", ())],
@@ -189,8 +193,6 @@ def test_extensions_in_order(value: str, extensions: list[headers.Extension]) ->
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
-        ("", "Sec-WebSocket-Extensions is malformed at character 0: wanted a token"),
-        (" , ,", "Sec-WebSocket-Extensions is malformed at character 4: wanted a token"),
         (";a", "Sec-WebSocket-Extensions is malformed at character 0: wanted a token"),
         ("a;", "Sec-WebSocket-Extensions is malformed at character 2: wanted a token"),
         ("a; ,b", "Sec-WebSocket-Extensions is malformed at character 3: wanted a token"),
