@@ -25,6 +25,7 @@ DESIGN = Path(__file__).parents[1] / "docs" / "design.md"
 ROOMS: dict[str, tuple[int, set[str]]] = {
     "codes": (0, set()),
     "typing": (0, set()),
+    "coroutines": (0, set()),
     "exceptions": (1, {"codes"}),
     "adapter": (1, {"typing"}),
     "config": (2, {"codes", "adapter", "exceptions"}),
@@ -134,6 +135,7 @@ LINES = [line for line, _ in ROOMS.values()]
 
 FOREIGN = {
     "gevent": {
+        "coroutines",
         "turns",
         "shortpath",
         "transport",

@@ -14,6 +14,7 @@ import gevent.event
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from gws_middleware import ConnectionClosed, WebSocketMiddleware
+from gws_middleware.coroutines import run
 from gws_middleware.typing import Environ, StartResponse
 
 from .common import Router, configure_logging, query, record, text_response
@@ -54,6 +55,28 @@ def echo(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     for message in ws:
         ws.send(message)
     record(environ, "ended")
+    return []
+
+
+@app.at("/native")
+def native(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Native threads send back what comes, in upper case."""
+    ws = environ["wsgi.websocket"]
+    for message in ws:
+        gevent.get_hub().threadpool.apply(ws.send, (message.upper(),))
+    return []
+
+
+@app.at("/coroutine")
+def coroutine(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Coroutines do."""
+    ws = environ["wsgi.websocket"]
+
+    async def answer(message: str) -> None:
+        ws.send(message.upper())
+
+    for message in ws:
+        run(answer(message))
     return []
 
 
