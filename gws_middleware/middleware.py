@@ -580,6 +580,9 @@ class _Response:
         if self._server.closes_by_exception:
             raise _left_behind()
 
+    def __del__(self) -> None:
+        self._stop()  # a wrapper outside of ours has read all of it, and forgotten to close it
+
 
 def _left_behind() -> OSError:
     """What gunicorn takes for a peer that has gone. StopIteration would do too, but not through a generator."""

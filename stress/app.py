@@ -213,6 +213,22 @@ def raising(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     return []
 
 
+@at("/page")
+def page(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """More than a connection's buffers may hold."""
+    return text_response(start_response, "x" * 2**20)
+
+
+@at("/late")
+def late(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Waits for something else, accepts, and looks at nothing but the end."""
+    gevent.sleep(0.3)
+    ws = environ["wsgi.websocket"]
+    while not ws.closed:
+        gevent.sleep(0.05)
+    return []
+
+
 @at("/flood")
 def flood(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """Sends as fast as the peer takes it, and more."""

@@ -384,6 +384,22 @@ def reset_at_once(peer: Peer, chance: random.Random) -> None:
     peer.reset()
 
 
+@attack("24 left before the view accepts")
+def left_early(peer: Peer, chance: random.Random) -> None:
+    """The view waits for something else meanwhile, or has just accepted."""
+    peer.say(upgrade_request("/late"))
+    time.sleep(chance.uniform(0, 0.4))
+    chance.choice((peer.reset, peer.close))()
+
+
+@attack("30 page and handshake, both unread")
+def unread_page(peer: Peer, chance: random.Random) -> None:
+    """The 101, or the answer that refuses, waits behind a page that nobody reads."""
+    peer.say(request("/page") * chance.randrange(1, 4) + upgrade_request(chance.choice(("/echo", "/late", "/nowhere"))))
+    time.sleep(chance.uniform(0, 4))
+    chance.choice((peer.reset, peer.close))()
+
+
 @attack("24 RST while the view sends")
 def reset_of_a_flood(peer: Peer, chance: random.Random) -> None:
     """In the middle of a frame."""

@@ -298,7 +298,7 @@ class TestLife:
         ws = unaccepted(lambda headers: pytest.fail("the 101 was sent"))
         with pytest.raises(LookupError):
             ws.accept()
-        assert not ws.accepted and not ws.closed
+        assert not ws.accepted and not ws._is_closed
 
 
 class TestSettings:

@@ -265,6 +265,17 @@ class TestPlaces:
         answer.close()
         assert (taken["worker"], here.reserved) == (1, {})
 
+    @pytest.mark.parametrize("app", [forbids, forbids_lazily, closes])
+    def test_no_timer_is_left_by_a_wrapper_that_does_not_close_the_response(self, app: Callable[..., Any]) -> None:
+        """The deadline of the server's last write goes with the response, and cannot hit the next request."""
+        loop = gevent.get_hub().loop
+        before = loop.activecnt
+        answer: Any = WebSocketMiddleware(app)(upgrade(Server()), lambda *arguments: None)
+        body = b"".join(answer)
+        while_writing = loop.activecnt
+        del answer
+        assert (bool(body), while_writing, loop.activecnt) == (True, before + 1, before)
+
     def test_next_one_comes_in_when_one_has_left(self) -> None:
         """The places are of those who are here."""
         app = WebSocketMiddleware(echo, **ONE)
