@@ -182,9 +182,10 @@ class _Noting:
             self._server.failure = error
             raise
 
-    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Any:
         with self._noted():
-            return _Noting(self._inside(environ, start_response), self._server)
+            result = self._inside(environ, start_response)
+        return _Noting(result, self._server) if hasattr(result, "__iter__") else result
 
     def __iter__(self) -> Iterator[bytes]:
         with self._noted():

@@ -41,7 +41,7 @@ DATA = {
 
 
 def main(argument: str) -> None:
-    """Open the sockets, say so, send, and read until the standard input ends; then tell how much was sent and read."""
+    """Open the sockets, send, say so, and go on until the standard input ends; then tell how much was sent and read."""
     port, path, count, data, again, cores = json.loads(argument)
     os.sched_setaffinity(0, cores)
     allow_files(count + 100)
@@ -57,9 +57,9 @@ def main(argument: str) -> None:
         assert head.startswith(b"HTTP/1.1 101"), head
         sock.setblocking(False)
         sockets[sock.fileno()] = sock
-    print("ready", flush=True)
     left = dict.fromkeys(sockets, whole)
     sent = received = segments = 0
+    ready = False
     with select.epoll() as poll:
         poll.register(0, select.EPOLLIN)
         for number in sockets:
@@ -85,6 +85,9 @@ def main(argument: str) -> None:
                 except OSError:
                     poll.unregister(number)
                     continue
+                if not ready:
+                    ready = True
+                    print("ready", flush=True)
                 if whole and not left[number]:
                     segments += 1
                     if again:

@@ -92,7 +92,7 @@ apps = pytest.mark.parametrize("app", APPS)
 def talk(app: Any) -> None:
     """One connection from beginning to end, however far it comes."""
     client = connect(app, timeout=2)
-    with suppress(Exception):
+    with suppress(Exception, Injected):
         client.__enter__()
         client.send("x")
         client.receive()
@@ -123,7 +123,7 @@ STEPS: dict[str, Callable[[pytest.MonkeyPatch], object]] = {
     "server.leave": lambda patch: patch.setattr(_PairServer, "leave", fails),
     "server.log_later": lambda patch: patch.setattr(_PairServer, "log_later", fails),
     "server.start_response": lambda patch: patch.setattr(_PairServer, "start_response", fails),
-    "engine": lambda patch: patch.setattr(websocket, "Connection", fails),
+    "engine": lambda patch: patch.setattr(websocket, "engine_for", fails),
     "kernel options": lambda patch: patch.setattr(websocket, "give_up_silent", fails),
     "transport": lambda patch: patch.setattr(websocket, "Transport", fails),
     "transport.start": lambda patch: patch.setattr(Transport, "start", fails),
@@ -200,7 +200,7 @@ class Injection:
             if event == "line" and not _is_try(frame) and gevent.getcurrent() is current:
                 self.count += 1
                 if self.count - 1 == self.number:
-                    self.place = f"{frame.f_code.co_qualname}:{frame.f_lineno}"
+                    self.place = f"{frame.f_code.co_name}:{frame.f_lineno}"
                     raise Injected
             return trace
 

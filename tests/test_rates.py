@@ -185,7 +185,7 @@ class TestBoth:
             peer.close(4001, "bye")
             assert ws.receive() is None
             until(lambda: not len(ws._registry))
-            assert (ws.close_code, ws._registry.counters.closed) == (4001, {4001: 1})
+            assert (ws.close_code, ws._registry.counters.closed) == (4001, {"4xxx": 1})
 
     def test_ended_connection_is_freed_at_once(self) -> None:
         """An engine with rates needs no garbage collector."""

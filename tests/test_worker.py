@@ -64,7 +64,7 @@ def test_settings_come_from_the_nearest_place(
             {"GWS_MAX_MESSAGE_SIZE": "many"},
             [],
             BEHAVIOURS,
-            "the environment variable GWS_MAX_MESSAGE_SIZE is 'many': wanted a number",
+            "the environment variable GWS_MAX_MESSAGE_SIZE is 'many': wanted a whole number from 1 to",
         ),
         (
             "worker",
