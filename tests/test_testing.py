@@ -519,10 +519,19 @@ class TestEnd:
 
 
 def sends_and_sleeps(environ: Environ, start_response: StartResponse) -> list[bytes]:
-    """As one writes it for a patched server; Python's own ``sleep`` never gives way."""
+    """As one writes it for a patched server; Python's own ``sleep`` never gives way, but ``send`` does."""
     ws = environ["wsgi.websocket"]
     while not ws.closed:
         ws.send("tick")
+        time.sleep(0.01)
+    return []
+
+
+def sleeps(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    """The same, which waits for something else."""
+    ws = environ["wsgi.websocket"]
+    ws.send("tick")
+    while not ws.closed:
         time.sleep(0.01)
     return []
 
@@ -598,7 +607,7 @@ class TestHeldLoop:
     @pytest.mark.parametrize(
         ("app", "function"),
         [
-            (sends_and_sleeps, "sends_and_sleeps"),
+            (sleeps, "sleeps"),
             (computes, "computes"),
             (blocks, "blocks"),
             (computes_early, "computes_early"),
@@ -617,6 +626,13 @@ class TestHeldLoop:
         assert f", in {function}\n" in sentence
         assert "gevent has not patched this process" in sentence
         assert "gws_middleware/" not in sentence
+
+    def test_view_that_sends_and_sleeps_is_tested_as_any(self) -> None:
+        """Also where the test waits for nothing of it."""
+        with connect(sends_and_sleeps) as client:
+            assert [client.receive() for _ in range(3)] == ["tick"] * 3
+        with connect(sends_and_sleeps):
+            pass
 
     @pytest.mark.parametrize("wait", WAITS)
     def test_every_wait_ends(self, wait: str) -> None:
@@ -791,14 +807,15 @@ from gws_middleware.testing import connect
 
 def hangs(environ, start_response):
     ws = environ["wsgi.websocket"]
+    ws.send("tick")
     while not ws.closed:
-        ws.send("tick")
         time.sleep(0.1)
     return []
 
 def test_messages():
     with connect(hangs, timeout=60) as ws:
         assert ws.receive() == "tick"
+        ws.receive()
 
 def test_nothing():
     with connect(hangs, timeout=60):
