@@ -219,8 +219,8 @@ class Transport(TransportPath):
         elif self._turn.is_over():
             self.flush()  # a view that computes, or a call that blocks: the end of this turn may be far away
         elif self._writer is None:
-            self._flush_due = True
             self._loop.run_callback(self._end_of_tick)
+            self._flush_due = True
 
     def write_parts(self, parts: Sequence[bytes]) -> None:
         """Send a big frame in parts: they join the outbox uncopied, and what the kernel takes goes at once."""

@@ -19,6 +19,7 @@ have used up a turn already.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from typing import Any
 
 import gevent
 from gevent import getcurrent
+from gevent._hub_local import get_hub_if_exists
 from gevent.hub import Waiter
 from gevent.monkey import get_original
 
@@ -119,12 +121,17 @@ class Turns(Turn):
             raise error
         return result
 
+    def forked(self) -> None:
+        """This is a process that has just been forked: what waits here are copies of the parent's greenlets."""
+        self._woken.clear()
+        self._resumed.clear()
+
     def _arm(self) -> None:
         if not self._armed:
-            self._armed = True
             # A callback alone would run before the loop polls again. The timer makes it poll, without waiting.
             timer = self._hub.loop.timer(0)
             timer.start(self._polled, timer)
+            self._armed = True  # only now: an exception in between would leave all connections of the hub waiting
 
     def _polled(self, timer: Any) -> None:
         """Runs in the hub, among the events of a poll: the queue comes after the sockets that were ready."""
@@ -140,7 +147,7 @@ class Turns(Turn):
             while woken and not self.is_over():
                 woken.popleft()()
             # One at least, or those that have used up a turn might never get another one.
-            for _ in range(resumable):
+            for _ in range(min(resumable, len(resumed))):
                 resumed.popleft()()
                 if self.is_over():
                     break
@@ -160,3 +167,14 @@ def turns_of(hub: Any) -> Turns:
         turns = Turns(hub)
         setattr(hub, _ATTRIBUTE, turns)
     return turns
+
+
+def _forked() -> None:
+    """In a process that has just been forked."""
+    turns = getattr(get_hub_if_exists(), _ATTRIBUTE, None)
+    if turns is not None:
+        turns.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

@@ -48,6 +48,11 @@ _forever = Event()
 _answered, _stored = itertools.count(1), itertools.count(1)
 
 
+def client_address(environ: Environ) -> Any:
+    """For the setting of that name: a header that a proxy sets. It fails where the proxy has let a wrong one pass."""
+    return environ["HTTP_X_ADDRESS"].encode("ascii") if "HTTP_X_ADDRESS" in environ else None
+
+
 def at(path: str) -> Callable[[WSGIApp], WSGIApp]:
     """Decorator: the view of ``path``."""
 
@@ -253,6 +258,24 @@ def computing_detached(environ: Environ, start_response: StartResponse) -> Itera
     ws = opened(environ, start_response)
     if ws is not None:
         ws.detach(on_message=lambda ws, message: _block(0.001))
+    return []
+
+
+@at("/limited")
+def limited(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Echoes ten messages that come at once, and no more."""
+    ws = environ.get("wsgi.websocket")
+    if ws is not None:
+        ws.limits(message_rate=5, rate_burst=2)
+    return echo(environ, start_response)
+
+
+@at("/deaf")
+def deaf(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """A view that takes nothing of what comes."""
+    ws = opened(environ, start_response)
+    if ws is not None:
+        gevent.sleep(1)
     return []
 
 

@@ -40,6 +40,9 @@ def settings() -> dict[str, object]:
         "close_timeout": 1.0,
         "send_timeout": 2.0,
         "compression": "shared",
+        "client_address": "stress.app.client_address",
+        "max_connections_per_address": 10_000,
+        "max_connections": 10_000,
         **({"ping_interval": 2.0, "ping_timeout": 2.0} if knows("ping_interval") else {}),
     }
 
@@ -223,6 +226,66 @@ def burst(peer: Peer, chance: random.Random) -> None:
     peer.open(chance.choice(ECHOES))
     peer.say(frame(TEXT, b"x" * 500) * 60)
     peer.reset()
+
+
+# --- more than its share (rows 26 to 29) ---------------------------------------------------------------------------
+
+
+@attack("26 burst for a view that computes")
+def burst_for_a_slow_view(peer: Peer, chance: random.Random) -> None:
+    """Many small messages at once, which take their time, and gone or not."""
+    peer.open(chance.choice(("/compute", "/compute-detached")))
+    peer.say(frame(TEXT, b"x") * 300)
+    if chance.random() < 0.5:
+        time.sleep(chance.uniform(0, 0.5))
+    chance.choice((peer.reset, peer.close))()
+
+
+@attack("26 ten thousand messages in one segment")
+def burst_of_small_messages(peer: Peer, chance: random.Random) -> None:
+    """All are echoed, in order."""
+    peer.open("/echo")
+    peer.say(b"".join(frame(TEXT, b"%d" % number) for number in range(2000)))
+    for number in range(2000):
+        received = peer.read_frame()
+        if received.opcode == CLOSE and received.code == SHUTDOWN:
+            raise EOFError(f"closed with {received.code}")
+        assert received == Frame(TEXT, b"%d" % number), received
+    peer.close()
+
+
+@attack("27 burst above the rate")
+def burst_above_the_rate(peer: Peer, chance: random.Random) -> None:
+    """Ten are echoed, then 1008."""
+    peer.open("/limited")
+    peer.say(frame(TEXT, b"x") * 500)
+    echoes = 0
+    while (received := peer.read_frame()).opcode != CLOSE:
+        echoes += 1
+    assert received.code in (1008, SHUTDOWN), f"closed with {received.code}"
+    assert echoes <= 12, f"{echoes} echoes"
+    peer.say(close_frame(received.code))
+    peer.read_until_eof()
+
+
+@attack("28 large texts for a view that takes nothing")
+def large_texts(peer: Peer, chance: random.Random) -> None:
+    """With a character that makes four bytes of each in memory, whole, compressed or unfinished; and gone."""
+    peer.open("/deaf", DEFLATE)
+    text = "😀".encode() + b"x" * (LIMIT - 4)
+    whole = frame(TEXT, deflated(text), rsv=4)
+    peer.say(chance.choice((whole * 20, frame(TEXT, text)[:-1], frame(TEXT, text) * 2)))
+    time.sleep(chance.uniform(0, 1))
+    chance.choice((peer.reset, peer.close))()
+
+
+@attack("29 header on which client_address fails")
+def bad_address(peer: Peer, chance: random.Random) -> None:
+    """500, and nothing is lost by it."""
+    peer.say(upgrade_request("/echo", ("X-Address", "caf\xe9")))
+    response = peer.read_response()
+    assert response.status == 500, response
+    peer.read_until_eof()
 
 
 # --- handshakes (rows 1, 3, 4, 16, 18, 20) -------------------------------------------------------------------------

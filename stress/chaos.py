@@ -49,6 +49,7 @@ WANTED = [
     r"\[ERROR\] Worker \(pid:\d+\) was sent SIGKILL",
     r"\[WARNING\] Invalid request from ip=",
     r"WebSocket '/raise': the application raised.*as told$",
+    r"Error handling request.*UnicodeEncodeError",  # attack 29
 ]
 """Records of the log that are as they should be."""
 

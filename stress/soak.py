@@ -25,7 +25,7 @@ from typing import NamedTuple
 import gevent
 from gevent.pool import Group
 
-from tests.rawclient import TEXT, Frame, close_frame, frame
+from tests.rawclient import CLOSE, CONTINUATION, PING, TEXT, Frame, close_frame, frame
 
 from .attacks import DEFLATE, deflated
 from .crew import Crew, crew, resident_bytes, until
@@ -115,7 +115,7 @@ class Soak:
         """A connection whenever it is time for one: all slots together keep to the rate."""
         chance = random.Random(slot)
         due = time.monotonic() + slot / self.rate
-        ways = [self.echoes, self.detached, self.compressed, self.in_the_room]
+        ways = [self.echoes, self.detached, self.compressed, self.in_the_room, self.bursts]
         number = slot
         while not self.over:
             gevent.sleep(max(0.0, due - time.monotonic()))
@@ -165,6 +165,16 @@ class Soak:
         """Hear one message of the room."""
         peer.open("/quiet-room")
         assert _unpinged(peer).payload.startswith(b"speaker:")
+
+    def bursts(self, peer: Peer) -> None:
+        """More messages, fragments and pings at once than are parsed in one turn of the loop, and 1008 for too many."""
+        peer.open("/limited" if self.counts["bursts"] % 4 == 3 else "/echo")
+        fragments = frame(TEXT, b"f", fin=False) + frame(CONTINUATION, b"f", fin=False) * 40 + frame(CONTINUATION)
+        peer.say(frame(TEXT, b"x") * 300 + frame(PING) * 40 + fragments)
+        while True:
+            received = peer.read_frame()
+            if received.opcode == CLOSE or received.payload == b"f" * 41:
+                break
 
     # --- those that stay -------------------------------------------------------------------------------------------
 

@@ -115,6 +115,7 @@ class TestSoundRuns:
         figures = sound["soak"].figures
         assert [name.rpartition(" ×")[0] for name in figures["what was done"].split(", ") if " × " in name] == [
             "HTTP requests",
+            "bursts",
             "compressed",
             "detached",
             "echoes",

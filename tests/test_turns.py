@@ -5,8 +5,11 @@ What computes here computes for a whole turn of the loop, so that an order of ev
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 from typing import Any
 
 import gevent
@@ -195,6 +198,56 @@ class TestQueue:
         waiting.kill()
         ticks()
         assert waiting.dead and not turns()._armed
+
+    def test_exception_in_the_middle_leaves_the_queue_served(self) -> None:
+        """Of a signal handler's, at any line: other connections wait there, too."""
+        for line in range(1, 20):
+            done: list[bool] = []
+            cut = raised_at_line(line, lambda: turns().later(lambda: None), "turns.py")
+            turns().later(lambda done=done: done.append(True))
+            until(lambda done=done: done)
+            if not cut:
+                break
+        assert line > 3
+
+    def test_child_has_none_of_its_parent_s_greenlets(self) -> None:
+        """They are copies there."""
+        turns().later(lambda: None)
+        child = os.fork()
+        if not child:
+            os._exit(len(turns()._resumed))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert len(turns()._resumed) == 1
+        until(lambda: not turns()._armed)
+
+
+def raised_at_line(number: int, function: Callable[[], object], file: str) -> bool:
+    """Call it, with an exception at that line, counted from 1, of those of this file that it comes by; whether it has
+    so many.
+    """
+
+    class Interruption(BaseException):
+        pass
+
+    left = number
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal left
+        if event == "line" and frame.f_code.co_filename.endswith(file):
+            left -= 1
+            if not left:
+                raise Interruption
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function()
+    except Interruption:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
 
 
 class TestBursts:
