@@ -29,7 +29,7 @@
     X(recv_into) X(send) X(iteration) X(data_received) X(queue) X(_read_failed) X(_lost) X(_write_failed)     \
     X(_keep) X(_flush_later) X(switch) X(_receive) X(_relax) X(_check_open) X(_wait_writable) X(encode)       \
     X(write_parts) X(write) X(_too_slow) X(feed) X(eventful) X(_eventful) X(_put) X(_start_work)              \
-    X(outbox_size) X(timeout) X(binary) X(flush) X(give_way) X(call) X(offer) X(_wake_later) X(frame)      \
+    X(outbox_size) X(timeout) X(binary) X(flush) X(_give_way) X(call) X(offer) X(_wake_later) X(frame)      \
     X(join)
 
 #define DECLARE(name) static PyObject *s_##name;
@@ -364,7 +364,7 @@ receive_within(WebSocket *self, PyObject *timeout)
         /* Before a message is taken: a caller that is cut off in its wait has lost none. */
         Turn *turn = to_turn(self->turn);
         int over = turn == NULL ? -1 : is_over(turn);
-        if (over < 0 || (over && tell(self->turn, s_give_way, NULL, NULL) < 0)) {
+        if (over < 0 || (over && tell((PyObject *)self, s__give_way, NULL, NULL) < 0)) {
             return NULL;
         }
         count = waiting(self);
@@ -507,7 +507,7 @@ send_(WebSocket *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names)
     if (over > 0 && is_foreign(turn)) {
         return call_in_loop(self, s_send, values[0], values[1]);
     }
-    if (over < 0 || (over > 0 && tell(self->turn, s_give_way, NULL, NULL) < 0)
+    if (over < 0 || (over > 0 && tell((PyObject *)self, s__give_way, NULL, NULL) < 0)
         || (!self->open && tell((PyObject *)self, s__check_open, NULL, NULL) < 0)) {
         return NULL;
     }
@@ -570,7 +570,7 @@ offer(WebSocket *self, PyObject *message)
     if (over > 0 && is_foreign(turn)) {
         return call_in_loop(self, s_offer, message, NULL);
     }
-    if (over < 0 || (over > 0 && tell(self->turn, s_give_way, NULL, NULL) < 0)) {
+    if (over < 0 || (over > 0 && tell((PyObject *)self, s__give_way, NULL, NULL) < 0)) {
         return NULL;
     }
     if (!self->open) {

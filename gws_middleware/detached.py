@@ -83,7 +83,7 @@ class Detached(Wire):
         try:
             while self._inbox:
                 if self._turn.is_over():
-                    self._turn.give_way()
+                    self._give_way()
                     continue
                 message = self._inbox.pop()
                 if self._paused:

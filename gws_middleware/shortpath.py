@@ -209,7 +209,7 @@ class WebSocketPath:
         in another thread of the operating system.
         """
         if self._inbox and self._turn.is_over():
-            self._turn.give_way()  # before a message is taken: a caller that is cut off in its wait has lost none
+            self._give_way()  # before a message is taken: a caller that is cut off in its wait has lost none
         if not self._inbox or self._stage != ATTACHED:
             straight = timeout is None and self._open and self._reader is None and not self._holds
             if not straight or self._stage != ATTACHED or self._turn.is_foreign():
@@ -250,7 +250,7 @@ class WebSocketPath:
             if self._turn.is_foreign():
                 self._turn.call(self.send, message, binary)
                 return
-            self._turn.give_way()
+            self._give_way()
         if not self._open:
             self._check_open()
         transport = self._transport
@@ -276,7 +276,7 @@ class WebSocketPath:
             if self._turn.is_foreign():
                 sent: bool = self._turn.call(self.offer, message)
                 return sent
-            self._turn.give_way()
+            self._give_way()
         if not self._open:
             return False
         if self._plain and type(message) is PreparedMessage:
@@ -317,6 +317,9 @@ class WebSocketPath:
     # What is not common.
 
     def _receive(self, timeout: float | None) -> Message | None:
+        raise NotImplementedError
+
+    def _give_way(self) -> None:
         raise NotImplementedError
 
     def _wake_later(self) -> None:

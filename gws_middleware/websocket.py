@@ -81,6 +81,7 @@ class WebSocket(Detached, OlderNames):
         self._turn = turns_of(hub)
         self._plain = True
         self._wakes = self._advances = False
+        self._yielding = 0
         self._registry = registry
         self._adapter = adapter.current()
         self._handshake: Handshake | None = handshake
@@ -359,7 +360,7 @@ class WebSocket(Detached, OlderNames):
     def _wait_writable(self, transport: Transport) -> None:
         transport.flush()
         if transport.outbox_size <= self._high_water:
-            self._turn.give_way()  # the peer reads as fast as this view sends: others have not been served meanwhile
+            self._give_way()  # the peer reads as fast as this view sends: others have not been served meanwhile
         high_water, seconds, grace = self._high_water, self._config.send_timeout, self._adapter.grace
         if grace is not None and transport.outbox_size > high_water and self._open and not self._drained(grace):
             self._adapter.idle()

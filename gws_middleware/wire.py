@@ -7,6 +7,7 @@ Rule: nothing here waits. What the transport and keepalive call runs in the hub.
 from __future__ import annotations
 
 import time
+from functools import partial
 from sys import getsizeof
 from typing import Any, NamedTuple
 
@@ -49,6 +50,7 @@ class Wire(WebSocketPath):
         "_registry",
         "_senders",
         "_wakes",
+        "_yielding",
     )
 
     _config: Config
@@ -63,6 +65,8 @@ class Wire(WebSocketPath):
     _senders: list[Any] | None
     _advances: bool
     """The engine goes on in another turn of the loop."""
+    _yielding: int
+    """Greenlets that let others run in the middle of their work with this connection."""
     _wakes: bool
     """The view that waits is woken in another turn of the loop."""
 
@@ -97,6 +101,14 @@ class Wire(WebSocketPath):
             self._turn.wake(self._conclude)
         else:
             self._hub.loop.run_callback(self._conclude)
+
+    def _give_way(self) -> None:
+        """Let others run before this greenlet goes on with the connection."""
+        self._yielding += 1
+        try:
+            self._turn.give_way()
+        finally:
+            self._yielding -= 1
 
     def _wake_later(self) -> None:
         """A message has come for a view that waits, in a turn of the loop that has lasted long enough."""
@@ -200,8 +212,14 @@ class Wire(WebSocketPath):
                 self.fail(CloseCode.POLICY_VIOLATION, "a flood of pings")
         transport.expect(engine.frame_left)
 
-    def _conclude(self) -> None:
-        """The peer has said goodbye or broken a rule: answer, and let go of the socket. Runs in the hub."""
+    def _conclude(self, times: int | None = None) -> None:
+        """The peer has closed or broken a rule: answer, and release the socket. Runs in the hub."""
+        if self._yielding and times != 0:
+            # The application is at the messages that came before, and lets others run meanwhile: its answers go first.
+            # It may do so before it takes each of them and before each answer; what sends for ever is not waited for.
+            times = 2 * len(self._inbox) + 2 if times is None else times
+            self._turn.later(partial(self._conclude, times - 1))
+            return
         transport, engine = self._transport, self._engine
         assert transport is not None
         assert engine is not None

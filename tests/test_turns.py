@@ -22,6 +22,7 @@ from gws_middleware.protocol.connection import Connection
 from gws_middleware.protocol.deflate import Deflate, Parameters
 from gws_middleware.shortpath import LASTS
 from gws_middleware.turns import Turns, turns_of
+from gws_middleware.typing import Message
 
 from .inprocess import CountingChannel, connected, deadline, hub_errors, masked_frame, spin, ticks, until
 
@@ -326,6 +327,35 @@ class TestBursts:
             each.__exit__(None, None, None)
         gevent.joinall(views, 5)
 
+    @pytest.mark.parametrize("detached", [False, True])
+    @pytest.mark.parametrize(
+        ("end", "code"), [(masked_frame(Opcode.CLOSE, b"\x0f\xa1"), 4001), (masked_frame(0x3), 1002)]
+    )
+    def test_messages_before_the_end_are_answered_before_it(self, end: bytes, code: int, detached: bool) -> None:
+        """Though the view lets others run between two of them."""
+        with connected() as (ws, peer):
+
+            def answer(ws: WebSocket, message: Message) -> None:
+                spin(COMPUTE)
+                ws.send(message)
+
+            def view() -> None:
+                for message in ws:
+                    answer(ws, message)
+
+            viewing = None
+            if detached:
+                ws.detach(answer)
+            else:
+                viewing = gevent.spawn(view)
+            ticks()
+            peer.sock.sendall(b"".join(masked_frame(Opcode.TEXT, b"%d" % number) for number in range(10)) + end)
+            assert [peer.receive() for _ in range(10)] == [str(number) for number in range(10)]
+            close_frame = peer.close_frame()
+            assert close_frame is not None and close_frame[0] == code
+            if viewing is not None:
+                viewing.get(timeout=5)
+
     def test_connection_that_ends_before_its_view_is_woken(self) -> None:
         """The view is told what came, and then the end: once each."""
         with connected() as (ws, peer):
@@ -520,6 +550,22 @@ class TestSending:
             gevent.spawn(ws.abort)
             viewing.get(timeout=5)
             peer.vanish()
+
+    def test_view_that_sends_without_a_pause_is_told_of_the_end(self) -> None:
+        """The peer's close frame is answered, though the view is always in the middle of something."""
+        with connected() as (ws, peer):
+
+            def view() -> None:
+                with suppress(ConnectionClosed):
+                    while True:
+                        spin(COMPUTE)
+                        ws.send("x")
+
+            viewing = gevent.spawn(view)
+            ticks()
+            peer.close(4001)
+            assert peer.close_frame() == (4001, "")
+            viewing.get(timeout=5)
 
 
 def in_a_thread(function: Callable[..., Any], *arguments: Any) -> Any:

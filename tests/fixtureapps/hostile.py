@@ -103,6 +103,52 @@ def obedient(environ: Environ, start_response: StartResponse) -> Iterable[bytes]
     return []
 
 
+# --- more than its share (rows 26 and 27) --------------------------------------------------------------------------
+
+
+@app.at("/computing")
+def computing(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Computes for each message (``?each=``, seconds); ``?detached=1``: without a view."""
+    ws, each = environ["wsgi.websocket"], float(query(environ, "each", "0.001"))
+
+    def compute(ws: Any, message: Any) -> None:
+        end = time.monotonic() + each
+        while time.monotonic() < end:
+            pass
+
+    if query(environ, "detached"):
+        ws.detach(compute)
+    else:
+        for message in ws:
+            compute(ws, message)
+    return []
+
+
+@app.at("/hurrying")
+def hurrying(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Sends small messages without a pause; ``?offer=1``: by what never waits."""
+    ws, prepared = environ["wsgi.websocket"], prepare("x" * 10)
+    ws.accept()
+    if query(environ, "offer"):
+        while ws.offer(prepared):
+            pass
+    else:
+        while True:
+            ws.send("x" * 10)
+    return []
+
+
+@app.at("/limited")
+def limited(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Echoes at a rate (``?rate=``, messages a second, ``?burst=``, seconds); ``?detached=1``: without a view."""
+    ws = environ["wsgi.websocket"]
+    ws.limits(message_rate=float(query(environ, "rate")), rate_burst=float(query(environ, "burst")))
+    if query(environ, "detached"):
+        ws.detach(lambda ws, message: ws.send(message))
+        return []
+    return echo(environ, start_response)
+
+
 # --- what an application passes on unchecked (row 15) --------------------------------------------------------------
 
 
