@@ -79,8 +79,8 @@ def fails_the_test(request: Any) -> None:
 @require_websocket
 def never_waits(request: Any) -> None:
     """Waits, but without gevent."""
+    request.websocket.send("tick")
     while not request.websocket.closed:
-        request.websocket.send("tick")
         time.sleep(0.01)
 
 
