@@ -127,18 +127,21 @@ def measure(report: Report, running: Crew, load: Load, seconds: float, bound: fl
 
 
 def main(report: Report, directory: Path, seconds: float, bound: float, faults: str = "") -> None:
-    """All loads in turn; each takes ``seconds``."""
+    """All loads in turn; each takes ``seconds``, and has a server of its own: what the kernel has received of the one
+    before would still be worked through.
+    """
     cores = Cores()
     allow_files(2000)
-    with ExitStack() as stack:
-        with pinned(cores.server):  # the server inherits it
-            env = {"STRESS_FAULTS": faults, "GWS_COMPRESSION": "shared", **without_pings()}
-            running = stack.enter_context(crew(report, directory, 1, options=["--timeout", "4"], env=env))
-        with pinned(cores.load):
-            for load in LOADS:
+    env = {"STRESS_FAULTS": faults, "GWS_COMPRESSION": "shared", **without_pings()}
+    for number, load in enumerate(LOADS):
+        with ExitStack() as stack:
+            with pinned(cores.server):  # the server inherits it
+                server = crew(report, directory / str(number), 1, options=["--timeout", "4"], env=env)
+                running = stack.enter_context(server)
+            with pinned(cores.load):
                 measure(report, running, load, seconds, bound, cores)
-    for problem in running.log.problems():
-        report.violation("log", problem.text[:2000])
+            for problem in running.log.problems():
+                report.violation("log", problem.text[:2000])
 
 
 def run(arguments: list[str]) -> int:

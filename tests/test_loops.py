@@ -30,16 +30,41 @@ FILES = [
 pytestmark = pytest.mark.timeout(300)
 
 
-@pytest.mark.parametrize(
-    ("loop", "speedups"), [("libuv", "1"), ("libuv", "0"), ("libev-cffi", "1"), ("pure Python", "0")]
-)
-def test_on_this_loop(loop: str, speedups: str) -> None:
+LANES = [("libuv", "1"), ("libuv", "0"), ("libev-cffi", "1"), ("pure Python", "0")]
+
+
+@pytest.fixture(scope="module")
+def lanes() -> dict[tuple[str, str], tuple[int, str]]:
+    """Exit status and output of the tests on each, all at once: they wait more than they compute."""
+    running = {}
+    for loop, speedups in LANES:
+        environ = {**os.environ, **LOOPS[loop], "GWS_SPEEDUPS": speedups}
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            *(str(TESTS / file) for file in FILES),
+        ]
+        running[loop, speedups] = subprocess.Popen(
+            command, env=environ, cwd=TESTS.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+    done = {}
+    for lane, process in running.items():
+        with process:
+            output, _ = process.communicate()
+        done[lane] = process.returncode, output
+    return done
+
+
+@pytest.mark.parametrize("lane", LANES, ids=" ".join)
+def test_on_this_loop(lanes: dict[tuple[str, str], tuple[int, str]], lane: tuple[str, str]) -> None:
     """Every test of them holds there, too, in C and in Python."""
-    environ = {**os.environ, **LOOPS[loop], "GWS_SPEEDUPS": speedups}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(str(TESTS / file) for file in FILES)]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, cwd=TESTS.parent, check=False)
-    assert done.returncode == 0, done.stdout[-5000:]
-    assert " passed" in done.stdout
+    status, output = lanes[lane]
+    assert status == 0, output[-5000:]
+    assert " passed" in output
 
 
 @pytest.mark.parametrize("loop", LOOPS)
