@@ -28,9 +28,9 @@ run: $(INSTALLED) ## Serve the chat on http://127.0.0.1:8000 (PORT=… for anoth
 	$(BIN)/python examples/chat/manage.py migrate --verbosity 0
 	$(BIN)/python -m gunicorn --config gunicorn_conf.py --workers 1 --bind 127.0.0.1:$(PORT) --chdir examples/chat project.wsgi
 
-# By file, because the tests of one share their servers. They wait more than they compute, so three go well on two cores.
+# By file, because the tests of one share their servers. They wait more than they compute, so four go well on two cores.
 test: $(INSTALLED) ## Run the whole test suite
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-all: $(INSTALLED) ## Run the suite on every CPython from 3.10 that this machine has
 	$(BIN)/python -m nox

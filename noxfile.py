@@ -41,7 +41,7 @@ def _runs(interpreter: str) -> bool:
 FOUND = {version: next(filter(_runs, _candidates(version)), None) for version in VERSIONS}
 MISSING = ", ".join(version for version, interpreter in FOUND.items() if interpreter is None)
 
-PARALLEL = ("--numprocesses=3", "--dist=loadfile", "--no-loadscope-reorder")
+PARALLEL = ("--numprocesses=4", "--dist=loadfile", "--no-loadscope-reorder")
 """As ``make test``."""
 
 nox.options.error_on_missing_interpreters = True

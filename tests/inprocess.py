@@ -123,6 +123,22 @@ def in_a_watcher(callback: Callable[[], None]) -> None:
     sender.send(b"x")
 
 
+def in_a_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What it returns or raises in a native thread of gevent's pool. Nothing but its end wakes this thread's loop."""
+
+    def call() -> tuple[Any, BaseException | None]:
+        try:
+            return function(*arguments), None
+        except BaseException as error:
+            return None, error
+
+    with deadline("the thread returns", 4 * DEADLINE):
+        returned, raised = gevent.get_hub().threadpool.apply(call)
+    if raised is not None:
+        raise raised
+    return returned
+
+
 # --- what no test may leave behind --------------------------------------------------------------------------------
 
 

@@ -138,7 +138,7 @@ class TestSoundRuns:
         assert figures["HUP: workers that took connections"] >= 3
         assert figures["max: workers used up"] >= 4
         for part in ("HUP", "max"):
-            assert figures[f"{part}: acknowledged"] == figures[f"{part}: messages sent"] > 60
+            assert figures[f"{part}: acknowledged"] == figures[f"{part}: messages sent"] >= 60
             assert figures[f"{part}: HTTP requests"] > 50
 
     def test_responsive_measures_http_beside_echoes(self, sound: dict[str, Run]) -> None:

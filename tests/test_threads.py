@@ -6,7 +6,6 @@ import asyncio
 import re
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import gevent
 import pytest
@@ -17,7 +16,7 @@ from gws_middleware.coroutines import run
 from gws_middleware.protocol.deflate import Parameters
 from gws_middleware.registry import Registry
 
-from .inprocess import Peer, connected, deadline, hub_errors, tcp_pair, unaccepted, until
+from .inprocess import Peer, connected, deadline, hub_errors, in_a_thread, tcp_pair, unaccepted, until
 from .servers import ROOT, Server
 
 __all__ = ["hub_errors"]
@@ -41,22 +40,6 @@ def eager() -> Iterator[None]:
     sys.setswitchinterval(1e-5)
     yield
     sys.setswitchinterval(interval)
-
-
-def in_a_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What it returns or raises in a native thread of gevent's pool. Nothing but its end wakes this thread's loop."""
-
-    def call() -> tuple[Any, BaseException | None]:
-        try:
-            return function(*arguments), None
-        except BaseException as error:
-            return None, error
-
-    with deadline("the thread returns", SECONDS):
-        returned, raised = gevent.get_hub().threadpool.apply(call)
-    if raised is not None:
-        raise raised
-    return returned
 
 
 # --- the table -----------------------------------------------------------------------------------------------------

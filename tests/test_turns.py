@@ -6,11 +6,8 @@ What computes here computes for a whole turn of the loop, so that an order of ev
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from contextlib import suppress
-from types import FrameType
-from typing import Any
 
 import gevent
 import pytest
@@ -24,7 +21,8 @@ from gws_middleware.shortpath import LASTS
 from gws_middleware.turns import Turns, turns_of
 from gws_middleware.typing import Message
 
-from .inprocess import CountingChannel, connected, deadline, hub_errors, masked_frame, spin, ticks, until
+from .inprocess import CountingChannel, connected, deadline, hub_errors, in_a_thread, masked_frame, spin, ticks, until
+from .interrupting import raised_at_line
 
 __all__ = ["hub_errors"]
 
@@ -204,7 +202,7 @@ class TestQueue:
         """Of a signal handler's, at any line: other connections wait there, too."""
         for line in range(1, 20):
             done: list[bool] = []
-            cut = raised_at_line(line, lambda: turns().later(lambda: None), "turns.py")
+            cut = raised_at_line(line, lambda: turns().later(lambda: None), "/turns.py")
             turns().later(lambda done=done: done.append(True))
             until(lambda done=done: done)
             if not cut:
@@ -220,35 +218,6 @@ class TestQueue:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert len(turns()._resumed) == 1
         until(lambda: not turns()._armed)
-
-
-def raised_at_line(number: int, function: Callable[[], object], file: str) -> bool:
-    """Call it, with an exception at that line, counted from 1, of those of this file that it comes by; whether it has
-    so many.
-    """
-
-    class Interruption(BaseException):
-        pass
-
-    left = number
-
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
-        nonlocal left
-        if event == "line" and frame.f_code.co_filename.endswith(file):
-            left -= 1
-            if not left:
-                raise Interruption
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        function()
-    except Interruption:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
 
 
 class TestBursts:
@@ -566,21 +535,6 @@ class TestSending:
             peer.close(4001)
             assert peer.close_frame() == (4001, "")
             viewing.get(timeout=5)
-
-
-def in_a_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call it in another thread of the operating system. (gevent's pool would print what it raises as well.)"""
-
-    def call() -> tuple[Any, BaseException | None]:
-        try:
-            return function(*arguments), None
-        except BaseException as error:
-            return None, error
-
-    result, error = get_hub().threadpool.apply(call)
-    if error is not None:
-        raise error
-    return result
 
 
 class TestThreads:

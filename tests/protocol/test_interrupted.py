@@ -4,10 +4,8 @@ memory. It is raised at each line in turn.
 
 from __future__ import annotations
 
-import sys
 import zlib
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -15,46 +13,22 @@ import pytest
 from gws_middleware.protocol import connection, deflate
 from gws_middleware.protocol.connection import Connection, prepare
 from gws_middleware.protocol.deflate import Deflate, Parameters
+from tests.interrupting import raised_at_line
 
 RESET = Parameters(server_no_context_takeover=True, client_no_context_takeover=True)
 TAKEOVER = Parameters(server_max_window_bits=12, client_max_window_bits=12)
 SECRET = "another connection's secret " * 100
-WATCHED = (deflate.__file__, connection.__file__)
-
-
-class Interruption(BaseException):
-    """As ``gevent.Timeout`` and KeyboardInterrupt, no Exception."""
 
 
 def interrupted_at_each_line(call: Callable[[], object]) -> Iterator[bool]:
-    """Run ``call`` again and again, with an exception at its first line of our modules, its second, and so on; whether
-    one was raised. The last run is whole.
+    """Run ``call`` again and again, with an exception at its first line of ours, its second, and so on; whether one was
+    raised. The last run is whole.
     """
-    line = 0
-    while True:
-        left = line = line + 1
-
-        def trace(frame: FrameType, event: str, argument: object) -> Any:
-            nonlocal left
-            if event == "line" and frame.f_code.co_filename in WATCHED:
-                left -= 1
-                if not left:
-                    raise Interruption
-            return trace
-
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
-            call()
-        except Interruption:
-            cut = True
-        else:
-            cut = False
-        finally:
-            sys.settrace(before)
+    line, cut = 0, True
+    while cut:
+        line += 1
+        cut = raised_at_line(line, call, deflate.__file__, connection.__file__)
         yield cut
-        if not cut:
-            return
 
 
 def inflated(frames: bytes, parameters: Parameters) -> list[str | bytes]:
