@@ -29,7 +29,7 @@
     X(recv_into) X(send) X(iteration) X(data_received) X(queue) X(_read_failed) X(_lost) X(_write_failed)     \
     X(_keep) X(_flush_later) X(switch) X(_receive) X(_relax) X(_check_open) X(_wait_writable) X(encode)       \
     X(write_parts) X(write) X(_too_slow) X(feed) X(eventful) X(_eventful) X(_put) X(_start_work)              \
-    X(outbox_size) X(timeout) X(binary) X(flush) X(_give_way) X(call) X(offer) X(_wake_later) X(frame)      \
+    X(outbox_size) X(timeout) X(binary) X(_give_way) X(call) X(offer) X(_wake_later) X(frame)      \
     X(join)
 
 #define DECLARE(name) static PyObject *s_##name;
@@ -159,13 +159,19 @@ is_over(Turn *self)
     return 0;
 }
 
-/* The turn in a member of another object; NULL with an exception. */
-static Turn *
+/* The turn in a member of another object; NULL with an exception. All are of one subclass: it is remembered, because to
+ * walk over its bases for each message costs more than all else that is done with the turn. */
+static inline Turn *
 to_turn(PyObject *object)
 {
-    if (object == NULL || !PyObject_TypeCheck(object, turn_type)) {
+    static PyTypeObject *subclass;
+    if (object == NULL || (Py_TYPE(object) != subclass && !PyObject_TypeCheck(object, turn_type))) {
         PyErr_SetString(PyExc_AttributeError, "there is no turn");
         return NULL;
+    }
+    if (Py_TYPE(object) != subclass) {
+        Py_XDECREF(subclass);
+        subclass = (PyTypeObject *)Py_NewRef(Py_TYPE(object));
     }
     return (Turn *)object;
 }
@@ -227,7 +233,7 @@ readable(Transport *self, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(queue_doc,
 "queue($self, data, /)\n--\n\n"
-"Send a frame when the turn ends, or has lasted too long, because more is about to follow.");
+"Send a frame when the turn ends, because more is about to follow.");
 
 static PyObject *
 queue(Transport *self, PyObject *data)
@@ -244,15 +250,10 @@ queue(Transport *self, PyObject *data)
     }
     self->bytes_sent += size;
     self->outbox_size += size;
-    if (!self->flush_due) {
-        return call((PyObject *)self, s__flush_later, NULL, NULL);
+    if (self->flush_due) {
+        Py_RETURN_NONE;
     }
-    Turn *turn = to_turn(self->turn);
-    int over = turn == NULL ? -1 : is_over(turn);
-    if (over > 0) {
-        return call((PyObject *)self, s_flush, NULL, NULL);
-    }
-    return none_or_error(over);
+    return call((PyObject *)self, s__flush_later, NULL, NULL);
 }
 
 /* The outbox is empty and nothing has been sent in this turn. */
@@ -284,7 +285,7 @@ PyDoc_STRVAR(write_doc,
 "write($self, data, /)\n--\n\n"
 "Send a frame without waiting.\n\n"
 "One that finds the outbox empty goes to the kernel at once; those that follow in the same turn of the loop are\n"
-"joined and leave together when it ends, or when it has lasted too long.");
+"joined and leave together when it ends.");
 
 static PyObject *
 transport_write(Transport *self, PyObject *data)

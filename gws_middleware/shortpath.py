@@ -111,7 +111,7 @@ class TransportPath:
         """Send a frame without waiting.
 
         One that finds the outbox empty goes to the kernel at once; those that follow in the same turn of the loop are
-        joined and leave together when it ends, or when it has lasted too long.
+        joined and leave together when it ends.
         """
         tick = self._turn.ticks.iteration
         if self.outbox_size or tick == self._tick:
@@ -129,21 +129,15 @@ class TransportPath:
             self._keep(data, sent)
 
     def queue(self, data: bytes) -> None:
-        """Send a frame when the turn ends, or has lasted too long, because more is about to follow."""
+        """Send a frame when the turn ends, because more is about to follow."""
         size = len(data)
         self.bytes_sent += size
         self._outbox.append(data)
         self.outbox_size += size
         if not self._flush_due:
             self._flush_later()
-        elif self._turn.is_over():
-            self.flush()
 
     # What is not common.
-
-    def flush(self) -> None:
-        """Hand to the kernel what it takes now."""
-        raise NotImplementedError
 
     def _read_failed(self, error: OSError) -> None:
         raise NotImplementedError

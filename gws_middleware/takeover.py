@@ -270,7 +270,14 @@ class _GunicornGevent(Server):
         response.chunked = False  # before 26.1 gunicorn would end the chunks of a 101 later
         fields = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
         head = f"HTTP/1.1 {response.status}\r\nConnection: Upgrade\r\n{fields}\r\n".encode("latin-1")
-        self._sock.sendall(head)
+        sock = self._sock
+        if not isinstance(sock, gevent.ssl.SSLSocket):
+            try:
+                head = head[sock._sock.send(head) :]  # nearly always all of it: gevent's sendall() costs as much again
+            except BlockingIOError:
+                pass
+        if head:
+            sock.sendall(head)
 
     def _share_names(self) -> None:
         """An open WebSocket keeps its request, and so does the next one: keep one copy of what is the same in all."""
