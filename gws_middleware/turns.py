@@ -42,16 +42,17 @@ allocate_lock: Callable[[], Any] = get_original("_thread", "allocate_lock")
 
 
 class _Iterations:
-    """Counts the iterations of a loop that does not do so itself, as gevent's on libuv."""
+    """Tells the iterations of a loop apart that does not count them, as gevent's on libuv: by its clock, which stands
+    still during each, in milliseconds. (A watcher could count them; but one that outlives its loop, because a thread
+    has ended, corrupts the memory there.)
+    """
 
     def __init__(self, loop: Any) -> None:
-        self.iteration = 0
-        self._check = loop.check(ref=False)
-        self._check.start(self._count)
+        self._loop = loop
 
-    def _count(self) -> None:
-        """Runs in the hub, after each poll."""
-        self.iteration += 1
+    @property
+    def iteration(self) -> int:
+        return round(self._loop.now() * 1000)
 
 
 class Turns(Turn):

