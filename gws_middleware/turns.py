@@ -52,7 +52,8 @@ class _Iterations:
 
     @property
     def iteration(self) -> int:
-        return round(self._loop.now() * 1000)
+        moment: float = self._loop.now()
+        return round(moment * 1000)
 
 
 class Turns(Turn):
