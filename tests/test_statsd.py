@@ -166,7 +166,7 @@ def test_gunicorns_own_timers_see_each_websocket_once(
         statsd.until(lambda: statsd.counters["gunicorn.request.status.200"] == asked + 2)
     assert (early, statsd.counters["gunicorn.request.status.101"]) == (0, 1)
     assert statsd.counters["gunicorn.requests"] == len(statsd.timers["gunicorn.request.duration"]) == asked + 3
-    assert 200 <= longest < 5000
+    assert 190 <= longest < 5000  # the test's 200 ms are of another clock, and begin before gunicorn's
 
 
 def test_pings_are_timed_in_milliseconds(server_directory: Path, statsd: Listener) -> None:
