@@ -30,7 +30,7 @@ pytestmark = pytest.mark.timeout(2 * LONGEST)  # half a minute of work; a busy m
 SOUND = {
     "chaos": ["--seconds", "8", "--seed", "1"],
     "soak": ["--seconds", "8", "--rate", "150"],
-    "restart": ["--seconds", "1", "--clients", "60", "--reloads", "2", "--max-requests", "200"],
+    "restart": ["--seconds", "2", "--clients", "60", "--reloads", "2", "--max-requests", "200"],
     "responsive": ["--seconds", "1", "--sockets", "50", "--interval", "0.5"],
     # The bound is for a machine that has nothing else to do; here the point is that no worker is killed.
     "fair": ["--seconds", "0.5", "--bound", "4"],
@@ -138,7 +138,7 @@ class TestSoundRuns:
         assert figures["HUP: workers that took connections"] >= 3
         assert figures["max: workers used up"] >= 4
         for part in ("HUP", "max"):
-            assert figures[f"{part}: acknowledged"] == figures[f"{part}: messages sent"] >= 60
+            assert figures[f"{part}: acknowledged"] == figures[f"{part}: messages sent"] > 60
             assert figures[f"{part}: HTTP requests"] > 50
 
     def test_responsive_measures_http_beside_echoes(self, sound: dict[str, Run]) -> None:
