@@ -27,7 +27,7 @@ from tests.rawclient import (
 from .crew import knows
 from .peer import Peer, can_vanish
 
-__all__ = ["DEFLATE", "SHUTDOWN", "Attack", "attacks", "deflated", "settings"]
+__all__ = ["DEFLATE", "EXPECTED_RECORDS", "SHUTDOWN", "Attack", "attacks", "deflated", "resource_attacks", "settings"]
 
 LIMIT = 2**18
 
@@ -47,6 +47,12 @@ def settings() -> dict[str, object]:
     }
 
 
+EXPECTED_RECORDS = [
+    r"\[WARNING\] Invalid request from ip=",
+    r"WebSocket '/raise': the application raised.*as told$",
+    r"Error handling request.*UnicodeEncodeError",  # attack 29
+]
+"""Records of the log that the attacks make, and that are as they should be."""
 SHUTDOWN = 1012
 """What a worker says that is told to stop in between."""
 ECHOES = ("/echo", "/detached", "/db/echo", "/db/detached")
@@ -510,6 +516,11 @@ def vanishing(peer: Peer, chance: random.Random) -> None:
     peer.open(chance.choice((*ECHOES, "/quiet-room")))
     time.sleep(chance.uniform(0, 2))
     peer.vanish()
+
+
+def resource_attacks() -> list[Attack]:
+    """Those that take memory, a slot or a write of the server, and leave: what they have taken is released."""
+    return [large_texts, unread_page, bad_address]
 
 
 def attacks() -> dict[str, Attack]:
