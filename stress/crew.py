@@ -24,6 +24,8 @@ from .report import Report
 
 __all__ = ["STORE", "Crew", "crew", "knows", "lives", "make_database", "resident_bytes", "until", "without_pings"]
 
+BOOT = 15.0
+"""Seconds that the replacement of a worker may take to serve."""
 BACKLOG = 4096
 """Connections that wait in the kernel while everybody comes back at once."""
 APPLICATION = "stress.app"
@@ -148,6 +150,8 @@ def crew(
     try:
         await_answer(running.server)
         yield running
+        # A worker that has just been forked does not receive SIGTERM: gunicorn then waits for graceful_timeout.
+        until(running.complete, BOOT)
     finally:
         code = running.server.end()
         if code != 0:

@@ -301,7 +301,7 @@ class Proxy:
             subprocess.run(command, env=self.environment, check=True, capture_output=True)
             return set()
         self.process.send_signal(signal.SIGHUP if self.name == "nginx" else signal.SIGUSR2)
-        eventually(lambda: self._listening() and not self._listening() & before, "listeners in new processes alone")
+        eventually(lambda: self._listening() and not self._listening() & before, "listeners in new processes alone", 30)
         return before
 
     def _workers(self) -> set[int]:

@@ -90,7 +90,11 @@ def test_numbers_are_those_of_the_clients(server_directory: Path, kind: str) -> 
                 client.send(refused)
                 client.read_response()
         found = scraped(
-            server, lambda seen: traffic(seen) == total(clients) and len(labelled(seen, "websocket_closed")) == 2
+            server,
+            lambda seen: (
+                traffic(seen) == total(clients)
+                and len(labelled(seen, "websocket_closed")) == len(labelled(seen, "websocket_refused")) == 2
+            ),
         )
     assert (found["websocket_accepted_total"], found["websocket_open"]) == (4, 2)
     assert labelled(found, "websocket_closed") == {"4xxx": 1, "1005": 1}
