@@ -13,7 +13,7 @@ help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 # gunicorn_h1c is gunicorn's C parser: tested where it can be built, done without elsewhere.
-$(INSTALLED): pyproject.toml setup.py gws_middleware/_channel.c gws_middleware/_shortpath.c gws_middleware/protocol/_speedups.c
+$(INSTALLED): pyproject.toml setup.py gws_middleware/connection/_channel.c gws_middleware/connection/_fastpath.c gws_middleware/protocol/_speedups.c
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'

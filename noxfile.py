@@ -62,7 +62,9 @@ def django(session: nox.Session, version: str) -> None:
     session.install("--editable", ".[dev]")
     session.install(f"django=={version}.*")
     others = "--ignore=tests/django/test_thirdparty.py"
-    session.run("python", "-m", "pytest", "tests/django", "tests/test_chat.py", others, *PARALLEL, *session.posargs)
+    session.run(
+        "python", "-m", "pytest", "tests/django", "tests/documents/test_chat.py", others, *PARALLEL, *session.posargs
+    )
 
 
 for version, interpreter in FOUND.items():

@@ -14,7 +14,11 @@ if choice not in ("", "0", "1"):
 
 extensions = [
     Extension(name, [name.replace(".", "/") + ".c"], extra_compile_args=["-O3"], optional=choice != "1")
-    for name in ("gws_middleware._channel", "gws_middleware._shortpath", "gws_middleware.protocol._speedups")
+    for name in (
+        "gws_middleware.connection._channel",
+        "gws_middleware.connection._fastpath",
+        "gws_middleware.protocol._speedups",
+    )
 ]
 
 setup(ext_modules=[] if choice == "0" else extensions)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .codes import CloseCode, Opcode
     from .config import Config
+    from .connection.websocket import WebSocket
     from .exceptions import ConfigError, ConnectionClosed, HandshakeRefused, WebSocketError
     from .middleware import WebSocketMiddleware
     from .protocol.connection import PreparedMessage, prepare
-    from .websocket import WebSocket
 
 __all__ = [
     "CloseCode",
@@ -41,7 +41,7 @@ _HOMES = {
     "HandshakeRefused": "exceptions",
     "Opcode": "codes",
     "PreparedMessage": "protocol.connection",
-    "WebSocket": "websocket",
+    "WebSocket": "connection.websocket",
     "WebSocketError": "exceptions",
     "WebSocketMiddleware": "middleware",
     "prepare": "protocol.connection",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from typing import Any
 
-from . import adapter
+from . import hooks
 from .codes import CloseCode, may_travel
 from .exceptions import ConfigError
 
@@ -323,7 +323,7 @@ class Config:
         """Options over the project's settings (``Adapter.settings``) over ``GWS_*`` environment variables over the
         defaults; a misspelt name names the nearest known one.
         """
-        options = {**adapter.current().settings(), **(options or {})}
+        options = {**hooks.current().settings(), **(options or {})}
         cls.check_names(options)
         values = _from_environ(os.environ if environ is None else environ)
         return cls(**{**values, **options})

@@ -25,9 +25,9 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import WebsocketMismatch
 
 from .codes import CloseCode
+from .connection.websocket import WebSocket
 from .exceptions import ConnectionClosed
 from .typing import Environ, StartResponse
-from .websocket import WebSocket
 
 __all__ = ["init_app", "websocket_route"]
 

@@ -16,15 +16,19 @@ from typing import Any
 
 from gevent import GreenletExit, Timeout, getcurrent
 
-from . import records, registry, stopping, takeover
-from .admission import full
-from .channel import Channel
 from .codes import CloseCode
 from .config import Config
+from .connection import logs
+from .connection.channel import Channel
+from .connection.websocket import WebSocket
 from .exceptions import ConnectionClosed
+from .process import registry, shutdown
+from .process.limits import full
 from .protocol.handshake import Handshake, Refusal, Request, judge, upgrade_dropped, wants_websocket
+from .servers.base import Server
+from .servers.find import close_after, find
+from .servers.gunicorn import watch_worker
 from .typing import Environ, Headers, StartResponse, Write, WSGIApp
-from .websocket import WebSocket
 
 __all__ = ["WebSocketMiddleware", "is_wrapped"]
 
@@ -56,13 +60,13 @@ class WebSocketMiddleware:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         upgrade, key = environ.get("HTTP_UPGRADE"), environ.get("HTTP_SEC_WEBSOCKET_KEY")
-        server: takeover.Server | None
+        server: Server | None
         if key is not None and upgrade_dropped(upgrade, key):
-            server = takeover.Server()  # to this server it is plain HTTP: the connection need not end, and is not taken
+            server = Server()  # to this server it is plain HTTP: the connection need not end, and is not taken
         elif upgrade is None or not wants_websocket(upgrade) or isinstance(environ.get("wsgi.websocket"), WebSocket):
             return self.app(environ, start_response)
         else:
-            server = takeover.find(environ, start_response)
+            server = find(environ, start_response)
         if server is None:
             return self._no_socket(environ, start_response)
         config = self.config
@@ -79,7 +83,7 @@ class WebSocketMiddleware:
         self,
         environ: Environ,
         start_response: StartResponse,
-        server: takeover.Server,
+        server: Server,
         answer: Handshake | Refusal,
     ) -> Iterable[bytes]:
         """The server sent the 101 before it asked us; what is left of a refusal is a close frame."""
@@ -101,7 +105,7 @@ class WebSocketMiddleware:
         if first:
             self._warned.add(refusal.status)
         level = logging.WARNING if first else logging.INFO
-        log.log(level, "WebSocket %s: refused: %s", records.shown(environ.get("PATH_INFO", "")), refusal.sentence)
+        log.log(level, "WebSocket %s: refused: %s", logs.shown(environ.get("PATH_INFO", "")), refusal.sentence)
 
     def _subprotocol(self, environ: Environ, handshake: Handshake) -> str | None:
         """What gevent-websocket's ``Resource`` names for this path, if the client offers it."""
@@ -115,7 +119,7 @@ class WebSocketMiddleware:
             log.warning(NO_SOCKET)
         body = NO_SOCKET.encode() + b"\n"
         start_response("501 Not Implemented", _text_headers(body))
-        takeover.close_after(environ, start_response)
+        close_after(environ, start_response)
         return _body(environ, body)
 
 
@@ -139,7 +143,7 @@ def _text_headers(body: bytes) -> Headers:
 def _refuse(
     refusal: Refusal,
     reason: str,
-    server: takeover.Server,
+    server: Server,
     environ: Environ,
     start_response: StartResponse,
     seconds: float,
@@ -186,7 +190,7 @@ def _discard(data: bytes) -> None:
 class _AcceptTimeout(Timeout):
     """``accept_timeout``, for an application that has not taken the connection itself."""
 
-    def __init__(self, seconds: float, server: takeover.Server) -> None:
+    def __init__(self, seconds: float, server: Server) -> None:
         super().__init__(seconds)
         self._server = server
         self.start()
@@ -221,7 +225,7 @@ class _Lifetime:
         self,
         environ: Environ,
         start_response: StartResponse,
-        server: takeover.Server,
+        server: Server,
         handshake: Handshake,
         config: Config,
         subprotocol: str | None,
@@ -241,7 +245,7 @@ class _Lifetime:
         assert self._start_response is not None
         ws = self.ws
         self._cancel_deadline()
-        stopping.watch()
+        watch_worker()
         ws._registry.began(ws, self._view)
         with _deadline(ws._config.send_timeout):
             channel, early = self._server.switch(self._start_response, headers)
@@ -438,7 +442,7 @@ class _Lifetime:
             finally:
                 del error  # its traceback refers to this frame
         # Other errors that are no Exception, e.g. gevent.Timeout, are the application's.
-        if isinstance(error, GreenletExit) or takeover.ends_process(error):
+        if isinstance(error, GreenletExit) or shutdown.ends_process(error):
             self._code = ws._config.shutdown_close_code
             self.finish()
             if isinstance(error, GreenletExit):
@@ -550,7 +554,7 @@ class _Response:
 
     __slots__ = ("_deadline", "_result", "_seconds", "_server")
 
-    def __init__(self, result: Iterable[bytes], server: takeover.Server, seconds: float) -> None:
+    def __init__(self, result: Iterable[bytes], server: Server, seconds: float) -> None:
         self._result, self._server, self._seconds = result, server, seconds
         self._deadline: Timeout | None = None
 

@@ -6,7 +6,7 @@ import weakref
 
 from gevent import pywsgi
 
-from .takeover import HANDLER_KEY
+from .servers.pywsgi import HANDLER_KEY
 from .typing import Environ
 
 __all__ = ["patch_pywsgi"]

@@ -11,10 +11,10 @@ from typing import Any
 import gevent.ssl
 from gevent import pywsgi
 
-from . import registry
-from .contracts import Clients
+from .connection.compat import Clients
 from .middleware import WebSocketMiddleware, is_wrapped
-from .takeover import HANDLER_KEY
+from .process import registry
+from .servers.pywsgi import HANDLER_KEY
 from .typing import Environ, WSGIApp
 
 __all__ = ["WSGIServer", "WebSocketHandler"]

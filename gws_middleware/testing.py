@@ -24,15 +24,15 @@ import gevent
 from gevent import socket as gsocket
 from gevent.event import AsyncResult, Event
 
-from . import jsontext
-from .channel import Channel, plain_channel
 from .codes import CloseCode
+from .connection import jsontext
+from .connection.channel import Channel, plain_channel
 from .exceptions import ConnectionClosed, HandshakeRefused
 from .middleware import WebSocketMiddleware
 from .protocol import deflate
 from .protocol.connection import Connection, State
 from .protocol.handshake import check_response
-from .takeover import SERVER_KEY, SWITCHING, Server
+from .servers.base import SERVER_KEY, SWITCHING, Server
 from .typing import Environ, Headers, Message, StartResponse, Write, WSGIApp
 from .watchdog import StuckError, Watchdog
 

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import gevent
 from gunicorn.workers.ggevent import GeventWorker
 
-from .health import status
+from .metrics.health import status
+from .metrics.statsd import Statsd
 from .middleware import WebSocketMiddleware, is_wrapped
-from .statsd import Statsd
-from .stopping import Goodbye
+from .process.shutdown import ShutdownCoordinator
 from .typing import WSGIApp
 
 __all__ = ["GeventWebSocketWorker", "status"]
@@ -26,7 +26,7 @@ def __getattr__(name: str) -> Any:
 
 
 POLL = 0.05
-"""Seconds between two looks at whether everybody has left."""
+"""Seconds between two checks whether all connections are closed."""
 
 
 class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]
@@ -43,7 +43,7 @@ class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.goodbye = Goodbye(self)
+        self.shutdown = ShutdownCoordinator(lambda: not self.alive, self.cfg.graceful_timeout)
 
     def load_wsgi(self) -> None:
         """Load the application and wrap it."""
@@ -58,28 +58,28 @@ class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]
         self.wsgi = wsgi
 
     def run(self) -> None:
-        """Serve until told to stop, and until everybody has left, those too that have no view."""
+        """Serve until told to stop, and until all connections are closed, those too that have no view."""
         try:
             super().run()
-            while not self.goodbye.said:
+            while not self.shutdown.is_finished:
                 self.notify()
                 gevent.sleep(POLL)
         except SystemExit:  # SIGQUIT, or no arbiter any more
-            self.goodbye.quickly()
+            self.shutdown.close_quickly()
             raise
         finally:
             if self._statsd is not None:
                 self._statsd.send()
 
     def notify(self) -> None:
-        """Tell the arbiter that this worker lives; once it is to stop, say goodbye to every WebSocket too."""
+        """Tell the arbiter that this worker lives; once it is to stop, close every WebSocket too."""
         super().notify()
         if self.booted:
-            self.goodbye.look()
+            self.shutdown.check()
             if self._statsd is not None:
                 self._statsd.beat()
 
     def handle_abort(self, sig: int, frame: FrameType | None) -> None:
         """SIGABRT: something has kept the loop from running for ``timeout`` seconds, and SIGKILL follows soon."""
-        gevent.spawn(self.goodbye.quickly)
+        gevent.spawn(self.shutdown.close_quickly)
         super().handle_abort(sig, frame)

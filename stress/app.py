@@ -20,7 +20,8 @@ import gevent
 from gevent.event import Event
 from greenlet import greenlet
 
-from gws_middleware import WebSocketMiddleware, prepare, registry
+from gws_middleware import WebSocketMiddleware, prepare
+from gws_middleware.process import registry
 from gws_middleware.typing import Environ, StartResponse, WSGIApp
 from tests.fixtureapps.common import configure_logging, json_response, text_response
 

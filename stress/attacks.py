@@ -11,7 +11,7 @@ import time
 import zlib
 from collections.abc import Callable
 
-from tests.rawclient import (
+from tests.support.rawclient import (
     BINARY,
     CLOSE,
     CONTINUATION,

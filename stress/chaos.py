@@ -27,7 +27,7 @@ from typing import Any
 import gevent
 from gevent.pool import Group
 
-from tests.rawclient import close_frame
+from tests.support.rawclient import close_frame
 
 from .attacks import EXPECTED_RECORDS, SHUTDOWN, attacks, settings
 from .crew import Crew, crew, lives, make_database, resident_bytes, until

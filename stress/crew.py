@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gws_middleware import Config
-from tests.servers import KINDS, Log, Server, await_answer, no_control_socket, own_environment
+from tests.support.servers import KINDS, Log, Server, await_answer, no_control_socket, own_environment
 
 from .peer import Address, Peer
 from .report import Report

@@ -13,7 +13,7 @@ import sys
 import zlib
 
 from benchmarks.meters import allow_files
-from tests.rawclient import BINARY, CONTINUATION, PING, TEXT, frame, upgrade_request
+from tests.support.rawclient import BINARY, CONTINUATION, PING, TEXT, frame, upgrade_request
 
 from .attacks import DEFLATE
 

@@ -22,8 +22,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from benchmarks.meters import Cores, allow_files, pinned
-from tests.rawclient import TEXT, Frame
-from tests.servers import ROOT
+from tests.support.rawclient import TEXT, Frame
+from tests.support.servers import ROOT
 
 from .crew import Crew, crew, without_pings
 from .peer import Peer

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from tests.rawclient import CLOSE, PING, PONG, TEXT, Address, Frame, RawClient, Response, close_frame, frame
+from tests.support.rawclient import CLOSE, PING, PONG, TEXT, Address, Frame, RawClient, Response, close_frame, frame
 
 __all__ = ["Address", "Ended", "Numbered", "Peer", "can_vanish", "tally"]
 

@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from benchmarks.meters import Cores, allow_files, pinned
-from tests.servers import ROOT
+from tests.support.servers import ROOT
 
 from .crew import Crew, crew, without_pings
 from .report import Report, arguments_of, percentile

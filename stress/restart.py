@@ -24,7 +24,7 @@ from tempfile import TemporaryDirectory
 import gevent
 from gevent.pool import Group
 
-from tests.rawclient import TEXT, close_frame, frame
+from tests.support.rawclient import TEXT, close_frame, frame
 
 from .crew import STORE, Crew, crew, lives, until
 from .peer import Ended, Peer, tally
@@ -350,7 +350,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--clients", type=int, default=CLIENTS)
     parser.add_argument("--reloads", type=int, default=RELOADS)
     parser.add_argument("--max-requests", type=int, help="default: three for each client; 0 leaves that part out")
-    parser.add_argument("--kind", default="worker", help="of server: worker, gevent, … (tests/servers.py)")
+    parser.add_argument("--kind", default="worker", help="of server: worker, gevent, … (tests/support/servers.py)")
     options = parser.parse_args(arguments)
     report = Report("rolling restart")
     with TemporaryDirectory() as temporary:

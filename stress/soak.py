@@ -27,7 +27,7 @@ from typing import NamedTuple
 import gevent
 from gevent.pool import Group
 
-from tests.rawclient import CLOSE, CONTINUATION, PING, TEXT, Frame, close_frame, frame
+from tests.support.rawclient import CLOSE, CONTINUATION, PING, TEXT, Frame, close_frame, frame
 
 from .attacks import DEFLATE, EXPECTED_RECORDS, Attack, deflated, resource_attacks
 from .crew import Crew, crew, resident_bytes, until

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from . import servers
-from .notices import pytest_sessionfinish  # noqa: F401 - importing the hook here registers it
-from .servers import BEHAVIOURS, Certificate, Server
+from .support import servers
+from .support.notices import pytest_sessionfinish  # noqa: F401 - importing the hook here registers it
+from .support.servers import BEHAVIOURS, Certificate, Server
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Arrows point one way: one table of rooms, every import checked against it, and nothing happens on import."""
+"""Imports point one way: tables of packages and modules, every import checked against them; importing has no effect."""
 
 from __future__ import annotations
 
@@ -17,144 +17,92 @@ import pytest
 
 import gws_middleware
 
-from .inprocess import package_path
+from .support.inprocess import package_path
 
 PACKAGE = Path(gws_middleware.__file__).parent
 DESIGN = Path(__file__).parents[1] / "docs" / "design.md"
 
-ROOMS: dict[str, tuple[int, set[str]]] = {
+BASE = {"codes", "typing"}
+
+PACKAGES: dict[str, tuple[int, set[str]]] = {
     "codes": (0, set()),
     "typing": (0, set()),
+    "native": (0, set()),
     "coroutines": (0, set()),
-    "exceptions": (1, {"codes"}),
-    "adapter": (1, {"typing"}),
-    "config": (2, {"codes", "adapter", "exceptions"}),
+    "watchdog": (0, set()),
     # Not exceptions: that loads the geventwebsocket package, and with it gevent.
-    "protocol": (2, {"codes"}),
-    "channel": (3, {"protocol"}),
-    "shortpath": (3, {"typing", "protocol"}),
-    "turns": (3, {"shortpath"}),
-    "transport": (3, {"exceptions", "channel", "shortpath", "turns"}),
-    "takeover": (3, {"typing", "exceptions", "adapter", "channel"}),
-    "counters": (3, set()),
-    "keepalive": (3, {"codes", "config"}),
-    "rates": (4, {"codes", "config", "protocol"}),
-    "registry": (4, {"codes", "config", "counters", "keepalive"}),
-    "records": (4, {"typing"}),
-    "jsontext": (4, {"typing"}),
-    "contracts": (4, {"typing", "exceptions", "registry"}),
-    "wire": (5, {"codes", "typing", "exceptions", "config", "protocol", "shortpath", "transport", "registry"}),
-    "detached": (5, {"codes", "typing", "exceptions", "adapter", "shortpath", "records", "takeover", "wire"}),
-    "websocket": (
-        5,
-        {
-            "codes",
-            "typing",
-            "exceptions",
-            "adapter",
-            "config",
-            "protocol",
-            "channel",
-            "shortpath",
-            "transport",
-            "turns",
-            "rates",
-            "registry",
-            "records",
-            "jsontext",
-            "contracts",
-            "detached",
-        },
-    ),
-    "admission": (5, {"config", "protocol", "typing"}),
-    "stopping": (5, {"registry", "takeover"}),
-    "middleware": (
-        6,
-        {
-            "codes",
-            "typing",
-            "exceptions",
-            "config",
-            "protocol",
-            "channel",
-            "takeover",
-            "registry",
-            "records",
-            "websocket",
-            "admission",
-            "stopping",
-        },
-    ),
-    "health": (6, {"registry", "typing"}),
-    "metrics": (6, {"registry"}),
-    "prometheus": (7, {"metrics", "registry"}),
-    "statsd": (7, {"metrics", "registry"}),
-    "worker": (8, {"codes", "typing", "config", "registry", "middleware", "health", "statsd", "stopping"}),
-    "pywsgi": (7, {"typing", "registry", "contracts", "takeover", "middleware"}),
-    "monkey": (7, {"typing", "takeover"}),
-    "flask": (7, {"codes", "typing", "exceptions", "websocket"}),
+    "protocol": (1, {"codes", "native"}),
+    "exceptions": (1, {"codes"}),
+    "hooks": (1, {"typing"}),
+    "config": (2, {"codes", "exceptions", "hooks"}),
+    "process": (3, {*BASE, "protocol", "config"}),
+    "connection": (4, {*BASE, "native", "protocol", "exceptions", "hooks", "config", "process"}),
+    "servers": (5, {"typing", "hooks", "process", "connection"}),
+    "metrics": (5, {"typing", "process"}),
+    "middleware": (6, {*BASE, "protocol", "exceptions", "config", "process", "connection", "servers"}),
+    "worker": (7, {"typing", "process", "metrics", "middleware"}),
+    "pywsgi": (7, {"typing", "process", "connection", "servers", "middleware"}),
+    "monkey": (7, {"typing", "servers"}),
+    "flask": (7, {*BASE, "exceptions", "connection"}),
     "flaskrun": (7, set()),
-    "watchdog": (6, set()),
-    "testing": (
-        7,
-        {
-            "codes",
-            "typing",
-            "exceptions",
-            "config",
-            "protocol",
-            "channel",
-            "takeover",
-            "registry",
-            "websocket",
-            "middleware",
-            "jsontext",
-            "watchdog",
-        },
-    ),
+    "testing": (7, {*BASE, "protocol", "exceptions", "connection", "servers", "middleware", "watchdog"}),
     "django": (
         8,
         {
-            "codes",
-            "typing",
-            "exceptions",
-            "adapter",
-            "config",
+            *BASE,
             "protocol",
-            "registry",
-            "websocket",
+            "exceptions",
+            "hooks",
+            "config",
+            "process",
+            "connection",
             "middleware",
             "pywsgi",
             "testing",
         },
     ),
 }
-"""Each room with its line in docs/design.md and the rooms that it may import."""
+"""Each package, and each module beside them, with its line in docs/design.md and what it may import."""
 
-LINES = [line for line, _ in ROOMS.values()]
+ORDER: dict[str, list[str]] = {
+    "protocol": ["masking", "frames", "headers", "deflate", "handshake", "connection"],
+    "process": ["counters", "keepalive", "registry", "limits", "shutdown"],
+    "connection": [
+        "channel",
+        "fastpath",
+        "turns",
+        "transport",
+        "rates",
+        "logs",
+        "jsontext",
+        "compat",
+        "wire",
+        "detached",
+        "websocket",
+    ],
+    "servers": ["base", "gunicorn", "pywsgi", "geventwebsocket", "find"],
+    "metrics": ["table", "prometheus", "statsd", "health"],
+}
+"""The modules of a package: each imports only what stands before it."""
+
+LINES = [line for line, _ in PACKAGES.values()]
 
 FOREIGN = {
     "gevent": {
         "coroutines",
-        "turns",
-        "shortpath",
-        "transport",
-        "takeover",
-        "keepalive",
-        "registry",
-        "detached",
-        "websocket",
-        "stopping",
+        "watchdog",
+        "process",
+        "connection",
+        "servers",
+        "metrics",
         "middleware",
-        "prometheus",
         "worker",
         "pywsgi",
         "monkey",
-        "watchdog",
         "testing",
         "django",
     },
-    "prometheus_client": {"prometheus"},
+    "prometheus_client": {"metrics"},
     "django": {"django"},
     "asgiref": {"django"},
     "psycopg2": {"django"},
@@ -165,7 +113,7 @@ FOREIGN = {
     "werkzeug": {"flask"},
     "click": {"flaskrun"},
 }
-"""Other people's packages, and who may import them. Nobody imports anything that is not here or in Python itself."""
+"""Packages of others, and what may import them. Nothing imports a package that is not here or in Python itself."""
 
 SOCKETS = {"socket", "_socket", "ssl", "select", "selectors"}
 """Parts of Python's library that do input and output on the network."""
@@ -174,18 +122,20 @@ MODULES = sorted(path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.r
 
 
 class Import(NamedTuple):
-    """One import in the source: ``of`` is a room of ours, or the top-level name of a foreign package."""
+    """One import in the source: ``of`` is a package of ours, or the top-level name of another one."""
 
-    room: str
+    package: str
     of: str
+    target: str
+    """The module of ours, as in ``MODULES``; empty where it is a package."""
     ours: bool
     kind: str
     """``top``, ``late`` (inside a function) or ``typing`` (under ``if TYPE_CHECKING``)."""
     where: str
 
 
-def room_of(module: Path) -> str:
-    """``protocol/frames`` is in the room ``protocol``."""
+def package_of(module: Path) -> str:
+    """``protocol/frames`` is in the package ``protocol``."""
     return module.parts[0]
 
 
@@ -203,26 +153,25 @@ def _imports_of(module: Path) -> Iterator[Import]:
             for alias in node.names:
                 top, _, rest = alias.name.partition(".")
                 ours = top == "gws_middleware"
-                yield Import(room_of(module), rest.partition(".")[0] if ours else top, ours, kind, where)
+                yield Import(package_of(module), rest.partition(".")[0] if ours else top, "", ours, kind, where)
         elif node.level or (node.module or "").partition(".")[0] == "gws_middleware":
             for target in _targets(module, node):
-                yield Import(room_of(module), target, True, kind, where)
+                inside = "/".join(target) if Path(*target) in MODULES else ""
+                yield Import(package_of(module), target[0], inside, True, kind, where)
         else:
-            yield Import(room_of(module), str(node.module).partition(".")[0], False, kind, where)
+            yield Import(package_of(module), str(node.module).partition(".")[0], "", False, kind, where)
 
 
-def _targets(module: Path, node: ast.ImportFrom) -> Iterator[str]:
-    """The rooms that ``from … import …`` of ours names."""
+def _targets(module: Path, node: ast.ImportFrom) -> Iterator[list[str]]:
+    """The modules of ours that ``from … import …`` names."""
     if node.level:
         base = ["gws_middleware", *module.parts[: -node.level if module.name != "__init__" or node.level > 1 else -1]]
         path = [*base, *(node.module or "").split(".")] if node.module else base
     else:
         path = str(node.module).split(".")
-    if len(path) > 1:
-        yield path[1]
-    else:
-        for alias in node.names:
-            yield alias.name
+    for alias in node.names:
+        whole = [*path[1:], alias.name]
+        yield whole if len(path) == 1 or Path(*whole) in MODULES else path[1:]
 
 
 def _walk(node: ast.AST, kind: str) -> Iterator[tuple[Any, str]]:
@@ -245,35 +194,48 @@ def lines_of_the_document() -> dict[str, int]:
 
 
 class TestImports:
-    def test_every_module_has_a_room(self) -> None:
-        """A new module is entered in the table, with what it may know."""
-        assert {room_of(module) for module in MODULES} == {"__init__", *ROOMS}
+    def test_every_module_has_a_row(self) -> None:
+        """A new module is entered in the tables, with what it may import."""
+        assert {package_of(module) for module in MODULES} == {"__init__", *PACKAGES}
+        for package, modules in ORDER.items():
+            inside = {module.name for module in MODULES if package_of(module) == package}
+            assert inside == {"__init__", *modules}
 
-    def test_document_has_the_same_rooms(self) -> None:
+    def test_document_has_the_same_packages(self) -> None:
         """docs/design.md says what each holds, on the same line."""
-        assert lines_of_the_document() == {room: line for room, (line, _) in ROOMS.items()}
+        assert lines_of_the_document() == {room: line for room, (line, _) in PACKAGES.items()}
 
     def test_table_points_downward(self) -> None:
-        """No room may know one on a higher line, so no cycle can appear; on one line the table is free of them too."""
+        """None may import one on a higher line, so no cycle can appear; on one line the table is free of them too."""
         known: set[str] = set()
-        for room, (line, may) in sorted(ROOMS.items(), key=lambda row: row[1][0]):
-            assert all(ROOMS[other][0] <= line for other in may), room
-        left = dict(ROOMS)
+        for room, (line, may) in sorted(PACKAGES.items(), key=lambda row: row[1][0]):
+            assert all(PACKAGES[other][0] <= line for other in may), room
+        left = dict(PACKAGES)
         while left:
             free = {room for room, (_, may) in left.items() if may <= known}
             assert free, f"a cycle among {sorted(left)}"
             known |= free
             left = {room: row for room, row in left.items() if room not in free}
 
-    @pytest.mark.parametrize("room", list(ROOMS))
-    def test_room_imports_what_it_may(self, room: str) -> None:
+    @pytest.mark.parametrize("package", list(PACKAGES))
+    def test_package_imports_what_it_may(self, package: str) -> None:
         """At the top, inside functions and for types alone."""
-        may = ROOMS[room][1] | {room}
-        assert [found for found in imports() if found.ours and found.room == room and found.of not in may] == []
+        may = PACKAGES[package][1] | {package}
+        assert [found for found in imports() if found.ours and found.package == package and found.of not in may] == []
+
+    @pytest.mark.parametrize("package", list(ORDER))
+    def test_modules_import_what_stands_before_them(self, package: str) -> None:
+        """So there is no cycle inside of a package either."""
+        modules = ORDER[package]
+        for found in imports():
+            name = found.where.partition(".py:")[0].rpartition("/")[2]
+            if found.package == package == found.of and name != "__init__":
+                assert found.target, f"{found.where} imports the package instead of a module"
+                assert found.target.rpartition("/")[2] in modules[: modules.index(name)], found
 
     def test_package_itself_imports_for_types_alone(self) -> None:
         """Its names are loaded when they are first used."""
-        found = [found for found in imports() if found.room == "__init__" and found.ours]
+        found = [found for found in imports() if found.package == "__init__" and found.ours]
         assert {one.kind for one in found} == {"typing"}
 
     def test_nothing_of_ours_is_imported_late(self) -> None:
@@ -282,29 +244,35 @@ class TestImports:
         assert [found for found in hidden if "__init__" not in found.where] == []  # a package's names are loaded late
 
     def test_foreign_packages_stand_where_they_may(self) -> None:
-        """One room speaks to gunicorn, one to gevent-websocket; django and redis nowhere."""
+        """gunicorn, gevent-websocket and frameworks are imported where they are adapted, and nowhere else."""
         foreign = [found for found in imports() if not found.ours and found.of not in sys.stdlib_module_names]
-        assert [found for found in foreign if found.room not in FOREIGN.get(found.of, ())] == []
+        assert [found for found in foreign if found.package not in FOREIGN.get(found.of, ())] == []
 
     def test_sockets_stay_in_channel_and_transport(self) -> None:
-        """Nobody else of ours reads or writes; gevent's sockets are named by ``takeover`` and ``testing``. (The live
+        """No other module reads or writes; gevent's sockets are named by ``servers`` and ``testing``. (The live
         server for users' tests makes a listener.)
         """
         found = {found.where.partition(".py:")[0] for found in imports() if found.of in SOCKETS and not found.ours}
-        assert found == {"channel", "transport", "django/liveserver"}
+        assert found == {"connection/channel", "connection/transport", "django/liveserver"}
 
-    def test_private_keys_of_servers_stand_in_takeover_alone(self) -> None:
-        """Other people's habits live in one module."""
+    def test_private_names_of_servers_stand_in_servers_alone(self) -> None:
+        """What a server keeps to itself is read in one package."""
         keys = {"gunicorn.socket", "gunicorn.sock", "wsgi.input", "unreader", "take_buffered", "force_close", "rfile"}
-        speaking = set()
+        reading = set()
         for module in MODULES:
             tree = ast.parse((PACKAGE / module).with_suffix(".py").read_text())
             for node in ast.walk(tree):
                 name = node.value if isinstance(node, ast.Constant) else getattr(node, "attr", None)
                 if isinstance(name, str) and name in keys:
-                    speaking.add((str(module), name))
-        assert {module for module, _ in speaking} <= {"takeover", "testing"}
-        assert {name for module, name in speaking if module == "testing"} == {"wsgi.input"}  # it makes an environ
+                    reading.add((str(module), name))
+        assert {module for module, _ in reading} <= {
+            "servers/base",
+            "servers/gunicorn",
+            "servers/pywsgi",
+            "servers/find",
+            "testing",
+        }
+        assert {name for module, name in reading if module == "testing"} == {"wsgi.input"}  # it makes an environ
 
 
 # --- a fresh interpreter ------------------------------------------------------------------------------------------
@@ -347,7 +315,7 @@ print(json.dumps([name for name in before if before[name] != after[name]]))
 
 IMPORTABLE = [".".join(("gws_middleware", *module.parts)).removesuffix(".__init__") for module in MODULES]
 WITH_NAMES = [name for name, module in zip(IMPORTABLE, MODULES, strict=True) if module.name != "__init__"]
-WITHOUT_IO = [name for name in IMPORTABLE if room_of(Path(name.partition(".")[2] or "x")).startswith("protocol")]
+WITHOUT_IO = [name for name in IMPORTABLE if package_of(Path(name.partition(".")[2] or "x")).startswith("protocol")]
 
 
 def ask(script: str, module: str) -> Any:
@@ -375,12 +343,12 @@ class TestFreshInterpreter:
         loaded = {name.partition(".")[0] for name in ask(LOADED, f"gws_middleware.{module}")}
         assert loaded & {"gunicorn", "django", "redis"} == set()
 
-    @pytest.mark.parametrize("room", [room for room, (line, _) in ROOMS.items() if line >= max(LINES) - 1])
-    def test_import_has_no_effect(self, room: str) -> None:
+    @pytest.mark.parametrize("package", [room for room, (line, _) in PACKAGES.items() if line >= max(LINES) - 1])
+    def test_import_has_no_effect(self, package: str) -> None:
         """Nothing is patched, started, opened or registered; the application decides about that. The uppermost rooms
         load all the others.
         """
-        assert ask(EFFECTS, f"gws_middleware.{room}") == []
+        assert ask(EFFECTS, f"gws_middleware.{package}") == []
 
 
 @pytest.mark.parametrize("module", IMPORTABLE)

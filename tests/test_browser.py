@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
 
-from .documents import command, serve, url
-from .notices import find_chromium
-from .servers import ROOT, Server, eventually
+from .support.documents import command, serve, url
+from .support.notices import find_chromium
+from .support.servers import ROOT, Server, eventually
 
 CHROMIUM = find_chromium()
 ARGUMENTS = [

@@ -22,7 +22,7 @@ from gevent.server import StreamServer
 
 from gws_middleware.coroutines import THREADS, iterate, run
 
-from .inprocess import deadline, hub_errors, package_path, until
+from .support.inprocess import deadline, hub_errors, package_path, until
 
 __all__ = ["hub_errors"]
 

@@ -20,10 +20,10 @@ from gws_middleware import ConnectionClosed, HandshakeRefused, WebSocket
 from gws_middleware.flask import NO_SERVER, init_app, websocket_route
 from gws_middleware.testing import connect
 
-from .documents import blocks, command, serve
-from .inprocess import hub_errors, until
-from .rawclient import RawClient, upgrade_request
-from .servers import ROOT, STOP_TIMEOUT, eventually
+from .support.documents import blocks, command, serve
+from .support.inprocess import hub_errors, until
+from .support.rawclient import RawClient, upgrade_request
+from .support.servers import ROOT, STOP_TIMEOUT, eventually
 
 __all__ = ["hub_errors"]
 

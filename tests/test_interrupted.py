@@ -17,16 +17,18 @@ import gevent
 import pytest
 
 import gws_middleware
-from gws_middleware import WebSocketMiddleware, registry, stopping, testing, websocket
-from gws_middleware.adapter import Adapter
-from gws_middleware.detached import Detached
-from gws_middleware.keepalive import Keepalive
-from gws_middleware.registry import Registry
+from gws_middleware import WebSocketMiddleware, testing
+from gws_middleware.connection import websocket
+from gws_middleware.connection.detached import Detached
+from gws_middleware.connection.transport import Transport
+from gws_middleware.hooks import Adapter
+from gws_middleware.process import registry, shutdown
+from gws_middleware.process.keepalive import Keepalive
+from gws_middleware.process.registry import Registry
 from gws_middleware.testing import _PairServer, connect
-from gws_middleware.transport import Transport
 from gws_middleware.typing import Environ, StartResponse
 
-from .inprocess import hub_errors, until
+from .support.inprocess import hub_errors, until
 
 __all__ = ["hub_errors"]
 
@@ -122,7 +124,7 @@ STEPS: dict[str, Callable[[pytest.MonkeyPatch], object]] = {
     "adapter.opened": lambda patch: patch.setattr(Adapter, "opened", fails),
     "adapter.ran": lambda patch: patch.setattr(Adapter, "ran", fails),
     "adapter.closed": lambda patch: patch.setattr(Adapter, "closed", fails),
-    "stopping.watch": lambda patch: patch.setattr(stopping, "watch", fails),
+    "shutdown.watch": lambda patch: patch.setattr(shutdown, "is_watched", fails),
     "server.switch": lambda patch: patch.setattr(_PairServer, "switch", fails),
     "server.opened": lambda patch: patch.setattr(_PairServer, "opened", fails),
     "server.refuse_more": lambda patch: patch.setattr(_PairServer, "refuse_more", fails),

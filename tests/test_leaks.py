@@ -11,8 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from .rawclient import BINARY, CLOSE, CONTINUATION, TEXT, RawClient, close_frame, frame, request, upgrade_request
-from .servers import Server, launch
+from .support.rawclient import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    TEXT,
+    RawClient,
+    close_frame,
+    frame,
+    request,
+    upgrade_request,
+)
+from .support.servers import Server, launch
 
 ROUNDS, IN_A_ROUND = 5, 2000
 AT_ONCE = 100

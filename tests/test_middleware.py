@@ -13,14 +13,15 @@ from urllib.parse import quote
 import gevent
 import pytest
 
-from gws_middleware import ConnectionClosed, HandshakeRefused, WebSocketMiddleware, takeover
+from gws_middleware import ConnectionClosed, HandshakeRefused, WebSocketMiddleware
+from gws_middleware.servers import base
 from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, Headers, StartResponse
 
 from .conftest import SharedServer
-from .inprocess import problems
-from .rawclient import ACCEPT, CLOSE, TEXT, Frame, RawClient, close_frame, request, upgrade_request
-from .servers import LATE, POWERLESS, SWITCHED, Server, launch
+from .support.inprocess import problems
+from .support.rawclient import ACCEPT, CLOSE, TEXT, Frame, RawClient, close_frame, request, upgrade_request
+from .support.servers import LATE, POWERLESS, SWITCHED, Server, launch
 
 late = pytest.mark.parametrize("server", LATE, indirect=True)
 ABLE = [*LATE, *SWITCHED]
@@ -467,7 +468,7 @@ def test_status_is_escaped_in_the_log(server: Server, token: str) -> None:
 # --- without a server ----------------------------------------------------------------------------------------------
 
 
-class Untouchable(takeover.Server):
+class Untouchable(base.Server):
     """A server whose connection must not be taken."""
 
     def switch(self, start_response: StartResponse, headers: Headers) -> Any:
@@ -486,7 +487,7 @@ def test_connection_of_another_protocol_is_never_taken(protocol: str) -> None:
         "HTTP_CONNECTION": "Upgrade",
         "HTTP_SEC_WEBSOCKET_KEY": "dGhlIHNhbXBsZSBub25jZQ==",
         "HTTP_SEC_WEBSOCKET_VERSION": "13",
-        takeover.SERVER_KEY: Untouchable(),
+        base.SERVER_KEY: Untouchable(),
     }
 
     def start_response(status: str, headers: Headers) -> Any:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from . import notices
-from .servers import ROOT
+from .support import notices
+from .support.servers import ROOT
 
 
 def test_untested_is_empty_where_everything_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:

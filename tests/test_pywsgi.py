@@ -19,10 +19,10 @@ from gevent import socket as gsocket
 from gevent.event import Event
 
 from gws_middleware import WebSocketMiddleware, monkey, pywsgi
-from gws_middleware.takeover import HANDLER_KEY
+from gws_middleware.servers.pywsgi import HANDLER_KEY
 
-from .inprocess import package_path
-from .rawclient import CLOSE, TEXT, Frame, RawClient, close_frame, upgrade_request
+from .support.inprocess import package_path
+from .support.rawclient import CLOSE, TEXT, Frame, RawClient, close_frame, upgrade_request
 
 T = TypeVar("T")
 

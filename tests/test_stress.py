@@ -22,8 +22,8 @@ from stress.report import Report, percentile
 from stress.restart import Client, Restart
 from stress.soak import Line, Sample, chart, fit, rises
 
-from .rawclient import TEXT, Frame
-from .servers import ROOT
+from .support.rawclient import TEXT, Frame
+from .support.servers import ROOT
 
 LONGEST = 200.0
 pytestmark = pytest.mark.timeout(2 * LONGEST)  # half a minute of work; a busy machine takes a multiple of that

@@ -22,7 +22,7 @@ from gws_middleware.protocol.deflate import Parameters
 from gws_middleware.testing import Client, connect
 from gws_middleware.typing import Environ, StartResponse
 
-from .inprocess import PING_FRAME, forever, hub_errors, masked_frame, package_path, problems, ticks, until
+from .support.inprocess import PING_FRAME, forever, hub_errors, masked_frame, package_path, problems, ticks, until
 
 __all__ = ["hub_errors"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from .rawclient import BINARY, CLOSE, TEXT, RawClient, close_frame, frame
-from .servers import BEHAVIOURS, ROOT, Certificate, Server, ServerDied, launch
+from .support.rawclient import BINARY, CLOSE, TEXT, RawClient, close_frame, frame
+from .support.servers import BEHAVIOURS, ROOT, Certificate, Server, ServerDied, launch
 
 WORKERS = "tests.fixtureapps.workers"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..adapter import Adapter
+from ..connection.websocket import WebSocket
+from ..hooks import Adapter
 from ..typing import Headers
-from ..websocket import WebSocket
 from . import checks, conf, databases, sessions, users
 from .signals import websocket_closed, websocket_opened
 

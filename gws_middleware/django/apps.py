@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.apps import AppConfig
 from django.core import checks as framework
 
-from .. import adapter
+from .. import hooks
 from . import checks, conf, databases, serving, users
 from .adapter import DjangoAdapter
 
@@ -21,7 +21,7 @@ class GwsConfig(AppConfig):
 
     def ready(self) -> None:
         """Called once by ``django.setup()``."""
-        adapter.install(DjangoAdapter())
+        hooks.install(DjangoAdapter())
         for check in checks.ALL:
             framework.register(check)
         checks.connect()

@@ -15,9 +15,9 @@ from django.core.signals import setting_changed
 from django.http import HttpRequest
 
 from ..config import SAME_ORIGIN, Config, closest, is_ours, knob, optional, seconds
+from ..connection.websocket import WebSocket
 from ..exceptions import ConfigError
 from ..protocol.handshake import origin_allowed
-from ..websocket import WebSocket
 
 __all__ = ["DjangoConfig", "accept_all", "connect", "for_the_wrapper", "host_allowed", "load"]
 

@@ -18,7 +18,7 @@ from django.db import Error, connections, transaction
 from django.db.backends.signals import connection_created
 from gevent import getcurrent
 
-from ..websocket import WebSocket
+from ..connection.websocket import WebSocket
 
 __all__ = [
     "NonAtomic",

@@ -12,11 +12,11 @@ import gevent
 from django.core.servers.basehttp import WSGIRequestHandler
 from gevent import pywsgi, socket
 
-from .. import registry
+from ..connection.websocket import WebSocket
 from ..middleware import WebSocketMiddleware
+from ..process import registry
 from ..pywsgi import WebSocketHandler
 from ..typing import WSGIApp
-from ..websocket import WebSocket
 from .signals import websocket_closed, websocket_opened
 
 __all__ = ["Handler", "Server"]

@@ -13,8 +13,8 @@ from django.http.response import HttpResponseBase
 from gevent import GreenletExit
 
 from ..codes import CloseCode
+from ..connection.websocket import WebSocket
 from ..exceptions import ConnectionClosed
-from ..websocket import WebSocket
 from . import conf, databases, sessions, unavailable, users
 
 __all__ = ["View", "WebSocketRequest", "WebSocketResponse", "attach", "connect", "serve"]

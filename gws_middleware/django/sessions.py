@@ -20,8 +20,8 @@ from django.core.exceptions import MiddlewareNotUsed
 from django.http import HttpRequest, HttpResponse, parse_cookie
 from django.utils.module_loading import import_string
 
+from ..connection.websocket import WebSocket
 from ..typing import Environ, Headers
-from ..websocket import WebSocket
 
 __all__ = [
     "copied",

@@ -27,10 +27,10 @@ from django.db.models.signals import post_delete, post_save
 from django.http import HttpRequest
 from django.utils.functional import LazyObject, empty
 
-from .. import registry
 from ..codes import may_travel
+from ..connection.websocket import WebSocket
+from ..process import registry
 from ..typing import Environ
-from ..websocket import WebSocket
 from . import conf, sessions
 
 __all__ = [

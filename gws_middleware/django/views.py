@@ -9,8 +9,8 @@ from django.http import HttpRequest, HttpResponse
 from django.views import View
 
 from ..codes import CloseCode
+from ..connection.websocket import WebSocket
 from ..typing import Message
-from ..websocket import WebSocket
 from .decorators import accept_websocket, require_websocket
 from .serving import attach
 

@@ -1,41 +1,16 @@
-"""Masking (RFC 6455 5.3), and the choice between C and pure Python for the whole package.
-
-``GWS_SPEEDUPS`` unset: the C extensions where they are built, else pure Python; ``1``: the C extensions or an
-ImportError; ``0``: pure Python. Rule: only this module reads it.
-"""
+"""Masking (RFC 6455 5.3), in C where that was built."""
 
 from __future__ import annotations
 
-import importlib
-import os
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-__all__ = ["BytesLike", "extension", "mask"]
+from ..native import load
+
+__all__ = ["BytesLike", "mask"]
 
 BytesLike: TypeAlias = "bytes | bytearray | memoryview"
 
-
-_CHOICE = os.environ.get("GWS_SPEEDUPS", "")
-
-
-def extension(name: str, choice: str = _CHOICE) -> Any:
-    """One of the package's modules in C, or None where pure Python does the work."""
-    if choice not in ("", "0", "1"):
-        raise ImportError(f"GWS_SPEEDUPS is {choice!r}: set it to 1 (C or nothing), 0 (pure Python) or leave it unset")
-    if choice == "0":
-        return None
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        if choice == "1":
-            raise ImportError(
-                f"GWS_SPEEDUPS is 1, but the C extension {name} cannot be imported: install with a C compiler at "
-                "hand, or leave GWS_SPEEDUPS unset to run in pure Python"
-            ) from error
-        return None
-
-
-speedups = extension("gws_middleware.protocol._speedups")
+speedups = load("gws_middleware.protocol._speedups")
 
 
 def byte_view(data: BytesLike) -> memoryview:

@@ -10,7 +10,7 @@ import pytest
 from django.core.management import call_command
 from django.test.utils import setup_test_environment, teardown_test_environment
 
-from gws_middleware import adapter
+from gws_middleware import hooks as adapter
 from gws_middleware.django.test import WebSocketClient
 
 os.environ["DJANGO_SETTINGS_MODULE"] = "tests.django.project.settings"

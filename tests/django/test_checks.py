@@ -17,9 +17,9 @@ from gevent import monkey
 
 from gws_middleware.django import checks
 from gws_middleware.django.checks import MIDDLEWARE
-from tests.inprocess import package_path
-from tests.rawclient import TEXT, frame, upgrade_request
-from tests.servers import KINDS, ROOT, ServerDied, launch
+from tests.support.inprocess import package_path
+from tests.support.rawclient import TEXT, frame, upgrade_request
+from tests.support.servers import KINDS, ROOT, ServerDied, launch
 
 SESSION = "django.contrib.sessions.middleware.SessionMiddleware"
 

@@ -19,8 +19,8 @@ import django
 import psutil
 import pytest
 
-from tests.rawclient import RawClient, close_frame, upgrade_request
-from tests.servers import ROOT, Server, eventually, launch
+from tests.support.rawclient import RawClient, close_frame, upgrade_request
+from tests.support.servers import ROOT, Server, eventually, launch
 
 from .postgres import LIMIT, Postgres, postgres  # noqa: F401 - importing the fixture here makes it one of this module's
 

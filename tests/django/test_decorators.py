@@ -20,9 +20,9 @@ from gevent import GreenletExit
 from gws_middleware.django.decorators import accept_websocket, require_websocket
 from gws_middleware.django.serving import attach
 from gws_middleware.django.test import WebSocketClient, WebSocketRefused, WebSocketTestMixin
-from tests.inprocess import problems
+from tests.support.inprocess import problems
 
-from ..inprocess import refuse_switch, unaccepted
+from ..support.inprocess import refuse_switch, unaccepted
 from .project import views
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from gws_middleware.django import checks
-from tests.documents import blocks
-from tests.servers import ROOT
+from tests.support.documents import blocks
+from tests.support.servers import ROOT
 
 GUIDE = ROOT / "docs" / "django.md"
 AROUND = """

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import gws_middleware.django as app
-from tests.inprocess import package_path
+from tests.support.inprocess import package_path
 
 
 def test_names_are_loaded_from_their_homes() -> None:

@@ -28,8 +28,8 @@ from websockets.typing import Origin
 
 from gws_middleware.django import liveserver
 from gws_middleware.django.liveserver import WebSocketLiveServerTestCase
-from tests.inprocess import package_path
-from tests.servers import eventually
+from tests.support.inprocess import package_path
+from tests.support.servers import eventually
 
 SETTINGS = """
 from pathlib import Path

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.inprocess import package_path
-from tests.servers import ROOT
+from tests.support.inprocess import package_path
+from tests.support.servers import ROOT
 
 WITH_DJANGO = """
 import pytest

@@ -24,13 +24,13 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from gws_middleware import registry
 from gws_middleware.django.devserver import Server
+from gws_middleware.process import registry
 from gws_middleware.typing import Environ, StartResponse
 
-from ..inprocess import package_path, until
-from ..rawclient import RawClient, request, upgrade_request
-from ..servers import eventually
+from ..support.inprocess import package_path, until
+from ..support.rawclient import RawClient, request, upgrade_request
+from ..support.servers import eventually
 
 SETTINGS = """
 import logging.config

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.rawclient import CLOSE, TEXT, close_frame, frame, upgrade_request
-from tests.servers import KINDS, SWITCHED, Server, ServerDied, launch
+from tests.support.rawclient import CLOSE, TEXT, close_frame, frame, upgrade_request
+from tests.support.servers import KINDS, SWITCHED, Server, ServerDied, launch
 
 SERVERS = ("worker", "gevent", "gevent_pywsgi", "pywsgi-handler", "geventwebsocket-worker")
 PROJECT = "tests.django.project.wsgi"

@@ -24,7 +24,7 @@ from gws_middleware.django.decorators import accept_websocket
 from gws_middleware.django.serving import connect
 from gws_middleware.django.test import WebSocketClient
 from gws_middleware.typing import Environ, StartResponse
-from tests.inprocess import problems
+from tests.support.inprocess import problems
 
 from .project import views
 from .test_decorators import refusal, request_with_nobody_behind

@@ -10,12 +10,12 @@ import pytest
 from django.core.signals import request_finished, request_started
 from django.dispatch import Signal
 
+from gws_middleware.connection.websocket import WebSocket
+from gws_middleware.connection.wire import Stats
 from gws_middleware.django import databases
 from gws_middleware.django.signals import websocket_closed, websocket_opened
 from gws_middleware.django.test import WebSocketClient, WebSocketRefused
-from gws_middleware.websocket import WebSocket
-from gws_middleware.wire import Stats
-from tests.inprocess import problems, until
+from tests.support.inprocess import problems, until
 
 from .project.views import EVENTS
 

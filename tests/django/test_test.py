@@ -23,8 +23,8 @@ from django.urls import include, path, reverse_lazy
 
 from gws_middleware.django.decorators import require_websocket
 from gws_middleware.django.test import WebSocketClient, WebSocketRefused, WebSocketTestMixin
-from tests.inprocess import package_path
-from tests.servers import ROOT
+from tests.support.inprocess import package_path
+from tests.support.servers import ROOT
 
 from .project.views import EVENTS
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.rawclient import CLOSE, Frame, RawClient, close_frame, upgrade_request
-from tests.servers import Server, eventually, launch
+from tests.support.rawclient import CLOSE, Frame, RawClient, close_frame, upgrade_request
+from tests.support.servers import Server, eventually, launch
 
 PROJECT = "tests.django.thirdparty.wsgi:application"
 VARIANTS = ("usual", "reversed", "debug")

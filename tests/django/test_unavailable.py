@@ -10,9 +10,9 @@ from django.test import Client, RequestFactory, override_settings
 
 from gws_middleware.django import unavailable
 from gws_middleware.django.middleware import WebSocketMiddleware
-from tests.inprocess import problems
-from tests.rawclient import upgrade_request
-from tests.servers import KINDS, launch
+from tests.support.inprocess import problems
+from tests.support.rawclient import upgrade_request
+from tests.support.servers import KINDS, launch
 
 COMMAND = "gunicorn -k gws_middleware.worker.GeventWebSocketWorker"
 APPLICATION = "tests.django.project.wsgi:application"

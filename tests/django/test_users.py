@@ -22,11 +22,12 @@ from django.db import connection
 from django.test import RequestFactory, TestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 
-from gws_middleware import registry, testing
+from gws_middleware import testing
 from gws_middleware.django import users
 from gws_middleware.django.test import WebSocketClient, WebSocketRefused, WebSocketTestMixin
 from gws_middleware.django.users import close_user_sockets, refresh_user, user_key
-from tests.inprocess import package_path, until
+from gws_middleware.process import registry
+from tests.support.inprocess import package_path, until
 
 from .project.views import EVENTS
 

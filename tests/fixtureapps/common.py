@@ -18,7 +18,7 @@ import gevent
 from gevent.event import Event
 from greenlet import greenlet
 
-from gws_middleware import registry
+from gws_middleware.process import registry
 from gws_middleware.typing import Environ, StartResponse, WSGIApp
 
 __all__ = ["UGLY", "Router", "configure_logging", "json_response", "query", "record", "text_response"]

@@ -10,7 +10,8 @@ from typing import Any
 
 import gevent
 
-from gws_middleware import WebSocketMiddleware, registry
+from gws_middleware import WebSocketMiddleware
+from gws_middleware.process import registry
 from gws_middleware.protocol.connection import prepare
 from gws_middleware.typing import Environ, StartResponse
 

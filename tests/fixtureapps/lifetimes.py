@@ -16,8 +16,9 @@ from gevent import monkey
 from gevent.event import Event
 from gevent.os import tp_read
 
-from gws_middleware import ConnectionClosed, WebSocketMiddleware, registry
-from gws_middleware.takeover import HANDLER_KEY
+from gws_middleware import ConnectionClosed, WebSocketMiddleware
+from gws_middleware.process import registry
+from gws_middleware.servers.pywsgi import HANDLER_KEY
 from gws_middleware.typing import Environ, StartResponse
 
 from .behaviours import PLAIN, app

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from gws_middleware import prometheus, statsd
-from gws_middleware.prometheus import child_exit, post_worker_init
+from gws_middleware.metrics import prometheus, statsd
+from gws_middleware.metrics.prometheus import child_exit, post_worker_init
 
 __all__ = ["child_exit", "post_worker_init"]
 

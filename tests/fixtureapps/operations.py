@@ -9,7 +9,9 @@ from collections.abc import Iterable
 import prometheus_client
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from gws_middleware import health, prepare, registry
+from gws_middleware import prepare
+from gws_middleware.metrics import health
+from gws_middleware.process import registry
 from gws_middleware.typing import Environ, StartResponse
 
 from .behaviours import app, wrapped

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ..servers import Server, launch
+from ..support.servers import Server, launch
 from .watch import KEEP_ALIVE, SETTINGS, Bystander, Memory
 
 

@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 import pytest
 
-from ..rawclient import KEY, TEXT, Frame, upgrade_request
-from ..servers import Server
+from ..support.rawclient import KEY, TEXT, Frame, upgrade_request
+from ..support.servers import Server
 
 CONTROL = [*map(chr, [*range(32), 127])]
 TOO_WIDE = ["\u0100", "\u010a", "\u010d", "\u2028", "\u560a", "\u560d", "\U0001f600"]

@@ -13,8 +13,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from ..rawclient import TEXT, Frame, RawClient, upgrade_request
-from ..servers import Server
+from ..support.rawclient import TEXT, Frame, RawClient, upgrade_request
+from ..support.servers import Server
 from .watch import KEEP_ALIVE, Memory
 
 SPARE = 2.0

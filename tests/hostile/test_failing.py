@@ -9,8 +9,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from ..rawclient import TEXT, Frame, RawClient, close_frame, frame, request
-from ..servers import Server
+from ..support.rawclient import TEXT, Frame, RawClient, close_frame, frame, request
+from ..support.servers import Server
 
 RAISED = "the application raised; closed with 1011 .*"
 FAILURES = {  # how the view ends behind the 101, what the one record says

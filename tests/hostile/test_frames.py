@@ -6,8 +6,8 @@ from itertools import chain, repeat
 
 import pytest
 
-from ..rawclient import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, close_frame, frame
-from ..servers import Server
+from ..support.rawclient import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, close_frame, frame
+from ..support.servers import Server
 from .watch import SETTINGS, Memory
 
 MIB = 2**20

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ..rawclient import KEY, request, upgrade_request
-from ..servers import Server
+from ..support.rawclient import KEY, request, upgrade_request
+from ..support.servers import Server
 
 SERVERS = ["worker", "worker-python-parser", "gevent_pywsgi", "pywsgi"]
 Headers = list[tuple[str, str]]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from ..rawclient import KEY, upgrade_request
-from ..servers import Server
+from ..support.rawclient import KEY, upgrade_request
+from ..support.servers import Server
 from .watch import Memory
 
 MIB = 2**20

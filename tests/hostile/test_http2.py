@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import pytest
 
-from ..notices import gunicorn_speaks_http2
-from ..rawclient import KEY, RawClient
-from ..servers import Certificate, Server, launch
+from ..support.notices import gunicorn_speaks_http2
+from ..support.rawclient import KEY, RawClient
+from ..support.servers import Certificate, Server, launch
 
 pytestmark = pytest.mark.skipif(
     not gunicorn_speaks_http2(), reason="gunicorn's HTTP/2: h2 is not installed, or gunicorn is too old"

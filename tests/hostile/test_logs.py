@@ -12,8 +12,8 @@ from urllib.parse import quote
 import pytest
 
 from ..fixtureapps.common import UGLY
-from ..rawclient import RawClient, close_frame, upgrade_request
-from ..servers import Log, Server
+from ..support.rawclient import RawClient, close_frame, upgrade_request
+from ..support.servers import Log, Server
 
 IN_PATH = UGLY.encode().decode("latin-1")  # as WSGI has it
 PATH = quote(UGLY)

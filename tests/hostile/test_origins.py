@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ..rawclient import TEXT, Frame, request, upgrade_request
-from ..servers import Server, launch
+from ..support.rawclient import TEXT, Frame, request, upgrade_request
+from ..support.servers import Server, launch
 
 Headers = list[tuple[str, str]]
 Case = tuple[str, str, Headers]

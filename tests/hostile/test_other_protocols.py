@@ -1,15 +1,15 @@
 """Other protocols on an upgraded connection, and frames that come with the handshake (row 19).
 
-``tests/test_takeover.py`` has the plain cases on every server. Here: what else a scanner or a smuggler sends, and
-connections whose view has returned, on which the server could take up its work again.
+``tests/servers/test_takeover.py`` has the plain cases on every server. Here: what else a scanner or a smuggler sends,
+and connections whose view has returned, on which the server could take up its work again.
 """
 
 from __future__ import annotations
 
 import pytest
 
-from ..rawclient import PING, PONG, TEXT, Frame, frame, request, upgrade_request
-from ..servers import Server
+from ..support.rawclient import PING, PONG, TEXT, Frame, frame, request, upgrade_request
+from ..support.servers import Server
 
 FOREIGN = {
     "request": request("/second?id={token}"),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ..rawclient import (
+from ..support.rawclient import (
     BINARY,
     CLOSE,
     CONTINUATION,
@@ -29,7 +29,7 @@ from ..rawclient import (
     frame,
     upgrade_request,
 )
-from ..servers import Record, Server, eventually, launch
+from ..support.servers import Record, Server, eventually, launch
 from .watch import Bystander, Memory
 
 HOSTILE = "tests.fixtureapps.hostile"

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ..rawclient import TEXT, Frame, close_frame, upgrade_request
-from ..servers import LATE, SWITCHED, Certificate, Server, eventually, launch
+from ..support.rawclient import TEXT, Frame, close_frame, upgrade_request
+from ..support.servers import LATE, SWITCHED, Certificate, Server, eventually, launch
 
 LIFETIMES = "tests.fixtureapps.lifetimes"
 SLOTS = 3

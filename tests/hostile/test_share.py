@@ -11,8 +11,8 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from ..rawclient import BINARY, CLOSE, CONTINUATION, TEXT, Frame, RawClient, frame
-from ..servers import Server, launch
+from ..support.rawclient import BINARY, CLOSE, CONTINUATION, TEXT, Frame, RawClient, frame
+from ..support.servers import Server, launch
 from .test_floods import deflated
 
 SLOW = "/computing?each=0.002"

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from ..rawclient import BINARY, PING, TEXT, Frame, RawClient, frame
-from ..servers import Server
+from ..support.rawclient import BINARY, PING, TEXT, Frame, RawClient, frame
+from ..support.servers import Server
 from .watch import SETTINGS, Memory
 
 KIB, MIB = 2**10, 2**20

@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 import pytest
 
-from ..rawclient import Response, frame, request, upgrade_request
-from ..servers import Server, launch
+from ..support.rawclient import Response, frame, request, upgrade_request
+from ..support.servers import Server, launch
 
 Headers = list[tuple[str, str]]
 

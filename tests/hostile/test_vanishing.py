@@ -10,8 +10,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from ..rawclient import BINARY, CLOSE, CONTINUATION, PING, TEXT, Frame, close_frame, frame, upgrade_request
-from ..servers import Server, eventually
+from ..support.rawclient import BINARY, CLOSE, CONTINUATION, PING, TEXT, Frame, close_frame, frame, upgrade_request
+from ..support.servers import Server, eventually
 
 CROWD = 20
 """Peers that vanish at once."""

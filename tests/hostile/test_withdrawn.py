@@ -13,8 +13,8 @@ from threading import Thread
 
 import pytest
 
-from ..rawclient import CLOSE, TEXT, Frame, RawClient, close_frame, upgrade_request
-from ..servers import Server, eventually, launch
+from ..support.rawclient import CLOSE, TEXT, Frame, RawClient, close_frame, upgrade_request
+from ..support.servers import Server, eventually, launch
 
 VIEWS = ["/private/", "/who/"]
 """Attached and detached."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..rawclient import TEXT, Frame
-from ..servers import Server
+from ..support.rawclient import TEXT, Frame
+from ..support.servers import Server
 
 SETTINGS: dict[str, Any] = {
     "max_message_size": 2**20,

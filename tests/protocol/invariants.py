@@ -25,7 +25,7 @@ from gws_middleware.protocol.headers import (
     parse_subprotocols,
 )
 from tests.protocol.reading import Message, Outcome, read
-from tests.rawclient import CLOSE, PONG
+from tests.support.rawclient import CLOSE, PONG
 
 __all__ = [
     "PROFILES",

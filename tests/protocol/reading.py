@@ -13,7 +13,7 @@ from typing import NamedTuple
 from gws_middleware.protocol import connection, frames, masking
 from gws_middleware.protocol.connection import Connection, State
 from gws_middleware.protocol.deflate import Deflate, Parameters
-from tests.rawclient import CLOSE, CONTINUATION, PING, PONG, Frame, frame
+from tests.support.rawclient import CLOSE, CONTINUATION, PING, PONG, Frame, frame
 
 __all__ = ["End", "Message", "Outcome", "frames_of", "implementations", "joined", "outcome_of", "read", "using"]
 

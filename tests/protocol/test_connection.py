@@ -40,7 +40,7 @@ from tests.protocol.reading import (
     read,
     using,
 )
-from tests.rawclient import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, frame
+from tests.support.rawclient import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, frame
 
 SERVER, CLIENT = End(client=False), End(client=True)
 DATA, CONTROL = [TEXT, BINARY], [CLOSE, PING, PONG]

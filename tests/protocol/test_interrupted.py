@@ -13,7 +13,7 @@ import pytest
 from gws_middleware.protocol import connection, deflate
 from gws_middleware.protocol.connection import Connection, prepare
 from gws_middleware.protocol.deflate import Deflate, Parameters
-from tests.interrupting import raised_at_line
+from tests.support.interrupting import raised_at_line
 
 RESET = Parameters(server_no_context_takeover=True, client_no_context_takeover=True)
 TAKEOVER = Parameters(server_max_window_bits=12, client_max_window_bits=12)

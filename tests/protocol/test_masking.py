@@ -10,7 +10,6 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -154,51 +153,6 @@ def test_mask_c_against_python() -> None:
     in_c, rng = c_mask(), random.Random(6)
     cases = [(rng.randbytes(rng.randrange(1 << rng.randrange(13))), rng.randbytes(4)) for _ in range(2000)]
     assert [case for case in cases if in_c(*case) != masking._py_mask(*case)] == []
-
-
-def _load(choice: str) -> Any:
-    return masking.extension("gws_middleware.protocol._speedups", choice)
-
-
-def test_extension_zero() -> None:
-    """GWS_SPEEDUPS=0 means pure Python, built extension or not."""
-    assert _load("0") is None
-
-
-@pytest.mark.parametrize("choice", ["", "1"])
-def test_extension_built(choice: str) -> None:
-    """Unset, and with 1, the extension is taken where it is built."""
-    in_c = c_mask()
-    extension = _load(choice)
-    assert extension is not None
-    assert extension.mask is in_c
-
-
-def test_extension_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unset, a missing extension means pure Python."""
-    monkeypatch.setitem(sys.modules, "gws_middleware.protocol._speedups", None)
-    assert _load("") is None
-
-
-def test_extension_one_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With GWS_SPEEDUPS=1 a missing extension is an error that says what to do."""
-    monkeypatch.setitem(sys.modules, "gws_middleware.protocol._speedups", None)
-    with pytest.raises(ImportError) as caught:
-        _load("1")
-    assert str(caught.value) == (
-        "GWS_SPEEDUPS is 1, but the C extension gws_middleware.protocol._speedups cannot be imported: "
-        "install with a C compiler at hand, or leave GWS_SPEEDUPS unset to run in pure Python"
-    )
-
-
-@pytest.mark.parametrize("choice", ["2", "yes", "false", " 1"])
-def test_extension_unknown_value(choice: str) -> None:
-    """Any other value is an error that names it."""
-    with pytest.raises(ImportError) as caught:
-        _load(choice)
-    assert str(caught.value) == (
-        f"GWS_SPEEDUPS is {choice!r}: set it to 1 (C or nothing), 0 (pure Python) or leave it unset"
-    )
 
 
 def test_speedups_pure_python_in_a_process() -> None:

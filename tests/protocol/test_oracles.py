@@ -28,7 +28,7 @@ from tests.protocol.peers import (
     cut,
 )
 from tests.protocol.reading import Message, frames_of, joined
-from tests.rawclient import KEY, upgrade_request
+from tests.support.rawclient import KEY, upgrade_request
 
 LIMIT = 2**23
 MODES = ["shared", "dedicated"]

@@ -1,0 +1,1 @@
+"""One WebSocket connection, from the taken socket to what application code holds."""

@@ -1,0 +1,182 @@
+"""The turns of the event loop, shared among the connections of one hub.
+
+A turn is the time between two polls of the loop. While it lasts, no other socket is read, no timer fires and no
+heartbeat is sent. Rule: once a turn has lasted ``LASTS`` seconds, code that may wait lets the loop poll first
+(``give_way``), and work that can be done later is queued (``later``).
+
+=========================================  ========================================================
+in a turn that has lasted too long         what follows
+=========================================  ========================================================
+``receive()`` with messages in the inbox   the greenlet waits for another turn, then takes one
+``send()``, ``offer()`` in a greenlet      the greenlet waits for another turn, then sends
+a message for a view that waits for it     the view is woken in another turn
+bytes that the engine has not parsed yet   they are parsed in another turn
+=========================================  ========================================================
+
+The queue is served after the sockets that are ready. So a connection with little to do is served before those that
+have used up a turn already.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import gevent
+from gevent import getcurrent
+from gevent._hub_local import get_hub_if_exists
+from gevent.hub import Waiter
+from gevent.monkey import get_original
+
+from .fastpath import Turn, get_thread_ident
+
+__all__ = ["Turns", "turns_of"]
+
+
+allocate_lock: Callable[[], Any] = get_original("_thread", "allocate_lock")
+"""A lock that makes the thread wait; gevent's replacement would make a greenlet of this thread wait."""
+
+
+class _Iterations:
+    """Tells the iterations of a loop apart that does not count them, as gevent's on libuv: by its clock, which stands
+    still during each, in milliseconds. (A watcher could count them; but one that outlives its loop, because a thread
+    has ended, corrupts the memory there.)
+    """
+
+    def __init__(self, loop: Any) -> None:
+        self._loop = loop
+
+    @property
+    def iteration(self) -> int:
+        moment: float = self._loop.now()
+        return round(moment * 1000)
+
+
+class Turns(Turn):
+    """The turns of one hub's loop, and what waits for the next one."""
+
+    __slots__ = ("_armed", "_hub", "_resumed", "_woken")
+
+    def __init__(self, hub: Any) -> None:
+        self._hub = hub
+        self.ticks = hub.loop if hub.loop.iteration >= 0 else _Iterations(hub.loop)
+        self._iteration = -1
+        self._began = 0.0
+        self._thread = get_thread_ident()
+        self._woken: deque[Callable[[], object]] = deque()
+        """What has not had a turn yet."""
+        self._resumed: deque[Callable[[], object]] = deque()
+        """What has used up a turn and goes on in another one."""
+        self._armed = False
+
+    def give_way(self) -> None:
+        """Let this greenlet wait until the loop has polled its sockets. In the hub, which cannot wait, it does nothing.
+        RuntimeError in another thread than the loop's.
+        """
+        self.refuse_foreign()
+        if getcurrent() is not self._hub:
+            waiter: Any = Waiter(self._hub)
+            self._resumed.append(partial(waiter.switch, None))
+            self._arm()
+            waiter.get()
+
+    def refuse_foreign(self) -> None:
+        """RuntimeError in another thread than the loop's."""
+        if self.is_foreign():
+            raise RuntimeError(
+                "this method of a WebSocket works in the thread of its event loop alone, and this is another thread: "
+                "there send, send_json, offer, ping, close and abort may be called"
+            )
+
+    def wake(self, callback: Callable[[], object]) -> None:
+        """Call it in the hub in another turn, before what has used up one already."""
+        self._woken.append(callback)
+        self._arm()
+
+    def later(self, callback: Callable[[], object]) -> None:
+        """Call it in the hub in another turn."""
+        self._resumed.append(callback)
+        self._arm()
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call it in a greenlet of the loop, from another thread, which waits for its result or its exception."""
+        outcome: list[tuple[Any, BaseException | None]] = []
+        done = allocate_lock()
+        done.acquire()
+
+        def run() -> None:
+            try:
+                outcome.append((function(*arguments), None))
+            except BaseException as error:
+                outcome.append((None, error))
+            finally:
+                done.release()
+
+        self._hub.loop.run_callback_threadsafe(gevent.spawn, run)
+        done.acquire()
+        result, error = outcome.pop()
+        if error is not None:
+            raise error
+        return result
+
+    def forked(self) -> None:
+        """This is a process that has just been forked: what waits here are copies of the parent's greenlets."""
+        self._woken.clear()
+        self._resumed.clear()
+
+    def _arm(self) -> None:
+        if not self._armed:
+            # A callback alone would run before the loop polls again. The timer makes it poll, without waiting.
+            timer = self._hub.loop.timer(0)
+            timer.start(self._polled, timer)
+            self._armed = True  # only now: an exception in between would leave all connections of the hub waiting
+
+    def _polled(self, timer: Any) -> None:
+        """Runs in the hub, among the events of a poll: the queue comes after the sockets that were ready."""
+        timer.close()
+        self._hub.loop.run_callback(self._run, len(self._resumed))
+
+    def _run(self, resumable: int) -> None:
+        """Runs in the hub. ``resumable`` of those that have used up a turn had done so before the poll."""
+        self._armed = False
+        self._iteration, self._began = self.ticks.iteration, time.monotonic()  # the queue has a turn of its own
+        woken, resumed = self._woken, self._resumed
+        try:
+            while woken and not self.is_over():
+                woken.popleft()()
+            # One at least, or those that have used up a turn might never get another one.
+            for _ in range(min(resumable, len(resumed))):
+                resumed.popleft()()
+                if self.is_over():
+                    break
+        finally:
+            if woken or resumed:
+                self._arm()
+
+
+_ATTRIBUTE = "_gws_middleware_turns"
+"""Of a hub. A table of hubs would keep each alive, because its value refers to it."""
+
+
+def turns_of(hub: Any) -> Turns:
+    """The turns of a hub."""
+    turns: Turns | None = getattr(hub, _ATTRIBUTE, None)
+    if turns is None:
+        turns = Turns(hub)
+        setattr(hub, _ATTRIBUTE, turns)
+    return turns
+
+
+def _forked() -> None:
+    """In a process that has just been forked."""
+    turns = getattr(get_hub_if_exists(), _ATTRIBUTE, None)
+    if turns is not None:
+        turns.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

@@ -1,0 +1,1 @@
+"""Metrics: one table of them, and those who export it."""

@@ -1,0 +1,655 @@
+"""``turns``: no connection keeps the event loop from the others.
+
+What computes here computes for a whole turn of the loop, so that an order of events shows whether others were served.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+
+import gevent
+import pytest
+from gevent import get_hub
+
+from gws_middleware import ConnectionClosed, WebSocket, prepare
+from gws_middleware.codes import Opcode
+from gws_middleware.connection.fastpath import LASTS
+from gws_middleware.connection.turns import Turns, turns_of
+from gws_middleware.protocol.connection import Connection
+from gws_middleware.protocol.deflate import Deflate, Parameters
+from gws_middleware.typing import Message
+
+from ..support.inprocess import (
+    CountingChannel,
+    connected,
+    deadline,
+    hub_errors,
+    in_a_thread,
+    masked_frame,
+    spin,
+    ticks,
+    until,
+)
+from ..support.interrupting import raised_at_line
+
+__all__ = ["hub_errors"]
+
+COMPUTE = 2 * LASTS
+X = masked_frame(Opcode.TEXT, b"x")
+PIECE = masked_frame(Opcode.CONTINUATION, b"x", first=0)
+FRAGMENTS = masked_frame(Opcode.TEXT, b"x", first=0) + PIECE * 9000 + masked_frame(Opcode.CONTINUATION, b"x")
+RESET = Parameters(server_no_context_takeover=True, client_no_context_takeover=True)
+
+
+def turns() -> Turns:
+    return turns_of(get_hub())
+
+
+class Heartbeat:
+    """A timer of the loop, as that of a worker: how often it has fired."""
+
+    def __init__(self) -> None:
+        self.beats = 0
+        self._timer = get_hub().loop.timer(0.001, 0.001)
+
+    def __enter__(self) -> Heartbeat:
+        self._timer.start(self._beat)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._timer.stop()
+        self._timer.close()
+
+    def _beat(self) -> None:
+        self.beats += 1
+
+
+class TestTurn:
+    def test_is_over_when_it_has_lasted(self) -> None:
+        """By the clock, and not by what has been done in it."""
+        gevent.sleep(0.001)
+        spin(3 * LASTS)
+        turns().is_over()  # the loop's counter is only read when the clock says that it may be time
+        assert not turns().is_over()
+        spin(3 * LASTS)
+        assert turns().is_over()
+        assert turns().is_over()
+
+    def test_each_poll_begins_another_one(self) -> None:
+        """Whatever the one before has lasted."""
+        spin(3 * LASTS)
+        turns().is_over()
+        spin(3 * LASTS)
+        assert turns().is_over()
+        gevent.sleep(0.001)
+        assert not turns().is_over()
+
+    def test_there_is_one_for_each_hub(self) -> None:
+        """All connections of a hub share its turns."""
+        assert turns() is turns()
+
+        def elsewhere() -> bool:
+            hub = get_hub()
+            try:
+                return turns_of(hub) is turns_of(hub) is not ours
+            finally:
+                hub.destroy(destroy_loop=True)
+
+        ours = turns()
+        assert get_hub().threadpool.apply(elsewhere)
+
+    def test_iterations_of_a_loop_that_does_not_count_them(self) -> None:
+        """The loop of gevent on libuv: its clock tells them apart."""
+
+        class Loop:
+            iteration = -1
+            time = 1.0
+
+            def now(self) -> float:
+                return self.time
+
+        class Hub:
+            loop = Loop()
+
+        counting = Turns(Hub())
+        before = counting.ticks.iteration
+        assert counting.ticks.iteration == before
+        Hub.loop.time += 0.001
+        assert counting.ticks.iteration > before
+
+
+class TestQueue:
+    def test_give_way_lets_the_loop_poll(self) -> None:
+        """A socket, a timer and other greenlets are served meanwhile."""
+        with Heartbeat() as heart:
+            spin(COMPUTE)
+            turns().give_way()
+            turns().give_way()
+            assert heart.beats
+
+    def test_nothing_to_give_way_to_in_the_hub(self) -> None:
+        """A callback of the loop cannot wait."""
+        called: list[bool] = []
+        get_hub().loop.run_callback(lambda: (turns().give_way(), called.append(True)))
+        ticks()
+        assert called == [True]
+
+    def test_what_has_not_had_a_turn_comes_first(self) -> None:
+        """Whoever has little to do does not wait for those that have much."""
+        order: list[str] = []
+        for name in ("a", "b"):
+            turns().later(lambda name=name: order.append(f"resumed {name}"))
+        for name in ("c", "d"):
+            turns().wake(lambda name=name: order.append(f"woken {name}"))
+        until(lambda: len(order) == 4)
+        assert order == ["woken c", "woken d", "resumed a", "resumed b"]
+
+    def test_queue_has_turns_of_its_own(self) -> None:
+        """Of twenty that compute for a turn each, one or two run before the loop polls."""
+        done: list[int] = []
+        with Heartbeat() as heart:
+            for number in range(20):
+                turns().later(lambda number=number: (spin(COMPUTE), done.append(heart.beats)))
+            until(lambda: len(done) == 20)
+        assert len(set(done)) >= 10
+
+    def test_those_that_resume_are_not_starved_by_those_that_are_woken(self) -> None:
+        """However many come."""
+        order: list[str] = []
+
+        def woken() -> None:
+            spin(COMPUTE)
+            order.append("woken")
+            if len(order) < 50 and "resumed" not in order:
+                turns().wake(woken)
+
+        turns().later(lambda: order.append("resumed"))
+        woken()
+        until(lambda: "resumed" in order)
+        assert order.count("woken") <= 3
+        until(lambda: not turns()._armed)
+
+    def test_one_that_gives_way_after_a_poll_waits_for_the_next(self) -> None:
+        """Though the queue has not been served yet."""
+        iterations: list[int] = []
+        polls: list[bool] = []
+        check = get_hub().loop.check()  # called after each poll
+        check.start(polls.append, True)
+
+        def give_way() -> None:
+            iterations.append(len(polls))
+            turns().give_way()
+            iterations.append(len(polls))
+
+        def after_the_poll(timer: object) -> None:
+            turns()._polled(timer)
+            greenlet.switch()
+
+        greenlet = gevent.Greenlet(give_way)
+        timer = get_hub().loop.timer(0)
+        turns()._armed = True
+        timer.start(after_the_poll, timer)
+        until(lambda: len(iterations) == 2)
+        check.stop()
+        check.close()
+        assert iterations[1] > iterations[0]
+
+    def test_error_in_one_leaves_the_others(self, hub_errors: list[BaseException]) -> None:
+        """The loop reports it, as for any callback."""
+        done: list[bool] = []
+        turns().later(lambda: 1 / 0)
+        turns().later(lambda: done.append(True))
+        until(lambda: done)
+        assert isinstance(hub_errors.pop(), ZeroDivisionError)
+
+    def test_greenlet_that_ends_in_its_wait(self) -> None:
+        """It is forgotten."""
+        waiting = gevent.spawn(turns().give_way)
+        gevent.sleep(0)
+        waiting.kill()
+        ticks()
+        assert waiting.dead and not turns()._armed
+
+    def test_exception_in_the_middle_leaves_the_queue_served(self) -> None:
+        """Of a signal handler's, at any line: other connections wait there, too."""
+        for line in range(1, 20):
+            done: list[bool] = []
+            cut = raised_at_line(line, lambda: turns().later(lambda: None), "/turns.py")
+            turns().later(lambda done=done: done.append(True))
+            until(lambda done=done: done)
+            if not cut:
+                break
+        assert line > 3
+
+    def test_child_has_none_of_its_parent_s_greenlets(self) -> None:
+        """They are copies there."""
+        turns().later(lambda: None)
+        child = os.fork()
+        if not child:
+            os._exit(len(turns()._resumed))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert len(turns()._resumed) == 1
+        until(lambda: not turns()._armed)
+
+
+class TestBursts:
+    """Many messages in one read, for an application that computes for each."""
+
+    def test_view_gives_way_between_two_messages(self) -> None:
+        """Another connection is answered while a burst waits for a slow view."""
+        with connected(inbox_messages=100) as (slow, attacker), connected() as (other, peer):
+            taken: list[str] = []
+
+            def compute() -> None:
+                for message in slow:
+                    spin(COMPUTE)
+                    taken.append(message)
+
+            def echo() -> None:
+                other.send(f"{other.receive()} after {len(taken)}")
+
+            views = [gevent.spawn(compute), gevent.spawn(echo)]
+            ticks()
+            attacker.sock.sendall(X * 50)
+            until(lambda: taken)
+            peer.send("answered")
+            answer = peer.receive()
+            assert isinstance(answer, str) and int(answer.rpartition(" ")[2]) < 10
+            slow.close()
+            attacker.vanish()
+            gevent.joinall(views, 5)
+
+    def test_no_message_is_lost_where_the_wait_is_cut_off(self) -> None:
+        """A timeout around ``receive()`` may come while it lets others run: before it has taken a message."""
+        with connected(inbox_messages=100) as (ws, peer):
+            peer.sock.sendall(b"".join(masked_frame(Opcode.TEXT, b"%d" % number) for number in range(30)))
+            until(lambda: ws.count_messages() == 30)
+            got: list[object] = []
+            cut = 0
+            while len(got) < 30:
+                spin(COMPUTE)
+                try:
+                    with gevent.Timeout(0):
+                        got.append(ws.receive())
+                except gevent.Timeout:
+                    cut += 1
+                    got.append(ws.receive())
+            if get_hub().loop.iteration >= 0:  # on libuv a timer that is started begins another turn
+                assert cut > 10
+            assert got == [str(number) for number in range(30)]
+
+    def test_detached_connection_gives_way_between_two_messages(self) -> None:
+        """Its callbacks are no less slow."""
+        with connected(inbox_messages=100) as (slow, attacker), Heartbeat() as heart:
+            beats: list[int] = []
+            slow.detach(lambda ws, message: (spin(COMPUTE), beats.append(heart.beats)))
+            attacker.sock.sendall(X * 20)
+            until(lambda: len(beats) == 20)
+            assert len(set(beats)) >= 10
+
+    def test_views_of_many_connections_share_a_turn(self) -> None:
+        """A hundred sockets are ready at once: those that come late are woken in a later turn, in order."""
+        order: list[str] = []
+        registries = [connected() for _ in range(10)]
+        pairs = [each.__enter__() for each in registries]
+        with Heartbeat() as heart:
+
+            def view(ws: object) -> None:
+                for message in ws:  # type: ignore[attr-defined]
+                    spin(COMPUTE)
+                    order.append(f"{message}{heart.beats}")
+
+            views = [gevent.spawn(view, ws) for ws, _ in pairs]
+            ticks()
+            for _, peer in pairs:
+                peer.send("x")
+            until(lambda: len(order) == 10)
+            assert len(set(order)) >= 5
+        for each in registries:
+            each.__exit__(None, None, None)
+        gevent.joinall(views, 5)
+
+    @pytest.mark.parametrize("detached", [False, True])
+    @pytest.mark.parametrize(
+        ("end", "code"), [(masked_frame(Opcode.CLOSE, b"\x0f\xa1"), 4001), (masked_frame(0x3), 1002)]
+    )
+    def test_messages_before_the_end_are_answered_before_it(self, end: bytes, code: int, detached: bool) -> None:
+        """Though the view lets others run between two of them."""
+        with connected() as (ws, peer):
+
+            def answer(ws: WebSocket, message: Message) -> None:
+                spin(COMPUTE)
+                ws.send(message)
+
+            def view() -> None:
+                for message in ws:
+                    answer(ws, message)
+
+            viewing = None
+            if detached:
+                ws.detach(answer)
+            else:
+                viewing = gevent.spawn(view)
+            ticks()
+            peer.sock.sendall(b"".join(masked_frame(Opcode.TEXT, b"%d" % number) for number in range(10)) + end)
+            assert [peer.receive() for _ in range(10)] == [str(number) for number in range(10)]
+            close_frame = peer.close_frame()
+            assert close_frame is not None and close_frame[0] == code
+            if viewing is not None:
+                viewing.get(timeout=5)
+
+    def test_connection_that_ends_before_its_view_is_woken(self) -> None:
+        """The view is told what came, and then the end: once each."""
+        with connected() as (ws, peer):
+            view = gevent.spawn(list, ws)
+            ticks()
+            spin(COMPUTE)
+            turns().is_over()
+            spin(COMPUTE)
+            data = bytearray(X + masked_frame(Opcode.CLOSE, b"\x0f\xa1"))
+            get_hub().loop.run_callback(lambda: (spin(2 * COMPUTE), ws.data_received(data, len(data))))
+            assert view.get(timeout=5) == ["x"]
+            assert ws.close_code == 4001
+            peer.vanish()
+
+
+class TestParsing:
+    """What one read holds is not all parsed at once."""
+
+    def test_fragments_of_many_connections_share_a_turn(self) -> None:
+        """Nine thousand fragments in one segment cost tens of milliseconds: other connections are served meanwhile."""
+        registries = [connected() for _ in range(8)]
+        pairs = [each.__enter__() for each in registries]
+        with connected() as (other, peer), Heartbeat() as heart:
+            echo = gevent.spawn(lambda: other.send(other.receive()))
+            sending = [gevent.spawn(attacker.sock.sendall, FRAGMENTS) for _, attacker in pairs]
+            until(lambda: any(ws.stats.bytes_received for ws, _ in pairs))
+            peer.send("answered")
+            assert peer.receive() == "answered"
+            beats = heart.beats
+            assert not all(ws.count_messages() for ws, _ in pairs)
+            until(lambda: all(ws.count_messages() for ws, _ in pairs), seconds=20)
+            assert heart.beats > beats + 8
+            assert {ws.receive() for ws, _ in pairs} == {"x" * 9002}
+            gevent.joinall([echo, *sending], 5)
+        for each in registries:
+            each.__exit__(None, None, None)
+
+    def test_detached_connection_gets_a_message_that_was_parsed_later(self) -> None:
+        """The greenlet for it is started then."""
+        got: list[object] = []
+        with connected() as (ws, peer):
+            ws.detach(lambda ws, message: got.append(message))
+            sending = gevent.spawn(peer.sock.sendall, FRAGMENTS)
+            until(lambda: got, seconds=20)
+            assert got == ["x" * 9002]
+            sending.join(5)
+
+    def test_ping_flood_is_answered_in_turns(self) -> None:
+        """Control frames are parsed one by one, too."""
+        with connected() as (ws, peer), Heartbeat() as heart:
+            sending = gevent.spawn(peer.sock.sendall, masked_frame(Opcode.PING, b"x") * 40_000 + X)
+            assert ws.receive() == "x"
+            assert heart.beats > 1
+            sending.kill()
+
+    def test_end_of_a_flood_is_seen(self) -> None:
+        """A close frame that waits inside takes its turn."""
+        with connected() as (ws, peer):
+            sending = gevent.spawn(peer.sock.sendall, FRAGMENTS + masked_frame(Opcode.CLOSE, b"\x0f\xa1"))
+            assert (list(ws), ws.close_code) == (["x" * 9002], 4001)
+            sending.kill()
+
+    def test_close_in_the_middle_of_a_flood_hears_the_answer(self) -> None:
+        """What waits inside is skipped in turns, up to the peer's close frame."""
+        with connected(close_timeout=60, inbox_messages=1) as (ws, peer):
+            sending = gevent.spawn(peer.sock.sendall, X * 5 + FRAGMENTS + masked_frame(Opcode.CLOSE, b"\x0f\xa1"))
+            until(lambda: ws._paused)
+            ws.close(4002)
+            until(lambda: ws._transport.closed, "the connection ends by the peer's close frame")
+            assert ws._engine.received_close == (4001, "")
+            sending.kill()
+
+    def test_messages_that_inflate_are_given_out_in_turns(self) -> None:
+        """Each of a few bytes becomes a megabyte: the loop runs between them."""
+        engine = Connection(client=True, max_message_size=2**30, deflate=Deflate(RESET, client=True))
+        frames = b"".join(engine.encode(bytes(2**20)) for _ in range(40))  # type: ignore[misc]
+        with connected(compression=RESET) as (ws, peer), Heartbeat() as heart:
+            sizes: list[int] = []
+            ws.detach(lambda ws, message: sizes.append(len(message)))
+            peer.sock.sendall(frames)
+            until(lambda: len(sizes) == 40)
+            assert heart.beats > 3
+
+    def test_all_of_a_large_burst_arrives_in_order(self) -> None:
+        """Ten thousand messages in one segment, taken one by one."""
+        with connected() as (ws, peer):
+            frames = b"".join(masked_frame(Opcode.TEXT, b"%d" % number) for number in range(10_000))
+            sending = gevent.spawn(peer.sock.sendall, frames)
+            assert [ws.receive() for _ in range(10_000)] == [str(number) for number in range(10_000)]
+            sending.join(5)
+
+
+class TestSending:
+    """A view that sends without a pause to a peer that reads as fast."""
+
+    LIMIT = 200_000
+
+    @pytest.mark.parametrize("kind", ["send", "large", "offer", "ping and send"])
+    def test_view_that_never_waits_leaves_others_their_turn(self, kind: str) -> None:
+        """``while True: ws.send(…)``: the kernel takes all of it, and still the loop runs."""
+        stop: list[bool] = []
+        with connected() as (ws, peer):
+
+            def read() -> None:
+                with suppress(OSError):  # the test closes the socket
+                    while peer.sock.recv(1 << 20):
+                        pass
+
+            def view() -> int:
+                frame, count = prepare("x" * 10), 0
+                while not stop and count < self.LIMIT:
+                    if kind == "offer":
+                        ws.offer(frame)
+                    elif kind == "large":
+                        ws.send(bytes(100_000))
+                    else:
+                        if kind == "ping and send":
+                            ws.ping()
+                        ws.send("x" * 10)
+                    count += 1
+                return count
+
+            reading, viewing = gevent.spawn(read), gevent.spawn(view)
+            gevent.spawn_later(0.01, stop.append, True)
+            with deadline("the view ends", 60):
+                assert viewing.get() < self.LIMIT
+            peer.vanish()
+            reading.kill()
+
+    def test_what_a_view_sends_while_it_computes_leaves_at_once(self) -> None:
+        """Not when it gives way: real time has passed since the message before."""
+        with connected() as (ws, peer):
+            channel = ws._transport._channel = CountingChannel(ws._transport._channel)
+            sizes: list[int] = []
+
+            def view() -> None:
+                for number in range(5):
+                    spin(4 * COMPUTE)
+                    ws.send(str(number))
+                    sizes.append(sum(channel.writes()))
+
+            gevent.spawn(view).get()
+            assert sizes == [3, 6, 9, 12, 15]
+            ws._transport._channel = channel.channel
+            assert [peer.receive() for _ in range(5)] == list("01234")
+
+    @pytest.mark.parametrize("method", ["ping", "close"])
+    def test_control_frame_after_a_message_leaves_at_once(self, method: str) -> None:
+        """In the hub, too, where nothing can wait."""
+        with connected() as (ws, peer):
+            channel = ws._transport._channel = CountingChannel(ws._transport._channel)
+            writes: list[int] = []
+
+            def callback() -> None:
+                ws.offer("x")
+                spin(2 * COMPUTE)
+                turns().is_over()
+                spin(2 * COMPUTE)
+                getattr(ws, method)()
+                writes.append(len(channel.writes()))
+
+            get_hub().loop.run_callback(callback)
+            until(lambda: writes)
+            assert writes == [2]
+            ws._transport._channel = channel.channel
+            peer.vanish()
+
+    def test_frames_of_one_turn_are_still_joined(self) -> None:
+        """A view that sends quickly costs one system call for the first frame and one for all others."""
+        with connected() as (ws, peer):
+            channel = ws._transport._channel = CountingChannel(ws._transport._channel)
+            gevent.sleep(0.001)
+            for number in range(10):
+                ws.send(str(number))
+            ticks()
+            assert len(channel.writes()) == 2
+            ws._transport._channel = channel.channel
+            assert [peer.receive() for _ in range(10)] == list("0123456789")
+
+    def test_connection_that_ends_while_its_sender_gives_way(self) -> None:
+        """The sender is told as in any other wait."""
+        with connected() as (ws, peer):
+
+            def view() -> None:
+                spin(3 * COMPUTE)
+                turns().is_over()
+                spin(3 * COMPUTE)
+                with pytest.raises(ConnectionClosed):
+                    ws.send("x")
+
+            viewing = gevent.spawn(view)
+            gevent.spawn(ws.abort)
+            viewing.get(timeout=5)
+            peer.vanish()
+
+    def test_view_that_sends_without_a_pause_is_told_of_the_end(self) -> None:
+        """The peer's close frame is answered, though the view is always in the middle of something."""
+        with connected() as (ws, peer):
+
+            def view() -> None:
+                with suppress(ConnectionClosed):
+                    while True:
+                        spin(COMPUTE)
+                        ws.send("x")
+
+            viewing = gevent.spawn(view)
+            ticks()
+            peer.close(4001)
+            assert peer.close_frame() == (4001, "")
+            viewing.get(timeout=5)
+
+
+class TestThreads:
+    """What may be called in another thread of the operating system: what sends, and what ends the connection."""
+
+    @pytest.mark.parametrize(
+        ("call", "comes"),
+        [
+            (lambda ws: ws.send("text"), "text"),
+            (lambda ws: ws.send(b"text", binary=False), "text"),
+            (lambda ws: ws.send(bytes(200_000)), bytes(200_000)),
+            (lambda ws: ws.send_json({"a": 1}), '{"a":1}'),
+            (lambda ws: ws.offer("text"), "text"),
+            (lambda ws: ws.offer(prepare("text")), "text"),
+        ],
+    )
+    def test_message_is_sent(self, call: Callable[[WebSocket], object], comes: str | bytes) -> None:
+        """The loop is woken for it."""
+        with connected() as (ws, peer):
+            sending = get_hub().threadpool.spawn(call, ws)
+            assert peer.receive() == comes
+            assert sending.get(timeout=5) in (None, True)
+
+    def test_connection_is_pinged_and_closed(self) -> None:
+        """The control frames leave as from any greenlet."""
+        with connected() as (ws, peer):
+            in_a_thread(ws.ping, b"hello")
+            in_a_thread(ws.close, 4002, "done")
+            assert peer.close_frame() == (4002, "done")
+            assert (ws.closed, ws.close_code) == (True, 4002)
+
+    def test_connection_is_cut(self) -> None:
+        """Without a close frame."""
+        with connected() as (ws, peer):
+            in_a_thread(ws.abort)
+            assert peer.close_frame() is None
+            assert ws.closed
+
+    @pytest.mark.parametrize(
+        ("call", "error"),
+        [
+            (lambda ws: ws.send(None), TypeError),
+            (lambda ws: ws.offer(None), TypeError),
+            (lambda ws: ws.close(1005), ValueError),
+            (lambda ws: ws.ping(bytes(126)), ValueError),
+        ],
+    )
+    def test_wrong_call_raises_in_the_thread(self, call: Callable[[WebSocket], object], error: type[Exception]) -> None:
+        """Where it was made."""
+        with connected() as (ws, _), pytest.raises(error):
+            in_a_thread(call, ws)
+
+    def test_ended_connection(self) -> None:
+        """As in the loop's thread."""
+        with connected() as (ws, _):
+            ws.abort()
+            with pytest.raises(ConnectionClosed):
+                in_a_thread(ws.send, "x")
+            assert in_a_thread(ws.offer, "x") is False
+
+    def test_sender_waits_for_a_slow_peer_in_its_thread(self) -> None:
+        """The loop goes on meanwhile."""
+        with connected(buffers=1 << 15, send_high_water=1000) as (ws, peer), Heartbeat() as heart:
+            sending = get_hub().threadpool.spawn(lambda: [ws.send(bytes(1 << 18)) for _ in range(5)])
+            until(lambda: heart.beats > 5)
+            assert not sending.ready()
+            assert [peer.receive() for _ in range(5)] == [bytes(1 << 18)] * 5
+            sending.get(timeout=5)
+
+    def test_many_threads_at_once(self) -> None:
+        """Frames do not interleave, and none is lost."""
+        with connected() as (ws, peer):
+            pool = get_hub().threadpool
+            sending = [pool.spawn(lambda n=n: [ws.send(str(n) * 10_000) for _ in range(20)]) for n in range(8)]
+            got = [peer.receive() for _ in range(160)]
+            assert sorted(got) == sorted([str(n) * 10_000 for n in range(8)] * 20)  # type: ignore[type-var]
+            gevent.joinall(sending, 5)
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda ws: ws.receive(),
+            lambda ws: ws.receive(timeout=1),
+            next,
+            lambda ws: ws.receive_json(),
+            lambda ws: ws.has_messages(),
+            lambda ws: ws.detach(),
+            lambda ws: ws.accept(),
+        ],
+        ids=["receive", "receive with a timeout", "next", "receive_json", "has_messages", "detach", "accept"],
+    )
+    @pytest.mark.parametrize("waiting", [False, True])
+    def test_what_takes_messages_is_refused(self, call: Callable[[WebSocket], object], waiting: bool) -> None:
+        """With a sentence that names what may be called; the connection goes on."""
+        with connected() as (ws, peer):
+            if waiting:
+                peer.send("x")
+                until(lambda: ws.stats.messages_received)
+            with pytest.raises(RuntimeError, match=r"this is another thread: there send, .* may be called"):
+                in_a_thread(call, ws)
+            if not waiting:
+                peer.send("x")
+            assert ws.receive() == "x"

@@ -1,0 +1,633 @@
+"""The chat of ``examples/chat``, set up and started with the commands of its README, and used by ordinary clients."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from http.cookiejar import CookieJar
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from ..support.documents import blocks, command, serve, url
+from ..support.rawclient import Response, upgrade_request
+from ..support.servers import ROOT, Server
+
+CHAT = ROOT / "examples" / "chat"
+TIMEOUT = 20.0
+
+
+# --- the server ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Chat:
+    """The running example and its database."""
+
+    server: Server
+    database: Path
+
+    def room(self) -> str:
+        """A new room, nobody's but this test's; its slug."""
+        slug = f"room-{uuid.uuid4().hex[:8]}"
+        with closing(sqlite3.connect(self.database, timeout=TIMEOUT)) as connection, connection:
+            connection.execute("INSERT INTO chat_room (slug, name, topic) VALUES (?, ?, '')", (slug, slug))
+        return slug
+
+
+@contextmanager
+def serve_chat(directory: Path, **env: str) -> Iterator[Chat]:
+    """The chat with a database of its own, as README's two commands start it."""
+    database = directory / "chat.sqlite3"
+    env = {"CHAT_DATABASE": str(database), **env}
+    migrate(env)
+    with serve(command(CHAT / "README.md", "gunicorn"), directory / "server", env=env) as server:
+        yield Chat(server, database)
+
+
+def migrate(env: dict[str, str]) -> None:
+    """README's first command."""
+    lines = [line for block in blocks(CHAT / "README.md", "sh") for line in block.splitlines()]
+    (line,) = [line for line in lines if "migrate" in line]
+    words = shlex.split(line)
+    assert words[0] == ".venv/bin/python"
+    ended = subprocess.run(
+        [sys.executable, *words[1:]], cwd=ROOT, env={"PYTHONPATH": str(ROOT), **env}, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chat]:
+    """One server for the tests of this file."""
+    with serve_chat(tmp_path_factory.mktemp("chat")) as chat:
+        yield chat
+
+
+@pytest.fixture
+def chat(running: Chat) -> Iterator[Chat]:
+    """The same; its log is checked behind each test."""
+    yield running
+    running.server.log.check()
+
+
+@pytest.fixture
+def room(chat: Chat) -> str:
+    """A room of this test's own."""
+    return chat.room()
+
+
+# --- its users -----------------------------------------------------------------------------------------------------
+
+
+class Answer(NamedTuple):
+    """What HTTP answered."""
+
+    status: int
+    headers: Any
+    text: str
+
+    @property
+    def location(self) -> str | None:
+        """Where it redirects to."""
+        found: str | None = self.headers["Location"]
+        return found
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *arguments: Any) -> None:
+        """Nowhere: the redirect is the answer."""
+
+
+class Visitor:
+    """Somebody's browser: HTTP and WebSockets with the same cookies."""
+
+    def __init__(self, chat: Chat, name: str = "") -> None:
+        self.server = chat.server
+        self.name = name
+        self.cookies = CookieJar()
+        self.opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(self.cookies), _Stay()
+        )
+
+    def get(self, path: str) -> Answer:
+        """A page."""
+        return self._answer(urllib.request.Request(self._url(path)))
+
+    def post(self, path: str, **fields: str) -> Answer:
+        """A form, with the token of the page that was seen before."""
+        token = next((cookie.value or "" for cookie in self.cookies if cookie.name == "csrftoken"), "")
+        data = urlencode({"csrfmiddlewaretoken": token, **fields}).encode()
+        return self._answer(urllib.request.Request(self._url(path), data))
+
+    def join(self, name: str = "", password: str = "secret") -> Answer:
+        """Fill in the form of the page that everybody sees first."""
+        self.get("/join/")
+        return self.post("/join/", username=name or self.name, password=password)
+
+    def leave(self) -> Answer:
+        """Log out."""
+        return self.post("/leave/")
+
+    @contextmanager
+    def socket(self, room: str, query: str = "", **options: Any) -> Iterator[Socket]:
+        """A WebSocket into a room; ``options`` are those of ``connect``."""
+        with connect(
+            url(self.server, f"/ws/rooms/{room}/{query}"),
+            additional_headers={"Cookie": self._cookies()},
+            origin=url(self.server, "", "http"),  # type: ignore[arg-type]
+            proxy=None,
+            open_timeout=TIMEOUT,
+            **options,
+        ) as ws:
+            yield Socket(ws)
+
+    @contextmanager
+    def inside(self, room: str) -> Iterator[Socket]:
+        """The same, when it has been welcomed."""
+        with self.socket(room) as joined:
+            joined.welcome = joined.hear("welcome")
+            yield joined
+
+    def refused(self, path: str, *headers: tuple[str, str]) -> Response:
+        """The HTTP answer to a handshake."""
+        with self.server.connect() as client:
+            client.send(upgrade_request(path, ("Host", "localhost"), ("Cookie", self._cookies()), *headers))
+            return client.read_response()
+
+    def _cookies(self) -> str:
+        return "; ".join(f"{cookie.name}={cookie.value}" for cookie in self.cookies)
+
+    def _url(self, path: str) -> str:
+        return url(self.server, path, "http")
+
+    def _answer(self, request: urllib.request.Request) -> Answer:
+        try:
+            with self.opener.open(request, timeout=TIMEOUT) as response:
+                return Answer(response.status, response.headers, response.read().decode())
+        except HTTPError as error:
+            with error:
+                return Answer(error.code, error.headers, error.read().decode())
+
+
+class Socket:
+    """One WebSocket, in the words of the chat."""
+
+    welcome: dict[str, Any]
+
+    def __init__(self, ws: ClientConnection) -> None:
+        self.ws = ws
+
+    def send(self, **event: Any) -> None:
+        """An event."""
+        self.ws.send(json.dumps(event))
+
+    def say(self, *texts: str) -> None:
+        """Messages."""
+        for text in texts:
+            self.send(type="say", text=text)
+
+    def next(self) -> dict[str, Any]:
+        """The next event."""
+        event: dict[str, Any] = json.loads(self.ws.recv(timeout=TIMEOUT))
+        return event
+
+    def hear(self, kind: str) -> dict[str, Any]:
+        """The next event, which is of this kind."""
+        event = self.next()
+        assert event["type"] == kind, event
+        return event
+
+    def texts(self, count: int) -> list[str]:
+        """The next events, which are messages."""
+        return [self.hear("message")["text"] for _ in range(count)]
+
+    def goodbye(self) -> tuple[int, str] | None:
+        """Code and reason of the server's close frame; None if it closed without one."""
+        try:
+            while True:
+                self.ws.recv(timeout=TIMEOUT)
+        except ConnectionClosed as closed:
+            return None if closed.rcvd is None else (closed.rcvd.code, closed.rcvd.reason)
+
+
+def new_user(chat: Chat) -> Visitor:
+    """Somebody who has just chosen a name."""
+    visitor = Visitor(chat, f"user-{uuid.uuid4().hex[:8]}")
+    assert visitor.join().status == 302
+    return visitor
+
+
+@pytest.fixture(scope="module")
+def ada(running: Chat) -> Visitor:
+    """A user, in the rooms of all tests: to compute a password's hash takes long."""
+    return new_user(running)
+
+
+@pytest.fixture(scope="module")
+def bob(running: Chat) -> Visitor:
+    """Another one."""
+    return new_user(running)
+
+
+# --- coming in -----------------------------------------------------------------------------------------------------
+
+
+def test_first_page_leads_to_the_form_and_on_into_a_room(chat: Chat) -> None:
+    """Name and password are all that stands between the address and the chat."""
+    visitor = Visitor(chat)
+    seen = [visitor.get("/").location, visitor.get("/rooms/lobby/").location]
+    visitor.get("/join/")
+    joined = visitor.post(str(seen[1]), username=f"ada-{uuid.uuid4().hex[:8]}", password="x")
+    assert [*seen, joined.location] == ["/rooms/lobby/", "/join/?next=/rooms/lobby/", "/rooms/lobby/"]
+    assert 'data-socket="/ws/rooms/lobby/"' in visitor.get("/rooms/lobby/").text
+
+
+def test_migrate_makes_three_rooms(ada: Visitor) -> None:
+    """Nobody has to invent a room first."""
+    page = ada.get("/rooms/lobby/").text
+    assert re.findall(r'href="/rooms/(\w+)/"', page) == ["lobby", "coffee", "help"]
+
+
+def test_known_name_asks_for_its_password(chat: Chat, ada: Visitor) -> None:
+    """A name belongs to whoever came first, however it is spelt."""
+    thief, herself = Visitor(chat), Visitor(chat)
+    refused = thief.join(ada.name, "another")
+    assert (refused.status, "has another password" in refused.text) == (200, True)
+    assert herself.join(ada.name.upper()).status == 302
+    assert f"<b>{ada.name}</b>" in herself.get("/rooms/lobby/").text
+
+
+@pytest.mark.parametrize("name", ["", "<b>", "two words", "n" * 25])
+def test_name_is_refused(chat: Chat, name: str) -> None:
+    """The form says what is wrong, and nobody is logged in."""
+    visitor = Visitor(chat, name)
+    answer = visitor.join(name)
+    assert (answer.status, 'role="alert"' in answer.text) == (200, True)
+    assert visitor.get("/rooms/lobby/").status == 302
+
+
+def test_pages_have_a_policy_and_obey_it(chat: Chat, ada: Visitor) -> None:
+    """Scripts and styles are files of our own, which gunicorn serves with DEBUG off."""
+    pages = [Visitor(chat).get("/join/"), ada.get("/rooms/lobby/")]
+    files = sorted({path for page in pages for path in re.findall(r'(?:src|href)="(/static/[^"]+)"', page.text)})
+    assert files == ["/static/chat/chat.css", "/static/chat/chat.js", "/static/chat/icon.svg"]
+    assert [ada.get(path).status for path in files] == [200, 200, 200]
+    for page in pages:
+        assert page.headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'self';")
+        assert not re.search(r"<style|<script(?! src)| style=| on\w+=|://", page.text)
+
+
+# --- the handshake -------------------------------------------------------------------------------------------------
+
+
+def test_socket_of_a_stranger_is_answered_with_the_way_to_the_form(chat: Chat) -> None:
+    """Who is not logged in gets no WebSocket, but Django's redirect."""
+    answer = Visitor(chat).refused("/ws/rooms/lobby/")
+    assert (answer.status, answer.headers["location"]) == (302, "/join/?next=/ws/rooms/lobby/")
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/ws/rooms/nowhere/", 404),
+        ("/ws/rooms/a%20b/", 404),
+        ("/ws/rooms/lobby/?since=yesterday", 400),
+        ("/ws/rooms/lobby/?since=-1", 400),
+        (f"/ws/rooms/lobby/?since={'9' * 30}", 400),
+    ],
+)
+def test_socket_is_refused(ada: Visitor, path: str, status: int) -> None:
+    """An address that means nothing is an HTTP error."""
+    assert ada.refused(path).status == status
+
+
+def test_socket_of_another_origin_is_refused(ada: Visitor) -> None:
+    """The cookie of a user does not open a door for other people's pages."""
+    assert ada.refused("/ws/rooms/lobby/", ("Origin", "https://evil.example")).status == 403
+
+
+def test_socket_over_http_answers_426(ada: Visitor) -> None:
+    """The address speaks WebSocket alone."""
+    assert ada.get("/ws/rooms/lobby/").status == 426
+
+
+# --- what was said -------------------------------------------------------------------------------------------------
+
+
+def test_welcome_tells_who_is_here(ada: Visitor, room: str) -> None:
+    """In an empty room one finds oneself."""
+    with ada.inside(room) as hers:
+        me = hers.welcome["you"]
+        assert me["name"] == ada.name
+        assert hers.welcome == {"type": "welcome", "you": me, "people": [me], "messages": [], "earlier": False}
+
+
+def test_message_reaches_all_alike(ada: Visitor, bob: Visitor, room: str) -> None:
+    """Both get the same event, and who comes later finds it."""
+    with ada.inside(room) as hers, bob.inside(room) as his:
+        hers.hear("join")
+        his.say("  Grüße, 你好 👋\n<b>  ")
+        heard = hers.hear("message")
+        assert his.hear("message") == heard
+        assert (heard["text"], heard["user"]["name"]) == ("Grüße, 你好 👋\n<b>", bob.name)
+        with ada.inside(room) as later:
+            assert later.welcome["messages"] == [heard]
+
+
+def test_message_stays_in_its_room(chat: Chat, ada: Visitor, bob: Visitor, room: str) -> None:
+    """Other rooms hear nothing, and have a history of their own."""
+    with ada.inside(chat.room()) as elsewhere, bob.inside(room) as his:
+        his.say("here")
+        his.hear("message")
+        elsewhere.say("there")
+        assert elsewhere.texts(1) == ["there"]
+
+
+def test_history_is_the_last_fifty(ada: Visitor, room: str) -> None:
+    """More would make everybody wait; that there are more is told."""
+    with ada.inside(room) as hers:
+        hers.say(*map(str, range(53)))
+        hers.texts(53)
+    with ada.inside(room) as hers:
+        assert [message["text"] for message in hers.welcome["messages"]] == [str(number) for number in range(3, 53)]
+        assert hers.welcome["earlier"] is True
+
+
+def test_return_brings_what_was_missed(ada: Visitor, bob: Visitor, room: str) -> None:
+    """``since`` is the last message that the page has: those behind it come, and no other."""
+    with bob.inside(room) as his:
+        with ada.inside(room) as hers:
+            his.hear("join")
+            his.say("before")
+            last = hers.hear("message")["id"]
+        his.hear("message")
+        his.hear("leave")
+        his.say("one", "two")
+        his.texts(2)
+        with ada.socket(room, f"?since={last}") as hers:
+            welcome = hers.hear("welcome")
+            his.hear("join")
+            his.say("three")
+            assert [message["text"] for message in welcome["messages"]] == ["one", "two"]
+            assert welcome["earlier"] is False
+            assert hers.texts(1) == ["three"]
+
+
+@pytest.mark.parametrize("since", ["", "0", str(2**63 - 1)])
+def test_since_may_be_any_id(ada: Visitor, room: str, since: str) -> None:
+    """A number that is no message's is one that others come after, or not."""
+    with ada.socket(room, f"?since={since}") as hers:
+        assert hers.hear("welcome")["messages"] == []
+
+
+# --- who is here ---------------------------------------------------------------------------------------------------
+
+
+def test_presence_follows_who_comes_and_goes(ada: Visitor, bob: Visitor, room: str) -> None:
+    """The newcomer is told of all, the others of the newcomer."""
+    with ada.inside(room) as hers:
+        with bob.inside(room) as his:
+            both = [hers.welcome["you"], his.welcome["you"]]
+            assert sorted(his.welcome["people"], key=lambda user: user["id"]) == both
+            assert hers.hear("join") == {"type": "join", "user": both[1]}
+        assert hers.hear("leave") == {"type": "leave", "user": both[1]}
+
+
+def test_presence_ends_without_a_goodbye(ada: Visitor, bob: Visitor, room: str) -> None:
+    """Who is cut off has left too."""
+    with ada.inside(room) as hers, bob.inside(room) as his:
+        hers.hear("join")
+        his.ws.socket.shutdown(2)
+        hers.hear("leave")
+
+
+def test_two_tabs_are_one_user(ada: Visitor, bob: Visitor, room: str) -> None:
+    """A second tab is not announced, and its user stays until the last one is closed."""
+    with bob.inside(room) as his:
+        with ada.inside(room) as first:
+            his.hear("join")
+            with ada.inside(room) as second:
+                assert len(second.welcome["people"]) == 2
+                second.say("from the second")
+                assert [his.texts(1), first.texts(1), second.texts(1)] == [["from the second"]] * 3
+            first.say("still here")
+            assert his.texts(1) == ["still here"]
+        his.hear("leave")
+
+
+# --- typing --------------------------------------------------------------------------------------------------------
+
+
+def test_typing_is_told_to_others_and_kept_nowhere(ada: Visitor, bob: Visitor, room: str) -> None:
+    """Neither oneself nor one's other tab is told, nor whoever comes later."""
+    with ada.inside(room) as hers, ada.inside(room) as her_other, bob.inside(room) as his:
+        for each in (hers, her_other):
+            each.hear("join")
+        hers.send(type="typing")
+        assert his.hear("typing") == {"type": "typing", "user": hers.welcome["you"]}
+        hers.say("done")
+        assert [each.texts(1) for each in (hers, her_other, his)] == [["done"]] * 3
+        with bob.inside(room) as later:
+            assert [message["text"] for message in later.welcome["messages"]] == ["done"]
+
+
+def test_typing_is_throttled(ada: Visitor, bob: Visitor, room: str) -> None:
+    """A page that tells of each key costs the others one event; what was said begins anew."""
+    with ada.inside(room) as hers, bob.inside(room) as his:
+        for _ in range(2):
+            for _ in range(20):
+                hers.send(type="typing")
+            hers.say("done")
+        assert [his.next()["type"] for _ in range(4)] == ["typing", "message"] * 2
+
+
+# --- what is not right ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("hello", 1007),
+        ("", 1007),
+        (b"\xff\xfe", 1007),
+        ("[" * 20_000, 1007),
+        ("1" * 20_000, 1007),
+        ("[]", 1008),
+        ("null", 1008),
+        ("{}", 1008),
+        ('{"type": "dance"}', 1008),
+        ('{"type": ["say"]}', 1008),
+        ('{"type": "say"}', 1008),
+        ('{"type": "say", "text": 5}', 1008),
+        ('"' + "x" * 32 * 1024 + '"', 1009),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_what_no_page_sends_ends_the_connection(
+    ada: Visitor, bob: Visitor, room: str, message: str | bytes, code: int
+) -> None:
+    """With a code, without a traceback, and the others go on."""
+    with bob.inside(room) as his:
+        with ada.inside(room) as hers:
+            hers.ws.send(message)
+            closed = hers.goodbye()
+        assert closed is not None
+        assert closed[0] == code
+        his.hear("join")
+        his.hear("leave")
+
+
+@pytest.mark.parametrize(
+    ("text", "detail"),
+    [
+        ("", "An empty message is not sent."),
+        (" \n\t ", "An empty message is not sent."),
+        ("x" * 2001, "A message has at most 2000 characters; this one has 2001."),
+        ("x\0y", "Null characters are not allowed."),
+    ],
+    ids=["empty", "blank", "long", "null"],
+)
+def test_what_a_user_may_get_wrong_is_answered(ada: Visitor, bob: Visitor, room: str, text: str, detail: str) -> None:
+    """With a sentence, to this user alone; the connection stays."""
+    with bob.inside(room) as his, ada.inside(room) as hers:
+        his.hear("join")
+        hers.say(text, "right")
+        assert hers.hear("error") == {"type": "error", "detail": detail}
+        assert hers.texts(1) == his.texts(1) == ["right"]
+
+
+@pytest.mark.parametrize(
+    ("escaped", "heard"), [(r"\ud800", "?"), (r"\ud83d\ude00" * 2000, "😀" * 2000)], ids=["surrogate", "longest"]
+)
+def test_text_is_what_json_can_escape(ada: Visitor, room: str, escaped: str, heard: str) -> None:
+    """Half a surrogate pair is no character; the longest message fits, however it is escaped."""
+    with ada.inside(room) as hers:
+        hers.ws.send(f'{{"type": "say", "text": "{escaped}"}}')
+        assert hers.texts(1) == [heard]
+
+
+# --- the end -------------------------------------------------------------------------------------------------------
+
+
+def test_logout_closes_the_sockets_of_the_session(chat: Chat, bob: Visitor, room: str) -> None:
+    """In all rooms; the same user's other browser and everybody else stay."""
+    desk, phone = new_user(chat), Visitor(chat)
+    phone.join(desk.name)
+    with ExitStack() as stack:
+        hers = [stack.enter_context(desk.inside(slug)) for slug in (room, room, chat.room())]
+        others = [stack.enter_context(visitor.inside(room)) for visitor in (phone, bob)]
+        assert desk.leave().location == "/join/"
+        assert [each.goodbye() for each in hers] == [(4401, "logged out")] * 3
+        others[0].hear("join")
+        others[1].say("still here")
+        assert [each.texts(1) for each in others] == [["still here"]] * 2
+    assert desk.refused(f"/ws/rooms/{room}/").status == 302
+
+
+def test_restart_says_1012_and_keeps_everybody_logged_in(tmp_path: Path) -> None:
+    """A new worker knows the sessions and the history; the key that signs them is not made anew."""
+    with serve_chat(tmp_path) as chat:
+        ada, room = new_user(chat), chat.room()
+        with ada.inside(room) as hers:
+            hers.say("before")
+            last = hers.hear("message")
+            chat.server.kill(signal.SIGHUP)
+            assert hers.goodbye() == (1012, "")
+        with ada.inside(room) as hers:
+            assert hers.welcome["messages"] == [last]
+            hers.say("after")
+            assert hers.texts(1) == ["after"]
+        with ada.socket(room, f"?since={last['id']}") as hers:
+            assert [message["text"] for message in hers.hear("welcome")["messages"]] == ["after"]
+
+
+def test_key_is_nobody_elses(chat: Chat) -> None:
+    """It lies beside the database, where its owner alone may read it."""
+    assert chat.database.with_suffix(".key").stat().st_mode & 0o777 == 0o600
+
+
+# --- many at once --------------------------------------------------------------------------------------------------
+
+SLOW_DATABASE = '''
+"""The settings of the example, with a database that lets others run before and after each query, as one over the
+network does.
+"""
+import gevent
+from django.db.backends.signals import connection_created
+from project.settings import *
+
+def slowly(execute, sql, params, many, context):
+    gevent.sleep(0.003)
+    try:
+        return execute(sql, params, many, context)
+    finally:
+        gevent.sleep(0.003)
+
+def slow_down(connection, **arguments):
+    connection.connection.execute("PRAGMA journal_mode=WAL")  # before Django 5.1 no setting says so
+    connection.execute_wrappers.append(slowly)
+
+connection_created.connect(slow_down)
+'''
+
+
+def test_nothing_is_lost_or_doubled_or_out_of_order_while_many_speak_and_come(tmp_path: Path) -> None:
+    """Each member has all messages, those of the history and those heard since, in one and the same order."""
+    (tmp_path / "slow_settings.py").write_text(SLOW_DATABASE)
+    with (
+        serve_chat(tmp_path, PYTHONPATH=f"{tmp_path}:{CHAT}:{ROOT}", DJANGO_SETTINGS_MODULE="slow_settings") as chat,
+        ExitStack() as stack,
+    ):
+        ada, bob, room = new_user(chat), new_user(chat), chat.room()
+        speakers = [stack.enter_context(visitor.socket(room)) for visitor in (ada, bob)]
+        for each in speakers:
+            each.say(*map(str, range(20)))
+        members = speakers + [stack.enter_context(ada.socket(room)) for _ in range(8)]
+        heard = [forty_messages(each) for each in members]
+        assert heard == [sorted(set(heard[0]))] * len(members)
+
+
+def forty_messages(member: Socket) -> list[int]:
+    """Their ids, as they came."""
+    found: list[int] = []
+    while len(found) < 40:
+        event = member.next()
+        messages = event["messages"] if event["type"] == "welcome" else [event] if event["type"] == "message" else []
+        found += [message["id"] for message in messages]
+    return found
+
+
+def test_member_who_does_not_read_delays_nobody(tmp_path: Path) -> None:
+    """Others hear everything meanwhile; who is too far behind is sent away with 1013, and may come back."""
+    with serve_chat(tmp_path, GWS_SEND_LIMIT="65536") as chat:
+        ada, bob, room = new_user(chat), new_user(chat), chat.room()
+        with socket.socket() as narrow:
+            narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            narrow.connect(chat.server.tcp)
+            with ada.inside(room) as hers, bob.socket(room, sock=narrow) as his:
+                hers.hear("join")
+                kinds = set()
+                for _ in range(2000):  # the kernel takes some megabytes
+                    hers.say("😀" * 2000)
+                    kinds.add(hers.next()["type"])
+                    if "leave" in kinds:
+                        break
+                assert kinds == {"message", "leave"}
+                assert his.goodbye() == (1013, "too slow")

@@ -1,0 +1,415 @@
+"""The page of ``examples/chat`` in real browsers: people who talk to each other, lose their connection and come back.
+
+The pictures that the last tests take are in ``tests/screenshots/``.
+"""
+
+from __future__ import annotations
+
+import signal
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, WebSocketRoute, expect
+
+from .. import test_browser
+from ..support.documents import url
+from ..support.servers import ROOT
+from ..test_browser import SIZES, TIMEOUT, browser  # noqa: F401 - a fixture
+from .test_chat import Chat, serve_chat
+
+SCREENSHOTS = ROOT / "tests" / "screenshots"
+REFUSED = "WebSocket connection to"
+"""How Chromium's console begins to tell of a handshake that failed; a page cannot keep it from that."""
+
+pytestmark = test_browser.pytestmark
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chat]:
+    """The example, set up and started with the commands of its README."""
+    with serve_chat(tmp_path_factory.mktemp("chat")) as chat:
+        yield chat
+
+
+class Person:
+    """Somebody in front of a browser."""
+
+    def __init__(self, context: BrowserContext, page: Page, name: str) -> None:
+        self.context, self.page, self.name = context, page, name
+
+    def visit(self, chat: Chat, room: str = "") -> None:
+        """Open the chat as a newcomer does: fill in the form, and wait to be connected."""
+        self.page.goto(url(chat.server, f"/rooms/{room}/" if room else "/", "http"))
+        self.page.get_by_label("Name").fill(self.name)
+        self.page.get_by_label("Password").fill("secret")
+        self.page.get_by_role("button", name="Start chatting").click()
+        self.is_connected()
+
+    def is_connected(self) -> None:
+        """The page says so."""
+        expect(self.page.get_by_role("status")).to_have_text("Connected")
+
+    def say(self, text: str) -> None:
+        """Type a message and press Enter."""
+        self.page.get_by_label("Message", exact=True).fill(text)
+        self.page.keyboard.press("Enter")
+
+    def hears(self, *texts: str) -> None:
+        """These are the messages on the page, and there is no other."""
+        expect(self.bubbles).to_have_text(list(texts))
+
+    @property
+    def bubbles(self) -> Locator:
+        """The messages."""
+        return self.page.locator(".bubble")
+
+    @property
+    def notices(self) -> Locator:
+        """Who came and went."""
+        return self.page.locator(".notice")
+
+
+Newcomer = Callable[..., Person]
+
+
+@pytest.fixture
+def newcomer(browser: Browser) -> Iterator[Newcomer]:  # noqa: F811
+    """``newcomer(name)``: a browser of their own for each. An error on a page's console fails the test, unless it is
+    one that ``expected`` names.
+    """
+    contexts: list[BrowserContext] = []
+    errors: list[str] = []
+
+    def come(name: str = "", expected: str = "", **options: object) -> Person:
+        def note(text: str) -> None:
+            if not expected or not text.startswith(expected):
+                errors.append(text)
+
+        context = browser.new_context(**options)  # type: ignore[arg-type]
+        context.set_default_timeout(TIMEOUT)
+        context.on("console", lambda message: note(message.text) if message.type == "error" else None)
+        context.on("weberror", lambda error: note(str(error.error)))
+        contexts.append(context)
+        return Person(context, context.new_page(), name or f"user-{uuid.uuid4().hex[:6]}")
+
+    yield come
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
+@pytest.fixture
+def room(chat: Chat) -> str:
+    """A room of this test's own."""
+    return chat.room()
+
+
+def test_two_people_talk(chat: Chat, newcomer: Newcomer, room: str) -> None:
+    """Each sees the own messages as such and the other's under a name; markup is text."""
+    ada, bob = newcomer(), newcomer()
+    ada.visit(chat, room)
+    bob.visit(chat, room)
+    expect(ada.notices).to_have_text([f"{bob.name} joined"])
+    expect(ada.page.locator("#count")).to_have_text("2")
+    ada.say("Grüße, 你好")
+    bob.say("<img src=x onerror=alert(1)>")
+    for person in (ada, bob):
+        person.hears("Grüße, 你好", "<img src=x onerror=alert(1)>")
+    expect(ada.page.locator(".mine .bubble")).to_have_text(["Grüße, 你好"])
+    expect(ada.page.locator(".message:not(.mine) b")).to_have_text([bob.name])
+
+
+def test_typing_is_seen_until_the_message_comes(chat: Chat, newcomer: Newcomer, room: str) -> None:
+    """The others see who is typing; the message takes its place."""
+    ada, bob = newcomer(), newcomer()
+    ada.visit(chat, room)
+    bob.visit(chat, room)
+    bob.page.get_by_label("Message", exact=True).press_sequentially("hello")
+    expect(ada.page.get_by_text(f"{bob.name} is typing…")).to_be_visible()
+    expect(bob.page.locator("#typing")).to_be_hidden()
+    bob.page.keyboard.press("Enter")
+    ada.hears("hello")
+    assert ada.page.locator("#typing").is_hidden()  # at once: in the end it goes by itself
+
+
+def test_reload_keeps_the_history_and_is_nobodys_news(chat: Chat, newcomer: Newcomer, room: str) -> None:
+    """What was said is there again; to the others it looks as if nothing had happened, but who goes has left."""
+    ada, bob = newcomer(), newcomer()
+    ada.visit(chat, room)
+    bob.visit(chat, room)
+    ada.say("one")
+    bob.hears("one")
+    bob.page.reload()
+    bob.is_connected()
+    bob.hears("one")
+    bob.say("two")
+    ada.hears("one", "two")
+    expect(ada.notices).to_have_text([f"{bob.name} joined"])
+    bob.context.close()
+    expect(ada.notices).to_have_text([f"{bob.name} joined", f"{bob.name} left"])
+    expect(ada.page.locator("#count")).to_have_text("1")
+
+
+def test_logout_ends_the_other_tab(chat: Chat, newcomer: Newcomer, room: str) -> None:
+    """It says so and stays disconnected; other users go on."""
+    ada, bob = newcomer(), newcomer()
+    ada.visit(chat, room)
+    bob.visit(chat, room)
+    tab = ada.context.new_page()
+    tab.goto(url(chat.server, "/rooms/lobby/", "http"))
+    tab.get_by_role("button", name="Log out").click()
+    expect(tab.get_by_role("button", name="Start chatting")).to_be_visible()
+    expect(ada.page.get_by_text("You have been logged out.")).to_be_visible()
+    expect(ada.page.get_by_role("status")).to_have_text("Disconnected")
+    expect(ada.page.get_by_label("Message", exact=True)).to_be_hidden()
+    bob.say("still here")
+    bob.hears("still here")
+    ada.page.get_by_role("link", name="Log in again").click()
+    expect(ada.page).to_have_url(url(chat.server, f"/join/?next=/rooms/{room}/", "http"))
+
+
+def test_restart_of_the_server_is_survived(newcomer: Newcomer, tmp_path: Path) -> None:
+    """Both come back by themselves, ask for what is new alone, and talk on; nobody was seen to leave."""
+    with serve_chat(tmp_path) as chat:
+        room = chat.room()
+        ada, bob = newcomer(), newcomer()
+        sockets: list[str] = []
+        ada.page.on("websocket", lambda opened: sockets.append(opened.url.partition("?")[2]))
+        ada.visit(chat, room)
+        bob.visit(chat, room)
+        ada.say("before")
+        bob.hears("before")
+        with ada.page.expect_websocket(), bob.page.expect_websocket():
+            chat.server.kill(signal.SIGHUP)
+        for person in (ada, bob):
+            person.is_connected()
+            expect(person.page.locator("#count")).to_have_text("2")
+        bob.say("after")
+        ada.hears("before", "after")
+        expect(ada.notices).to_have_text([f"{bob.name} joined"])
+        assert (sockets[0], sockets[-1]) == ("since=0", "since=1")
+        for person in (ada, bob):
+            person.context.close()
+
+
+class Line:
+    """What is between a page and the server: it can be cut, and stays so until it is mended."""
+
+    def __init__(self, page: Page) -> None:
+        self.cut_off = self.swallows = False
+        self.opened: list[WebSocketRoute] = []
+        page.route_web_socket("**/ws/**", self._open)
+
+    def _open(self, route: WebSocketRoute) -> None:
+        if self.cut_off:
+            route.close(code=1012)
+        else:
+            server = route.connect_to_server()
+            route.on_message(lambda message: None if self.swallows else server.send(message))
+            self.opened.append(route)
+
+    def cut(self) -> None:
+        """End the connection, and every one that comes."""
+        self.cut_off = True
+        self.opened[-1].close(code=1012)
+
+
+def test_what_was_missed_comes_when_the_line_is_back(chat: Chat, newcomer: Newcomer, room: str) -> None:
+    """1012 is no end: the page tries again, until it has all messages, each once."""
+    ada, bob = newcomer(), newcomer()
+    line = Line(ada.page)
+    ada.visit(chat, room)
+    bob.visit(chat, room)
+    bob.say("one")
+    ada.hears("one")
+    line.cut()
+    expect(ada.page.get_by_role("status")).to_contain_text("Reconnecting")
+    bob.say("two")
+    bob.say("three")
+    bob.hears("one", "two", "three")
+    ada.page.get_by_label("Message", exact=True).fill("written meanwhile")
+    expect(ada.page.get_by_role("button", name="Send")).to_be_disabled()
+    ada.hears("one")
+    line.cut_off = False
+    ada.hears("one", "two", "three")
+    ada.is_connected()
+    ada.page.get_by_role("button", name="Send").click()
+    bob.hears("one", "two", "three", "written meanwhile")
+
+
+def test_what_was_lost_on_the_way_is_in_the_composer_again(chat: Chat, newcomer: Newcomer, room: str) -> None:
+    """A message that the server has not told back is not forgotten; one that it has is not offered again."""
+    ada = newcomer()
+    line = Line(ada.page)
+    ada.visit(chat, room)
+    ada.say("arrives")
+    ada.hears("arrives")
+    line.swallows = True
+    ada.say("is lost")
+    line.cut()
+    line.cut_off = line.swallows = False
+    expect(ada.page.get_by_label("Message", exact=True)).to_have_value("is lost")
+    ada.is_connected()
+    ada.page.get_by_role("button", name="Send").click()
+    ada.hears("arrives", "is lost")
+
+
+def test_session_that_ended_meanwhile_ends_the_attempts(chat: Chat, newcomer: Newcomer, room: str) -> None:
+    """A handshake that is answered with the login page is not tried again."""
+    ada = newcomer(expected=REFUSED)
+    ada.visit(chat, room)
+    ada.context.clear_cookies()
+    ada.page.evaluate("socket.close()")
+    expect(ada.page.get_by_text("You have been logged out.")).to_be_visible()
+    expect(ada.page.get_by_role("status")).to_have_text("Disconnected")
+
+
+def test_unread_messages_show_in_the_title(chat: Chat, newcomer: Newcomer, room: str) -> None:
+    """While nobody looks they are counted, and forgotten when somebody does."""
+    ada, bob = newcomer(), newcomer()
+    ada.visit(chat, room)
+    bob.visit(chat, room)
+    ada.page.evaluate("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
+    bob.say("one")
+    bob.say("two")
+    expect(ada.page).to_have_title(f"(2) {room} · Chat")
+    ada.page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
+    expect(ada.page).to_have_title(f"{room} · Chat")
+
+
+def test_long_history_is_read_in_peace(chat: Chat, newcomer: Newcomer, room: str) -> None:
+    """Who has scrolled up stays there, and is told that there is more below."""
+    ada, bob = newcomer(), newcomer()
+    ada.visit(chat, room)
+    bob.visit(chat, room)
+    for number in range(30):
+        bob.say(f"message {number}")
+    expect(ada.bubbles.last).to_be_in_viewport()
+    expect(ada.bubbles).to_have_count(30)
+    ada.page.locator("#scroll").evaluate("node => node.scrollTop = 0")
+    bob.say("the newest")
+    button = ada.page.get_by_role("button", name="New messages")
+    expect(button).to_be_visible()
+    expect(ada.bubbles.first).to_be_in_viewport()
+    button.click()
+    expect(ada.page.get_by_text("the newest")).to_be_in_viewport()
+    expect(button).to_be_hidden()
+
+
+def test_button_for_new_messages_is_in_nobodys_way(chat: Chat, newcomer: Newcomer, room: str) -> None:
+    """It is one line above the composer, however much is written there, on the smallest of phones too."""
+    ada, bob = newcomer(viewport={"width": 320, "height": 568}), newcomer()
+    ada.visit(chat, room)
+    bob.visit(chat, room)
+    for number in range(20):
+        bob.say(f"message {number}")
+    expect(ada.bubbles).to_have_count(20)
+    ada.page.get_by_label("Message", exact=True).fill("a line\n" * 12)
+    ada.page.locator("#scroll").evaluate("node => node.scrollTop = 0")
+    bob.say("the newest")
+    expect(ada.page.locator("#newest")).to_be_visible()
+    picture(ada.page, "chat-newest-phone")
+    button, writing = (ada.page.locator(name).bounding_box() for name in ("#newest", "#composer"))
+    assert button is not None and writing is not None
+    assert button["y"] + button["height"] <= writing["y"]
+    assert button["height"] < 40
+
+
+def test_page_fetches_nothing_from_elsewhere(chat: Chat, newcomer: Newcomer) -> None:
+    """All that the browser asks for comes from this server."""
+    ada = newcomer()
+    asked: list[str] = []
+    ada.page.on("request", lambda request: asked.append(request.url))
+    ada.page.on("websocket", lambda opened: asked.append(opened.url))
+    ada.visit(chat)
+    assert {address.partition("://")[2].partition("/")[0] for address in asked} == {url(chat.server, "", "")[3:]}
+
+
+# --- how it looks --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chat]:
+    """A server without the rooms of other tests: one of the first three for each picture."""
+    with serve_chat(tmp_path_factory.mktemp("gallery")) as chat:
+        yield chat
+
+
+@pytest.mark.parametrize(
+    ("size", "scheme", "room"),
+    [("desktop", "light", "lobby"), ("desktop", "dark", "coffee"), ("phone", "light", "help")],
+)
+def test_page_fits_the_screen(gallery: Chat, newcomer: Newcomer, size: str, scheme: str, room: str) -> None:
+    """Everything can be reached without scrolling the page, and a picture is taken."""
+    ada = newcomer("Ada.Lovelace", viewport=SIZES[size], color_scheme=scheme)
+    others = [newcomer("grace"), newcomer("katherine.j")]
+    ada.visit(gallery, room)
+    for other in others:
+        other.visit(gallery, room)
+    grace, katherine = others
+    for speaker, text in (
+        (ada, "Good morning! Has anybody tried the new build?"),
+        (ada, "It starts in about a second here."),
+        (grace, "Yes. No second server, and forty lines of configuration are gone: it still works."),
+        (katherine, "Same on my phone. It came back by itself after the tunnel."),
+        (ada, "That is the real test."),
+    ):
+        speaker.say(text)
+        expect(ada.bubbles.last).to_have_text(text)
+    grace.page.get_by_label("Message", exact=True).press_sequentially("See")
+    expect(ada.page.locator("#typing")).to_be_visible()
+    picture(ada.page, f"chat-{size}-{scheme}")
+    for name in ("#state", "#composer", "#send", "h1"):
+        expect(ada.page.locator(name)).to_be_in_viewport(ratio=1)
+    root = "document.documentElement"
+    assert ada.page.evaluate(f"[{root}.scrollWidth - innerWidth, {root}.scrollHeight - innerHeight]") == [0, 0]
+
+
+def test_side_slides_in_on_a_phone(gallery: Chat, newcomer: Newcomer) -> None:
+    """Rooms, people and the way out are behind a button; Escape closes them."""
+    ada = newcomer("Ada.Lovelace", viewport=SIZES["phone"])
+    ada.visit(gallery)
+    logout, menu = ada.page.locator("#logout"), ada.page.locator("#menu")
+    expect(logout).to_be_hidden()
+    menu.click()
+    expect(ada.page.get_by_role("link", name="Lobby")).to_be_focused()
+    expect(logout).to_be_in_viewport(ratio=1)
+    picture(ada.page, "chat-phone-side")
+    ada.page.keyboard.press("Escape")
+    expect(logout).to_be_hidden()
+    expect(menu).to_be_focused()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_form_fits_the_screen(chat: Chat, newcomer: Newcomer, size: str) -> None:
+    """The first page, with the sentence about a name that is none."""
+    ada = newcomer(viewport=SIZES[size])
+    ada.page.goto(url(chat.server, "/", "http"))
+    ada.page.get_by_label("Name").fill("two words")
+    ada.page.get_by_label("Password").fill("x")
+    ada.page.get_by_role("button", name="Start chatting").click()
+    expect(ada.page.get_by_role("alert").first).to_contain_text("valid username")
+    expect(ada.page.get_by_role("button", name="Start chatting")).to_be_in_viewport(ratio=1)
+    picture(ada.page, f"chat-form-{size}")
+
+
+def test_unknown_address_has_a_way_back(chat: Chat, newcomer: Newcomer) -> None:
+    """The page of a 404 is one of the chat's."""
+    ada = newcomer(expected="Failed to load resource", viewport=SIZES["phone"])
+    ada.visit(chat)
+    ada.page.goto(url(chat.server, "/rooms/nowhere/", "http"))
+    picture(ada.page, "chat-not-found-phone")
+    ada.page.get_by_role("link", name="To the chat").click()
+    ada.is_connected()
+
+
+def picture(page: Page, name: str) -> None:
+    """A screenshot that outlives the test."""
+    SCREENSHOTS.mkdir(exist_ok=True)
+    page.evaluate(
+        "Promise.all(document.getAnimations().filter(one => one.effect.getTiming().iterations === 1).map("
+        "one => one.finished))"
+    )
+    page.screenshot(path=SCREENSHOTS / f"{name}.png")

@@ -1,0 +1,271 @@
+"""``examples/deploy/`` without the proxies, which have test_proxies.py: units, image, manifest, and the numbers that
+have to fit together in all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gws_middleware.config import Config
+
+from ..support.documents import serve
+from ..support.notices import find
+from ..support.proxies import DEPLOY, PROXIES
+from ..support.rawclient import CLOSE, TEXT, Frame, RawClient, close_frame
+from ..support.servers import ROOT, STOP_TIMEOUT, eventually
+
+DJANGO = ROOT / "examples" / "django_view"
+UNITS = ("gunicorn.service", "gunicorn.socket")
+TIMEOUT = 30.0
+VARIABLES = {"PYTHONPATH": str(ROOT), "WEB_CONCURRENCY": "1"}
+
+
+def text(name: str) -> str:
+    """One of the files."""
+    return (DEPLOY / name).read_text("utf-8")
+
+
+def number(name: str, pattern: str) -> int:
+    """The one number that a file has in this place."""
+    [found] = re.findall(pattern, text(name), re.MULTILINE)
+    return int(found)
+
+
+def manifest(kind: str) -> Any:
+    """The object of this kind in kubernetes.yaml."""
+    [found] = [one for one in yaml.safe_load_all(text("kubernetes.yaml")) if one["kind"] == kind]
+    return found
+
+
+def pod() -> Any:
+    """What the Deployment runs."""
+    return manifest("Deployment")["spec"]["template"]["spec"]
+
+
+# --- numbers -------------------------------------------------------------------------------------------------------
+
+CONF: dict[str, Any] = runpy.run_path(str(ROOT / "gunicorn_conf.py"))
+SILENCE = sum(getattr(Config(), name, 20) for name in ("ping_interval", "ping_timeout")) * 9 / 8
+"""How long a connection can be silent, at most, before the server ends it."""
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"), [("nginx.conf", r"proxy_read_timeout (\d+)s"), ("haproxy.cfg", r"timeout tunnel (\d+)s")]
+)
+def test_proxy_waits_longer_than_pings_need(name: str, pattern: str) -> None:
+    """It is the server that ends a connection whose peer has gone."""
+    assert number(name, pattern) > SILENCE
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_haproxy_waits_longer_than_a_close_takes(side: str) -> None:
+    """Half of a connection stays for as long as the peer may take to answer our close frame."""
+    assert number("haproxy.cfg", rf"timeout {side}-fin (\d+)s") > Config().close_timeout
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("gunicorn.service", r"^TimeoutStopSec=(\d+)$"),
+        ("Dockerfile", r"--stop-timeout (\d+) "),
+    ],
+)
+def test_whoever_stops_gunicorn_waits_longer_than_gunicorn(name: str, pattern: str) -> None:
+    """Nothing is killed while gunicorn still waits for its workers."""
+    assert number(name, pattern) > CONF["graceful_timeout"]
+
+
+def test_kubernetes_waits_longer_than_its_hook_and_gunicorn() -> None:
+    """The grace period of a pod begins before preStop."""
+    [sleep, seconds] = pod()["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert sleep == "sleep"
+    assert pod()["terminationGracePeriodSeconds"] > int(seconds) + CONF["graceful_timeout"]
+
+
+def test_service_has_descriptors_for_all_connections() -> None:
+    """The limit of systemd does not end what gunicorn_conf.py allows."""
+    assert number("gunicorn.service", r"^LimitNOFILE=(\d+)$") > CONF["worker_connections"]
+
+
+def test_socket_has_the_backlog_of_gunicorn() -> None:
+    """On a socket that it is handed gunicorn sets none."""
+    assert number("gunicorn.socket", r"^Backlog=(\d+)$") == CONF["backlog"]
+
+
+def test_socket_is_where_the_proxies_look_for_it() -> None:
+    """One path in all files."""
+    [path] = re.findall(r"^ListenStream=(.*)$", text("gunicorn.socket"), re.MULTILINE)
+    assert [name for name in PROXIES.values() if re.search(rf"unix[:@/]{path}\b", text(name))] == [*PROXIES.values()]
+
+
+# --- systemd -------------------------------------------------------------------------------------------------------
+
+
+def program(name: str) -> str:
+    """A program of systemd's, or the test is skipped; notices.py tells of it."""
+    found = find(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    """Each setting is known, and its value accepted."""
+    for name in UNITS:
+        (tmp_path / name).write_text(text(name).replace("/srv/site/.venv/bin/gunicorn", sys.executable))
+    units = [str(tmp_path / name) for name in UNITS]
+    done = subprocess.run([program("systemd-analyze"), "verify", *units], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.fixture
+def activated(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """What gunicorn.service starts, as soon as somebody connects to the socket that systemd's tool holds: the process,
+    which becomes gunicorn, and the path of the socket.
+    """
+    [line] = re.findall(r"^ExecStart=(.*)$", text("gunicorn.service"), re.MULTILINE)
+    executable, *arguments = shlex.split(line)
+    assert executable.endswith("/bin/gunicorn")
+    arguments[arguments.index("--config") + 1] = str(ROOT / "gunicorn_conf.py")
+    path = str(tmp_path / "gunicorn.sock")
+    variables = [f"--setenv={name}={value}" for name, value in VARIABLES.items()]
+    command = [program("systemd-socket-activate"), f"--listen={path}", *variables, sys.executable, "-m", "gunicorn"]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen([*command, *arguments], cwd=DJANGO, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        eventually(lambda: Path(path).exists(), "the socket")
+        yield process, path
+    finally:
+        process.kill()
+        process.wait()
+
+
+def connected(path: str) -> RawClient:
+    """An open WebSocket that has answered."""
+    client = RawClient(path, timeout=TIMEOUT)
+    try:
+        client.upgrade("/ws/", ("Host", "localhost"))
+        client.text("x")
+        assert client.read_frame() == Frame(TEXT, b"x")
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+def goodbye(client: RawClient) -> int | None:
+    """The code of the server's close frame, which is answered."""
+    frame = client.read_frame()
+    assert frame.opcode == CLOSE
+    client.send(close_frame(frame.code))
+    assert client.read_until_eof() == b""
+    return frame.code
+
+
+def test_gunicorn_is_started_by_its_socket(activated: tuple[subprocess.Popen[bytes], str]) -> None:
+    """The first client is served, though nothing ran when it connected. A reload says goodbye and serves the next one;
+    so does a stop, which leaves the socket to systemd.
+    """
+    process, path = activated
+    codes = []
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        with connected(path) as client:
+            process.send_signal(number)
+            codes.append(goodbye(client))
+    code = process.wait(STOP_TIMEOUT)
+    assert (codes, code, Path(path).exists()) == ([1012, 1012], 0, True)
+
+
+# --- the image -----------------------------------------------------------------------------------------------------
+
+
+def instructions() -> dict[str, str]:
+    """What the Dockerfile says; of instructions that stand there more than once the last."""
+    return dict(line.split(" ", 1) for line in text("Dockerfile").splitlines() if line and line[0] != "#")
+
+
+def test_image_runs_gunicorn_itself_and_not_as_root() -> None:
+    """The signal reaches gunicorn and no shell; Kubernetes sees a user that is a number."""
+    found = instructions()
+    assert json.loads(found["CMD"])[0] == "gunicorn"
+    assert "ENTRYPOINT" not in found
+    assert found["STOPSIGNAL"] == "SIGTERM"
+    assert all(int(each) > 0 for each in found["USER"].split(":"))
+
+
+def test_command_of_the_image_serves_and_stops(server_directory: Path) -> None:
+    """It starts as it stands there, and SIGTERM ends it with a goodbye."""
+    _, *arguments = json.loads(instructions()["CMD"])
+    arguments[:0] = ["--chdir", "examples/django_view"]
+    with serve(arguments, server_directory) as server:
+        with connected(str(server.unix)) as client:
+            server.kill(signal.SIGTERM)
+            code = goodbye(client)
+        ended = server.wait()
+    assert (code, ended) == (1012, 0)
+
+
+# --- Kubernetes ----------------------------------------------------------------------------------------------------
+
+
+def test_manifest_is_one_deployment_and_its_service() -> None:
+    """The Deployment finds its pods, and the Service finds them and their port by name."""
+    deployment, service = manifest("Deployment"), manifest("Service")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    [port] = pod()["containers"][0]["ports"]
+    assert deployment["spec"]["selector"]["matchLabels"] == labels
+    assert service["spec"]["selector"] == labels
+    assert service["spec"]["ports"][0]["targetPort"] == port["name"]
+    assert str(port["containerPort"]) == instructions()["EXPOSE"]
+
+
+def test_pods_are_asked_for_a_page_that_the_proxies_hide() -> None:
+    """Readiness concerns the inside alone."""
+    asked = pod()["containers"][0]["readinessProbe"]["httpGet"]
+    hidden = re.findall(r"location (/\w+/) \{\s+return 404;", text("nginx.conf"))
+    assert [asked["path"].startswith(prefix) for prefix in hidden] == [True]
+    assert asked["port"] == pod()["containers"][0]["ports"][0]["name"]
+
+
+def test_new_pods_come_before_old_ones_go() -> None:
+    """All clients of a pod come back at once, and find a place."""
+    assert manifest("Deployment")["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+
+
+# --- README --------------------------------------------------------------------------------------------------------
+
+
+def test_readme_tells_of_each_file() -> None:
+    """No file lies in the folder without a word."""
+    names = sorted(path.name for path in DEPLOY.iterdir() if path.name != "README.md")
+    assert [name for name in names if f"[{name}]({name})" in text("README.md")] == names
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "words"),
+    [
+        ("nginx.conf", r"proxy_read_timeout (\d+)s", "nginx `proxy_read_timeout` ({} s)"),
+        ("haproxy.cfg", r"timeout tunnel (\d+)s", "HAProxy `timeout tunnel` ({} s)"),
+        ("haproxy.cfg", r"timeout client-fin (\d+)s", "HAProxy `timeout client-fin` and `server-fin` ({} s)"),
+        ("gunicorn.service", r"^TimeoutStopSec=(\d+)$", "systemd `TimeoutStopSec` ({} s)"),
+        ("Dockerfile", r"--stop-timeout (\d+) ", "`docker run --stop-timeout` ({} s)"),
+        ("kubernetes.yaml", r"terminationGracePeriodSeconds: (\d+)", "`terminationGracePeriodSeconds` ({} s)"),
+        ("../../gunicorn_conf.py", r"^graceful_timeout = (\d+)$", "`preStop` (5 s) + `graceful_timeout` ({} s)"),
+        ("../../gunicorn_conf.py", r"^keepalive = (\d+)$", "gunicorn `keepalive` ({} s)"),
+    ],
+)
+def test_readme_has_the_numbers_of_the_files(name: str, pattern: str, words: str) -> None:
+    """The table of times is that of the files."""
+    assert words.format(number(name, pattern)) in text("README.md")

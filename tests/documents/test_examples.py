@@ -1,0 +1,226 @@
+"""The examples, each started with the command of its own README and used by two clients of other people's."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import websocket
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+from ..support.documents import command, serve, url
+from ..support.servers import ROOT, Server
+
+EXAMPLES = ROOT / "examples"
+TIMEOUT = 20.0
+
+
+@contextmanager
+def by_websockets(address: str, **options: Any) -> Iterator[Any]:
+    """A connection of ``websockets``."""
+    with connect(address, proxy=None, open_timeout=TIMEOUT, **options) as ws:
+        yield ws
+
+
+@contextmanager
+def by_websocket_client(address: str) -> Iterator[Any]:
+    """A connection of ``websocket-client``; its methods have the same names."""
+    with closing(websocket.create_connection(address, timeout=TIMEOUT, http_no_proxy="*")) as ws:
+        yield ws
+
+
+clients = pytest.mark.parametrize("opened", [by_websockets, by_websocket_client])
+
+
+def example(name: str) -> Any:
+    """A fixture: one of the examples, served until the tests of this file are done."""
+
+    @pytest.fixture(scope="module", name=name)
+    def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+        arguments = command(EXAMPLES / name / "README.md", "gunicorn")
+        with serve(arguments, tmp_path_factory.mktemp(name)) as server:
+            yield server
+
+    return run
+
+
+NAMES = ("django_view", "echo", "flask_view", "gevent_websocket_app")
+django_view, echo, flask_view, gevent_websocket_app = map(example, NAMES)
+
+
+def get(address: str) -> tuple[int, str]:
+    """Status and text of an ordinary request."""
+    try:
+        with urllib.request.urlopen(address, timeout=TIMEOUT) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_examples_are_all_tested_here() -> None:
+    """No folder of examples/ is without a test; chat and deploy have files of their own."""
+    names = sorted([*NAMES, "chat", "deploy"])
+    assert sorted(path.parent.name for path in EXAMPLES.glob("*/README.md")) == names
+    assert sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir()) == names
+
+
+# --- echo ----------------------------------------------------------------------------------------------------------
+
+
+@clients
+def test_echo_returns_text(echo: Server, opened: Any) -> None:
+    """What is sent comes back, the empty message too."""
+    with opened(url(echo)) as ws:
+        replies = []
+        for message in ("x", "Grüße, 你好", "", "y" * 100_000):
+            ws.send(message)
+            replies.append(ws.recv())
+    assert replies == ["x", "Grüße, 你好", "", "y" * 100_000]
+
+
+def test_echo_returns_binary(echo: Server) -> None:
+    """Bytes come back as bytes."""
+    with by_websockets(url(echo)) as ws:
+        ws.send(bytes(range(256)))
+        assert ws.recv(timeout=TIMEOUT) == bytes(range(256))
+
+
+def test_echo_over_http_answers_as_a_page(echo: Server) -> None:
+    """The same address without an upgrade is plain HTTP."""
+    assert get(url(echo, scheme="http")) == (200, "Connect with a WebSocket: what you send comes back.\n")
+
+
+# --- django_view ---------------------------------------------------------------------------------------------------
+
+
+@clients
+def test_django_view_returns_text(django_view: Server, opened: Any) -> None:
+    """The view echoes, through Django's middleware and URLconf."""
+    with opened(url(django_view, "/ws/")) as ws:
+        ws.send("x")
+        assert ws.recv() == "x"
+
+
+def test_django_view_has_a_page(django_view: Server) -> None:
+    """The page is served, and fetches nothing from anywhere."""
+    status, page = get(url(django_view, scheme="http"))
+    assert status == 200
+    assert "/ws/" in page
+    assert page.replace("http://www.w3.org/2000/svg", "").count("://") == 2  # "wss://" and "ws://" of the page itself
+
+
+def test_django_view_over_http_answers_400(django_view: Server) -> None:
+    """Without an upgrade there is no WebSocket in request.META."""
+    assert get(url(django_view, "/ws/", scheme="http")) == (400, "This address speaks WebSocket.\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "origin", "status"), [("/nothing/", None, 404), ("/ws/", "https://evil.example", 403)]
+)
+def test_django_view_refuses(django_view: Server, path: str, origin: str | None, status: int) -> None:
+    """What Django or the origin check refuses is an HTTP answer instead of the 101."""
+    with pytest.raises(InvalidStatus) as refused, by_websockets(url(django_view, path), origin=origin):
+        pass
+    assert refused.value.response.status_code == status
+
+
+# --- flask_view ----------------------------------------------------------------------------------------------------
+
+
+@clients
+def test_flask_view_sends_the_time(flask_view: Server, opened: Any) -> None:
+    """The clock ticks at the interval that the client asks for."""
+    with opened(url(flask_view, "/clock")) as ws:
+        ws.send("0.01")
+        times = [datetime.fromisoformat(ws.recv()) for _ in range(20)]
+    assert times == sorted(set(times))
+    assert (times[-1] - times[0]).total_seconds() < 10  # 18 and more at the interval that nobody asked for
+
+
+def test_flask_view_closes_on_a_message_that_is_no_number(flask_view: Server) -> None:
+    """The view says why it hangs up."""
+    with by_websockets(url(flask_view, "/clock")) as ws:
+        ws.send("soon")
+        assert goodbye(ws) == (1007, "send a number of seconds")
+
+
+def goodbye(ws: Any) -> tuple[int, str] | None:
+    """Code and reason of the server's close frame."""
+    try:
+        while True:
+            ws.recv(timeout=TIMEOUT)
+    except ConnectionClosed as closed:
+        return None if closed.rcvd is None else (closed.rcvd.code, closed.rcvd.reason)
+
+
+def test_flask_view_has_a_page(flask_view: Server) -> None:
+    """A route without ``websocket=True`` is plain HTTP."""
+    assert get(url(flask_view, scheme="http")) == (200, "The clock is at /clock, over a WebSocket.\n")
+
+
+def test_flask_view_over_http_answers_426(flask_view: Server) -> None:
+    """The route is for WebSockets alone."""
+    assert get(url(flask_view, "/clock", scheme="http")) == (426, "This address speaks WebSocket alone.\n")
+
+
+# --- gevent_websocket_app ------------------------------------------------------------------------------------------
+
+
+@clients
+def test_gevent_websocket_app_lets_two_talk(gevent_websocket_app: Server, opened: Any) -> None:
+    """Both hear who comes, what is said and who goes."""
+    address = url(gevent_websocket_app, "/chat")
+    with opened(address) as first:
+        me = name_in(first.recv())
+        with opened(address) as second:
+            you = name_in(second.recv())
+            second.send("hello")
+            heard = [first.recv(), first.recv(), second.recv()]
+        heard.append(first.recv())
+    said = f"{you}: hello"
+    assert me != you
+    assert heard == [f"* {you} is here, 2 in the room", said, said, f"* {you} has left, 1 in the room"]
+
+
+def name_in(line: str) -> str:
+    """Who is announced."""
+    return line.removeprefix("* ").partition(" is here")[0]
+
+
+def test_gevent_websocket_app_refuses_binary(gevent_websocket_app: Server) -> None:
+    """``close()`` of their API reaches the client with its code and reason."""
+    with by_websockets(url(gevent_websocket_app, "/chat")) as ws:
+        ws.send(b"\x00")
+        assert goodbye(ws) == (1003, "this chat is text")
+
+
+def test_gevent_websocket_app_over_http_answers_as_a_page(gevent_websocket_app: Server) -> None:
+    """``Resource`` sends plain requests to its plain application."""
+    assert get(url(gevent_websocket_app, scheme="http")) == (200, "The chat is at /chat, over a WebSocket.\n")
+
+
+# --- what is printed beside them -----------------------------------------------------------------------------------
+
+
+def test_make_run_starts_what_the_example_says() -> None:
+    """``make run`` and the chat's README have one command."""
+    recipe = next(line for line in (ROOT / "Makefile").read_text().splitlines() if "gunicorn_conf.py" in line)
+    made = recipe.partition("gunicorn ")[2].replace("$(PORT)", "8000").split()
+    assert made == command(EXAMPLES / "chat" / "README.md", "gunicorn")
+
+
+PROGRAMS = [path for name in NAMES for path in sorted((EXAMPLES / name).rglob("*.py")) if name != "flask_view"]
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=str)
+def test_example_imports_nothing_of_ours(path: Path) -> None:
+    """An application needs the worker, not the package. (The chat shows the Django app, flask_view that for Flask.)"""
+    assert "import gws_middleware" not in path.read_text() and "from gws_middleware" not in path.read_text()

@@ -1,0 +1,184 @@
+"""``statsd``: what gunicorn's own client sends over UDP, beside what clients have sent and received."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from ..support.counting import Traffic, counting, total
+from ..support.rawclient import CLOSE, PONG, Frame, close_frame, frame, upgrade_request
+from ..support.servers import ROOT, eventually, launch
+
+APP = "tests.fixtureapps.operations"
+HOOKS = str(ROOT / "tests/fixtureapps/metrics_hooks.py")
+
+
+class Listener:
+    """A statsd that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.bind(("127.0.0.1", 0))
+        self.sock.setblocking(False)
+        self.counters: Counter[str] = Counter()
+        self.gauges: dict[str, float] = {}
+        self.timers: dict[str, list[float]] = {}
+
+    @property
+    def options(self) -> list[str]:
+        """Of gunicorn's."""
+        host, port = self.sock.getsockname()
+        return ["--config", HOOKS, "--statsd-host", f"{host}:{port}", "--statsd-prefix", "site"]
+
+    def listen(self) -> None:
+        """Take what has come. Each datagram is one metric, and each name has the prefix."""
+        while True:
+            try:
+                text = self.sock.recv(65536).decode("ascii")
+            except BlockingIOError:
+                return
+            name, _, rest = text.partition(":")
+            value, kind, *rate = rest.split("|")
+            prefix, _, name = name.partition(".")
+            assert (prefix, rate) == ("site", ["@1.0"] if kind == "c" else []), text
+            if kind == "c":
+                self.counters[name] += int(value)
+            elif kind == "g":
+                self.gauges[name] = float(value)
+            else:
+                assert kind == "ms", text
+                self.timers.setdefault(name, []).append(float(value))
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Listen until it holds."""
+
+        def look() -> bool:
+            self.listen()
+            return condition()
+
+        try:
+            eventually(look, "metrics")
+        except AssertionError:
+            raise AssertionError(f"heard {self.counters}, {self.gauges}, {self.timers}") from None
+
+    @property
+    def traffic(self) -> Traffic:
+        """The four counters of it."""
+        return Traffic(*(self.counters[f"websocket.{name}"] for name in Traffic._fields))
+
+    @property
+    def ours(self) -> dict[str, int]:
+        """The counters of WebSockets but for those four."""
+        names = [f"websocket.{name}" for name in Traffic._fields]
+        return {name: n for name, n in self.counters.items() if name.startswith("websocket.") and name not in names}
+
+
+@pytest.fixture
+def statsd() -> Iterator[Listener]:
+    listener = Listener()
+    with listener.sock:
+        yield listener
+
+
+def test_numbers_are_those_of_the_clients(server_directory: Path, statsd: Listener) -> None:
+    """Counters add up to what was sent and received, refusals and ends have their reasons and codes in their names, and
+    gauges say what is the case.
+    """
+    with launch("worker", server_directory, APP, options=statsd.options) as server, ExitStack() as stack:
+        clients = [stack.enter_context(counting(server)) for _ in range(3)]
+        for number, client in enumerate(clients):
+            client.open("/echo")
+            for size in range(number * 100 + 1):
+                client.say(size)
+        clients[0].say_goodbye(4001)
+        with server.connect() as refused:
+            refused.send(upgrade_request("/echo", ("Origin", "https://evil.example")))
+            refused.read_response()
+        statsd.until(lambda: statsd.traffic == total(clients) and statsd.gauges.get("websocket.open") == 2)
+        found = statsd.ours
+    assert found == {"websocket.accepted": 3, "websocket.closed.4xxx": 1, "websocket.refused.handshake": 1}
+    assert {name for name in statsd.gauges if name.startswith("websocket.")} == {
+        "websocket.open",
+        "websocket.outbox_bytes",
+        "websocket.loop_lag",
+    }
+
+
+@pytest.mark.parametrize(
+    ("number", "answers"),
+    [(signal.SIGTERM, True), (signal.SIGTERM, False), (signal.SIGINT, True), (signal.SIGINT, False)],
+    ids=["term", "term-unanswered", "int", "int-unanswered"],
+)
+def test_last_numbers_are_sent_at_the_stop(
+    server_directory: Path, statsd: Listener, number: int, answers: bool
+) -> None:
+    """How the last connections ended, and what they said, is not lost; nobody is left in the gauge."""
+    options = [*statsd.options, "--graceful-timeout", "3"]
+    with ExitStack() as stack:
+        with launch("worker", server_directory, APP, options=options) as server:
+            clients = [stack.enter_context(counting(server)) for _ in range(3)]
+            for client in clients:
+                client.open("/echo")
+                client.say(10)
+            server.kill(number)
+            for client in clients:
+                assert client.read_frame() == Frame(CLOSE, b"\x03\xf4")
+                if answers:
+                    client.send(close_frame(1012))
+            for client in clients:
+                assert client.read_until_eof() == b""
+            server.wait(10)
+        statsd.listen()
+    assert statsd.ours == {"websocket.accepted": 3, "websocket.closed.1012": 3}
+    assert (statsd.traffic, statsd.gauges["websocket.open"]) == (total(clients), 0)
+
+
+@pytest.mark.parametrize("logging", [True, False], ids=["access log", "no access log"])
+@pytest.mark.parametrize("path", ["/echo", "/detached"])
+@pytest.mark.parametrize("kind", ["worker", "gevent", "gevent_pywsgi"])
+def test_gunicorns_own_timers_see_each_websocket_once(
+    server_directory: Path, statsd: Listener, kind: str, path: str, logging: bool
+) -> None:
+    """One request with 101 and the time for which it was open, also when its view has left long before, and whether or
+    not an access log is written.
+    """
+    with launch(kind, server_directory, APP, options=statsd.options, logs_access=logging) as server:
+        with counting(server) as client:
+            client.open(path)
+            begin, asked = time.monotonic(), 0
+            while time.monotonic() < begin + 0.2:
+                server.get("/plain")
+                asked += 1
+                statsd.listen()
+            statsd.until(lambda: statsd.counters["gunicorn.request.status.200"] == asked + 1)
+            early = statsd.counters["gunicorn.request.status.101"]
+            client.say_goodbye()
+        statsd.until(lambda: statsd.counters["gunicorn.request.status.101"] > 0)
+        longest = statsd.timers["gunicorn.request.duration"][-1]
+        server.get("/plain")
+        statsd.until(lambda: statsd.counters["gunicorn.request.status.200"] == asked + 2)
+    assert (early, statsd.counters["gunicorn.request.status.101"]) == (0, 1)
+    assert statsd.counters["gunicorn.requests"] == len(statsd.timers["gunicorn.request.duration"]) == asked + 3
+    assert 190 <= longest < 5000  # the test's 200 ms are of another clock, and begin before gunicorn's
+
+
+def test_pings_are_timed_in_milliseconds(server_directory: Path, statsd: Listener) -> None:
+    """From the ping to its pong."""
+    with launch("worker", server_directory, APP, options=statsd.options) as server, server.connect() as client:
+        client.upgrade("/ping")
+        client.read_frame()
+        begin = time.monotonic()
+        while time.monotonic() < begin + 0.1:
+            server.get("/plain")
+        client.send(frame(PONG, b"?"))
+        statsd.until(lambda: "websocket.ping_latency" in statsd.timers)
+        client.say_goodbye()
+    [latency] = statsd.timers["websocket.ping_latency"]
+    assert 100 <= latency < 5000
