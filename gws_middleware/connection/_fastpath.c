@@ -26,7 +26,7 @@
 
 /* Interned once: an extension that runs beside greenlets is loaded into one interpreter only. */
 #define NAMES(X)                                                                                              \
-    X(recv_into) X(send) X(iteration) X(data_received) X(queue) X(_read_failed) X(_lost) X(_write_failed)     \
+    X(recv_into) X(send) X(iteration) X(_data_received) X(queue) X(_read_failed) X(_lost) X(_write_failed)     \
     X(_keep) X(_flush_later) X(switch) X(_receive) X(_relax) X(_check_open) X(_wait_writable) X(encode)       \
     X(write_parts) X(write) X(_too_slow) X(feed) X(eventful) X(_eventful) X(_put) X(_start_work)              \
     X(outbox_size) X(timeout) X(binary) X(_give_way) X(call) X(offer) X(_wake_later) X(frame)      \
@@ -217,7 +217,7 @@ readable(Transport *self, PyObject *Py_UNUSED(ignored))
     Py_ssize_t size = to_size(call(self->channel, s_recv_into, self->window, NULL));
     if (size > 0) {
         self->bytes_received += size;
-        return none_or_error(tell_size(self->owner, s_data_received, self->buffer, size));
+        return none_or_error(tell_size(self->owner, s__data_received, self->buffer, size));
     }
     if (size == 0) {
         return call((PyObject *)self, s__lost, NULL, NULL);
@@ -648,13 +648,13 @@ feed(WebSocket *self, PyObject *engine, PyObject *buffer, PyObject *size)
     return failed ? -1 : wake(self);
 }
 
-PyDoc_STRVAR(data_received_doc, "data_received($self, buffer, size, /)\n--\n\nRuns in the hub.");
+PyDoc_STRVAR(data_received_doc, "_data_received($self, buffer, size, /)\n--\n\nRuns in the hub.");
 
 static PyObject *
 data_received(WebSocket *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 2) {
-        return PyErr_Format(PyExc_TypeError, "data_received() takes 2 arguments, %zd given", nargs);
+        return PyErr_Format(PyExc_TypeError, "_data_received() takes 2 arguments, %zd given", nargs);
     }
     if (self->engine == NULL) {
         return PyErr_Format(PyExc_AttributeError, "there is no engine");
@@ -820,7 +820,7 @@ static PyMethodDef websocket_methods[] = {
     {"receive", METHOD(receive), METH_FASTCALL | METH_KEYWORDS, receive_doc},
     {"send", METHOD(send_), METH_FASTCALL | METH_KEYWORDS, send_doc},
     {"offer", METHOD(offer), METH_O, offer_doc},
-    {"data_received", METHOD(data_received), METH_FASTCALL, data_received_doc},
+    {"_data_received", METHOD(data_received), METH_FASTCALL, data_received_doc},
     {NULL, NULL, 0, NULL},
 };
 

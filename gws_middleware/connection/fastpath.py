@@ -103,7 +103,7 @@ class TransportPath:
             return
         if size:
             self.bytes_received += size
-            self._owner.data_received(self._buffer, size)
+            self._owner._data_received(self._buffer, size)
         else:
             self._lost()
 
@@ -287,7 +287,7 @@ class WebSocketPath:
         self._messages_sent += 1
         return True
 
-    def data_received(self, buffer: bytearray, size: int) -> None:
+    def _data_received(self, buffer: bytearray, size: int) -> None:
         """Runs in the hub."""
         engine = self._engine
         messages = engine.feed(buffer, size)

@@ -2,7 +2,7 @@
 
 Rule 1: only the outbox writes to the socket, so frames of concurrent senders never interleave.
 Rule 2: what runs in the hub says so and never blocks.
-Rule 3: the owner hears ``connection_lost()`` exactly once, and by then the descriptor and the watchers are gone.
+Rule 3: the owner hears ``_connection_lost()`` exactly once, and by then the descriptor and the watchers are gone.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 class Owner(Protocol):
     """Whom a transport serves."""
 
-    def data_received(self, buffer: bytearray, size: int) -> None:
+    def _data_received(self, buffer: bytearray, size: int) -> None:
         """``buffer[:size]`` came. The buffer is lent for the call only. Runs in the hub."""
 
-    def connection_lost(self) -> None:
+    def _connection_lost(self) -> None:
         """The socket is gone, for whatever reason. Runs in the hub."""
 
-    def writable(self) -> None:
+    def _writable(self) -> None:
         """The outbox has become empty after it had been blocked, or the kernel has refused a write."""
 
 
 class _Nobody:
     """Whom a transport serves when its socket is gone: the two let go of each other without the garbage collector."""
 
-    def data_received(self, buffer: bytearray, size: int) -> None: ...
-    def connection_lost(self) -> None: ...
-    def writable(self) -> None: ...
+    def _data_received(self, buffer: bytearray, size: int) -> None: ...
+    def _connection_lost(self) -> None: ...
+    def _writable(self) -> None: ...
 
 
 _NOBODY = _Nobody()
@@ -69,18 +69,18 @@ class _Drain:
         self._transport, self._owner = transport, owner
         self._dropped = 0
 
-    def data_received(self, buffer: bytearray, size: int) -> None:
+    def _data_received(self, buffer: bytearray, size: int) -> None:
         """Runs in the hub."""
         self._dropped += size
         if self._dropped > DRAIN_LIMIT:
             self._transport._lost()
 
-    def writable(self) -> None:
+    def _writable(self) -> None:
         """Nobody waits for it any more."""
 
-    def connection_lost(self) -> None:
+    def _connection_lost(self) -> None:
         """Runs in the hub."""
-        self._owner.connection_lost()
+        self._owner._connection_lost()
 
 
 class _Gone:
@@ -164,7 +164,7 @@ class Transport(TransportPath):
         if not self.closed:
             self.bytes_received += len(early)
             self.resume()
-            self._owner.data_received(early, len(early))
+            self._owner._data_received(early, len(early))
 
     def resume(self) -> None:
         """Go on reading after ``pause()``."""
@@ -288,7 +288,7 @@ class Transport(TransportPath):
         self._write_out()
         if not self._outbox and self._writer is not None:
             self._stop_writer()
-            self._owner.writable()
+            self._owner._writable()
 
     def _stop_writer(self) -> None:
         if self._writer is not None:
@@ -309,7 +309,7 @@ class Transport(TransportPath):
         else:
             # A loop on libuv reports an error of the socket once, and this write may have been its report.
             self._loop.run_callback(self._read_pending)
-        self._owner.writable()
+        self._owner._writable()
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
@@ -383,7 +383,7 @@ class Transport(TransportPath):
         except OSError:
             pass
         self.drop()
-        self._owner.connection_lost()
+        self._owner._connection_lost()
         self._owner = _NOBODY
 
     def drop(self) -> None:

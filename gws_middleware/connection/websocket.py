@@ -150,7 +150,7 @@ class WebSocket(Detached, OlderNames):
         self.subprotocol = subprotocol
         self._take(response)
         if not free:
-            self.fail(CloseCode.POLICY_VIOLATION, "too many connections")
+            self._fail(CloseCode.POLICY_VIOLATION, "too many connections")
 
     def _take(self, response: Headers) -> None:
         """Have the 101 sent with these headers, and take the connection."""
@@ -214,7 +214,7 @@ class WebSocket(Detached, OlderNames):
         self._switched = True
         self._adapter.accepting(self)
         if not self._reserve_users_slot():
-            self.fail(CloseCode.POLICY_VIOLATION, "too many connections")
+            self._fail(CloseCode.POLICY_VIOLATION, "too many connections")
 
     @property
     def accepted(self) -> bool:

@@ -212,7 +212,7 @@ class Wire(WebSocketPath):
             if transport.outbox_size <= self._high_water:
                 transport.write(engine.take_pongs())
             if engine.pings_dropped > MAX_PINGS_DROPPED:
-                self.fail(CloseCode.POLICY_VIOLATION, "a flood of pings")
+                self._fail(CloseCode.POLICY_VIOLATION, "a flood of pings")
         transport.expect(engine.frame_left)
 
     def _conclude(self, times: int | None = None) -> None:
@@ -239,7 +239,7 @@ class Wire(WebSocketPath):
             self._ping = None
             self._registry.counters.pong(self._latency)
 
-    def writable(self) -> None:
+    def _writable(self) -> None:
         """The outbox is empty again, or writing has failed."""
         transport, engine = self._transport, self._engine
         assert transport is not None and engine is not None
@@ -249,7 +249,7 @@ class Wire(WebSocketPath):
             transport.write(engine.take_pongs())
         self._wake_senders()
 
-    def connection_lost(self) -> None:
+    def _connection_lost(self) -> None:
         """The socket is closed. Runs in the hub. A second call does what the first one has not done."""
         registry = self._registry
         self._end()
@@ -260,7 +260,7 @@ class Wire(WebSocketPath):
             registry.counters.add(self.stats, int(self._first_close()[0]), from_peer=from_peer)
             registry.remove(self)
 
-    def forked(self) -> None:
+    def _forked(self) -> None:
         """This is a process that has just been forked: the connection is the parent's, and here it has ended. No
         greenlet is woken, because those that wait here are copies of the parent's.
         """
@@ -272,7 +272,7 @@ class Wire(WebSocketPath):
 
     # --- what keepalive asks (in the hub) --------------------------------------------------------------------------
 
-    def pulse(self) -> int | None:
+    def _activity(self) -> int | None:
         """A number that changes with every sign of life; None while the inbox is full and nothing is read."""
         if self._paused:
             return None
@@ -283,12 +283,12 @@ class Wire(WebSocketPath):
             taken += transport.bytes_sent - transport.outbox_size
         return taken
 
-    def in_a_message(self) -> int | None:
+    def _message_number(self) -> int | None:
         """The number of the message of which a part has come, None between two."""
         engine: Any = self._engine
         return self._messages_received if engine.in_a_message else None
 
-    def knock(self) -> None:
+    def _keepalive_ping(self) -> None:
         """Ask for a sign of life, unless the peer takes nothing anyway."""
         transport: Any = self._transport
         if transport.broken and self._paused:
@@ -371,7 +371,7 @@ class Wire(WebSocketPath):
             self._resume()
         self._end()
 
-    def fail(self, code: CloseCode, reason: str) -> None:
+    def _fail(self, code: CloseCode, reason: str) -> None:
         """The peer has gone beyond a limit: say so, drop what it still sends, and let go of it."""
         engine, transport = self._engine, self._transport
         if engine is None or transport is None or engine.state is not _OPEN or transport.closed:
@@ -458,7 +458,7 @@ class Wire(WebSocketPath):
         return self._latency
 
     @property
-    def waiting(self) -> tuple[int, float | None]:
+    def _outbox_state(self) -> tuple[int, float | None]:
         """Bytes that wait for the peer, and since when (``time.monotonic()``) the kernel has not taken them all."""
         transport = self._transport
         return (0, None) if transport is None else (transport.outbox_size, transport.blocked_since)

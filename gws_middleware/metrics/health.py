@@ -24,7 +24,7 @@ def status() -> dict[str, Any]:
     ``outbox_bytes``, what waits for all of them; ``draining``, whether the worker is sending everybody home.
     """
     here = registry.current()
-    now, waiting = time.monotonic(), [member.waiting for member in here]
+    now, waiting = time.monotonic(), [member._outbox_state for member in here]
     return {
         "pid": os.getpid(),
         "connections": len(here),

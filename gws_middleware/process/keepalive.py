@@ -39,16 +39,16 @@ AT_ONCE = 100
 class Watched(Protocol):
     """What is asked of a connection."""
 
-    def pulse(self) -> int | None:
+    def _activity(self) -> int | None:
         """A number that changes with every sign of life; None while nobody listens for one."""
 
-    def in_a_message(self) -> int | None:
+    def _message_number(self) -> int | None:
         """A number for the message of which a part has come, None between two messages."""
 
-    def knock(self) -> None:
+    def _keepalive_ping(self) -> None:
         """Ask for a sign of life."""
 
-    def fail(self, code: CloseCode, reason: str) -> None:
+    def _fail(self, code: CloseCode, reason: str) -> None:
         """End the connection."""
 
 
@@ -136,7 +136,7 @@ class Keepalive:
 
 
 def _look_at(member: Watched, watch: _Watch, now: float) -> None:
-    pulse = member.pulse()
+    pulse = member._activity()
     config = watch.config
     if not _in_time(member, watch, now, listening=pulse is not None) or config.ping_interval is None:
         return
@@ -145,9 +145,9 @@ def _look_at(member: Watched, watch: _Watch, now: float) -> None:
     elif watch.pinged is None or pulse is None or config.ping_timeout is None:
         if now - watch.since >= config.ping_interval:
             watch.since = watch.pinged = now
-            member.knock()
+            member._keepalive_ping()
     elif now - watch.pinged >= config.ping_timeout:
-        member.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
+        member._fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
 
 
 def _in_time(member: Watched, watch: _Watch, now: float, listening: bool) -> bool:
@@ -155,10 +155,10 @@ def _in_time(member: Watched, watch: _Watch, now: float, listening: bool) -> boo
     timeout = watch.config.message_timeout
     if timeout is None:
         return True
-    number = member.in_a_message()
+    number = member._message_number()
     if number is None or number != watch.message or not listening:
         watch.message, watch.begun = number, now
     elif now - watch.begun >= timeout:
-        member.fail(CloseCode.POLICY_VIOLATION, f"a message took more than {timeout:g} seconds")
+        member._fail(CloseCode.POLICY_VIOLATION, f"a message took more than {timeout:g} seconds")
         return False
     return True

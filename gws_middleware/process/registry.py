@@ -34,7 +34,7 @@ class Member(Watched, Protocol):
     def abort(self) -> None:
         """Cut the connection."""
 
-    def forked(self) -> None:
+    def _forked(self) -> None:
         """This is a process that has just been forked: the connection is the parent's."""
 
     @property
@@ -42,7 +42,7 @@ class Member(Watched, Protocol):
         """``Stats``."""
 
     @property
-    def waiting(self) -> tuple[int, float | None]:
+    def _outbox_state(self) -> tuple[int, float | None]:
         """Bytes that wait for the peer, and since when (``time.monotonic()``) the kernel has not taken them all."""
 
 
@@ -135,7 +135,7 @@ class Registry:
         outbox = 0
         for member in self._members:
             sums = [total + more for total, more in zip(sums, member.stats, strict=True)]
-            outbox += member.waiting[0]
+            outbox += member._outbox_state[0]
         return {
             "open": len(self),
             "accepted": counters.accepted,
@@ -208,7 +208,7 @@ def _begin() -> None:
         gevent.get_hub().loop.reinit()
         parents.keepalive.stop()
         for member in parents:
-            member.forked()
+            member._forked()
 
 
 if hasattr(os, "register_at_fork"):

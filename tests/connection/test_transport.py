@@ -225,7 +225,7 @@ class TestReading:
         assert link.transport.bytes_received == 15
 
     def test_early_bytes_of_a_connection_cut_before_are_dropped(self, make_link: MakeLink) -> None:
-        """After ``connection_lost()`` the owner hears nothing."""
+        """After ``_connection_lost()`` the owner hears nothing."""
         link = make_link()
         link.transport.abort()
         link.transport.start(b"early")
@@ -286,12 +286,12 @@ class TestReading:
         assert link.owner.data == data
 
     def test_pause_in_the_middle_of_a_delivery_holds(self, make_link: MakeLink) -> None:
-        """The owner pauses from ``data_received``, when its inbox is full."""
+        """The owner pauses from ``_data_received``, when its inbox is full."""
         link = make_link()
 
         class Full(Recorder):
-            def data_received(self, buffer: bytearray, size: int) -> None:
-                super().data_received(buffer, size)
+            def _data_received(self, buffer: bytearray, size: int) -> None:
+                super()._data_received(buffer, size)
                 link.transport.pause()
 
         link.owner = link.transport._owner = Full()
@@ -312,7 +312,7 @@ class TestReading:
 
     @pytest.mark.parametrize("end", ["fin", "rst"])
     def test_peer_that_vanishes_ends_the_connection(self, make_link: MakeLink, end: str) -> None:
-        """EOF and a reset are both told as ``connection_lost``, once."""
+        """EOF and a reset are both told as ``_connection_lost``, once."""
         link = make_link()
         link.transport.start()
         link.peer.close() if end == "fin" else reset(link.peer)
@@ -444,7 +444,7 @@ class TestBatching:
 class TestBackPressure:
     @every_kind
     def test_frames_that_the_kernel_does_not_take_wait_in_order(self, make_link: MakeLink, kind: str) -> None:
-        """Partial writes go on where they stopped, and ``writable()`` comes once when all has gone."""
+        """Partial writes go on where they stopped, and ``_writable()`` comes once when all has gone."""
         link = make_link(kind, SMALL)
         sent = bytearray()
         for number in itertools.count():
@@ -597,7 +597,7 @@ class TestBrokenWrites:
         assert (link.transport.outbox_size, link.transport._outbox) == (0, [])
 
     def test_write_that_is_refused_while_it_waited_says_so(self, make_link: MakeLink) -> None:
-        """A sender that waits for ``writable()`` is woken, and the watcher is gone."""
+        """A sender that waits for ``_writable()`` is woken, and the watcher is gone."""
         link = make_link("tcp", SMALL)
         link.transport.start()
         fill(link)

@@ -349,7 +349,7 @@ class TestBursts:
             turns().is_over()
             spin(COMPUTE)
             data = bytearray(X + masked_frame(Opcode.CLOSE, b"\x0f\xa1"))
-            get_hub().loop.run_callback(lambda: (spin(2 * COMPUTE), ws.data_received(data, len(data))))
+            get_hub().loop.run_callback(lambda: (spin(2 * COMPUTE), ws._data_received(data, len(data))))
             assert view.get(timeout=5) == ["x"]
             assert ws.close_code == 4001
             peer.vanish()

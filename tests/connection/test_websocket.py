@@ -919,7 +919,7 @@ class TestPing:
             for _ in range(3):
                 ws.offer(prepare(bytes(1000)))
             assert ws._transport.outbox_size > 1000
-            ws.data_received(bytearray(PING_FRAME), len(PING_FRAME))
+            ws._data_received(bytearray(PING_FRAME), len(PING_FRAME))
             assert [peer.receive() for _ in range(3)] == [bytes(1000)] * 3
             until(lambda: peer.engine.pongs or peer.read())
             assert peer.engine.pongs == [b"are you there?"]
@@ -1067,7 +1067,7 @@ class TestFail:
         with connected() as (ws, peer):
             viewing = gevent.spawn(ws.receive)
             ticks()
-            ws.fail(CloseCode.POLICY_VIOLATION, "enough")
+            ws._fail(CloseCode.POLICY_VIOLATION, "enough")
             peer.send("too late")
             assert peer.close_frame() == (1008, "enough")
             assert viewing.get(timeout=5) is None
@@ -1078,14 +1078,14 @@ class TestFail:
         with connected() as (ws, peer):
             peer.send("one", "two")
             until(lambda: ws.stats.messages_received == 2)
-            ws.fail(CloseCode.POLICY_VIOLATION, "enough")
+            ws._fail(CloseCode.POLICY_VIOLATION, "enough")
             assert [ws.receive(), ws.receive(), ws.receive()] == ["one", "two", None]
 
     def test_fail_of_a_stuck_reader_does_not_wait_for_it(self) -> None:
         """The view sees the end at once, and the socket goes after ``close_timeout``."""
         with connected(buffers=BUFFERS, send_high_water=1000, close_timeout=0.03) as (ws, _):
             fill(ws)
-            ws.fail(CloseCode.INTERNAL_ERROR, "gone")
+            ws._fail(CloseCode.INTERNAL_ERROR, "gone")
             assert ws.receive() is None
             until(lambda: ws._transport.closed)
             assert ws.close_code == 1011
@@ -1094,11 +1094,11 @@ class TestFail:
     def test_fail_behind_an_end_changes_nothing(self, end: str) -> None:
         """The first end counts; one that has no connection has none to end."""
         finish, (code, reason) = ENDS[end]
-        unaccepted(refuse_switch).fail(CloseCode.POLICY_VIOLATION, "enough")
+        unaccepted(refuse_switch)._fail(CloseCode.POLICY_VIOLATION, "enough")
         with connected() as (ws, peer):
             finish(ws, peer)
             until(lambda: ws.closed)
-            ws.fail(CloseCode.POLICY_VIOLATION, "enough")
+            ws._fail(CloseCode.POLICY_VIOLATION, "enough")
             ticks()
             assert (ws.close_code, ws.close_reason) == (code, reason)
 
@@ -1109,7 +1109,7 @@ class TestFail:
             until(lambda: ws._paused)
             peer.reset()
             until(lambda: ws.closed or ws.ping())
-            ws.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
+            ws._fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
             until(lambda: ws._transport.closed)
             assert ws.close_code == 1006
 
@@ -1118,14 +1118,14 @@ class TestWhatKeepaliveAsks:
     def test_pulse_changes_with_every_byte(self) -> None:
         """And with nothing else: not with what we send, nor with the time."""
         with connected() as (ws, peer):
-            found = [ws.pulse()]
+            found = [ws._activity()]
             ws.send("x")
             ws.ping()
             ticks()
-            found.append(ws.pulse())
+            found.append(ws._activity())
             peer.sock.sendall(b"\x81")
             until(lambda: ws.stats.bytes_received)
-            found.append(ws.pulse())
+            found.append(ws._activity())
             assert found == [0, 0, 1]
 
     def test_pulse_changes_when_a_slow_peer_reads(self) -> None:
@@ -1133,10 +1133,10 @@ class TestWhatKeepaliveAsks:
         with connected(buffers=BUFFERS, send_high_water=2**30) as (ws, peer):
             ws.send(bytes(2**22))
             ticks(20)
-            before = ws.pulse()
+            before = ws._activity()
             ws.send(bytes(2**16))
-            still = ws.pulse()
-            until(lambda: peer.sock.recv(1 << 16) and ws.pulse() != before)
+            still = ws._activity()
+            until(lambda: peer.sock.recv(1 << 16) and ws._activity() != before)
             assert still == before
             assert ws._transport.outbox_size
 
@@ -1145,34 +1145,34 @@ class TestWhatKeepaliveAsks:
         with connected(inbox_messages=1) as (ws, peer):
             peer.send("one", "two")
             until(lambda: ws._paused)
-            found = [ws.pulse()]
+            found = [ws._activity()]
             ws.receive()
             ws.receive()
-            found.append(ws.pulse())
+            found.append(ws._activity())
             assert found == [None, ws.stats.bytes_received]
 
     def test_message_has_a_number_while_a_part_of_it_is_here(self) -> None:
         """Another one for each message."""
         with connected() as (ws, peer):
             half = masked_frame(Opcode.TEXT, b"12345678")
-            found = [ws.in_a_message()]
+            found = [ws._message_number()]
             for piece, count in ((half[:5], 5), (half[5:] + half[:5], 19), (half[5:], 28)):
                 peer.sock.sendall(piece)
                 until(lambda count=count: ws.stats.bytes_received == count)  # type: ignore[misc]
-                found.append(ws.in_a_message())
+                found.append(ws._message_number())
             assert found == [None, 0, 1, None]
 
     def test_waiting_tells_size_and_age(self) -> None:
         """Of what the kernel has not taken; nothing before the accept, and nothing once it is over."""
         assert unaccepted(refuse_switch).waiting == (0, None)
         with connected(buffers=BUFFERS, send_high_water=1000) as (ws, _):
-            found = [ws.waiting]
+            found = [ws._outbox_state]
             begin = time.monotonic()
             fill(ws)
-            size, since = ws.waiting
+            size, since = ws._outbox_state
             ws.abort()
             until(lambda: ws._transport.closed)
-            found.append(ws.waiting)
+            found.append(ws._outbox_state)
             assert found == [(0, None), (0, None)]
             assert size > 1000
             assert since is not None

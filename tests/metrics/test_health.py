@@ -84,7 +84,7 @@ def test_oldest_outbox_is_the_oldest_of_all(monkeypatch: pytest.MonkeyPatch) -> 
 
     class Open:
         def __init__(self, size: int, since: float | None) -> None:
-            self.waiting = size, since
+            self._outbox_state = size, since
 
     registry.current()._members = {Open(0, None), Open(5, 999.0), Open(7, 990.0), Open(3, None)}
     found = health.status()

@@ -82,17 +82,17 @@ class Quiet:
         self.looks = self.knocks = 0
         self.failures: list[tuple[int, str]] = []
 
-    def pulse(self) -> int | None:
+    def _activity(self) -> int | None:
         self.looks += 1
         return self.life
 
-    def in_a_message(self) -> int | None:
+    def _message_number(self) -> int | None:
         return self.message
 
-    def knock(self) -> None:
+    def _keepalive_ping(self) -> None:
         self.knocks += 1
 
-    def fail(self, code: CloseCode, reason: str) -> None:
+    def _fail(self, code: CloseCode, reason: str) -> None:
         self.failures.append((int(code), reason))
 
 
@@ -217,7 +217,7 @@ class TestPings:
             ws.offer(prepare("one"))
             ws.offer(prepare("two"))
             assert ws._transport.outbox_size
-            ws.knock()
+            ws._keepalive_ping()
             next_ping(peer)
             assert peer.inbox == ["one", "two"]
 
@@ -352,11 +352,11 @@ class TestSilence:
     def test_frame_that_waits_for_the_tick_to_end_is_no_sign_of_life(self) -> None:
         """The look may come between: a view that wakes up as often would keep a dead peer alive."""
         with connected() as (ws, _):
-            before = ws.pulse()
+            before = ws._activity()
             ws.offer(prepare("one"))
             ws.offer(prepare("two"))
             assert ws._transport.outbox_size
-            assert ws.pulse() == before
+            assert ws._activity() == before
 
 
 # --- the deadline of a message ------------------------------------------------------------------------------------

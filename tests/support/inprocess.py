@@ -275,14 +275,14 @@ class Recorder:
         self.writables = 0
         self.losses = 0
 
-    def data_received(self, buffer: bytearray, size: int) -> None:
+    def _data_received(self, buffer: bytearray, size: int) -> None:
         self.data += buffer[:size]
         self.reads.append(size)
 
-    def writable(self) -> None:
+    def _writable(self) -> None:
         self.writables += 1
 
-    def connection_lost(self) -> None:
+    def _connection_lost(self) -> None:
         self.losses += 1
 
 
