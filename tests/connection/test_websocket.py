@@ -1164,7 +1164,7 @@ class TestWhatKeepaliveAsks:
 
     def test_waiting_tells_size_and_age(self) -> None:
         """Of what the kernel has not taken; nothing before the accept, and nothing once it is over."""
-        assert unaccepted(refuse_switch).waiting == (0, None)
+        assert unaccepted(refuse_switch)._outbox_state == (0, None)
         with connected(buffers=BUFFERS, send_high_water=1000) as (ws, _):
             found = [ws._outbox_state]
             begin = time.monotonic()

@@ -92,7 +92,7 @@ def test_totals_add_open_and_ended_connections() -> None:
 
     class Open:
         stats = (1, 2, 3, 4)
-        waiting = (7, None)
+        _outbox_state = (7, None)
 
     found._members = {Open(), Open()}
     totals = found.totals()

@@ -498,7 +498,7 @@ class TestTimer:
         found = Keepalive()
         first, second = Quiet(), Quiet()
         for member, other in ((first, second), (second, first)):
-            member.knock = lambda other=other: found.forget(other)
+            member._keepalive_ping = lambda other=other: found.forget(other)
             found.watch(member, Config(**QUICK))
         until(lambda: len(found._watches) == 1)
         last = next(iter(found._watches))
@@ -555,7 +555,7 @@ class TestTimer:
         for member in members:
             found._watches[member] = keepalive._Watch(Config(**QUICK), 0.0)
         for member in members:
-            member.pulse = lambda: order.append("look") or 0
+            member._activity = lambda: order.append("look") or 0
 
         def other() -> None:
             order.append("other")

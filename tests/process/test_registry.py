@@ -341,7 +341,7 @@ from gws_middleware.config import Config
 from gws_middleware.process.registry import current
 registry = current()
 class Connection:
-    def forked(self):
+    def _forked(self):
         forked.append(os.getpid())
 forked = []
 registry.add(Connection(), Config())
