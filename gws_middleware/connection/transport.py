@@ -374,8 +374,8 @@ class Transport(FastTransport):
         self._owner = _NO_OWNER
 
     def drop(self) -> None:
-        """Close the descriptor and the watchers, without a byte to the peer or a call of the owner: all that a forked child may
-        do with a connection of its parent's.
+        """Close the descriptor and the watchers, without a byte to the peer or a call of the owner: all that a forked
+        child may do with a connection of its parent's.
         """
         self._reading = False
         self._reader.stop()
