@@ -603,6 +603,7 @@ WAITS: dict[str, Callable[[Client], object]] = {
 }
 
 
+@pytest.mark.slow  # each waits for a timeout
 class TestHeldLoop:
     @pytest.mark.parametrize(
         ("app", "function"),

@@ -92,11 +92,7 @@ def _step(thing: Any) -> tuple[frozenset[str], list[Any]]:
 
 
 def markers_of(functions: Iterable[Any]) -> set[str]:
-    """The markers for the processes that these functions start, or any function of the test code that they refer to.
-
-    Args:
-        functions: a test, its fixtures, and its class where that has methods that prepare it.
-    """
+    """The markers for the processes that these functions start, or any function of the test code that they refer to."""
     left, seen, markers = [_plain(function) for function in functions], set(), set()
     while left:
         thing = left.pop()
