@@ -93,7 +93,8 @@ def _step(thing: Any) -> tuple[frozenset[str], list[Any]]:
 
 def markers_of(functions: Iterable[Any]) -> set[str]:
     """The markers for the processes that these functions start, or any function of the test code that they refer to."""
-    left, seen, markers = [_plain(function) for function in functions], set(), set()
+    left, seen = [_plain(function) for function in functions], set()
+    markers: set[str] = set()
     while left:
         thing = left.pop()
         if thing in seen:
