@@ -23,6 +23,7 @@ from gws_middleware.testing import connect
 from .support.documents import blocks, command, serve
 from .support.inprocess import hub_errors, until
 from .support.rawclient import RawClient, upgrade_request
+from .support.seam import cut
 from .support.servers import ROOT, STOP_TIMEOUT, eventually
 
 __all__ = ["hub_errors"]
@@ -232,8 +233,7 @@ def test_peer_that_disconnects_is_no_error(
     with connect(app) as client:
         assert client.receive() == "x"
         if end == "EOF":
-            client._sock.close()
-            client._lost = True
+            cut(client)
     until(lambda: ended)
     assert records(caplog) == []
 

@@ -23,6 +23,7 @@ from gws_middleware.testing import Client, connect
 from gws_middleware.typing import Environ, StartResponse
 
 from .support.inprocess import PING_FRAME, forever, hub_errors, masked_frame, package_path, problems, ticks, until
+from .support.seam import application_of, limit_messages, socket_of, transport_of
 
 __all__ = ["hub_errors"]
 
@@ -152,7 +153,7 @@ class TestRefusal:
         )
         with pytest.raises(ValueError, match="the 101 answers another key"):
             connection.__enter__()
-        assert (seen, connection._sock.fileno()) == ([None], -1)
+        assert (seen, socket_of(connection).fileno()) == ([None], -1)
 
     def test_response_is_closed(self) -> None:
         """As a server does it: frameworks clean up there."""
@@ -310,7 +311,7 @@ class TestTalking:
         def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
             ws = environ["wsgi.websocket"]
             ws.accept()
-            ws._transport.pause()
+            transport_of(ws).pause()
             gevent.sleep(0.01)
             ws.abort()
             return []
@@ -329,7 +330,7 @@ class TestTalking:
     def test_bytes_to_a_connection_that_is_gone_are_dropped(self) -> None:
         """The end shows in ``receive``."""
         with connect(abort) as client:
-            until(lambda: client.send_raw(PING_FRAME) or client._lost)
+            until(lambda: client.send_raw(PING_FRAME) or client.close_code)
             assert client.receive() is None
 
     def test_reason_for_which_a_long_message_was_cut_off_is_seen(self) -> None:
@@ -368,7 +369,7 @@ class TestTalking:
             return []
 
         with connect(WebSocketMiddleware(app, compression="shared"), compression=Parameters()) as client:
-            client._engine._max_message_size = 10_000
+            limit_messages(client, 10_000)
             client.send("go")
             ticks()
             assert list(client) == ["x" * 10_000] * 10
@@ -463,7 +464,7 @@ class TestEnd:
             connect(sleep, timeout=0.05) as client,
         ):
             pass
-        assert client._greenlet.dead
+        assert application_of(client).dead
 
     def test_application_that_does_not_end_hides_no_error(self) -> None:
         """The test's own error is the one to see."""
@@ -603,6 +604,7 @@ WAITS: dict[str, Callable[[Client], object]] = {
 }
 
 
+@pytest.mark.slow  # each waits for a timeout
 class TestHeldLoop:
     @pytest.mark.parametrize(
         ("app", "function"),
@@ -639,7 +641,7 @@ class TestHeldLoop:
         """Whatever the test waits for; the application ends with the block."""
         with pytest.raises(TimeoutError, match="in computes_early"), connect(computes_later, timeout=0.2) as client:
             WAITS[wait](client)
-        assert client._greenlet.dead
+        assert application_of(client).dead
 
     def test_waits_after_it_end_at_once(self) -> None:
         """With the same error, also where the test has caught the first."""

@@ -21,6 +21,7 @@ from gws_middleware.process import registry
 from gws_middleware.servers.pywsgi import HANDLER_KEY
 from gws_middleware.typing import Environ, StartResponse
 
+from ..support.seam import descriptor_of, running_views
 from .behaviours import PLAIN, app
 from .common import json_response, query, record, text_response
 
@@ -33,7 +34,7 @@ wrapped = WebSocketMiddleware(app)
 def reserved(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """How many slots of this worker are reserved, and for how many connections its drain would wait."""
     here = registry.current()
-    return json_response(start_response, [here.reserved.get("worker", 0), len(here), len(here._running)])
+    return json_response(start_response, [here.reserved.get("worker", 0), len(here), running_views(here)])
 
 
 # --- peers that read nothing before the 101 ------------------------------------------------------------------------
@@ -151,7 +152,7 @@ def fork(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     ws = environ["wsgi.websocket"]
     ws.send("ready")
     ws.receive()
-    numbers = [each._transport._channel.fileno() for each in registry.current()]
+    numbers = [descriptor_of(each) for each in registry.current()]
     close = monkey.get_original("os", "close")  # gevent's waits for the loop
     (told, tell), (end, ending) = os.pipe(), os.pipe()
     child = (os.fork if query(environ, "how") == "gevent" else monkey.get_original("os", "fork"))()

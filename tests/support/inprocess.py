@@ -327,7 +327,7 @@ class Peer:
 
     def send(self, *messages: str | bytes) -> None:
         """All in one system call."""
-        self.sock.sendall(b"".join(self.engine.encode(message) for message in messages))
+        self.sock.sendall(b"".join(joined(self.engine.encode(message)) for message in messages))
 
     def send_frame(self, opcode: int, payload: bytes = b"", first: int = FIN) -> None:
         """One masked frame, lawful or not."""
@@ -373,6 +373,11 @@ class Peer:
     def reset(self) -> None:
         """Without a close frame: RST."""
         reset(self.sock)
+
+
+def joined(encoded: bytes | tuple[bytes, bytes]) -> bytes:
+    """The bytes of a message that an engine has encoded: header and payload may be two objects."""
+    return encoded if isinstance(encoded, bytes) else b"".join(encoded)
 
 
 def masked_frame(opcode: int, payload: bytes = b"", first: int = FIN) -> bytes:

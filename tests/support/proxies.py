@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import grp
-import http.client
 import os
 import pwd
 import signal
@@ -18,6 +17,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -194,7 +194,8 @@ class Client:
     @property
     def subprotocol(self) -> str | None:
         """What was agreed on."""
-        return self._ws.subprotocol
+        agreed: str | None = self._ws.subprotocol
+        return agreed
 
     def send(self, message: str | bytes) -> None:
         """Send a message."""
@@ -207,9 +208,10 @@ class Client:
     def recv(self, timeout: float) -> str | bytes:
         """The next message; TimeoutError when none comes in time."""
         try:
-            return self._loop.run_until_complete(asyncio.wait_for(self._ws.recv(), timeout))
+            message: str | bytes = self._loop.run_until_complete(asyncio.wait_for(self._ws.recv(), timeout))
         except asyncio.TimeoutError:  # before 3.11 not the builtin one
             raise TimeoutError from None
+        return message
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Say goodbye and wait for the end."""
@@ -247,15 +249,15 @@ class Way:
             **{"open_timeout": TIMEOUT, "max_size": None, "ping_interval": None, "proxy": None, **options},
         )
 
-    def http(self, source: str = ADDRESS) -> http.client.HTTPConnection:
+    def http(self, source: str = ADDRESS) -> HTTPConnection:
         """A connection for plain requests."""
         options: Any = {"timeout": TIMEOUT, "source_address": (source, 0)}
         if self.client is None:
-            return http.client.HTTPConnection(ADDRESS, self.port, **options)
-        return http.client.HTTPSConnection(ADDRESS, self.port, context=self.client, **options)
+            return HTTPConnection(ADDRESS, self.port, **options)
+        return HTTPSConnection(ADDRESS, self.port, context=self.client, **options)
 
     def ask(
-        self, connection: http.client.HTTPConnection, path: str = "/", headers: Mapping[str, str] | None = None
+        self, connection: HTTPConnection, path: str = "/", headers: Mapping[str, str] | None = None
     ) -> tuple[int, str]:
         """Status and text of one request on a connection."""
         connection.request("GET", path, headers={**dict([self.host]), **(headers or {})})

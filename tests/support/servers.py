@@ -292,7 +292,8 @@ class Server:
 
     def status(self) -> dict[str, int]:
         """The worker's own counts: pid, fds, greenlets, watchers, websockets, objects, rss."""
-        return _json(self.get("/status"))
+        counts: dict[str, int] = _json(self.get("/status"))
+        return counts
 
     def events(self, token: str, until: str = "") -> list[str]:
         """What the application recorded for ``?id=<token>``, once ``until`` is among it."""
