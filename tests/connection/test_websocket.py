@@ -1,12 +1,13 @@
-"""``websocket``: what application code holds, with its docstrings as the contract."""
+"""``websocket``: what application code holds, with its docstrings as the contract.
+
+What each method does in each state is in ``test_states``, what callbacks get after ``detach()`` in ``test_callbacks``.
+"""
 
 from __future__ import annotations
 
-import gc
-import json
 import logging
-import re
 import time
+import tracemalloc
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -18,11 +19,10 @@ import pytest
 
 from gws_middleware import Config, ConfigError, ConnectionClosed, HandshakeRefused, WebSocket, prepare
 from gws_middleware.codes import CloseCode, Opcode
-from gws_middleware.connection import control
 from gws_middleware.connection.channel import Channel
+from gws_middleware.connection.control import config_of
 from gws_middleware.connection.transport import BIG_READ, READ_SIZE, Transport
 from gws_middleware.connection.websocket import MAX_PINGS_DROPPED
-from gws_middleware.process.registry import Registry
 from gws_middleware.protocol.connection import MAX_PONGS
 from gws_middleware.protocol.deflate import Parameters
 from gws_middleware.servers.base import SERVER_KEY, Server
@@ -35,11 +35,14 @@ from ..support.inprocess import (
     Peer,
     connected,
     count_of,
+    counting,
     every_end,
     forever,
     hub_errors,
     in_a_watcher,
+    joined,
     masked_frame,
+    no_collector,
     plain_channel,
     refuse_switch,
     spin,
@@ -48,72 +51,69 @@ from ..support.inprocess import (
     unaccepted,
     until,
 )
+from ..support.rawclient import close_frame
+from ..support.seam import (
+    activity,
+    cut,
+    deliver,
+    engine_of,
+    fail,
+    is_paused,
+    message_number,
+    outbox_state,
+    read_size,
+    request_of,
+    transport_of,
+    waiting_senders,
+)
 
 __all__ = ["hub_errors"]
 
-BUFFERS = 1 << 15
-"""Socket buffers that a few frames fill."""
-
-
+SMALL: dict[str, Any] = {"buffers": 1 << 15, "send_high_water": 1000}
+"""Socket buffers that a few frames fill, and a sender that waits soon."""
+PIECE = bytes(1 << 16)
 SHARED = Parameters(server_no_context_takeover=True, client_no_context_takeover=True)
 """What is agreed on with ``compression="shared"``."""
+INFLATING: dict[str, Any] = {"compression": Parameters(), "max_message_size": 2**20}
+both_timeouts = pytest.mark.parametrize("timeout", [None, 5])
 
 
-def fill(ws: WebSocket) -> None:
-    """Send until more than the high water waits for a peer that reads nothing."""
-    while ws._transport.outbox_size <= ws._config.send_high_water:
-        ws.send(bytes(1 << 16))
+def fill(ws: WebSocket) -> int:
+    """Send until more than the high water waits for a peer that reads nothing; how many messages were sent."""
+    while transport_of(ws).outbox_size <= config_of(ws).send_high_water:
+        ws.send(PIECE)
+    return ws.stats.messages_sent
+
+
+def closed(ws: WebSocket) -> bool:
+    """Whether the socket is closed."""
+    return transport_of(ws).closed
+
+
+def error_of(use: Callable[[], object]) -> ConnectionClosed:
+    """What the use of a connection that has ended raises."""
+    with pytest.raises(ConnectionClosed) as caught:
+        use()
+    return caught.value
+
+
+def last_of(end: str) -> list[str]:
+    """The messages that come with an end of ``ENDS``."""
+    return ["last"] if "behind" in end else []
+
+
+@pytest.fixture(params=list(ENDS))
+def ended(request: pytest.FixtureRequest, ws: WebSocket, peer: Peer) -> tuple[int, str]:
+    """The connection has ended in one way of ``ENDS``: its close code and reason."""
+    finish, how = ENDS[request.param]
+    finish(ws, peer)
+    until(lambda: ws.closed)
+    return how
 
 
 class TestAccept:
-    def test_accept_twice_raises(self) -> None:
-        """There is one 101 for each handshake."""
-        with connected() as (ws, _), pytest.raises(RuntimeError, match="this WebSocket has been accepted already"):
-            ws.accept()
-
-    def test_accept_behind_an_http_response_raises(self) -> None:
-        """The response has gone out: nothing can be upgraded any more, and the first use is such an accept too."""
-        ws = unaccepted(refuse_switch)
-        control.answer(ws)
-        for use in (ws.accept, ws.receive, lambda: ws.send("x"), ws.detach):
-            with pytest.raises(RuntimeError, match="has been refused: an HTTP response has been started"):
-                use()
-        assert not ws.accepted
-
-    @pytest.mark.parametrize(
-        ("arguments", "sentence"),
-        [
-            (
-                {"subprotocol": "mqtt"},
-                "the subprotocol 'mqtt' was not offered by the client, which offers: chat, superchat",
-            ),
-            ({"subprotocol": "two words"}, "the subprotocol is 'two words': wanted a token"),
-            ({"subprotocol": "chat\r\nX: y"}, r"the subprotocol is 'chat\r\nX: y': wanted a token"),
-            ({"headers": [("Set-Cookie", "a\r\nb")]}, r"the value of header Set-Cookie is 'a\r\nb': wanted latin-1"),
-            ({"headers": [("Set-Cookie", "\u20ac")]}, "the value of header Set-Cookie is '\u20ac': wanted latin-1"),
-            ({"headers": [("Bad Name", "x")]}, "the header name is 'Bad Name': wanted a token"),
-            ({"headers": [("Upgrade", "h2c")]}, "the header Upgrade belongs to the handshake: it is set for you"),
-            ({"headers": [("connection", "close")]}, "the header connection belongs to the handshake"),
-            ({"headers": [("Content-Length", "0")]}, "the header Content-Length belongs to the handshake"),
-            ({"headers": [("Sec-WebSocket-Accept", "x")]}, "the header Sec-WebSocket-Accept belongs to the handshake"),
-        ],
-    )
-    def test_accept_with_what_may_not_be_sent_writes_nothing(self, arguments: dict[str, Any], sentence: str) -> None:
-        """ValueError at the call; the application may accept in another way afterwards."""
-        sent: list[Any] = []
-        ws = unaccepted(lambda headers: sent.append(headers), subprotocols=("chat", "superchat"))
-        with pytest.raises(ValueError, match=re.escape(sentence)):
-            ws.accept(**arguments)
-        assert (sent, ws.accepted) == ([], False)
-        assert ws.offered_subprotocols == ("chat", "superchat")
-
-    def test_accept_names_a_client_that_offers_nothing(self) -> None:
-        """A frequent mistake, told as it is."""
-        with pytest.raises(ValueError, match="which offers: none"):
-            unaccepted(refuse_switch).accept("chat")
-
     def test_accept_sends_subprotocol_and_headers(self) -> None:
-        """They stand in the 101 beside the handshake's own."""
+        """They follow the handshake's own in the 101."""
 
         def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
             ws = environ["wsgi.websocket"]
@@ -127,328 +127,236 @@ class TestAccept:
             assert client.subprotocol == "chat"
             assert client.headers[-2:] == [("X-Served-By", "worker 1"), ("Set-Cookie", "a=b")]
 
-    @pytest.mark.parametrize(
-        "use",
-        [
-            lambda ws: ws.accept(),
-            lambda ws: ws.receive(),
-            lambda ws: ws.receive(timeout=5),
-            lambda ws: ws.wait(),
-            lambda ws: next(iter(ws)),
-            lambda ws: ws.send("x"),
-            lambda ws: ws.send_json({}),
-            lambda ws: ws.ping(),
-            lambda ws: ws.detach(),
-            lambda ws: ws.has_messages(),
-            lambda ws: ws.count_messages(),
-            lambda ws: ws.read(),
-        ],
-        ids=["accept", "receive", "timeout", "wait", "iter", "send", "json", "ping", "detach", "has", "count", "read"],
-    )
-    def test_first_use_accepts(self, use: Callable[[WebSocket], object]) -> None:
-        """Code written for older libraries never calls ``accept``."""
-        ours, theirs = tcp_pair()
-        registry = Registry()
-        ws = unaccepted(lambda headers: (plain_channel(ours), masked_frame(Opcode.TEXT, b"early")), registry)
-        assert not ws.accepted
-        use(ws)
-        assert ws.accepted
-        ws.abort()
-        theirs.close()
-        until(lambda: not len(registry))
+    @pytest.mark.parametrize("arguments", [{"subprotocol": "mqtt"}, {"headers": [("Upgrade", "h2c")]}])
+    def test_accept_with_what_may_not_be_sent_writes_nothing(self, arguments: dict[str, Any]) -> None:
+        """ValueError at the call; the application may accept in another way afterwards."""
+        sent: list[Any] = []
+        ws = unaccepted(lambda headers: sent.append(headers), subprotocols=("chat", "superchat"))
+        with pytest.raises(ValueError, match=r"not offered|belongs to the handshake"):
+            ws.accept(**arguments)
+        assert (sent, ws.accepted, ws.offered_subprotocols) == ([], False, ("chat", "superchat"))
 
-    def test_bytes_behind_the_request_are_frames(self) -> None:
+    def test_bytes_after_the_request_are_frames(self) -> None:
         """A client may send before it has read the 101; the server has read that already."""
         with connected(early=masked_frame(Opcode.TEXT, b"early")) as (ws, peer):
             peer.send("later")
             assert [ws.receive(), ws.receive()] == ["early", "later"]
 
-    def test_peer_that_went_before_the_101_has_ended_the_connection(self) -> None:
-        """``accept`` and ``send`` raise ConnectionClosed; ``receive`` tells the end as it always does."""
-        for use in (lambda ws: ws.accept(), lambda ws: ws.send("x"), lambda ws: ws.ping(), lambda ws: ws.detach()):
-            ws = unaccepted(refuse_switch)
-            with pytest.raises(ConnectionClosed, match="lost without a close frame"):
-                use(ws)
-            assert (ws.closed, ws.accepted, ws.close_code, ws.close_reason) == (True, False, 1006, "")
+    @pytest.mark.parametrize(
+        "use", [lambda ws: ws.accept(), lambda ws: ws.send("x"), lambda ws: ws.ping(), lambda ws: ws.detach()]
+    )
+    def test_first_use_raises_if_the_peer_disconnected_before_the_101(self, use: Callable[[WebSocket], object]) -> None:
+        """With the code of a connection that was lost."""
         ws = unaccepted(refuse_switch)
-        assert ws.receive() is None
-        with pytest.raises(ConnectionClosed):
-            ws.receive()
+        assert str(error_of(lambda: use(ws))) == "the connection was lost without a close frame (1006)"
+        assert (ws.closed, ws.accepted, ws.close_code, ws.close_reason) == (True, False, 1006, "")
 
     @pytest.mark.parametrize(
         ("use", "result"),
         [
+            (lambda ws: ws.receive(), None),
             (lambda ws: list(ws), []),
             (lambda ws: [ws.wait(), ws.wait()], [None, None]),
             (lambda ws: ws.has_messages(), False),
             (lambda ws: ws.offer(b"frame"), False),
         ],
-        ids=["iter", "wait", "has_messages", "offer"],
+        ids=["receive", "iter", "wait", "has_messages", "offer"],
     )
-    def test_quiet_names_stay_quiet_when_the_peer_went_before_the_101(
+    def test_first_use_returns_the_end_if_the_peer_disconnected_before_the_101(
         self, use: Callable[[WebSocket], object], result: object
     ) -> None:
-        """No exception comes out of names that never raise it."""
+        """Methods that return the end elsewhere do so here."""
         assert use(unaccepted(refuse_switch)) == result
 
-    def test_offer_and_abort_do_not_accept(self) -> None:
-        """A group cannot open a connection that the view has not."""
-        ws = unaccepted(refuse_switch)
-        assert ws.offer(prepare("x")) is False
-        ws.abort()
-        assert not ws.accepted
-
     def test_close_before_the_101_refuses_the_handshake(self) -> None:
-        """403, unless the application answers otherwise; the WebSocket is closed for whoever holds it."""
+        """403, unless the application answers otherwise; for the application the WebSocket is closed."""
         seen: list[Any] = []
 
         def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
             ws = environ["wsgi.websocket"]
             ws.close()
-            seen.extend([ws.closed, ws.receive()])
-            with suppress(ConnectionClosed):
-                ws.send("x")
-            with pytest.raises(RuntimeError):
+            seen.extend([ws.closed, ws.receive(), error_of(lambda: ws.send("x")).code])
+            with pytest.raises(RuntimeError, match="has been refused: an HTTP response has been started"):
                 ws.accept()
             return []
 
         with pytest.raises(HandshakeRefused) as caught, connect(app):
             pass
-        assert (caught.value.status_code, seen) == (403, [True, None])
+        assert (caught.value.status_code, seen) == (403, [True, None, 1006])
+
+    def test_wrong_moment_is_named(self, ws: WebSocket) -> None:
+        """The sentences of two errors that the table of states has."""
+        with pytest.raises(RuntimeError, match=r"^this WebSocket has been accepted already$"):
+            ws.accept()
+        with pytest.raises(RuntimeError, match=r"^this WebSocket has been accepted already: its limits are set before$"):
+            ws.limits(max_fragments=2)
 
 
 class TestReceive:
-    def test_messages_come_in_order_and_in_their_type(self) -> None:
+    def test_messages_come_in_order_and_in_their_type(self, ws: WebSocket, peer: Peer) -> None:
         """Text is ``str``, binary is ``bytes``; an empty message is a message."""
-        with connected() as (ws, peer):
-            peer.send("text", b"binary", "", b"", "\u20ac")
-            assert [ws.receive() for _ in range(5)] == ["text", b"binary", "", b"", "\u20ac"]
+        peer.send("text", b"binary", "", b"", "\u20ac")
+        assert [ws.receive() for _ in range(5)] == ["text", b"binary", "", b"", "\u20ac"]
 
-    def test_receive_waits_for_a_message(self) -> None:
-        """The greenlet waits, not the worker."""
-        with connected() as (ws, peer):
-            waiting = gevent.spawn(ws.receive)
-            ticks()
-            assert not waiting.dead
-            peer.send("at last")
-            assert waiting.get(timeout=5) == "at last"
+    def test_receive_waits_for_a_message(self, ws: WebSocket, peer: Peer) -> None:
+        """The greenlet waits; others send meanwhile."""
+        waiting = gevent.spawn(ws.receive)
+        gevent.joinall([gevent.spawn(ws.send, str(number)) for number in range(5)], timeout=5, raise_error=True)
+        assert sorted(str(peer.receive()) for _ in range(5)) == list("01234")
+        assert not waiting.dead
+        peer.send("at last")
+        assert waiting.get(timeout=5) == "at last"
 
     @pytest.mark.parametrize("timeout", [0, 0.01])
-    def test_timeout_leaves_the_connection_usable(self, timeout: float) -> None:
+    @pytest.mark.parametrize("method", ["receive", "receive_json"])
+    def test_timeout_leaves_the_connection_usable(self, ws: WebSocket, peer: Peer, method: str, timeout: float) -> None:
         """TimeoutError says that nothing came; None never does."""
-        with connected() as (ws, peer):
-            with pytest.raises(TimeoutError, match=f"no message within {timeout} seconds"):
-                ws.receive(timeout=timeout)
-            peer.send("late")
-            assert ws.receive(timeout=5) == "late"
-            assert not ws.closed
+        with pytest.raises(TimeoutError, match=f"no message within {timeout} seconds"):
+            getattr(ws, method)(timeout=timeout)
+        peer.send('"late"')
+        assert getattr(ws, method)(timeout=5).strip('"') == "late"
+        assert not ws.closed
 
-    def test_timeout_counts_from_now_in_a_view_that_was_busy(self) -> None:
+    def test_timeout_counts_from_the_call_in_a_view_that_was_busy(self, ws: WebSocket, peer: Peer) -> None:
         """The loop's clock stands still while a view computes; the seconds do not count from there."""
-        with connected() as (ws, peer):
 
-            def view() -> float:
-                ws.receive()  # a message wakes the view from a watcher, as always
-                spin(0.15)
-                begin = time.monotonic()
-                with suppress(TimeoutError):
-                    ws.receive(timeout=0.1)
-                return time.monotonic() - begin
+        def view() -> float:
+            ws.receive()  # a message wakes the view from a watcher, as always
+            spin(0.15)
+            begin = time.monotonic()
+            with suppress(TimeoutError):
+                ws.receive(timeout=0.1)
+            return time.monotonic() - begin
 
-            viewing = gevent.spawn(view)
-            ticks()
-            peer.send("x")
-            assert viewing.get(timeout=5) > 0.09
-
-    @every_end
-    def test_end_is_none_once_and_then_connection_closed(self, end: str) -> None:
-        """gevent-websocket's own contract, however the connection ends; the error tells code and reason."""
-        finish, (code, reason) = ENDS[end]
-        with connected() as (ws, peer):
-            finish(ws, peer)
-            until(lambda: ws.closed)
-            messages = list(iter(ws.receive, None))
-            assert messages == (["last"] if "behind" in end else [])
-            for _ in range(2):
-                with pytest.raises(ConnectionClosed) as caught:
-                    ws.receive()
-                assert (caught.value.code, caught.value.reason) == (code, reason)
-            assert (ws.close_code, ws.close_reason) == (code, reason)
+        viewing = gevent.spawn(view)
+        ticks()
+        peer.send("x")
+        assert viewing.get(timeout=5) > 0.09
 
     @every_end
-    @pytest.mark.parametrize("timeout", [None, 5])
-    def test_end_wakes_a_waiting_view(self, end: str, timeout: float | None) -> None:
+    def test_end_is_none_once_and_then_connection_closed(self, ws: WebSocket, peer: Peer, end: str) -> None:
+        """gevent-websocket's own contract, however the connection ends; the error has code and reason."""
+        finish, how = ENDS[end]
+        finish(ws, peer)
+        until(lambda: ws.closed)
+        assert list(iter(ws.receive, None)) == last_of(end)
+        for _ in range(2):
+            error = error_of(ws.receive)
+            assert (error.code, error.reason) == how
+        assert (ws.close_code, ws.close_reason) == how
+
+    @every_end
+    @both_timeouts
+    def test_end_wakes_a_waiting_view(self, ws: WebSocket, peer: Peer, end: str, timeout: float | None) -> None:
         """At once, not at the next message."""
-        with connected() as (ws, peer):
-            viewing = gevent.spawn(lambda: list(iter(lambda: ws.receive(timeout), None)))
-            ticks()
-            ENDS[end][0](ws, peer)
-            assert viewing.get(timeout=5) == (["last"] if "behind" in end else [])
+        viewing = gevent.spawn(lambda: list(iter(lambda: ws.receive(timeout), None)))
+        ticks()
+        ENDS[end][0](ws, peer)
+        assert viewing.get(timeout=5) == last_of(end)
 
     @every_end
-    def test_messages_that_came_before_the_end_are_received(self, end: str) -> None:
-        """The end does not overtake them."""
-        with connected() as (ws, peer):
-            peer.send("one", "two")
-            until(ws.has_messages)
-            ENDS[end][0](ws, peer)
-            until(lambda: ws.closed)
-            assert list(ws)[:2] == ["one", "two"]
+    def test_messages_that_came_before_the_end_are_received(self, ws: WebSocket, peer: Peer, end: str) -> None:
+        """The end does not overtake them, and is no exception of an iteration; a second loop finds nothing more."""
+        peer.send("one", "two")
+        until(ws.has_messages)
+        ENDS[end][0](ws, peer)
+        until(lambda: ws.closed)
+        assert list(ws) == ["one", "two", *last_of(end)]
+        assert list(ws) == []
 
-    def test_message_and_close_frame_in_one_piece_are_both_seen(self) -> None:
-        """The view answers the message before our close frame goes out."""
-        with connected() as (ws, peer):
+    def test_message_and_close_frame_in_one_segment_are_both_seen(self, ws: WebSocket, peer: Peer) -> None:
+        """The view answers the message before our close frame is sent."""
+        viewing = gevent.spawn(lambda: [ws.send(f"re: {message}") for message in ws])
+        ticks()
+        peer.sock.sendall(masked_frame(Opcode.TEXT, b"last") + close_frame(4001))
+        assert (peer.receive(), peer.close_frame()) == ("re: last", (4001, ""))
+        viewing.get(timeout=5)
 
-            def view() -> None:
-                for message in ws:
-                    ws.send(f"re: {message}")
+    def test_second_receiver_is_refused(self, ws: WebSocket, peer: Peer) -> None:
+        """Each would take messages of the other; the first one goes on waiting."""
+        waiting = gevent.spawn(ws.receive)
+        ticks()
+        for receive in (ws.receive, lambda: ws.receive(timeout=1), ws.wait, lambda: next(iter(ws))):
+            with pytest.raises(RuntimeError, match=r"another greenlet is waiting in receive\(\)"):
+                receive()
+        peer.send("for the first")
+        assert waiting.get(timeout=5) == "for the first"
 
-            viewing = gevent.spawn(view)
-            ticks()
-            peer.sock.sendall(masked_frame(Opcode.TEXT, b"last") + masked_frame(Opcode.CLOSE, b"\x0f\xa1"))
-            assert peer.receive() == "re: last"
-            assert peer.close_frame() == (4001, "")
-            viewing.get(timeout=5)
-
-    def test_second_receiver_is_refused(self) -> None:
-        """Two greenlets would steal each other's messages; the first one goes on waiting."""
-        with connected() as (ws, peer):
-            waiting = gevent.spawn(ws.receive)
-            ticks()
-            for receive in (ws.receive, lambda: ws.receive(timeout=1), ws.wait, lambda: next(iter(ws))):
-                with pytest.raises(RuntimeError, match=r"another greenlet is waiting in receive\(\)"):
-                    receive()
-            peer.send("for the first")
-            assert waiting.get(timeout=5) == "for the first"
-
-    @pytest.mark.parametrize("timeout", [None, 5])
-    def test_view_that_is_killed_while_it_waits_leaves_the_place_free(self, timeout: float | None) -> None:
+    @both_timeouts
+    def test_view_that_is_killed_while_it_waits_lets_another_receive(
+        self, ws: WebSocket, peer: Peer, timeout: float | None
+    ) -> None:
         """GreenletExit passes through, and another greenlet may receive."""
-        with connected() as (ws, peer):
-            waiting = gevent.spawn(ws.receive, timeout)
-            ticks()
-            waiting.kill()
-            assert isinstance(waiting.value, gevent.GreenletExit)
-            peer.send("for the next")
-            assert ws.receive(timeout=5) == "for the next"
+        waiting = gevent.spawn(ws.receive, timeout)
+        ticks()
+        waiting.kill()
+        assert isinstance(waiting.value, gevent.GreenletExit)
+        peer.send("for the next")
+        assert ws.receive(timeout=5) == "for the next"
 
-    def test_gevent_timeout_around_a_wait_passes_through(self) -> None:
+    def test_gevent_timeout_around_a_wait_passes_through(self, ws: WebSocket, peer: Peer) -> None:
         """Older code bounds its waits like that."""
-        with connected() as (ws, peer):
-            with gevent.Timeout(0.01, False):
-                ws.receive()
-            peer.send("late")
-            assert ws.receive() == "late"
-
-    def test_iteration_gives_the_messages_up_to_the_end(self) -> None:
-        """However the connection ends, no exception comes out of it; a second loop finds nothing more."""
-        with connected() as (ws, peer):
-            peer.send(*map(str, range(40)))
-            peer.close()
-            assert list(ws) == list(map(str, range(40)))
-            assert list(ws) == []
-
-    def test_waiting_view_receives_while_another_greenlet_sends(self) -> None:
-        """Any number may send; the waiting receiver is not disturbed."""
-        with connected() as (ws, peer):
-            waiting = gevent.spawn(ws.receive)
-            senders = [gevent.spawn(ws.send, str(number)) for number in range(5)]
-            gevent.joinall(senders, timeout=5, raise_error=True)
-            assert sorted(peer.receive() for _ in range(5)) == list("01234")
-            peer.send("x")
-            assert waiting.get(timeout=5) == "x"
+        with gevent.Timeout(0.01, False):
+            ws.receive()
+        peer.send("late")
+        assert ws.receive() == "late"
 
 
 class TestReceiveJson:
-    def test_value_comes_out_of_text_and_binary(self) -> None:
+    def test_value_comes_out_of_text_and_binary(self, ws: WebSocket, peer: Peer) -> None:
         """JSON may travel as either."""
-        with connected() as (ws, peer):
-            peer.send('{"a": [1, null]}', b'"\xc3\xa9"')
-            assert [ws.receive_json(), ws.receive_json(timeout=5)] == [{"a": [1, None]}, "\u00e9"]
+        peer.send('{"a": [1, null]}', b'"\xc3\xa9"')
+        assert [ws.receive_json(), ws.receive_json(timeout=5)] == [{"a": [1, None]}, "\u00e9"]
 
-    @pytest.mark.parametrize(
-        "message",
-        [
-            *(
-                "{",
-                "",
-                b"\xff",
-                "[" * 100_000,
-                "1" * 5000,
-                "NaN",
-                "[Infinity]",
-                '{"a": -Infinity}',
-                "1e999",
-                "[-1e999]",
-            ),
-            *('"a"'.encode("utf-16"), b'"\xed\xa0\x80"', "\ufeff1", "{'a': 1}", "nan", "01", "[1,]"),
-        ],
-        ids=lambda text: repr(text[:9]),
-    )
-    def test_what_is_not_json_ends_the_connection_with_1007(self, message: str | bytes) -> None:
+    @pytest.mark.parametrize("message", ["{", b"\xff", "[" * 100_000, "1e999"], ids=["text", "binary", "deep", "huge"])
+    def test_what_is_not_json_closes_with_1007(self, ws: WebSocket, peer: Peer, message: str | bytes) -> None:
         """The peer's fault raises nothing but the end."""
-        with connected() as (ws, peer):
-            peer.send(message)
-            with pytest.raises(ConnectionClosed) as caught:
-                ws.receive_json()
-            assert (caught.value.code, caught.value.reason) == (1007, "a message is not JSON")
-            assert peer.close_frame() == (1007, "a message is not JSON")
+        peer.send(message)
+        error = error_of(ws.receive_json)
+        assert (error.code, error.reason) == peer.close_frame() == (1007, "a message is not JSON")
 
-    def test_end_raises(self) -> None:
+    def test_end_raises(self, ws: WebSocket, peer: Peer) -> None:
         """None is a JSON value, so it cannot be the end."""
-        with connected() as (ws, peer):
-            peer.send("null")
-            peer.close(4001)
-            assert ws.receive_json() is None
-            with pytest.raises(ConnectionClosed) as caught:
-                ws.receive_json()
-            assert caught.value.code == 4001
-
-    def test_timeout_leaves_the_connection_usable(self) -> None:
-        """As in ``receive``."""
-        with connected() as (ws, _):
-            with pytest.raises(TimeoutError):
-                ws.receive_json(timeout=0)
-            assert not ws.closed
+        peer.send("null")
+        peer.close(4001)
+        assert ws.receive_json() is None
+        assert error_of(ws.receive_json).code == 4001
 
 
 class TestInbox:
-    def test_full_inbox_holds_the_peer_back(self) -> None:
-        """Reading pauses at ``inbox_messages``; the peer is blocked by TCP, and goes on when the view does."""
-        with connected(buffers=BUFFERS, inbox_messages=4) as (ws, peer):
-            messages = [bytes([number]) * 16_000 for number in range(200)]
+    @pytest.mark.parametrize(
+        ("size", "least", "most", "options"),
+        [
+            (16_000, 4, 4 + 65536 // 16_000, {"inbox_messages": 4}),
+            (40_000, 3, 5, {"inbox_messages": 1000, "max_message_size": 100_000}),
+        ],
+        ids=["messages", "bytes"],
+    )
+    def test_full_inbox_holds_the_peer_back(self, size: int, least: int, most: int, options: dict[str, Any]) -> None:
+        """Reading pauses at ``inbox_messages``, or when the messages have the bytes of one maximal message together;
+        the peer is blocked by TCP, and goes on when the view does.
+        """
+        with connected(buffers=1 << 15, **options) as (ws, peer):
+            messages = [bytes([number]) * size for number in range(100)]
             sending = gevent.spawn(peer.send, *messages)
-            until(lambda: ws.stats.messages_received >= 4)
+            until(lambda: ws.stats.messages_received >= least)
             ticks(20)
             assert not sending.dead
-            assert ws.stats.messages_received <= 4 + 65536 // 16_000
+            assert ws.stats.messages_received <= most
             assert [ws.receive() for _ in messages] == messages
             sending.get(timeout=5)
 
-    def test_messages_that_come_one_by_one_wait_in_order(self) -> None:
+    def test_messages_that_come_one_by_one_wait_in_order(self, ws: WebSocket, peer: Peer) -> None:
         """Each in a read of its own, while the view does something else; the counter sees each."""
-        with connected() as (ws, peer):
-            for number in range(5):
-                peer.send(str(number))
-                until(lambda number=number: ws.stats.messages_received == number + 1)  # type: ignore[misc]
-            assert [ws.receive() for _ in range(5)] == list("01234")
+        for number in range(5):
+            peer.send(str(number))
+            until(lambda number=number: ws.stats.messages_received == number + 1)  # type: ignore[misc]
+        assert [ws.receive() for _ in range(5)] == list("01234")
 
-    def test_bytes_fill_the_inbox_too(self) -> None:
-        """Several messages of together one maximal message are enough."""
-        with connected(buffers=BUFFERS, max_message_size=100_000, inbox_messages=1000) as (ws, peer):
-            messages = [bytes([number]) * 40_000 for number in range(50)]
-            sending = gevent.spawn(peer.send, *messages)
-            until(lambda: ws.stats.messages_received >= 3)
-            ticks(20)
-            assert not sending.dead
-            assert ws.stats.messages_received <= 5
-            assert [ws.receive() for _ in messages] == messages
-            sending.get(timeout=5)
-
-    @pytest.mark.parametrize("timeout", [None, 5])
+    @both_timeouts
     @pytest.mark.parametrize("together", [False, True])
     def test_inbox_of_one_message_works(self, timeout: float | None, together: bool) -> None:
-        """The smallest value of the knob: reading pauses at each message, and goes on when the view takes it."""
+        """The smallest value of the setting: reading pauses at each message, and goes on when the view takes it."""
         with connected(inbox_messages=1) as (ws, peer):
             receiving = gevent.spawn(lambda: list(iter(lambda: ws.receive(timeout), None)))
             messages = list(map(str, range(10)))
@@ -465,18 +373,18 @@ class TestInbox:
         """Not at each message: that would be two changes of the watcher for each."""
         with connected(inbox_messages=8) as (ws, peer):
             peer.send(*map(str, range(8)))
-            until(lambda: ws._paused)
-            for _ in range(3):
+            until(lambda: is_paused(ws))
+            paused = []
+            for _ in range(4):
                 ws.receive()
-            assert ws._paused
-            ws.receive()
-            assert not ws._paused
+                paused.append(is_paused(ws))
+            assert paused == [True, True, True, False]
 
-    def test_end_behind_a_full_inbox_is_seen_when_it_is_emptied(self) -> None:
+    def test_end_after_a_full_inbox_is_seen_when_it_is_emptied(self) -> None:
         """Nothing is lost: the messages first, then the close frame."""
         with connected(inbox_messages=2) as (ws, peer):
             peer.send("one", "two", "three")
-            until(lambda: ws._paused)
+            until(lambda: is_paused(ws))
             peer.send("four")
             peer.close(4001)
             ticks()
@@ -484,49 +392,50 @@ class TestInbox:
             assert list(ws) == ["one", "two", "three", "four"]
             assert ws.close_code == 4001
 
-    def test_close_with_a_full_inbox_hears_the_peers_answer(self) -> None:
-        """Our close reads on, so that the handshake of the end comes to its end before ``close_timeout``."""
+    def test_close_with_a_full_inbox_reads_the_peers_answer(self) -> None:
+        """Our close reads on, so that the closing handshake ends before ``close_timeout``."""
         with connected(inbox_messages=2, close_timeout=60) as (ws, peer):
             peer.send("one", "two")
-            until(lambda: ws._paused)
+            until(lambda: is_paused(ws))
             peer.send("three", "four")
             ws.close()
             assert peer.close_frame() == (1000, "")
             peer.answer()
-            until(lambda: ws._transport.closed)
+            until(lambda: closed(ws))
             assert list(ws) == ["one", "two"]
 
+    @staticmethod
+    def inflating(count: int, code: int) -> bytes:
+        """Small frames of which each inflates to a megabyte, and a close frame."""
+        frames = [joined(Peer(None, Parameters()).engine.encode(bytes(2**20))) for _ in range(count)]
+        return b"".join(frames) + close_frame(code)
+
     def test_messages_that_inflate_much_come_one_by_one(self) -> None:
-        """Small frames that inflate to large messages do not fill the memory: the rest waits as it came."""
-        with connected(compression=Parameters(), max_message_size=2**20) as (ws, peer):
+        """They do not fill the memory: the rest waits as it came."""
+        with connected(**INFLATING) as (ws, peer):
             messages = [bytes([number]) * 2**20 for number in range(20)]
             peer.send(*messages)
-            until(lambda: ws._paused)
+            until(lambda: is_paused(ws))
             ticks()
-            assert sum(map(len, ws._inbox)) <= 2 * 2**20
+            assert ws.count_messages() <= 2
             assert [ws.receive() for _ in messages] == messages
-            assert not ws._paused
+            assert not is_paused(ws)
 
-    def test_end_behind_messages_that_inflate_much_is_seen(self) -> None:
+    def test_end_after_messages_that_inflate_much_is_seen(self) -> None:
         """It waits with them inside the engine."""
-        with connected(compression=Parameters(), max_message_size=2**20) as (ws, peer):
-            messages = [bytes([number]) * 2**20 for number in range(5)]
-            peer.engine.close(4001)
-            frames = b"".join(Peer(None, Parameters()).engine.encode(message) for message in messages[:1])
-            peer.sock.sendall(frames * 5 + peer.engine.take_replies())
+        with connected(**INFLATING) as (ws, peer):
+            peer.sock.sendall(self.inflating(5, 4001))
             assert [len(message) for message in ws] == [2**20] * 5
             assert ws.close_code == 4001
 
-    def test_close_while_inflated_messages_wait_hears_the_peers_answer(self) -> None:
-        """The peer's close frame is inside the engine already, behind messages that nobody wants any more."""
-        with connected(compression=Parameters(), max_message_size=2**20, close_timeout=60) as (ws, peer):
-            frames = b"".join(Peer(None, Parameters()).engine.encode(bytes(2**20)) for _ in range(5))
-            peer.engine.close(4001)
-            peer.sock.sendall(frames + peer.engine.take_replies())
-            until(lambda: ws._paused)
+    def test_close_while_inflated_messages_wait_reads_the_peers_answer(self) -> None:
+        """The peer's close frame is inside the engine already, after messages that are dropped now."""
+        with connected(close_timeout=60, **INFLATING) as (ws, peer):
+            peer.sock.sendall(self.inflating(5, 4001))
+            until(lambda: is_paused(ws))
             ws.close(4002)
-            until(lambda: ws._transport.closed, "the connection ends by the peer's close frame", seconds=1)
-            assert (ws.close_code, ws._engine.received_close) == (4002, (4001, ""))
+            until(lambda: closed(ws), "the connection ends by the peer's close frame", seconds=1)
+            assert (ws.close_code, engine_of(ws).received_close) == (4002, (4001, ""))
 
 
 class TestSend:
@@ -573,108 +482,59 @@ class TestSend:
         ids=repr,
     )
     def test_what_is_no_message_leaves_the_connection_alone(
-        self, message: Any, binary: bool | None, error: type[Exception], sentence: str
+        self, ws: WebSocket, peer: Peer, message: Any, binary: bool | None, error: type[Exception], sentence: str
     ) -> None:
-        """The caller's own fault is told at the call, and nothing is sent."""
-        with connected() as (ws, peer):
-            with pytest.raises(error, match=sentence):
-                ws.send(message, binary)
-            ws.send("next")
-            assert peer.receive() == "next"
-            assert ws.stats.messages_sent == 1
+        """The caller's own fault raises at the call, and nothing is sent."""
+        with pytest.raises(error, match=sentence):
+            ws.send(message, binary)
+        ws.send("next")
+        assert (peer.receive(), ws.stats.messages_sent) == ("next", 1)
 
-    def test_send_json_sends_compact_text(self) -> None:
-        """As few bytes as JSON allows, and no escapes where UTF-8 will do."""
-        with connected() as (ws, peer):
-            ws.send_json({"a": ["\u00e9", None]})
-            with pytest.raises(TypeError):
-                ws.send_json(object())
-            text = peer.receive()
-            assert (text, json.loads(text)) == ('{"a":["\u00e9",null]}', {"a": ["\u00e9", None]})
+    def test_send_json_sends_text(self, ws: WebSocket, peer: Peer) -> None:
+        """A value that has no JSON raises, and nothing is sent of it."""
+        for wrong, error in ((object(), TypeError), (float("nan"), ValueError)):
+            with pytest.raises(error):
+                ws.send_json(wrong)
+        ws.send_json({"a": ["\u00e9", None]})
+        assert peer.receive() == '{"a":["\u00e9",null]}'
 
-    @pytest.mark.parametrize("value", [float("nan"), [float("inf")], {"a": -float("inf")}, {float("nan"): 1}])
-    def test_send_json_refuses_what_is_no_json(self, value: Any) -> None:
-        """NaN and infinity have no JSON (RFC 8259 6): no parser of a browser would take them. Nothing is sent."""
-        with connected() as (ws, peer):
-            with pytest.raises(ValueError, match="not JSON compliant"):
-                ws.send_json(value)
-            ws.send_json(1.5)
-            assert peer.receive() == "1.5"
-
-    def test_what_came_as_json_can_be_sent_as_json(self) -> None:
-        """Half of a surrogate pair too, as a browser sends it for a text that was cut inside of an emoji."""
-        with connected() as (ws, peer):
-            for text in ('["\\ud83d"]', '"\u00e9\\ud83d\\ude00"', "[1.5e300,-0.0,1e-400]", "1" * 4000):
-                peer.send(text)
-                value = ws.receive_json()
-                ws.send_json(value)
-                assert json.loads(peer.receive()) == value
-
-    @every_end
-    def test_send_on_an_ended_connection_raises(self, end: str) -> None:
-        """The error tells how it ended; so do ``ping`` and ``send_json``, while ``offer`` says False."""
-        finish, (code, reason) = ENDS[end]
-        with connected() as (ws, peer):
-            finish(ws, peer)
-            until(lambda: ws.closed)
-            for send in (lambda: ws.send("x"), lambda: ws.send_json(1), ws.ping):
-                with pytest.raises(ConnectionClosed) as caught:
-                    send()
-                assert (caught.value.code, caught.value.reason) == (code, reason)
+    @pytest.mark.parametrize("method", ["send", "send_json", "ping", "offer"])
+    def test_ended_connection_sends_nothing(self, ws: WebSocket, ended: tuple[int, str], method: str) -> None:
+        """The error has the code and the reason of the end; ``offer`` returns False."""
+        if method == "offer":
             assert ws.offer(prepare("x")) is False
+        else:
+            error = error_of(lambda: getattr(ws, method)(b"x" if method == "ping" else "x"))
+            assert (error.code, error.reason) == ended
 
-    def test_answers_to_a_burst_leave_together(self) -> None:
+    def test_answers_to_a_burst_leave_together(self, ws: WebSocket, peer: Peer) -> None:
         """One system call for many answers, without a delay for the last one."""
-        with connected() as (ws, peer):
-
-            def view() -> None:
-                for message in ws:
-                    ws.send(message)
-
-            viewing = gevent.spawn(view)
-            ticks()
-            sent: list[int] = []
-            send = ws._transport._channel.send
-
-            class Counting:
-                def __getattr__(self, name: str) -> Any:
-                    return getattr(channel, name)
-
-                def send(self, data: bytes) -> int:
-                    sent.append(len(data))
-                    return send(data)
-
-            channel, ws._transport._channel = ws._transport._channel, Counting()
+        viewing = gevent.spawn(lambda: [ws.send(message) for message in ws])
+        ticks()
+        with counting(ws) as channel:
             peer.send(*["x" * 10] * 16)
             assert [peer.receive() for _ in range(16)] == ["x" * 10] * 16
-            peer.close()
-            viewing.get(timeout=5)
-            assert [size for size in sent if size > 4] == [16 * 12]
+            assert channel.writes() == [16 * 12]
+        peer.close()
+        viewing.get(timeout=5)
 
     def test_send_waits_at_high_water(self) -> None:
-        """Until the peer has read; nothing is lost and nothing overtakes."""
-        with connected(buffers=BUFFERS, send_high_water=50_000) as (ws, peer):
-            sent: list[int] = []
-
-            def view() -> None:
-                for number in range(100):
-                    ws.send(bytes([number]) * 20_000)
-                    sent.append(number)
-
-            viewing = gevent.spawn(view)
-            ticks(20)
-            assert not viewing.dead
-            assert ws._transport.outbox_size <= 70_100
-            assert [peer.receive() for _ in range(100)] == [bytes([number]) * 20_000 for number in range(100)]
+        """Until the peer has read; nothing is lost, and the order is kept."""
+        with connected(buffers=1 << 15, send_high_water=50_000) as (ws, peer):
+            messages = [bytes([number]) * 20_000 for number in range(100)]
+            viewing = gevent.spawn(lambda: [ws.send(message) for message in messages])
+            until(lambda: waiting_senders(ws))
+            assert transport_of(ws).outbox_size <= 70_100
+            assert [peer.receive() for _ in messages] == messages
             viewing.get(timeout=5)
-            assert sent == list(range(100))
 
     def test_frames_of_concurrent_senders_never_interleave(self) -> None:
         """Small, large and waiting ones, from many greenlets at once."""
-        with connected(buffers=BUFFERS, send_high_water=1000) as (ws, peer):
+        sizes = [1, 100, 5_000, 70_000, 200_000, 10]
+        with connected(**SMALL) as (ws, peer):
 
             def sender(number: int) -> None:
-                for size in (1, 100, 5_000, 70_000, 200_000, 10):
+                for size in sizes:
                     ws.send(bytes([number]) * size)
 
             senders = [gevent.spawn(sender, number) for number in range(10)]
@@ -682,22 +542,20 @@ class TestSend:
             gevent.joinall(senders, timeout=5, raise_error=True)
             assert all(len(set(message)) == 1 for message in received)
             for number in range(10):
-                sizes = [len(message) for message in received if message[0] == number]
-                assert sizes == [1, 100, 5_000, 70_000, 200_000, 10]
+                assert [len(message) for message in received if message[0] == number] == sizes
 
     def test_peer_that_reads_nothing_is_cut_after_send_timeout(self, caplog: pytest.LogCaptureFixture) -> None:
-        """The waiting sender gets ConnectionClosed, the log one line, the others are not held up."""
+        """The waiting sender gets ConnectionClosed, the log one line."""
         caplog.set_level(logging.INFO, "gws_middleware")
-        with connected(buffers=BUFFERS, send_high_water=1000, send_timeout=0.05) as (ws, _):
-            with pytest.raises(ConnectionClosed, match="lost without a close frame"):
-                forever(ws.send, bytes(1 << 16))
+        with connected(send_timeout=0.05, **SMALL) as (ws, _):
+            assert error_of(lambda: forever(ws.send, PIECE)).code == 1006
             assert (ws.closed, ws.close_code) == (True, 1006)
-            until(lambda: ws._transport.closed)
+            until(lambda: closed(ws))
         assert caplog.messages == ["WebSocket '/chat': the peer read nothing for 0.05 s: cut"]
 
     def test_slow_reader_is_not_cut_while_it_reads(self) -> None:
         """``send_timeout`` counts from the last progress, and the connection stays open."""
-        with connected(buffers=BUFFERS, send_high_water=1000, send_timeout=0.3) as (ws, peer):
+        with connected(send_timeout=0.3, **SMALL) as (ws, peer):
             sending = gevent.spawn(lambda: [ws.send(bytes(2_000_000)), ws.send("done")])
             begin = time.monotonic()
             while not sending.dead and not peer.ended:
@@ -708,9 +566,9 @@ class TestSend:
             assert not ws.closed
             assert time.monotonic() - begin > 2 * 0.25
 
-    def test_send_timeout_counts_from_now_in_a_view_that_was_busy(self) -> None:
+    def test_send_timeout_counts_from_the_call_in_a_view_that_was_busy(self) -> None:
         """The loop's clock stands still while a view computes; the seconds do not count from there."""
-        with connected(buffers=BUFFERS, send_high_water=1000, send_timeout=0.4) as (ws, peer):
+        with connected(send_timeout=0.4, **SMALL) as (ws, peer):
 
             def view() -> None:
                 ws.receive()
@@ -721,7 +579,7 @@ class TestSend:
             viewing = gevent.spawn(view)
             ticks()
             peer.send("go")
-            gevent.sleep(0.05)
+            until(lambda: waiting_senders(ws))
             assert peer.receive() == bytes(400_000)
             assert peer.receive() == "done"
             viewing.get(timeout=5)
@@ -729,56 +587,39 @@ class TestSend:
     @every_end
     def test_end_wakes_a_waiting_sender(self, end: str) -> None:
         """With ConnectionClosed, at once; a lost peer is found even where nothing more can be written."""
-        with connected(buffers=BUFFERS, send_high_water=1000) as (ws, peer):
-
-            def view() -> None:
-                with pytest.raises(ConnectionClosed):
-                    forever(ws.send, bytes(1 << 16))
-
-            viewing = gevent.spawn(view)
-            ticks(20)
-            assert not viewing.dead
+        with connected(**SMALL) as (ws, peer):
+            viewing = gevent.spawn(lambda: error_of(lambda: forever(ws.send, PIECE)))
+            until(lambda: waiting_senders(ws))
             ENDS[end][0](ws, peer)
             viewing.get(timeout=5)
 
     def test_sender_that_is_killed_while_it_waits_has_sent_nothing(self) -> None:
         """It waits before it queues, so the other senders go on and half a frame is never seen."""
-        with connected(buffers=BUFFERS, send_high_water=1000) as (ws, peer):
-            fill(ws)
-            filled = ws.stats.messages_sent
+        with connected(**SMALL) as (ws, peer):
+            filled = fill(ws)
             killed = gevent.spawn(ws.send, "killed")
             waiting = gevent.spawn(ws.send, "sent")
             ticks()
             killed.kill()
-            assert len(ws._senders) == 1
-            assert [peer.receive() for _ in range(filled)] == [bytes(1 << 16)] * filled
+            assert waiting_senders(ws) == 1
+            assert [peer.receive() for _ in range(filled)] == [PIECE] * filled
             waiting.get(timeout=5)
             assert peer.receive() == "sent"
 
-    def test_write_that_the_kernel_refuses_ends_the_sending(self) -> None:
-        """The next call raises; what the peer sent before it went is still received, its close frame too."""
-        with connected() as (ws, peer):
-            ws._transport.pause()
-            peer.send("last words")
-            peer.close(4001, "bye")
-            peer.vanish()
-            with pytest.raises(ConnectionClosed, match="lost without a close frame"):
-                until(lambda: ws.send("into the void"), seconds=5)
-            assert ws.closed
-            ws._transport.resume()
-            assert list(ws) == ["last words"]
-            assert (ws.close_code, ws.close_reason) == (4001, "bye")
+    def test_write_that_the_kernel_refuses_ends_the_sending(self, ws: WebSocket, peer: Peer) -> None:
+        """The next call raises; what the peer sent before it disconnected is still received, its close frame too."""
+        transport_of(ws).pause()
+        peer.send("last words")
+        peer.close(4001, "bye")
+        peer.vanish()
+        assert error_of(lambda: forever(ws.send, "lost")).code == 1006
+        assert ws.closed
+        transport_of(ws).resume()
+        assert list(ws) == ["last words"]
+        assert (ws.close_code, ws.close_reason) == (4001, "bye")
 
 
 class TestOffer:
-    def test_ready_frame_is_sent(self) -> None:
-        """``prepare()`` builds it once for many connections."""
-        frame = prepare("to all")
-        with connected() as (ws, peer):
-            assert ws.offer(frame) is True
-            assert peer.receive() == "to all"
-            assert ws.stats.messages_sent == 1
-
     @pytest.mark.parametrize("compression", [None, SHARED, Parameters()], ids=["plain", "shared", "dedicated"])
     @pytest.mark.parametrize("message", ["text", b"binary", "x" * 5000, bytes(100_000), bytearray(b"mutable")])
     @pytest.mark.parametrize("ready", [False, True])
@@ -791,16 +632,18 @@ class TestOffer:
             ws.send(offered)
             want = message if isinstance(message, str) else bytes(message)
             assert [peer.receive() for _ in range(4)] == [want, want, "between", want]
+            assert ws.stats.messages_sent == 4
 
     @pytest.mark.parametrize("wrong", [None, True, ["x"], object()])
     @pytest.mark.parametrize("method", ["offer", "send"])
-    def test_what_is_no_message_is_refused_at_the_call(self, method: str, wrong: Any) -> None:
+    def test_what_is_no_message_is_refused_at_the_call(
+        self, ws: WebSocket, peer: Peer, method: str, wrong: Any
+    ) -> None:
         """The error names what makes a message ready; the connection goes on."""
-        with connected() as (ws, peer):
-            with pytest.raises(TypeError, match=r"what prepare\(\) returns"):
-                getattr(ws, method)(wrong)
-            assert ws.offer("next") is True
-            assert peer.receive() == "next"
+        with pytest.raises(TypeError, match=r"what prepare\(\) returns"):
+            getattr(ws, method)(wrong)
+        assert ws.offer("next") is True
+        assert peer.receive() == "next"
 
     def test_prepared_message_is_compressed_once_for_all(self) -> None:
         """Where no connection refers to what it was sent before: the same bytes for each of them."""
@@ -813,20 +656,20 @@ class TestOffer:
                 sizes.append(ws.stats.bytes_sent)
         assert sizes[0] == sizes[1] < 500
 
-    def test_offer_never_waits_and_ends_a_slow_peer_with_1013(self) -> None:
+    def test_offer_never_waits_and_closes_a_slow_peer_with_1013(self) -> None:
         """Beyond ``send_limit`` bytes unread the connection is closed; a group is never held up by one member."""
-        with connected(buffers=BUFFERS, send_limit=500_000, send_high_water=1000) as (ws, peer):
+        with connected(send_limit=500_000, **SMALL) as (ws, peer):
             frame = prepare(bytes(60_000))
             taken = 0
             while ws.offer(frame):
                 taken += 1
-            assert ws._transport.outbox_size <= 500_000 + 100
+            assert transport_of(ws).outbox_size <= 500_000 + 100
             assert (ws.close_code, ws.close_reason) == (1013, "too slow")
             assert ws.offer(frame) is False
             assert [peer.receive() for _ in range(taken)] == [bytes(60_000)] * taken
             assert peer.close_frame() == (1013, "too slow")
 
-    def test_frame_above_the_limit_reaches_a_peer_that_keeps_up(self) -> None:
+    def test_frame_above_the_limit_reaches_a_peer_that_reads(self) -> None:
         """The limit is for what a peer has not read, not for the size of one message."""
         with connected(send_limit=1000) as (ws, peer):
             assert ws.offer(prepare(bytes(100_000))) is True
@@ -834,126 +677,87 @@ class TestOffer:
 
 
 class TestPing:
-    def test_pong_tells_the_latency(self) -> None:
-        """None before the first; the payload comes back as it went."""
-        with connected() as (ws, peer):
-            assert ws.latency is None
-            ws.ping()
-            peer.read()
-            gevent.sleep(0.02)
-            peer.answer()
-            until(lambda: ws.latency is not None)
-            assert 0.02 <= ws.latency < 1
+    def test_pong_sets_the_latency(self, ws: WebSocket, peer: Peer) -> None:
+        """None before the first; the payload comes back as it was sent."""
+        assert ws.latency is None
+        ws.ping()
+        peer.read()
+        gevent.sleep(0.02)
+        peer.answer()
+        until(lambda: ws.latency is not None)
+        assert 0.02 <= ws.latency < 1
 
-    def test_latency_counts_from_now_in_a_view_that_was_busy(self) -> None:
+    def test_latency_counts_from_the_call_in_a_view_that_was_busy(self, ws: WebSocket, peer: Peer) -> None:
         """What the view computed before the ping is not the peer's delay."""
-        with connected() as (ws, peer):
+        in_a_watcher(lambda: (spin(0.4), ws.ping()))
+        peer.read()
+        peer.answer()
+        until(lambda: ws.latency is not None)
+        assert ws.latency < 0.35
 
-            def busy() -> None:
-                spin(0.4)
-                ws.ping()
+    def test_payload_of_125_bytes_is_sent_and_of_126_raises(self, ws: WebSocket, peer: Peer) -> None:
+        """RFC 6455 5.5. The caller's fault leaves the connection alone."""
+        with pytest.raises(ValueError, match="a ping carries 125 bytes at the most, not 126"):
+            ws.ping(bytes(126))
+        ws.ping(b"p" * 125)
+        assert peer.sock.recv(1000) == bytes([0x80 | Opcode.PING, 125]) + b"p" * 125
 
-            in_a_watcher(busy)
-            peer.read()
-            peer.answer()
-            until(lambda: ws.latency is not None)
-            assert ws.latency < 0.35
+    def test_pong_to_no_ping_or_an_older_one_is_ignored(self, ws: WebSocket, peer: Peer) -> None:
+        """Unsolicited pongs are legal (RFC 6455 5.5.3)."""
+        peer.send_frame(Opcode.PONG, b"unsolicited")
+        ws.ping(b"one")
+        peer.send_frame(Opcode.PONG, b"another")
+        peer.send("after them")
+        assert (ws.receive(), ws.latency) == ("after them", None)
 
-    def test_own_payload_travels(self) -> None:
-        """Up to 125 bytes (RFC 6455 5.5)."""
-        with connected() as (ws, peer):
-            ws.ping(b"p" * 125)
-            data = peer.sock.recv(1000)
-            assert data == bytes([0x80 | Opcode.PING, 125]) + b"p" * 125
-
-    def test_payload_over_125_bytes_raises(self) -> None:
-        """The caller's fault leaves the connection alone."""
-        with connected() as (ws, _):
-            with pytest.raises(ValueError, match="a ping carries 125 bytes at the most, not 126"):
-                ws.ping(bytes(126))
-            assert not ws.closed
-
-    def test_pong_to_no_ping_or_an_older_one_tells_nothing(self) -> None:
-        """Unsolicited pongs are legal (RFC 6455 5.5.3) and ignored."""
-        with connected() as (ws, peer):
-            peer.send_frame(Opcode.PONG, b"unsolicited")
-            ws.ping(b"one")
-            peer.send_frame(Opcode.PONG, b"another")
-            peer.send("behind it")
-            assert ws.receive() == "behind it"
-            assert ws.latency is None
-
-    def test_ping_is_answered_while_the_view_sleeps(self) -> None:
-        """Reads are driven by the loop: nobody has to call ``receive``."""
-        with connected() as (_, peer):
-            peer.sock.sendall(PING_FRAME)
-            reply = peer.sock.recv(100)
-            assert reply == bytes([0x80 | Opcode.PONG, 14]) + b"are you there?"
-
-    def test_ping_between_messages_is_answered_while_the_inbox_fills(self) -> None:
-        """The messages wait, the answer does not."""
-        with connected() as (ws, peer):
-            peer.sock.sendall(masked_frame(Opcode.TEXT, b"one") + PING_FRAME + masked_frame(Opcode.TEXT, b"two"))
-            assert peer.sock.recv(100)[:1] == bytes([0x80 | Opcode.PONG])
-            assert ws.count_messages() == 2
+    def test_ping_between_messages_is_answered_while_the_inbox_fills(self, ws: WebSocket, peer: Peer) -> None:
+        """Reads are driven by the loop: the messages wait for ``receive()``, the answer does not."""
+        peer.sock.sendall(masked_frame(Opcode.TEXT, b"one") + PING_FRAME + masked_frame(Opcode.TEXT, b"two"))
+        assert peer.sock.recv(100) == bytes([0x80 | Opcode.PONG, 14]) + b"are you there?"
+        assert ws.count_messages() == 2
 
     def test_pong_waits_for_a_peer_that_does_not_read(self) -> None:
         """A ping flood cannot fill the outbox; when the peer reads again, the latest pings are answered."""
-        with connected(buffers=BUFFERS, send_high_water=1000) as (ws, peer):
-            fill(ws)
+        with connected(**SMALL) as (ws, peer):
+            filled = fill(ws)
             ticks(20)
-            waiting = ws._transport.outbox_size
+            waiting = transport_of(ws).outbox_size
             for number in range(200):
                 peer.send_frame(Opcode.PING, b"%03d" % number)
             until(lambda: ws.stats.bytes_received >= 200 * 9)
-            ticks()
-            assert ws._transport.outbox_size <= waiting
-            filled = ws.stats.messages_sent
-            assert [peer.receive() for _ in range(filled)] == [bytes(1 << 16)] * filled
+            assert transport_of(ws).outbox_size <= waiting
+            assert [peer.receive() for _ in range(filled)] == [PIECE] * filled
             until(lambda: peer.engine.pongs[-1:] == [b"199"] or peer.read())
             assert peer.engine.pongs[-1] == b"199"
             assert len(peer.engine.pongs) <= MAX_PONGS
 
-    def test_pong_is_sent_behind_frames_that_only_wait_for_the_tick_to_end(self) -> None:
-        """More than the high water may be queued in one tick though the peer reads: the pong is not forgotten."""
+    def test_pong_is_sent_after_frames_that_only_wait_for_the_turn_to_end(self) -> None:
+        """More than the high water may be queued in one turn though the peer reads: the pong is not forgotten."""
         with connected(send_high_water=1000) as (ws, peer):
             for _ in range(3):
                 ws.offer(prepare(bytes(1000)))
-            assert ws._transport.outbox_size > 1000
-            ws._data_received(bytearray(PING_FRAME), len(PING_FRAME))
+            assert transport_of(ws).outbox_size > 1000
+            deliver(ws, PING_FRAME)
             assert [peer.receive() for _ in range(3)] == [bytes(1000)] * 3
             until(lambda: peer.engine.pongs or peer.read())
             assert peer.engine.pongs == [b"are you there?"]
 
-
-class TestPingFlood:
-    """Attack 10: pongs for a peer that does not read them (RFC 6455 5.5.3 lets us answer the latest alone)."""
-
-    def test_flood_of_a_peer_that_reads_nothing_ends_with_1008(self) -> None:
-        """So many that no clock can have lost them; nothing has piled up for it."""
-        with connected(buffers=BUFFERS, send_high_water=1000, close_timeout=0.05) as (ws, peer):
+    @pytest.mark.parametrize(("more", "code"), [(0, None), (1, 1008)])
+    def test_flood_of_a_peer_that_reads_nothing_closes_with_1008(self, more: int, code: int | None) -> None:
+        """Only beyond ``MAX_PINGS_DROPPED``: a peer may read late. RFC 6455 5.5.3 lets us answer the latest alone, so
+        nothing has piled up for it.
+        """
+        with connected(close_timeout=0.05, **SMALL) as (ws, peer):
             fill(ws)
             ticks(20)
-            waiting = ws._transport.outbox_size
-            flood = PING_FRAME * (MAX_PINGS_DROPPED + MAX_PONGS + 1)
+            waiting = transport_of(ws).outbox_size
+            flood = PING_FRAME * (MAX_PINGS_DROPPED + MAX_PONGS + more)
             sending = gevent.spawn(peer.sock.sendall, flood)
-            until(lambda: ws.closed)
-            sending.kill()
-            assert (ws.close_code, ws.close_reason) == (1008, "a flood of pings")
-            assert ws._transport.outbox_size <= waiting + 50
-
-    def test_pings_within_the_limit_do_not(self) -> None:
-        """A peer may read late."""
-        with connected(buffers=BUFFERS, send_high_water=1000) as (ws, peer):
-            fill(ws)
-            ticks(20)
-            before = ws.stats.bytes_received
-            flood = PING_FRAME * (MAX_PINGS_DROPPED + MAX_PONGS)
-            sending = gevent.spawn(peer.sock.sendall, flood)
-            until(lambda: ws.stats.bytes_received == before + len(flood))
-            sending.get(timeout=5)
+            until(lambda: ws.closed or ws.stats.bytes_received == len(flood))
             ticks()
-            assert not ws.closed
+            sending.kill()
+            assert (ws.close_code, ws.close_reason) == (code, "a flood of pings" if code else None)
+            assert transport_of(ws).outbox_size <= waiting + 50
 
 
 LIMITS: dict[str, Any] = {
@@ -974,78 +778,89 @@ LIMITS: dict[str, Any] = {
 """What a view may set, and to what."""
 
 
+def burst(ws: WebSocket) -> None:
+    """More messages in one turn than the limits of ``test_limits_hold`` allow."""
+    for _ in range(10):
+        ws.send("12345")
+    sizes = transport_of(ws).outbox_size
+    ws.receive(timeout=5)
+    ws.send(str(sizes))
+
+
 class TestLimits:
+    @pytest.fixture
+    def pending(self) -> WebSocket:
+        return unaccepted(refuse_switch, max_connections=5)
+
     def test_table_is_whole(self) -> None:
-        """A new knob is either for one view or decided before a view is called."""
+        """A new setting is either for one view or decided before a view is called."""
         assert {each.name for each in fields(Config) if each.metadata["per_view"]} == set(LIMITS)
 
     @pytest.mark.parametrize("name", LIMITS)
-    def test_view_sets_its_own(self, name: str) -> None:
+    def test_view_sets_its_own(self, pending: WebSocket, name: str) -> None:
         """The others stay as they are."""
-        ws = unaccepted(refuse_switch, max_connections=5)
-        ws.limits(**{name: LIMITS[name]})
-        assert ws._config == Config(max_connections=5, **{name: LIMITS[name]})
+        pending.limits(**{name: LIMITS[name]})
+        assert config_of(pending) == Config(max_connections=5, **{name: LIMITS[name]})
 
-    def test_limits_may_be_set_one_after_the_other(self) -> None:
+    def test_limits_may_be_set_one_after_the_other(self, pending: WebSocket) -> None:
         """A decorator sets some, the view others."""
-        ws = unaccepted(refuse_switch)
-        ws.limits(max_fragments=2)
-        ws.limits(max_message_size=5)
-        ws.limits()
-        assert (ws._config.max_fragments, ws._config.max_message_size) == (2, 5)
-
-    @pytest.mark.parametrize("name", [each.name for each in fields(Config) if not each.metadata["per_view"]])
-    def test_what_is_decided_before_cannot_be_set(self, name: str) -> None:
-        """The handshake has been judged, and places have been taken."""
-        ws = unaccepted(refuse_switch)
-        with pytest.raises(ConfigError) as caught:
-            ws.limits(max_fragments=2, **{name: getattr(Config(), name)})
-        assert str(caught.value) == f"{name} cannot be set for one view: set it for the application"
-        assert ws._config == Config()
+        pending.limits(max_fragments=2)
+        pending.limits(max_message_size=5)
+        pending.limits()
+        assert config_of(pending) == Config(max_connections=5, max_fragments=2, max_message_size=5)
 
     @pytest.mark.parametrize(
         ("options", "sentence"),
         [
+            *(
+                (
+                    {"max_fragments": 2, each.name: getattr(Config(), each.name)},
+                    f"{each.name} cannot be set for one view: set it for the application",
+                )
+                for each in fields(Config)
+                if not each.metadata["per_view"]
+            ),
             ({"max_mesage_size": 5}, "'max_mesage_size' is not a setting: did you mean 'max_message_size'?"),
             ({"colour": 5}, "'colour' is not a setting"),
             ({"max_fragments": 0}, "max_fragments is 0: wanted a whole number from 1 to 1099511627776"),
             ({"ping_interval": 0}, "ping_interval is 0: wanted a number of seconds above 0, or None"),
         ],
+        ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
     )
-    def test_wrong_limit_is_refused(self, options: dict[str, Any], sentence: str) -> None:
-        """In the words that settings are refused in; nothing has changed."""
-        ws = unaccepted(refuse_switch)
+    def test_wrong_limit_is_refused(self, pending: WebSocket, options: dict[str, Any], sentence: str) -> None:
+        """In the words that settings are refused in, also one that the handshake has used; nothing has changed."""
         with pytest.raises(ConfigError) as caught:
-            ws.limits(**options)
-        assert (str(caught.value), ws._config) == (sentence, Config())
+            pending.limits(**options)
+        assert (str(caught.value), config_of(pending)) == (sentence, Config(max_connections=5))
 
-    def test_limits_are_set_before_the_accept(self) -> None:
-        """The engine works with them by then."""
-        with connected() as (ws, _):
-            with pytest.raises(RuntimeError) as caught:
-                ws.limits(max_fragments=2)
-            assert str(caught.value) == "this WebSocket has been accepted already: its limits are set before"
-
-    def test_limits_hold(self) -> None:
-        """Those of the engine, of the rates, of the keepalive and of the short path."""
+    @pytest.mark.parametrize(
+        ("limits", "view", "how"),
+        [
+            ({"max_message_size": 5}, lambda ws: ws.receive(), (1009, "a message has more than 5 bytes")),
+            ({"byte_rate": 0.001}, lambda ws: ws.receive(), (1008, "more than 0.001 bytes a second")),
+            ({"send_limit": 9}, lambda ws: [ws.offer("12345") for _ in range(9)], (1013, "too slow")),
+            ({"send_high_water": 7}, lambda ws: burst(ws), (1000, "")),
+        ],
+        ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+    )
+    def test_limits_hold(self, limits: dict[str, Any], view: Callable[[WebSocket], Any], how: tuple[int, str]) -> None:
+        """Those of the engine, of the rates and of the fast path."""
 
         def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
-            ws = environ["wsgi.websocket"]
-            ws.limits(max_message_size=5, send_high_water=7, send_limit=9, byte_rate=1e6, ping_interval=0.03)
-            ws.accept()
-            seen.extend([ws._high_water, ws._send_limit, type(ws._engine).__name__])
-            ws.receive()
+            environ["wsgi.websocket"].limits(**limits)
+            environ["wsgi.websocket"].accept()
+            view(environ["wsgi.websocket"])
             return []
 
-        seen: list[Any] = []
         with connect(app) as client:
             client.send("123456")
-            assert client.receive() is None
-            assert (client.close_code, client.close_reason) == (1009, "a message has more than 5 bytes")
-        assert seen == [7, 9, "MeteredConnection"]
+            received = list(iter(client.receive, None))
+            assert (client.close_code, client.close_reason) == how
+        if "send_high_water" in limits:
+            assert int(received[-1]) <= 2 * 7
 
     def test_ping_interval_of_a_view_is_its_own(self) -> None:
-        """Its peer is asked by it."""
+        """Its peer gets pings at that interval."""
 
         def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
             ws = environ["wsgi.websocket"]
@@ -1061,162 +876,145 @@ class TestLimits:
 
 
 class TestFail:
-    """The shell's own limits end a connection as a broken rule does."""
+    """A limit of the WebSocket's own closes the connection as a violation does."""
 
-    def test_fail_tells_the_peer_why(self) -> None:
-        """What it still sends is dropped, and the view sees the end."""
-        with connected() as (ws, peer):
-            viewing = gevent.spawn(ws.receive)
-            ticks()
-            ws._fail(CloseCode.POLICY_VIOLATION, "enough")
-            peer.send("too late")
-            assert peer.close_frame() == (1008, "enough")
-            assert viewing.get(timeout=5) is None
-            assert (ws.close_code, ws.close_reason, ws.stats.messages_received) == (1008, "enough", 0)
+    def test_close_frame_has_the_reason(self, ws: WebSocket, peer: Peer) -> None:
+        """What the peer still sends is dropped, and the view sees the end."""
+        viewing = gevent.spawn(ws.receive)
+        ticks()
+        fail(ws, CloseCode.POLICY_VIOLATION, "enough")
+        peer.send("too late")
+        assert peer.close_frame() == (1008, "enough")
+        assert viewing.get(timeout=5) is None
+        assert (ws.close_code, ws.close_reason, ws.stats.messages_received) == (1008, "enough", 0)
 
-    def test_fail_comes_behind_what_waits(self) -> None:
-        """The messages that came before are received."""
-        with connected() as (ws, peer):
-            peer.send("one", "two")
-            until(lambda: ws.stats.messages_received == 2)
-            ws._fail(CloseCode.POLICY_VIOLATION, "enough")
-            assert [ws.receive(), ws.receive(), ws.receive()] == ["one", "two", None]
+    def test_messages_that_came_before_are_received(self, ws: WebSocket, peer: Peer) -> None:
+        """The end follows them."""
+        peer.send("one", "two")
+        until(lambda: ws.stats.messages_received == 2)
+        fail(ws, CloseCode.POLICY_VIOLATION, "enough")
+        assert [ws.receive(), ws.receive(), ws.receive()] == ["one", "two", None]
 
-    def test_fail_of_a_stuck_reader_does_not_wait_for_it(self) -> None:
-        """The view sees the end at once, and the socket goes after ``close_timeout``."""
-        with connected(buffers=BUFFERS, send_high_water=1000, close_timeout=0.03) as (ws, _):
+    def test_peer_that_reads_nothing_is_not_waited_for(self) -> None:
+        """The view sees the end at once, and the socket is closed after ``close_timeout``."""
+        with connected(close_timeout=0.03, **SMALL) as (ws, _):
             fill(ws)
-            ws._fail(CloseCode.INTERNAL_ERROR, "gone")
+            fail(ws, CloseCode.INTERNAL_ERROR, "closed")
             assert ws.receive() is None
-            until(lambda: ws._transport.closed)
+            until(lambda: closed(ws))
             assert ws.close_code == 1011
 
-    @every_end
-    def test_fail_behind_an_end_changes_nothing(self, end: str) -> None:
-        """The first end counts; one that has no connection has none to end."""
-        finish, (code, reason) = ENDS[end]
-        unaccepted(refuse_switch)._fail(CloseCode.POLICY_VIOLATION, "enough")
-        with connected() as (ws, peer):
-            finish(ws, peer)
-            until(lambda: ws.closed)
-            ws._fail(CloseCode.POLICY_VIOLATION, "enough")
-            ticks()
-            assert (ws.close_code, ws.close_reason) == (code, reason)
+    def test_connection_that_has_ended_is_not_changed(self, ws: WebSocket, ended: tuple[int, str]) -> None:
+        """The first end counts."""
+        fail(ws, CloseCode.POLICY_VIOLATION, "enough")
+        ticks()
+        assert (ws.close_code, ws.close_reason) == ended
 
-    def test_fail_of_a_connection_whose_write_was_refused_cuts_it(self) -> None:
-        """No close frame can go out, so there was none: 1006."""
+    def test_handshake_that_waits_is_not_changed(self) -> None:
+        """There is no connection to close."""
+        ws = unaccepted(refuse_switch)
+        fail(ws, CloseCode.POLICY_VIOLATION, "enough")
+        assert (repr(ws), ws.close_code) == ("<WebSocket '/chat' pending>", None)
+
+    def test_connection_whose_write_was_refused_is_cut(self) -> None:
+        """No close frame can be sent, so there was none: 1006."""
         with connected(inbox_messages=1) as (ws, peer):
             peer.send("one", "two")
-            until(lambda: ws._paused)
+            until(lambda: is_paused(ws))
             peer.reset()
             until(lambda: ws.closed or ws.ping())
-            ws._fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
-            until(lambda: ws._transport.closed)
+            fail(ws, CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
+            until(lambda: closed(ws))
             assert ws.close_code == 1006
 
 
-class TestWhatKeepaliveAsks:
-    def test_pulse_changes_with_every_byte(self) -> None:
+class TestWhatKeepaliveReads:
+    def test_activity_changes_with_every_byte_received(self, ws: WebSocket, peer: Peer) -> None:
         """And with nothing else: not with what we send, nor with the time."""
-        with connected() as (ws, peer):
-            found = [ws._activity()]
-            ws.send("x")
-            ws.ping()
-            ticks()
-            found.append(ws._activity())
-            peer.sock.sendall(b"\x81")
-            until(lambda: ws.stats.bytes_received)
-            found.append(ws._activity())
-            assert found == [0, 0, 1]
+        found = [activity(ws)]
+        ws.send("x")
+        ws.ping()
+        ticks()
+        found.append(activity(ws))
+        peer.sock.sendall(b"\x81")
+        until(lambda: ws.stats.bytes_received)
+        assert [*found, activity(ws)] == [0, 0, 1]
 
-    def test_pulse_changes_when_a_slow_peer_reads(self) -> None:
+    def test_activity_changes_when_a_slow_peer_reads(self) -> None:
         """Not when more is sent to it."""
-        with connected(buffers=BUFFERS, send_high_water=2**30) as (ws, peer):
+        with connected(buffers=1 << 15, send_high_water=2**30) as (ws, peer):
             ws.send(bytes(2**22))
             ticks(20)
-            before = ws._activity()
-            ws.send(bytes(2**16))
-            still = ws._activity()
-            until(lambda: peer.sock.recv(1 << 16) and ws._activity() != before)
-            assert still == before
-            assert ws._transport.outbox_size
+            before = activity(ws)
+            ws.send(PIECE)
+            assert activity(ws) == before
+            until(lambda: peer.sock.recv(1 << 16) and activity(ws) != before)
+            assert transport_of(ws).outbox_size
 
-    def test_pulse_is_none_while_nothing_is_read(self) -> None:
-        """Nobody can tell then."""
+    def test_activity_is_none_while_nothing_is_read(self) -> None:
+        """The peer may have sent more: it cannot be seen then."""
         with connected(inbox_messages=1) as (ws, peer):
             peer.send("one", "two")
-            until(lambda: ws._paused)
-            found = [ws._activity()]
-            ws.receive()
-            ws.receive()
-            found.append(ws._activity())
-            assert found == [None, ws.stats.bytes_received]
+            until(lambda: is_paused(ws))
+            assert activity(ws) is None
+            assert [ws.receive(), ws.receive()] == ["one", "two"]
+            assert activity(ws) == ws.stats.bytes_received
 
-    def test_message_has_a_number_while_a_part_of_it_is_here(self) -> None:
+    def test_message_has_a_number_while_a_part_of_it_has_come(self, ws: WebSocket, peer: Peer) -> None:
         """Another one for each message."""
-        with connected() as (ws, peer):
-            half = masked_frame(Opcode.TEXT, b"12345678")
-            found = [ws._message_number()]
-            for piece, count in ((half[:5], 5), (half[5:] + half[:5], 19), (half[5:], 28)):
-                peer.sock.sendall(piece)
-                until(lambda count=count: ws.stats.bytes_received == count)  # type: ignore[misc]
-                found.append(ws._message_number())
-            assert found == [None, 0, 1, None]
+        half = masked_frame(Opcode.TEXT, b"12345678")
+        found = [message_number(ws)]
+        for piece, count in ((half[:5], 5), (half[5:] + half[:5], 19), (half[5:], 28)):
+            peer.sock.sendall(piece)
+            until(lambda count=count: ws.stats.bytes_received == count)  # type: ignore[misc]
+            found.append(message_number(ws))
+        assert found == [None, 0, 1, None]
 
-    def test_waiting_tells_size_and_age(self) -> None:
-        """Of what the kernel has not taken; nothing before the accept, and nothing once it is over."""
-        assert unaccepted(refuse_switch)._outbox_state == (0, None)
-        with connected(buffers=BUFFERS, send_high_water=1000) as (ws, _):
-            found = [ws._outbox_state]
+    def test_outbox_has_a_size_and_an_age(self) -> None:
+        """Of what the kernel has not taken; nothing before the accept, and nothing after the end."""
+        assert outbox_state(unaccepted(refuse_switch)) == (0, None)
+        with connected(**SMALL) as (ws, _):
+            assert outbox_state(ws) == (0, None)
             begin = time.monotonic()
             fill(ws)
-            size, since = ws._outbox_state
-            ws.abort()
-            until(lambda: ws._transport.closed)
-            found.append(ws._outbox_state)
-            assert found == [(0, None), (0, None)]
+            size, since = outbox_state(ws)
             assert size > 1000
             assert since is not None
             assert begin <= since <= time.monotonic()
+            ws.abort()
+            until(lambda: closed(ws))
+            assert outbox_state(ws) == (0, None)
 
 
 class TestClose:
-    def test_peer_that_closes_first_gets_its_code_back(self) -> None:
-        """RFC 6455 5.5.1; the error tells what either side sent."""
-        with connected() as (ws, peer):
-            peer.close(4001, "bye")
-            assert ws.receive() is None
-            assert peer.close_frame() == (4001, "")
-            with pytest.raises(ConnectionClosed) as caught:
-                ws.receive()
-            assert (caught.value.received, caught.value.sent) == ((4001, "bye"), (4001, ""))
-            assert str(caught.value) == "the connection has been closed: the peer sent 4001 'bye', we sent 4001"
+    def test_peer_that_closes_first_gets_its_code_back(self, ws: WebSocket, peer: Peer) -> None:
+        """RFC 6455 5.5.1; the error has what either side sent."""
+        peer.close(4001, "bye")
+        assert ws.receive() is None
+        assert peer.close_frame() == (4001, "")
+        error = error_of(ws.receive)
+        assert (error.received, error.sent) == ((4001, "bye"), (4001, ""))
 
-    def test_we_close_first(self) -> None:
-        """Code and reason are ours, also when the peer has answered."""
-        with connected() as (ws, peer):
-            ws.close(4002, "done")
-            assert (ws.closed, ws.close_code, ws.close_reason) == (True, 4002, "done")
-            assert peer.close_frame() == (4002, "done")
-            peer.answer()
-            until(lambda: ws._transport.closed)
-            assert (ws.close_code, ws.close_reason) == (4002, "done")
-            assert ws._closed_error().received == (4002, "")
+    def test_we_close_first(self, ws: WebSocket, peer: Peer) -> None:
+        """Code and reason are ours, also when the peer has answered; one frame is sent (RFC 6455 5.5.1)."""
+        ws.close(4002, "done")
+        assert (ws.closed, ws.close_code, ws.close_reason) == (True, 4002, "done")
+        ws.close(4003)
+        assert peer.close_frame() == (4002, "done")
+        peer.answer()
+        until(lambda: closed(ws))
+        assert peer.sock.recv(100) == b""
+        assert (ws.close_code, ws.close_reason) == (4002, "done")
+        assert error_of(lambda: ws.send("x")).received == (4002, "")
 
-    def test_both_close_at_once(self) -> None:
-        """Each hears the other's frame as the answer to its own; ours counts as the first here."""
-        with connected() as (ws, peer):
-            peer.close(4001, "peer")
-            ws.close(4002, "us")
-            assert peer.close_frame() == (4002, "us")
-            until(lambda: ws._transport.closed)
-            error = ws._closed_error()
-            assert (error.code, error.received, error.sent) == (4002, (4001, "peer"), (4002, "us"))
-
-    def test_open_connection_has_no_close_code(self) -> None:
-        """None until the end."""
-        with connected() as (ws, _):
-            assert (ws.closed, ws.is_closed(), ws.close_code, ws.close_reason) == (False, False, None, None)
+    def test_both_close_at_once(self, ws: WebSocket, peer: Peer) -> None:
+        """Each takes the other's frame for the answer to its own; ours counts as the first here."""
+        peer.close(4001, "peer")
+        ws.close(4002, "us")
+        assert peer.close_frame() == (4002, "us")
+        until(lambda: closed(ws))
+        error = error_of(lambda: ws.send("x"))
+        assert (error.code, error.received, error.sent) == (4002, (4001, "peer"), (4002, "us"))
 
     @pytest.mark.parametrize(
         ("arguments", "arrives"),
@@ -1231,11 +1029,12 @@ class TestClose:
         ],
         ids=repr,
     )
-    def test_code_and_reason_travel(self, arguments: tuple[Any, ...], arrives: tuple[int, str]) -> None:
+    def test_code_and_reason_are_sent(
+        self, ws: WebSocket, peer: Peer, arguments: tuple[Any, ...], arrives: tuple[int, str]
+    ) -> None:
         """The third argument, and None, are gevent-websocket's."""
-        with connected() as (ws, peer):
-            ws.close(*arguments)
-            assert peer.close_frame() == arrives
+        ws.close(*arguments)
+        assert peer.close_frame() == arrives
 
     @pytest.mark.parametrize(
         ("code", "reason", "sentence"),
@@ -1252,89 +1051,79 @@ class TestClose:
         ],
     )
     @pytest.mark.parametrize("ended", [False, True])
-    def test_what_may_not_travel_raises(self, code: int, reason: str | bytes, sentence: str, ended: bool) -> None:
-        """The caller's fault is told even when the connection has ended, and leaves it alone."""
-        with connected() as (ws, peer):
-            if ended:
-                peer.vanish()
-                until(lambda: ws.closed)
-            with pytest.raises(ValueError, match=sentence):
-                ws.close(code, reason)
-            assert ws.closed is ended
-
-    @every_end
-    def test_close_of_an_ended_connection_does_nothing(self, end: str) -> None:
-        """Called as often as one likes; the first end counts."""
-        finish, (code, reason) = ENDS[end]
-        with connected() as (ws, peer):
-            finish(ws, peer)
+    def test_what_may_not_be_sent_raises(
+        self, ws: WebSocket, peer: Peer, code: int, reason: str | bytes, sentence: str, ended: bool
+    ) -> None:
+        """The caller's fault raises even when the connection has ended, and leaves it alone."""
+        if ended:
+            peer.vanish()
             until(lambda: ws.closed)
-            ws.close(4003, "too late")
-            ws.close(4004)
-            assert (ws.close_code, ws.close_reason) == (code, reason)
+        with pytest.raises(ValueError, match=sentence):
+            ws.close(code, reason)
+        assert ws.closed is ended
 
-    def test_close_twice_sends_one_frame(self) -> None:
-        """RFC 6455 5.5.1: nothing may follow a close frame."""
-        with connected() as (ws, peer):
-            ws.close()
-            ws.close(4002)
-            peer.close_frame()
-            peer.answer()
-            until(lambda: ws._transport.closed)
-            assert peer.sock.recv(100) == b""
+    def test_close_of_an_ended_connection_does_nothing(self, ws: WebSocket, ended: tuple[int, str]) -> None:
+        """Called as often as one likes; the first end counts."""
+        ws.close(4003, "too late")
+        ws.close(4004)
+        assert (ws.close_code, ws.close_reason) == ended
 
     def test_peer_that_never_answers_is_cut(self) -> None:
         """After ``close_timeout`` seconds; what it sends meanwhile is ignored."""
         with connected(close_timeout=0.05) as (ws, peer):
             ws.close()
             peer.send("ignored")
-            assert not ws._transport.closed
-            until(lambda: ws._transport.closed, seconds=1)
+            assert not closed(ws)
+            until(lambda: closed(ws), seconds=1)
             assert list(ws) == []
 
-    def test_close_behind_a_refused_write_is_no_close_frame(self) -> None:
+    def test_close_after_a_refused_write_is_no_close_frame(self, ws: WebSocket, peer: Peer) -> None:
         """What could not be sent has not been sent: the connection was lost."""
-        with connected() as (ws, peer):
-            peer.vanish()
-            ws._transport.pause()
-            with suppress(ConnectionClosed):
-                until(lambda: ws.send("into the void"))
-            ws.close(4003, "too late")
-            assert (ws.close_code, ws._closed_error().sent) == (1006, None)
-            until(lambda: ws._transport.closed)
-            assert list(ws) == []
+        peer.vanish()
+        transport_of(ws).pause()
+        with suppress(ConnectionClosed):
+            forever(ws.send, "lost")
+        ws.close(4003, "too late")
+        assert (ws.close_code, error_of(lambda: ws.send("x")).sent) == (1006, None)
+        until(lambda: closed(ws))
+        assert list(ws) == []
 
-    def test_violation_is_told_to_the_peer(self) -> None:
-        """A close frame with the reason, though the peer was still sending (RFC 6455 7.1.7)."""
-        with connected() as (ws, peer):
-            peer.send_frame(Opcode.TEXT, b"\xff")
-            with suppress(ConnectionError):
-                peer.sock.sendall(bytes(100_000))
-            assert peer.close_frame() == (1007, "a text message is not UTF-8")
-            assert ws.receive() is None
+    def test_peer_that_breaks_a_rule_gets_the_reason(self, ws: WebSocket, peer: Peer) -> None:
+        """A close frame, though the peer was still sending (RFC 6455 7.1.7)."""
+        peer.send_frame(Opcode.TEXT, b"\xff")
+        with suppress(ConnectionError):
+            peer.sock.sendall(bytes(100_000))
+        assert peer.close_frame() == (1007, "a text message is not UTF-8")
+        assert ws.receive() is None
 
     @pytest.mark.parametrize("end", ["EOF", "RST"])
-    def test_peer_that_vanishes_during_our_close_is_no_error(self, end: str) -> None:
-        """The end is the end."""
+    def test_peer_that_disconnects_during_our_close_is_no_error(self, end: str) -> None:
+        """The code stays ours."""
         with connected(close_timeout=60) as (ws, peer):
             ws.close(4002)
             ENDS[end][0](ws, peer)
-            until(lambda: ws._transport.closed)
+            until(lambda: closed(ws))
             assert ws.close_code == 4002
 
-    def test_abort_cuts_without_a_goodbye(self) -> None:
+    def test_abort_cuts_without_a_close_frame(self, ws: WebSocket, peer: Peer) -> None:
         """1006 to the peer."""
-        with connected() as (ws, peer):
-            ws.abort()
-            ws.abort()
-            assert ws.closed
-            assert peer.close_frame() is None
+        ws.abort()
+        ws.abort()
+        assert ws.closed
+        assert peer.close_frame() is None
 
 
 class TestFacts:
-    def test_request_is_at_hand(self) -> None:
-        """gevent-websocket's names for the request's headers."""
-        with connect(facts, "/a%20b?c=d", origin="http://testserver", subprotocols=("x", "y")) as client:
+    def test_request_has_gevent_websockets_names(self) -> None:
+        """For what is in its headers."""
+        names = ("origin", "path", "version", "protocol", "subprotocol")
+
+        def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+            ws = environ["wsgi.websocket"]
+            ws.send_json({name: getattr(ws, name) for name in names} | {"query": ws.environ["QUERY_STRING"]})
+            return []
+
+        with connect(app, "/a%20b?c=d", origin="http://testserver", subprotocols=("x", "y")) as client:
             assert client.receive_json() == {
                 "origin": "http://testserver",
                 "path": "/a b",
@@ -1349,49 +1138,35 @@ class TestFacts:
         ws = unaccepted(refuse_switch, environ={})
         assert (ws.origin, ws.version, ws.protocol, ws.path) == (None, None, None, "")
 
-    def test_repr_tells_path_and_state(self) -> None:
+    def test_repr_has_path_and_state(self, ws: WebSocket, peer: Peer) -> None:
         """The path is escaped: it comes from the client."""
-        ws = unaccepted(refuse_switch, environ={"PATH_INFO": "/\x1b[31m\u20ac"})
-        texts = [repr(ws)]
-        with connected() as (ws, peer):
-            texts.append(repr(ws))
-            peer.vanish()
-            until(lambda: ws.closed)
-            texts.append(repr(ws))
-        assert texts == [
+        texts = [repr(unaccepted(refuse_switch, environ={"PATH_INFO": "/\x1b[31m\u20ac"})), repr(ws)]
+        peer.vanish()
+        until(lambda: ws.closed)
+        assert [*texts, repr(ws)] == [
             r"<WebSocket '/\x1b[31m\u20ac' pending>",
             "<WebSocket '/chat' open>",
             "<WebSocket '/chat' closed>",
         ]
 
-    def test_stats_count_messages_and_bytes(self) -> None:
+    def test_stats_count_messages_and_bytes(self, ws: WebSocket, peer: Peer) -> None:
         """Bytes are those of frames; before the accept there are none."""
         assert unaccepted(refuse_switch).stats == (0, 0, 0, 0)
-        with connected() as (ws, peer):
-            peer.send("12345", "12345")
-            assert [ws.receive(), ws.receive()] == ["12345"] * 2
-            ws.send("123")
-            ws.ping(b"")
-            assert ws.stats == (2, 1, 2 * (2 + 4 + 5), (2 + 3) + 2)
-            assert ws.stats.messages_received == 2
+        peer.send("12345", "12345")
+        assert [ws.receive(), ws.receive()] == ["12345"] * 2
+        ws.send("123")
+        ws.ping(b"")
+        assert ws.stats == (2, 1, 2 * (2 + 4 + 5), (2 + 3) + 2)
+        assert ws.stats.messages_received == 2
 
-    def test_application_may_hang_its_own_attributes_on(self) -> None:
+    def test_application_may_set_its_own_attributes(self, ws: WebSocket) -> None:
         """As it could on gevent-websocket's."""
-        with connected() as (ws, _):
-            ws.user = "ann"
-            assert ws.user == "ann"
-
-
-def facts(environ: Environ, start_response: StartResponse) -> list[bytes]:
-    """Tells what a view can ask its WebSocket."""
-    ws = environ["wsgi.websocket"]
-    names = ("origin", "path", "version", "protocol", "subprotocol")
-    ws.send_json({name: getattr(ws, name) for name in names} | {"query": ws.environ["QUERY_STRING"]})
-    return []
+        ws.user = "ann"
+        assert ws.user == "ann"
 
 
 class TestBigMessages:
-    def test_big_messages_travel_both_ways(self) -> None:
+    def test_big_messages_arrive_both_ways(self) -> None:
         """16 MiB through small buffers, in a time that is linear in the size."""
         message = bytes(range(256)) * 2**16
         with connected(max_message_size=2**25, buffers=1 << 18) as (ws, peer):
@@ -1403,12 +1178,9 @@ class TestBigMessages:
 
     def test_big_message_costs_a_few_times_its_size(self) -> None:
         """Received in many pieces: each byte is copied a bounded number of times, and never all of them at once."""
-        import tracemalloc
-
         size = 2**24
         with connected(max_message_size=2**25) as (ws, peer):
-            frame = masked_frame(Opcode.BINARY, bytes(size))
-            sending = gevent.spawn(peer.sock.sendall, frame)
+            sending = gevent.spawn(peer.sock.sendall, masked_frame(Opcode.BINARY, bytes(size)))
             tracemalloc.start()
             try:
                 message = ws.receive()
@@ -1419,8 +1191,17 @@ class TestBigMessages:
             assert len(message) == size
             assert peak < 2.5 * size
 
+    def test_big_frame_is_read_in_bigger_steps(self, ws: WebSocket, peer: Peer) -> None:
+        """While it is under way the transport reads more at once, and as usual after it."""
+        frame = masked_frame(Opcode.BINARY, b"x" * (BIG_READ * 2))
+        peer.sock.sendall(frame[:100])
+        until(lambda: read_size(transport_of(ws)) == BIG_READ)
+        peer.sock.sendall(frame[100:])
+        assert len(ws.receive()) == BIG_READ * 2
+        assert read_size(transport_of(ws)) == READ_SIZE
 
-# --- nothing is left behind ---------------------------------------------------------------------------------------
+
+# --- nothing stays in memory --------------------------------------------------------------------------------------
 
 
 def echo(ws: WebSocket, start_response: StartResponse) -> None:
@@ -1428,7 +1209,7 @@ def echo(ws: WebSocket, start_response: StartResponse) -> None:
         ws.send(message)
 
 
-def fail(ws: WebSocket, start_response: StartResponse) -> None:
+def raise_(ws: WebSocket, start_response: StartResponse) -> None:
     ws.receive()
     raise KeyError("the view's own fault")
 
@@ -1438,83 +1219,61 @@ def close(ws: WebSocket, start_response: StartResponse) -> None:
     ws.close(4002)
 
 
-def slow(ws: WebSocket, start_response: StartResponse) -> None:
-    while True:
-        ws.send(bytes(1 << 16))
-
-
-def forbid(ws: WebSocket, start_response: StartResponse) -> None:
-    start_response("403 Forbidden", [])
-
-
-def refuse(ws: WebSocket, start_response: StartResponse) -> None:
-    ws.close()
-
-
-def forget(ws: WebSocket, start_response: StartResponse) -> None:
-    pass
-
-
-def timed_out(ws: WebSocket, start_response: StartResponse) -> None:
+def time_out(ws: WebSocket, start_response: StartResponse) -> None:
     with suppress(TimeoutError):
         ws.receive(timeout=0)
 
 
-LIVES: dict[str, Callable[[WebSocket, StartResponse], None]] = {
+VIEWS: dict[str, Callable[[WebSocket, StartResponse], object]] = {
     "echo": echo,
-    "fail": fail,
+    "raise": raise_,
     "close": close,
-    "slow": slow,
-    "timed out": timed_out,
-    "forbidden": forbid,
-    "refused": refuse,
-    "forgotten": forget,
+    "send": lambda ws, start_response: forever(ws.send, PIECE),
+    "time out": time_out,
+    "forbid": lambda ws, start_response: start_response("403 Forbidden", []),
+    "refuse": lambda ws, start_response: ws.close(),
+    "nothing": lambda ws, start_response: None,
 }
 
 
 @pytest.fixture
-def no_collector() -> Iterator[None]:
-    """What is freed in a test is freed without the garbage collector."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
+def uncollected(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Without the garbage collector, and without records, which keep the frames of an exception."""
+    monkeypatch.setattr(logging.getLogger("gws_middleware"), "disabled", True)
+    with no_collector():
+        yield
 
 
-@pytest.mark.usefixtures("no_collector")
-@pytest.mark.parametrize("life", list(LIVES))
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("view", list(VIEWS))
 @pytest.mark.parametrize("by", ["close", "EOF"])
-def test_ended_connection_is_freed_at_once(life: str, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No cycle waits for the garbage collector: WebSocket, engine and transport are gone with the last reference."""
-    monkeypatch.setattr(logging.getLogger("gws_middleware"), "disabled", True)  # a kept record keeps the frames
+def test_ended_connection_is_freed_at_once(view: str, by: str) -> None:
+    """No cycle waits for the garbage collector: WebSocket, engine and transport are freed with the last reference."""
     references: list[weakref.ref[WebSocket]] = []
 
     def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
         references.append(weakref.ref(environ["wsgi.websocket"]))
-        LIVES[life](environ["wsgi.websocket"], start_response)
+        VIEWS[view](environ["wsgi.websocket"], start_response)
         return []
 
-    def live() -> None:
+    def serve() -> None:
         with suppress(HandshakeRefused, ConnectionClosed), connect(app) as client:
             client.send("x")
             client.receive()
             if by == "EOF":
-                client._sock.close()
+                cut(client)
 
     before = count_of(Transport)
-    live()
+    serve()
     until(lambda: references[0]() is None, "the WebSocket is freed", seconds=1)
     assert count_of(Transport) == before
 
 
-@pytest.mark.usefixtures("no_collector")
+@pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize("accepts", [False, True])
 @pytest.mark.parametrize("error", [KeyError, gevent.GreenletExit, SystemExit])
-def test_connection_whose_view_raised_is_freed_at_once(
-    accepts: bool, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An error that goes on to the server keeps nothing alive once the server has let go of it."""
-    monkeypatch.setattr(logging.getLogger("gws_middleware"), "disabled", True)
+def test_connection_whose_view_raised_is_freed_at_once(accepts: bool, error: type[BaseException]) -> None:
+    """An error that goes on to the server keeps nothing alive once the server has dropped it."""
     references: list[weakref.ref[WebSocket]] = []
     ours, theirs = tcp_pair()
 
@@ -1522,72 +1281,18 @@ def test_connection_whose_view_raised_is_freed_at_once(
         def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
             return plain_channel(ours), b""
 
-    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    def view(environ: Environ, start_response: StartResponse) -> list[bytes]:
         references.append(weakref.ref(environ["wsgi.websocket"]))
         if accepts:
             environ["wsgi.websocket"].accept()
         raise error
 
     def serve() -> None:
-        client = connect(app)
+        app, environ = request_of(connect(view))
         with suppress(error):
-            list(client._app({**client._environ, SERVER_KEY: OneRequest()}, lambda *arguments: lambda data: None))
+            list(app({**environ, SERVER_KEY: OneRequest()}, lambda *arguments: lambda data: None))
 
     serve()
     ours.close()
     theirs.close()
     until(lambda: references[0]() is None, "the WebSocket is freed", seconds=1)
-
-
-class TestSwitchedServers:
-    """Servers that have sent the 101 before they call the application (gevent-websocket's)."""
-
-    @pytest.fixture(autouse=True)
-    def switched(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("gws_middleware.testing._PairServer.switched", True)
-
-    def test_accept_once_is_no_error(self) -> None:
-        """An application that says ``accept()`` runs there too; a second one is an error as everywhere."""
-
-        def app(environ: Any, start_response: Any) -> list[bytes]:
-            ws = environ["wsgi.websocket"]
-            ws.accept()
-            with pytest.raises(RuntimeError, match="accepted already"):
-                ws.accept()
-            ws.send("open")
-            return []
-
-        with connect(app) as client:
-            assert client.receive() == "open"
-
-    def test_accept_with_another_subprotocol_is_refused(self) -> None:
-        """What the 101 has said cannot be changed any more."""
-
-        def app(environ: Any, start_response: Any) -> list[bytes]:
-            ws = environ["wsgi.websocket"]
-            with pytest.raises(ValueError, match="has sent the 101 already, with the subprotocol None"):
-                ws.accept("chat")
-            ws.send("open")
-            return []
-
-        with connect(app) as client:
-            assert client.receive() == "open"
-
-
-def test_big_frame_is_read_in_bigger_steps() -> None:
-    """While a big frame is under way the transport reads more at once, and as usual behind it."""
-    sockets: list[WebSocket] = []
-
-    def app(environ: Any, start_response: Any) -> list[bytes]:
-        sockets.append(environ["wsgi.websocket"])
-        for message in sockets[0]:
-            sockets[0].send(str(len(message)))
-        return []
-
-    with connect(app) as client:
-        frame = masked_frame(Opcode.BINARY, b"x" * (BIG_READ * 2))
-        client.send_raw(frame[:100])
-        until(lambda: bool(sockets) and len(sockets[0]._transport._window) == BIG_READ)
-        client.send_raw(frame[100:])
-        assert client.receive() == str(BIG_READ * 2)
-        assert len(sockets[0]._transport._window) == READ_SIZE

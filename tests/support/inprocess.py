@@ -36,6 +36,8 @@ from gws_middleware.protocol.handshake import Handshake
 from gws_middleware.servers.pywsgi import warn_if_views_block
 from gws_middleware.typing import Environ, Headers, StartResponse
 
+from .seam import channel_of, set_channel, transport_of
+
 DEADLINE = 5.0
 """Seconds after which a wait that should have ended fails its test."""
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -91,6 +93,17 @@ def ticks(count: int = 3) -> None:
     """Let the loop poll its sockets a few times: what was to happen at once has happened then."""
     for _ in range(count):
         gevent.sleep(0.001)
+
+
+@contextmanager
+def no_collector() -> Iterator[None]:
+    """What is freed in the block is freed without the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def forever(function: Callable[..., object], *arguments: object) -> None:
@@ -266,18 +279,34 @@ class CountingChannel:
         return [result for name, result in self.calls if name in ("send", "sendmsg")]
 
 
+@contextmanager
+def counting(ws: WebSocket) -> Iterator[CountingChannel]:
+    """The system calls of an accepted WebSocket, counted while the block lasts."""
+    transport = transport_of(ws)
+    counted = CountingChannel(channel_of(transport))
+    set_channel(transport, counted)
+    try:
+        yield counted
+    finally:
+        if not transport.closed:
+            set_channel(transport, counted.channel)
+
+
 class Recorder:
     """The owner of a transport that keeps what it is told."""
 
     def __init__(self) -> None:
         self.data = bytearray()
         self.reads: list[int] = []
+        self.buffer: bytearray | None = None
+        """The one of the last read."""
         self.writables = 0
         self.losses = 0
 
     def _data_received(self, buffer: bytearray, size: int) -> None:
         self.data += buffer[:size]
         self.reads.append(size)
+        self.buffer = buffer
 
     def _writable(self) -> None:
         self.writables += 1

@@ -5,23 +5,59 @@ A change inside of the package changes a line here, and no test. ``private`` cou
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from gws_middleware.connection import control
+from gevent import get_hub
+
+from gws_middleware import testing
+from gws_middleware.codes import CloseCode
+from gws_middleware.connection import channel as channels
+from gws_middleware.connection import control, states
 from gws_middleware.connection.transport import Transport
+from gws_middleware.connection.turns import Turns
+from gws_middleware.middleware import _Lifetime
+from gws_middleware.process import registry as registries
 from gws_middleware.process.registry import Registry
-from gws_middleware.testing import Client
+from gws_middleware.protocol.connection import Connection
+from gws_middleware.testing import Client, _PairServer
 
 __all__ = [
+    "Lifetime",
+    "PairServer",
+    "abandon",
+    "activity",
+    "after_the_poll",
     "application_of",
+    "channel_of",
     "cut",
+    "deliver",
     "descriptor_of",
+    "engine_of",
+    "fail",
+    "has_ended",
+    "held_by",
     "is_over",
+    "is_paused",
     "limit_messages",
     "log_line_of",
+    "message_number",
+    "outbox_state",
+    "queued",
+    "read_size",
+    "registry_of",
+    "request_of",
+    "run_callbacks_of",
     "running_views",
+    "set_channel",
     "socket_of",
+    "state_of",
     "transport_of",
+    "use_channel_in_c",
+    "use_pair_server",
+    "use_registry",
+    "waiting_senders",
+    "wake_reader",
 ]
 
 
@@ -51,6 +87,126 @@ def log_line_of(ws: Any) -> Any:
     return ws._callbacks.log_line
 
 
+def state_of(ws: Any) -> str:
+    """Its state, by the name in ``states``. ``repr(ws)`` shows it too, but among other things."""
+    return states.NAMES[ws._state]
+
+
+def has_ended(ws: Any) -> bool:
+    """Whether the end is complete. ``closed`` is true before: as soon as nothing can be sent any more."""
+    return states.has_ended(ws._state)
+
+
+def is_paused(ws: Any) -> bool:
+    """Whether nothing is read because the inbox is full. An application does not see it."""
+    paused: bool = ws._paused
+    return paused
+
+
+def engine_of(ws: Any) -> Connection:
+    """The engine of an accepted WebSocket: which close frames it has sent and received."""
+    engine: Connection = ws._engine
+    return engine
+
+
+def registry_of(ws: Any) -> Registry:
+    """The registry that the test has made the WebSocket with."""
+    registry: Registry = ws._registry
+    return registry
+
+
+def waiting_senders(ws: Any) -> int:
+    """How many greenlets wait in ``send()`` for the peer to read."""
+    return len(ws._senders or ())
+
+
+def deliver(ws: Any, data: bytes) -> None:
+    """What the transport does with bytes that it has read, at a moment that the test chooses."""
+    ws._data_received(bytearray(data), len(data))
+
+
+def fail(ws: Any, code: CloseCode, reason: str) -> None:
+    """What keepalive and the limits do with a peer that exceeds them."""
+    ws._fail(code, reason)
+
+
+def activity(ws: Any) -> int | None:
+    """The number that keepalive compares."""
+    found: int | None = ws._activity()
+    return found
+
+
+def message_number(ws: Any) -> int | None:
+    """The number that keepalive compares for ``message_timeout``."""
+    found: int | None = ws._message_number()
+    return found
+
+
+def outbox_state(ws: Any) -> tuple[int, float | None]:
+    """Bytes that wait for the peer, and since when: the metrics are made of it."""
+    found: tuple[int, float | None] = ws._outbox_state
+    return found
+
+
+# --- a transport ---------------------------------------------------------------------------------------------------
+
+
+def channel_of(transport: Any) -> Any:
+    """Its channel, on which a test replaces a system call."""
+    return transport._channel
+
+
+def set_channel(transport: Any, channel: Any) -> None:
+    """Give it another channel, e.g. one that counts or refuses."""
+    transport._channel = channel
+
+
+def wake_reader(transport: Any) -> None:
+    """What the loop does when the kernel says that the socket is readable."""
+    transport._readable()
+
+
+def read_size(transport: Any) -> int:
+    """The most bytes of its next read."""
+    return len(transport._window)
+
+
+def run_callbacks_of(transport: Any, wrap: Callable[[Any], Any]) -> None:
+    """Wrap the loop on which it asks for callbacks; the attributes of gevent's loop cannot be replaced."""
+    transport._loop = wrap(transport._loop)
+
+
+def use_channel_in_c(monkeypatch: Any, module: Any) -> None:
+    """The module that ``plain_channel()`` takes its class from; None for the socket of the standard library."""
+    monkeypatch.setattr(channels, "_in_c", module)
+
+
+# --- the turns of the loop -----------------------------------------------------------------------------------------
+
+
+def queued(turns: Turns) -> int:
+    """What waits for another turn; 0 where no timer for it is left on the loop either."""
+    return len(turns._woken) + len(turns._resumed) + turns._armed
+
+
+def after_the_poll(turns: Turns, callback: Callable[[], object]) -> None:
+    """Call it in the hub after the poll after which the queue is served, and before it is served."""
+
+    def polled(timer: Any) -> None:
+        turns._polled(timer)
+        callback()
+
+    timer = get_hub().loop.timer(0)
+    turns._armed = True
+    timer.start(polled, timer)
+
+
+# --- the middleware ------------------------------------------------------------------------------------------------
+
+Lifetime = _Lifetime
+"""What exists for each request while its view runs, to count how many there are."""
+
+
 # --- the registry --------------------------------------------------------------------------------------------------
 
 
@@ -59,7 +215,36 @@ def running_views(registry: Registry) -> int:
     return len(registry._running)
 
 
+def held_by(registry: Registry) -> dict[str, Any]:
+    """All that it holds for requests and connections; each value is empty or 0 when there are none."""
+    return {
+        "reserved": registry.reserved,
+        "keys": registry._keys,
+        "connections": len(registry),
+        "running": registry._running,
+        "watched": registry.keepalive._watches,
+    }
+
+
+def use_registry(monkeypatch: Any, registry: Registry) -> None:
+    """Put it in the place of the process' own."""
+    monkeypatch.setattr(registries, "_registry", registry)
+
+
 # --- the test client -----------------------------------------------------------------------------------------------
+
+PairServer = _PairServer
+"""The server under ``connect()``: tests subclass it and replace its methods."""
+
+
+def use_pair_server(monkeypatch: Any, kind: type[PairServer]) -> None:
+    """Have ``connect()`` run applications under this class."""
+    monkeypatch.setattr(testing, "_PairServer", kind)
+
+
+def request_of(client: Client) -> tuple[Any, dict[str, Any]]:
+    """The application and the environ that the client is about to call."""
+    return client._app, client._environ
 
 
 def socket_of(client: Client) -> Any:
@@ -76,6 +261,16 @@ def cut(client: Client) -> None:
     """End the connection without a close frame, as a client that crashes."""
     client._sock.close()
     client._lost = True
+
+
+def abandon(client: Client, *, entered: bool, seconds: float) -> None:
+    """Leave its block without waiting for what an exception may have cut off: close the socket, and wait ``seconds`` at
+    most for the application.
+    """
+    client._sock.close()
+    client._greenlet.join(seconds)
+    if entered:
+        testing._watchdog.stop()
 
 
 def limit_messages(client: Client, size: int) -> None:
