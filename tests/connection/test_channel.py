@@ -19,7 +19,6 @@ from typing import Any
 
 import pytest
 
-from gws_middleware.connection import channel as channels
 from gws_middleware.connection import transport
 from gws_middleware.connection.channel import (
     PROBE_AFTER,
@@ -31,6 +30,7 @@ from gws_middleware.connection.channel import (
 )
 
 from ..support.inprocess import hub_errors, receive_rest, reset, tcp_pair, tls_pair, unix_pair
+from ..support.seam import use_channel_in_c
 
 __all__ = ["hub_errors"]
 
@@ -43,7 +43,7 @@ Make = Callable[..., tuple[Any, Any]]
 
 
 def c_module() -> Any:
-    """The extension, whatever GWS_SPEEDUPS says; where it is not built the test is skipped."""
+    """The extension, whatever GWS_SPEEDUPS is; where it is not built the test is skipped."""
     try:
         return importlib.import_module("gws_middleware.connection._channel")
     except ImportError as error:
@@ -53,7 +53,7 @@ def c_module() -> Any:
 @pytest.fixture(params=["c", "socket"])
 def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """Makes a channel and its peer, of ``tcp_pair()`` or ``unix_pair()``; all are closed when the test is over."""
-    monkeypatch.setattr(channels, "_in_c", c_module() if request.param == "c" else None)
+    use_channel_in_c(monkeypatch, c_module() if request.param == "c" else None)
     ends: list[Any] = []
 
     def make(pair: Callable[..., tuple[Any, Any]] = unix_pair, buffers: int | None = None) -> tuple[Any, Any]:
@@ -132,7 +132,7 @@ def test_recv_into_a_view(make: Make, target: Callable[[bytearray], memoryview])
 
 @pytest.mark.parametrize("pair", [tcp_pair, unix_pair])
 def test_recv_into_at_the_end(make: Make, pair: Any) -> None:
-    """What the peer sent comes first, then 0 as often as one asks."""
+    """What the peer sent comes first, then 0 at each call."""
     channel, peer = make(pair)
     peer.sendall(b"bye")
     peer.close()
@@ -223,7 +223,7 @@ def test_write_when_the_peer_has_closed(make: Make, verb: str) -> None:
 
 @pytest.mark.parametrize("verb", WRITES)
 def test_write_after_a_reset(make: Make, verb: str) -> None:
-    """The first write tells of the peer's RST."""
+    """The first write after the peer's RST fails."""
     channel, peer = make(tcp_pair)
     reset(peer)
     with pytest.raises(ConnectionResetError) as caught:
@@ -306,7 +306,7 @@ def test_sendmsg_runs_beside_other_threads(make: Make) -> None:
     assert [set(data) for data in received] == [{ord("x")}] * 2
 
 
-def test_every_buffer_is_let_go(make: Make) -> None:
+def test_every_buffer_is_released(make: Make) -> None:
     """After success and after every error: a bytearray that is still lent cannot grow."""
     channel, peer = make()
     peer.sendall(b"x")
@@ -329,7 +329,7 @@ def test_every_buffer_is_let_go(make: Make) -> None:
 
 
 def option(channel: Any, level: int, name: int) -> int:
-    """What the kernel says, by a descriptor beside the channel's."""
+    """What the kernel has, read through a descriptor beside the channel's."""
     with socket.socket(fileno=os.dup(channel.fileno())) as beside:
         return beside.getsockopt(level, name)
 
@@ -350,9 +350,9 @@ def test_setsockopt(make: Make, value: int) -> None:
     ],
 )
 def test_setsockopt_that_the_kernel_refuses(make: Make, level: int, name: int, value: int, number: int) -> None:
-    """As its error says."""
+    """With the number of its error."""
     channel, _ = make(tcp_pair)
-    with pytest.raises(OSError) as caught:  # noqa: PT011 - its number is looked at
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - its number is compared
         channel.setsockopt(level, name, value)
     assert caught.value.errno == number
 
@@ -367,9 +367,9 @@ def test_setsockopt_of_what_is_no_option(make: Make, arguments: tuple[Any, ...])
         channel.setsockopt(*arguments)
 
 
-# --- giving up a peer that has vanished ---------------------------------------------------------------------------
+# --- giving up a peer that was lost --------------------------------------------------------------------------------
 
-PATIENCE = [  # ping_interval, ping_timeout, send_timeout, milliseconds
+TIMEOUTS = [  # ping_interval, ping_timeout, send_timeout, milliseconds
     (20.0, 20.0, 30.0, 40_000),
     (20.0, 20.0, 60.0, 60_000),
     (20.0, None, 5.0, 20_000),
@@ -379,8 +379,8 @@ PATIENCE = [  # ping_interval, ping_timeout, send_timeout, milliseconds
 KEEPALIVE = {"TCP_KEEPIDLE": PROBE_AFTER, "TCP_KEEPINTVL": PROBE_EVERY, "TCP_KEEPCNT": PROBES}
 
 
-@pytest.mark.parametrize(("interval", "timeout", "wait", "milliseconds"), PATIENCE)
-def test_kernel_has_the_patience_that_pings_have(
+@pytest.mark.parametrize(("interval", "timeout", "wait", "milliseconds"), TIMEOUTS)
+def test_kernel_has_the_timeout_that_pings_have(
     make: Make, interval: float, timeout: float | None, wait: float, milliseconds: int
 ) -> None:
     """``TCP_USER_TIMEOUT`` (RFC 5482) is as long as a peer may be silent, and as ``send()`` may wait for it."""
@@ -391,7 +391,7 @@ def test_kernel_has_the_patience_that_pings_have(
 
 
 def test_kernel_sends_probes_where_there_are_no_pings(make: Make) -> None:
-    """Nothing else would be sent to a peer that has vanished."""
+    """Nothing else would be sent to a peer that was lost."""
     channel, _ = make(tcp_pair)
     give_up_silent(channel, None, 20.0, 30.0)
     assert option(channel, socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
@@ -400,8 +400,8 @@ def test_kernel_sends_probes_where_there_are_no_pings(make: Make) -> None:
 
 
 @pytest.mark.parametrize("interval", [20.0, None])
-def test_kernel_of_a_unix_socket_is_asked_nothing(make: Make, interval: float | None) -> None:
-    """It has no such options and needs none: its peer cannot vanish without a word."""
+def test_kernel_of_a_unix_socket_gets_no_option(make: Make, interval: float | None) -> None:
+    """It has no such options and needs none: the kernel closes it with its peer."""
     channel, peer = make(unix_pair)
     give_up_silent(channel, interval, 20.0, 30.0)
     channel.send(b"x")
@@ -409,7 +409,7 @@ def test_kernel_of_a_unix_socket_is_asked_nothing(make: Make, interval: float | 
 
 
 @pytest.mark.parametrize("interval", [20.0, None])
-def test_kernel_of_a_tls_connection_is_told_too(interval: float | None) -> None:
+def test_kernel_of_a_tls_connection_gets_them_too(interval: float | None) -> None:
     """Its socket object stays, and takes the same options."""
     ours, peer = tls_pair()
     channel = tls_channel(ours)
@@ -436,7 +436,7 @@ def test_system_without_an_option_does_without(
 
 
 @pytest.mark.parametrize("interval", [20.0, None])
-def test_peer_that_has_gone_already_is_nobody_s_error(make: Make, interval: float | None) -> None:
+def test_peer_that_has_disconnected_already_is_no_error(make: Make, interval: float | None) -> None:
     """Reading finds it out."""
     channel, peer = make(tcp_pair)
     reset(peer)
@@ -502,7 +502,7 @@ def test_fileno(make: Make) -> None:
 
 @pytest.mark.parametrize("verb", list(VERBS))
 def test_closed_channel_refuses(make: Make, verb: str) -> None:
-    """Every use is an error that says so."""
+    """Every use is an error that names it."""
     channel, _ = make()
     channel.close()
     with pytest.raises(OSError, match="Bad file descriptor") as caught:
@@ -522,7 +522,7 @@ def test_forgotten_channel_warns_and_is_closed(make: Make) -> None:
 
 
 def test_forgotten_channel_where_warnings_are_errors(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody can catch that error: it is reported, an exception that is on its way stays, and the socket is closed."""
+    """That error cannot be caught: it is reported, an exception that is on its way stays, and the socket is closed."""
     reported: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda report: reported.append(report.exc_type))
     ours, peer = unix_pair()
@@ -545,6 +545,60 @@ def test_closed_channel_is_forgotten_in_silence(make: Make) -> None:
         warnings.simplefilter("always")
         del channel
     assert caught == []
+
+
+# --- TLS ----------------------------------------------------------------------------------------------------------
+
+
+def test_tls_channel_over_a_unix_socket_sets_no_tcp_option() -> None:
+    """A proxy may speak TLS over a unix socket, where TCP's options are errors."""
+
+    class UnixTLS:
+        family = socket.AF_UNIX
+        closed = 0
+
+        def makefile(self, mode: str, buffering: int) -> UnixTLS:
+            return self
+
+        def settimeout(self, seconds: float) -> None:
+            assert seconds == 0.0
+
+        def recv_into(self, buffer: Any) -> int:
+            return 0
+
+        def close(self) -> None:
+            self.closed += 1
+
+        def detach(self) -> int:
+            self.closed += 1
+            return -1
+
+    sock = UnixTLS()
+    tls_channel(sock).close()
+    assert sock.closed == 2  # the file object and the socket
+
+
+def test_tls_channel_that_takes_nothing_raises() -> None:
+    """A TLS socket of gevent's returns 0 where a plain one raises; 0 bytes of nothing are no refusal."""
+
+    class Full:
+        family = socket.AF_UNIX
+
+        def makefile(self, mode: str, buffering: int) -> None:
+            return None
+
+        def settimeout(self, seconds: float) -> None: ...
+
+        def recv_into(self, buffer: Any) -> int:
+            return 0
+
+        def send(self, data: bytes) -> int:
+            return 0
+
+    channel = tls_channel(Full())
+    assert channel.send(b"") == 0
+    with pytest.raises(BlockingIOError):
+        channel.send(b"x")
 
 
 # --- SocketChannel alone ------------------------------------------------------------------------------------------
@@ -589,7 +643,7 @@ def test_socket_channel_is_small_and_shut() -> None:
 
 
 def test_socket_channel_when_sigpipe_is_not_ignored() -> None:
-    """An application may have given SIGPIPE back to the system: a peer that has gone is an error even so."""
+    """An application may have given SIGPIPE back to the system: a peer that has disconnected is an error even so."""
     c_module()
     program = (
         "import signal, socket\n"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import gc
 import itertools
 import socket
 import ssl
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -26,6 +26,7 @@ from ..support.inprocess import (
     forever,
     hub_errors,
     in_a_watcher,
+    no_collector,
     open_descriptors,
     receive_exactly,
     receive_rest,
@@ -37,6 +38,7 @@ from ..support.inprocess import (
     unix_pair,
     until,
 )
+from ..support.seam import read_size, run_callbacks_of, wake_reader
 
 __all__ = ["hub_errors"]
 
@@ -49,10 +51,10 @@ BIG = 16 * 2**20
 class Link:
     """A transport with its owner and channel at one end of a connection, ``peer`` at the other."""
 
-    def __init__(self, pair: tuple[Any, Any], make_channel: Callable[[Any], Channel]) -> None:
+    def __init__(self, pair: tuple[Any, Any], make_channel: Callable[[Any], Channel], owner: Recorder) -> None:
         self.server, self.peer = pair
         self.channel = CountingChannel(make_channel(self.server))
-        self.owner = Recorder()
+        self.owner = owner
         self.transport = Transport(self.channel, self.owner)
 
     def close(self) -> None:
@@ -62,17 +64,17 @@ class Link:
         until(lambda: self.transport.closed, "the transport is closed")
 
 
-class Asked:
-    """A loop that notes its callbacks."""
+class NotingLoop:
+    """A loop that notes the callbacks it is asked for."""
 
-    def __init__(self, loop: Any, asked: list[Any]) -> None:
-        self._loop, self._asked = loop, asked
+    def __init__(self, loop: Any, callbacks: list[Any]) -> None:
+        self._loop, self._callbacks = loop, callbacks
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loop, name)
 
     def run_callback(self, callback: Any, *arguments: Any) -> None:
-        self._asked.append(callback)
+        self._callbacks.append(callback)
         self._loop.run_callback(callback, *arguments)
 
 
@@ -90,9 +92,9 @@ def make_link() -> Iterator[MakeLink]:
     """Makes links of a kind; all are closed when the test is over."""
     links: list[Link] = []
 
-    def make(kind: str = "tcp", buffers: int | None = None) -> Link:
+    def make(kind: str = "tcp", buffers: int | None = None, owner: Recorder | None = None) -> Link:
         pair, make_channel = KINDS[kind]
-        links.append(Link(pair(buffers), make_channel))
+        links.append(Link(pair(buffers), make_channel, owner or Recorder()))
         return links[-1]
 
     yield make
@@ -100,7 +102,29 @@ def make_link() -> Iterator[MakeLink]:
         link.close()
 
 
+@pytest.fixture
+def kind() -> str:
+    """Of ``link``; ``every_kind`` has each."""
+    return "tcp"
+
+
+@pytest.fixture
+def buffers() -> int | None:
+    """The size of the socket buffers of ``link``; the kernel's own, or with ``small_buffers`` SMALL."""
+    return None
+
+
+@pytest.fixture
+def link(make_link: MakeLink, kind: str, buffers: int | None) -> Link:
+    """One that reads."""
+    made = make_link(kind, buffers)
+    made.transport.start()
+    return made
+
+
 every_kind = pytest.mark.parametrize("kind", list(KINDS))
+over_tls = pytest.mark.parametrize("kind", ["tls"])
+small_buffers = pytest.mark.parametrize("buffers", [SMALL])
 
 
 def fill(link: Link) -> int:
@@ -123,90 +147,35 @@ def fill_kernel(channel: Channel) -> int:
 
 class TestChannels:
     @pytest.mark.parametrize("kind", ["tcp", "unix"])
-    def test_plain_channel_leaves_the_servers_socket_empty(self, make_link: MakeLink, kind: str) -> None:
+    def test_plain_channel_leaves_the_servers_socket_empty(self, link: Link) -> None:
         """What the server does to its socket afterwards touches nothing."""
-        link = make_link(kind)
-        link.transport.start()
         assert link.server.fileno() == -1
         link.server.close()
-        link.peer.sendall(b"still here")
+        link.peer.sendall(b"still open")
         until(lambda: link.owner.data)
-        assert link.owner.data == b"still here"
+        assert link.owner.data == b"still open"
 
-    def test_tls_channel_outlives_the_servers_close(self, make_link: MakeLink) -> None:
+    @over_tls
+    def test_tls_channel_outlives_the_servers_close(self, link: Link) -> None:
         """The server's own ``close()`` waits for the transport's, and nothing is lost by it."""
-        link = make_link("tls")
-        link.transport.start()
         link.server.close()
-        link.peer.sendall(b"still here")
-        link.transport.write(b"so are we")
-        assert receive_exactly(link.peer, 9) == b"so are we"
+        link.peer.sendall(b"still open")
+        link.transport.write(b"so is ours")
+        assert receive_exactly(link.peer, 10) == b"so is ours"
         until(lambda: link.owner.data)
-        assert link.owner.data == b"still here"
+        assert link.owner.data == b"still open"
 
     @pytest.mark.parametrize("kind", ["tcp", "tls"])
-    def test_channel_sends_small_frames_without_delay(self, make_link: MakeLink, kind: str) -> None:
+    def test_channel_sends_small_frames_without_delay(self, link: Link) -> None:
         """TCP_NODELAY: a lone small frame does not wait for the acknowledgement of the one before it."""
-        link = make_link(kind)
         with socket.socket(fileno=socket.dup(link.channel.fileno())) as ours:
             assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-
-    def test_tls_channel_over_a_unix_socket_sets_no_tcp_option(self) -> None:
-        """A proxy may speak TLS over a unix socket, where TCP's options are errors."""
-
-        class UnixTLS:
-            family = socket.AF_UNIX
-            closed = 0
-
-            def makefile(self, mode: str, buffering: int) -> UnixTLS:
-                return self
-
-            def settimeout(self, seconds: float) -> None:
-                assert seconds == 0.0
-
-            def recv_into(self, buffer: Any) -> int:
-                return 0
-
-            def close(self) -> None:
-                self.closed += 1
-
-            def detach(self) -> int:
-                self.closed += 1
-                return -1
-
-        sock = UnixTLS()
-        tls_channel(sock).close()
-        assert sock.closed == 2  # the file object and the socket
-
-    def test_tls_channel_that_takes_nothing_says_so(self) -> None:
-        """A TLS socket of gevent's returns 0 where a plain one raises; 0 bytes of nothing are no refusal."""
-
-        class Full:
-            family = socket.AF_UNIX
-
-            def makefile(self, mode: str, buffering: int) -> None:
-                return None
-
-            def settimeout(self, seconds: float) -> None: ...
-
-            def recv_into(self, buffer: Any) -> int:
-                return 0
-
-            def send(self, data: bytes) -> int:
-                return 0
-
-        channel = tls_channel(Full())
-        assert channel.send(b"") == 0
-        with pytest.raises(BlockingIOError):
-            channel.send(b"x")
 
 
 class TestReading:
     @every_kind
-    def test_bytes_are_delivered_as_they_come(self, make_link: MakeLink, kind: str) -> None:
+    def test_bytes_are_delivered_as_they_come(self, link: Link) -> None:
         """The loop reads, no greenlet does."""
-        link = make_link(kind)
-        link.transport.start()
         for part in (b"one", b"two", b"three"):
             link.peer.sendall(part)
             size = len(link.owner.data) + len(part)
@@ -225,7 +194,7 @@ class TestReading:
         assert link.transport.bytes_received == 15
 
     def test_early_bytes_of_a_connection_cut_before_are_dropped(self, make_link: MakeLink) -> None:
-        """After ``_connection_lost()`` the owner hears nothing."""
+        """After ``_connection_lost()`` nothing is delivered to the owner."""
         link = make_link()
         link.transport.abort()
         link.transport.start(b"early")
@@ -234,10 +203,10 @@ class TestReading:
         assert link.owner.data == b""
 
     def test_tls_bytes_that_are_decrypted_already_are_delivered_at_the_start(self, make_link: MakeLink) -> None:
-        """No watcher tells of them: the kernel's buffer is empty."""
+        """No watcher fires for them: the kernel's buffer is empty."""
         link = make_link("tls")
         link.peer.sendall(b"request and frame")
-        assert link.channel.channel._sock.pending() == 0
+        assert link.channel.channel.pending() == 0
         until(lambda: read_now(link.channel, 8) == b"request ", "the server reads the head")
         assert link.channel.channel.pending() == 9
         link.transport.start()
@@ -258,19 +227,18 @@ class TestReading:
         assert link.owner.data == b"and frame"
 
     @every_kind
-    def test_one_read_takes_a_bounded_piece(self, make_link: MakeLink, kind: str) -> None:
+    def test_one_read_takes_a_bounded_piece(self, link: Link) -> None:
         """So a peer that floods cannot keep the loop, and the owner can pause between two pieces."""
-        link = make_link(kind)
         sender = gevent.spawn(link.peer.sendall, bytes(2**20))
         link.transport.start()
         until(lambda: len(link.owner.data) == 2**20)
         sender.get()
         assert max(link.owner.reads) <= READ_SIZE
 
+    @small_buffers
     @every_kind
-    def test_paused_transport_holds_the_peer_back(self, make_link: MakeLink, kind: str) -> None:
+    def test_paused_transport_holds_the_peer_back(self, link: Link) -> None:
         """Nothing is read during a pause, so the peer's ``send`` blocks; then all of it comes, in order."""
-        link = make_link(kind, SMALL)
         data = bytes(range(256)) * 2**14  # 4 MiB
         link.transport.start()
         link.transport.pause()
@@ -287,14 +255,13 @@ class TestReading:
 
     def test_pause_in_the_middle_of_a_delivery_holds(self, make_link: MakeLink) -> None:
         """The owner pauses from ``_data_received``, when its inbox is full."""
-        link = make_link()
 
         class Full(Recorder):
             def _data_received(self, buffer: bytearray, size: int) -> None:
                 super()._data_received(buffer, size)
                 link.transport.pause()
 
-        link.owner = link.transport._owner = Full()
+        link = make_link(owner=Full())
         link.transport.start()
         link.peer.sendall(b"first")
         until(lambda: link.owner.data)
@@ -307,25 +274,25 @@ class TestReading:
 
     def test_all_connections_share_one_read_buffer(self, make_link: MakeLink) -> None:
         """An idle connection holds no buffer of its own."""
-        first, second = make_link().transport, make_link().transport
-        assert first._buffer is second._buffer
+        links = [make_link(), make_link()]
+        for link in links:
+            link.transport.start()
+            link.peer.sendall(b"x")
+            until(lambda link=link: link.owner.data)
+        assert links[0].owner.buffer is links[1].owner.buffer is not None
 
     @pytest.mark.parametrize("end", ["fin", "rst"])
-    def test_peer_that_vanishes_ends_the_connection(self, make_link: MakeLink, end: str) -> None:
-        """EOF and a reset are both told as ``_connection_lost``, once."""
-        link = make_link()
-        link.transport.start()
+    def test_peer_that_disconnects_ends_the_connection(self, link: Link, end: str) -> None:
+        """EOF and a reset both call ``_connection_lost``, once."""
         link.peer.close() if end == "fin" else reset(link.peer)
         until(lambda: link.owner.losses)
         ticks()
         assert link.owner.losses == 1
         assert link.transport.closed
 
-    def test_spurious_wakeup_of_the_reader_changes_nothing(self, make_link: MakeLink) -> None:
-        """The kernel may say readable and have nothing."""
-        link = make_link()
-        link.transport.start()
-        link.transport._readable()
+    def test_spurious_wakeup_of_the_reader_changes_nothing(self, link: Link) -> None:
+        """The loop may report a readable socket on which there is nothing."""
+        wake_reader(link.transport)
         assert link.channel.calls == [("recv_into", BlockingIOError)]
         assert not link.transport.closed
 
@@ -341,9 +308,8 @@ def read_now(channel: CountingChannel, size: int) -> bytes:
 
 class TestBatching:
     @every_kind
-    def test_lone_frame_goes_at_once(self, make_link: MakeLink, kind: str) -> None:
-        """In one system call, before ``write`` returns: it never waits behind a busy view."""
-        link = make_link(kind)
+    def test_lone_frame_leaves_at_once(self, link: Link) -> None:
+        """In one system call, before ``write`` returns: it never waits for a busy view."""
         link.transport.write(b"alone")
         assert link.channel.calls == [("send", 5)]
         assert link.transport.outbox_size == 0
@@ -351,9 +317,8 @@ class TestBatching:
         assert link.channel.writes() == [5]
         assert receive_exactly(link.peer, 5) == b"alone"
 
-    def test_frames_of_one_tick_are_joined(self, make_link: MakeLink) -> None:
-        """The first of 16 goes at once; the others leave together when the tick ends."""
-        link = make_link()
+    def test_frames_of_one_turn_are_joined(self, link: Link) -> None:
+        """The first of 16 goes at once; the others leave together when the turn ends."""
         frames = [b"frame %02d" % number for number in range(16)]
         for frame in frames:
             link.transport.write(frame)
@@ -363,44 +328,30 @@ class TestBatching:
         assert receive_exactly(link.peer, 16 * 8) == b"".join(frames)
         assert link.channel.writes() == [8, 15 * 8]
 
-    def test_frames_that_are_held_leave_in_one_system_call(self, make_link: MakeLink) -> None:
-        """``queue`` says that more is about to follow: an answer to each message of a burst, mostly."""
-        link = make_link()
-        for number in range(16):
+    @pytest.mark.parametrize("count", [1, 16])
+    def test_frames_that_are_held_leave_in_one_system_call(self, link: Link, count: int) -> None:
+        """``queue`` is for a frame that others are about to follow, mostly an answer to each message of a burst. They
+        leave when the turn ends, for which the loop is asked once, even if nothing follows after all.
+        """
+        callbacks: list[Any] = []
+        run_callbacks_of(link.transport, lambda loop: NotingLoop(loop, callbacks))
+        for number in range(count):
             link.transport.queue(b"frame %02d" % number)
-        assert link.channel.calls == []
+        assert (link.channel.calls, len(callbacks)) == ([], 1)
         ticks()
-        assert link.channel.writes() == [16 * 8]
-        assert len(receive_exactly(link.peer, 16 * 8)) == 16 * 8
+        assert link.channel.writes() == [count * 8]
+        assert receive_exactly(link.peer, count * 8)[-8:] == b"frame %02d" % (count - 1)
 
-    def test_held_frames_ask_once_for_the_end_of_the_tick(self, make_link: MakeLink) -> None:
-        """However many they are."""
-        link = make_link()
-        asked = []
-        link.transport._loop = Asked(link.transport._loop, asked)
-        for _ in range(16):
-            link.transport.queue(b"frame")
-        assert len(asked) == 1
-        assert receive_exactly(link.peer, 16 * 5) == b"frame" * 16
-
-    def test_held_frame_leaves_when_the_tick_ends(self, make_link: MakeLink) -> None:
-        """Even if nothing follows after all."""
-        link = make_link()
-        link.transport.queue(b"held")
-        assert receive_exactly(link.peer, 4) == b"held"
-
-    def test_frame_of_a_new_tick_goes_at_once_again(self, make_link: MakeLink) -> None:
-        """The batching is per tick of the loop."""
-        link = make_link()
+    def test_frame_of_a_new_turn_leaves_at_once_again(self, link: Link) -> None:
+        """The batching is per turn of the loop."""
         for _ in range(3):
             link.transport.write(b"alone")
             assert link.transport.outbox_size == 0
             ticks()
         assert link.channel.writes() == [5, 5, 5]
 
-    def test_flush_hands_over_what_waits_for_the_tick_to_end(self, make_link: MakeLink) -> None:
-        """The end of the tick then has nothing left to do."""
-        link = make_link()
+    def test_flush_hands_over_what_waits_for_the_turn_to_end(self, link: Link) -> None:
+        """The end of the turn then has nothing left to do."""
         link.transport.queue(b"held")
         link.transport.flush()
         assert link.channel.writes() == [4]
@@ -408,19 +359,15 @@ class TestBatching:
         assert link.channel.writes() == [4]
 
     @pytest.mark.parametrize(("kind", "calls"), [("tcp", ["sendmsg"]), ("tls", ["send", "send"])])
-    def test_big_frame_is_handed_over_at_once_and_uncopied(
-        self, make_link: MakeLink, kind: str, calls: list[str]
-    ) -> None:
+    def test_big_frame_is_handed_over_at_once_and_uncopied(self, link: Link, calls: list[str]) -> None:
         """A header with its payload goes as a vector where the socket can, part by part where it cannot."""
-        link = make_link(kind)
         header, payload = b"header", bytes(module.JOIN_UP_TO)
         link.transport.write_parts((header, payload))
         assert [name for name, _ in link.channel.calls] == calls
         assert receive_exactly(link.peer, 6 + len(payload)) == header + payload
 
-    def test_small_parts_are_joined(self, make_link: MakeLink) -> None:
+    def test_small_parts_are_joined(self, link: Link) -> None:
         """Up to JOIN_UP_TO, one copy is cheaper than a vector."""
-        link = make_link()
         link.transport.write_parts((b"header", b"payload"))
         assert link.channel.calls == [("send", 13)]
 
@@ -433,19 +380,18 @@ class TestBatching:
         assert reader.get() == b"".join(parts)
         assert max(link.channel.writes(), key=lambda taken: taken if isinstance(taken, int) else 0) <= 512 * 512
 
-    def test_write_counts_its_bytes_before_they_leave(self, make_link: MakeLink) -> None:
+    def test_write_counts_its_bytes_before_they_leave(self, link: Link) -> None:
         """``bytes_sent`` is what the application has had sent, ``outbox_size`` the part that waits."""
-        link = make_link()
         link.transport.queue(b"12345")
         link.transport.write_parts((b"12", b"345"))
         assert (link.transport.bytes_sent, link.transport.outbox_size) == (10, 0)
 
 
 class TestBackPressure:
+    @small_buffers
     @every_kind
-    def test_frames_that_the_kernel_does_not_take_wait_in_order(self, make_link: MakeLink, kind: str) -> None:
-        """Partial writes go on where they stopped, and ``_writable()`` comes once when all has gone."""
-        link = make_link(kind, SMALL)
+    def test_frames_that_the_kernel_does_not_take_wait_in_order(self, link: Link) -> None:
+        """Partial writes go on where they stopped, and ``_writable()`` is called once when all has been sent."""
         sent = bytearray()
         for number in itertools.count():
             frame = b"%06d" % number * 200
@@ -464,16 +410,16 @@ class TestBackPressure:
         until(lambda: link.owner.writables)
         assert (link.transport.outbox_size, link.owner.writables) == (0, 1)
 
-    def test_lone_frame_may_be_taken_in_part(self, make_link: MakeLink) -> None:
-        """The rest of a frame that went at once is kept, and nothing overtakes it."""
-        link = make_link("tcp", SMALL)
+    @small_buffers
+    def test_lone_frame_may_be_taken_in_part(self, link: Link) -> None:
+        """The rest of a frame that was sent at once is kept, and nothing is sent before it."""
         frame = bytes(range(256)) * 2**15  # 8 MiB
         link.transport.write(frame)
         (taken,) = link.channel.writes()
         assert 0 < taken < len(frame)
         assert link.transport.outbox_size == len(frame) - taken
-        link.transport.write(b"behind")
-        assert receive_exactly(link.peer, len(frame) + 6) == frame + b"behind"
+        link.transport.write(b"after")
+        assert receive_exactly(link.peer, len(frame) + 5) == frame + b"after"
 
     def test_frame_that_finds_the_kernel_full_waits(self, make_link: MakeLink) -> None:
         """Also where the transport's outbox is empty: another user of the socket may have filled it."""
@@ -484,10 +430,10 @@ class TestBackPressure:
         assert link.transport.outbox_size == 5
         assert receive_exactly(link.peer, filled + 5)[-5:] == b"waits"
 
+    @small_buffers
     @every_kind
-    def test_nothing_is_tried_while_the_kernel_is_full(self, make_link: MakeLink, kind: str) -> None:
-        """The writer's watcher says when to go on: no system call is wasted before."""
-        link = make_link(kind, SMALL)
+    def test_nothing_is_tried_while_the_kernel_is_full(self, link: Link) -> None:
+        """The writer's watcher fires when more can be sent: no system call is wasted before."""
         fill(link)
         ticks()
         calls = len(link.channel.calls)
@@ -498,9 +444,8 @@ class TestBackPressure:
         assert len(link.channel.calls) == calls
 
     @every_kind
-    def test_big_message_leaves_without_quadratic_copying(self, make_link: MakeLink, kind: str) -> None:
+    def test_big_message_leaves_without_quadratic_copying(self, link: Link) -> None:
         """16 MiB through a small socket buffer: the payload is never copied, whatever the number of pieces."""
-        link = make_link(kind)
         payload = bytes(BIG)
         received = 0
         tracemalloc.start()
@@ -517,9 +462,8 @@ class TestBackPressure:
         # A TLS record carries 16 KiB; a plain socket takes far more in one call.
         assert len(link.channel.writes()) <= BIG // 2**14 + 16
 
-    def test_frames_behind_a_big_message_are_not_copied_with_it(self, make_link: MakeLink) -> None:
-        """Small frames that pile up behind 16 MiB join the outbox without touching what waits before them."""
-        link = make_link()
+    def test_frames_after_a_big_message_are_not_copied_with_it(self, link: Link) -> None:
+        """Small frames that wait after 16 MiB join the outbox without touching what waits before them."""
         tracemalloc.start()
         try:
             payload = bytes(BIG)
@@ -557,12 +501,8 @@ def receive_count(sock: Any, size: int) -> int:
 class TestBrokenWrites:
     @pytest.mark.parametrize("error", [BrokenPipeError, ConnectionResetError])
     @pytest.mark.parametrize("verb", ["write", "queue", "write_parts"])
-    def test_refused_write_leaves_the_reader_to_the_end(
-        self, make_link: MakeLink, error: type[OSError], verb: str
-    ) -> None:
-        """What the peer sent before it went is delivered: its close frame may be in it."""
-        link = make_link()
-        link.transport.start()
+    def test_refused_write_leaves_the_reader_to_the_end(self, link: Link, error: type[OSError], verb: str) -> None:
+        """What the peer sent before it disconnected is delivered: its close frame may be in it."""
         link.channel.send = link.channel.sendmsg = refuse(error)
         link.peer.sendall(b"last words")
         getattr(link.transport, verb)((b"header", bytes(1 << 18)) if verb == "write_parts" else b"frame")
@@ -574,7 +514,7 @@ class TestBrokenWrites:
         assert link.owner.data == b"last words"
 
     def test_real_broken_pipe_leaves_the_reader_to_the_end(self, make_link: MakeLink) -> None:
-        """The peer sends its last words and closes; our writes meet its RST before we have read them."""
+        """The peer sends a last message and closes; our writes meet its RST before we have read them."""
         link = make_link()
         link.peer.sendall(b"last words")
         link.peer.close()
@@ -583,41 +523,38 @@ class TestBrokenWrites:
         until(lambda: link.owner.losses)
         assert link.owner.data == b"last words"
 
-    def test_frames_behind_a_refused_write_are_dropped(self, make_link: MakeLink) -> None:
-        """Nothing piles up for a peer that has gone, however they are sent."""
-        link = make_link()
-        link.transport.start()
+    def test_frames_after_a_refused_write_are_dropped(self, link: Link) -> None:
+        """Nothing is kept for a peer that has disconnected, however they are sent."""
         link.channel.send = link.channel.sendmsg = refuse(BrokenPipeError)
         link.transport.write(b"first")
+        frame = bytes(100)
+        references = sys.getrefcount(frame)
         for _ in range(3):
-            link.transport.write(b"second")
-            link.transport.queue(b"third")
-            link.transport.write_parts((b"four", b"th"))
+            link.transport.write(frame)
+            link.transport.queue(frame)
+            link.transport.write_parts((frame, b"more"))
             ticks()
-        assert (link.transport.outbox_size, link.transport._outbox) == (0, [])
+        assert (link.transport.outbox_size, sys.getrefcount(frame)) == (0, references)
 
-    def test_write_that_is_refused_while_it_waited_says_so(self, make_link: MakeLink) -> None:
-        """A sender that waits for ``_writable()`` is woken, and the watcher is gone."""
-        link = make_link("tcp", SMALL)
-        link.transport.start()
+    @small_buffers
+    def test_write_that_is_refused_while_it_waited_is_reported(self, link: Link) -> None:
+        """A sender that waits for ``_writable()`` is woken, and the watcher is closed."""
         fill(link)
         reset(link.peer)
         until(lambda: link.owner.losses)
         assert link.owner.writables <= 1
-        assert (link.transport.outbox_size, link.transport._writer) == (0, None)
+        assert link.transport.outbox_size == 0
 
-    def test_write_refused_by_the_end_of_the_tick_says_so(self, make_link: MakeLink) -> None:
+    def test_write_refused_at_the_end_of_the_turn_is_reported(self, link: Link) -> None:
         """The same for frames that were held back."""
-        link = make_link()
         link.channel.send = refuse(BrokenPipeError)
         link.transport.queue(b"held")
         until(lambda: link.transport.broken)
         assert link.owner.writables == 1
 
-    def test_refused_write_while_closing_ends_the_connection(self, make_link: MakeLink) -> None:
+    @small_buffers
+    def test_refused_write_while_closing_ends_the_connection(self, link: Link) -> None:
         """Nothing is left to wait for."""
-        link = make_link("tcp", SMALL)
-        link.transport.start()
         fill(link)
         link.transport.close(linger=True)
         link.channel.send = link.channel.sendmsg = refuse(BrokenPipeError)
@@ -636,121 +573,106 @@ def refuse(error: type[OSError]) -> Callable[..., int]:
 
 
 class TestClosing:
+    @small_buffers
     @every_kind
-    def test_close_sends_first_what_waits(self, make_link: MakeLink, kind: str) -> None:
-        """The last frame is the close frame: it must get through."""
-        link = make_link(kind, SMALL)
-        link.transport.start()
+    def test_close_sends_first_what_waits(self, link: Link) -> None:
+        """The last frame is the close frame: it must arrive."""
         size = fill(link)
-        link.transport.write(b"goodbye")
+        link.transport.write(b"the end")
         link.transport.close()
         link.transport.close()
         assert not link.transport.closed
         received = receive_rest(link.peer)
-        assert (len(received), received[-7:]) == (size + 7, b"goodbye")
+        assert (len(received), received[-7:]) == (size + 7, b"the end")
         until(lambda: link.owner.losses)
         ticks()
         assert link.owner.losses == 1
 
     @pytest.mark.parametrize("linger", [False, True])
-    def test_close_flushes_what_was_held(self, make_link: MakeLink, linger: bool) -> None:
-        """Without waiting for the tick to end."""
-        link = make_link()
-        link.transport.queue(b"goodbye")
+    def test_close_flushes_what_was_held(self, link: Link, linger: bool) -> None:
+        """Without waiting for the turn to end."""
+        link.transport.queue(b"the end")
         link.transport.close(linger)
         assert link.channel.writes() == [7]
-        assert receive_rest(link.peer) == b"goodbye"
+        assert receive_rest(link.peer) == b"the end"
 
     @every_kind
-    def test_lingering_close_half_closes_and_drains(self, make_link: MakeLink, kind: str) -> None:
+    def test_lingering_close_half_closes_and_drains(self, link: Link) -> None:
         """The peer reads our last frame though it was still sending: the kernel sends no RST (RFC 6455 7.1.1)."""
-        link = make_link(kind)
-        link.transport.start()
-        link.transport.write(b"goodbye")
+        link.transport.write(b"the end")
         link.transport.close(linger=True)
         ticks()
         link.peer.sendall(bytes(1000))
         ticks()
         assert not link.transport.closed
-        assert receive_rest(link.peer) == b"goodbye"
+        assert receive_rest(link.peer) == b"the end"
         link.peer.close()
         until(lambda: link.owner.losses)
         assert link.owner.data == b""
         assert link.transport.bytes_received >= 1000
 
-    def test_lingering_close_half_closes_behind_what_waits(self, make_link: MakeLink) -> None:
+    @small_buffers
+    def test_lingering_close_half_closes_after_what_waits(self, link: Link) -> None:
         """Not before the outbox is empty."""
-        link = make_link("tcp", SMALL)
-        link.transport.start()
         size = fill(link)
         link.transport.close(linger=True)
         assert ("shutdown", None) not in link.channel.calls
         assert len(receive_rest(link.peer)) == size
         assert ("shutdown", None) in link.channel.calls
 
-    def test_lingering_close_cuts_a_peer_that_goes_on_sending(self, make_link: MakeLink) -> None:
+    def test_lingering_close_cuts_a_peer_that_goes_on_sending(self, link: Link) -> None:
         """DRAIN_LIMIT bytes are dropped, then the connection is cut."""
-        link = make_link()
-        link.transport.start()
         link.transport.close(linger=True)
         with pytest.raises(ConnectionError):
             forever(link.peer.sendall, bytes(1 << 16))
         until(lambda: link.owner.losses)
         assert DRAIN_LIMIT < link.transport.bytes_received <= DRAIN_LIMIT + READ_SIZE
 
-    def test_lingering_close_of_a_connection_that_is_gone_ends_it(self, make_link: MakeLink) -> None:
+    def test_lingering_close_of_a_connection_that_was_lost_ends_it(self, link: Link) -> None:
         """A half-close that the kernel refuses ends the connection at once."""
-        link = make_link()
-        link.transport.start()
         link.channel.shutdown = refuse(BrokenPipeError)
         link.transport.close(linger=True)
         until(lambda: link.owner.losses)
         assert link.owner.losses == 1
 
-    def test_close_reads_on_after_a_pause(self, make_link: MakeLink) -> None:
+    def test_close_reads_on_after_a_pause(self, link: Link) -> None:
         """What the full inbox held back is drained: the peer's end is noticed."""
-        link = make_link()
-        link.transport.start()
         link.transport.pause()
-        link.peer.sendall(b"never asked for")
+        link.peer.sendall(b"never read")
         link.peer.close()
         link.transport.close(linger=True)
         until(lambda: link.owner.losses)
         assert link.owner.data == b""
 
     def test_tls_shutdown_sends_close_notify(self, make_link: MakeLink) -> None:
-        """The peer can tell our end from a cut by somebody else: it raises no SSLEOFError."""
+        """The peer can distinguish our end from a cut: it raises no SSLEOFError."""
         link = make_link("tls")
         link.peer.suppress_ragged_eofs = False
         link.transport.start()
         link.transport.close(linger=True)
         assert receive_rest(link.peer) == b""
 
-    def test_tls_shutdown_of_a_peer_that_said_close_notify_is_quiet(self, make_link: MakeLink) -> None:
-        """Both close_notify have gone; the bare connection is then closed as usual."""
-        link = make_link("tls")
-        link.transport.start()
+    @over_tls
+    def test_tls_shutdown_after_close_notify_of_the_peer_is_no_error(self, link: Link) -> None:
+        """Both close_notify have been sent; the TCP connection is then closed as usual."""
         notifier = gevent.spawn(link.peer.unwrap)
         until(lambda: link.owner.losses)
         link.transport.close(linger=True)
         notifier.kill()
         assert link.owner.losses == 1
 
+    @small_buffers
     @every_kind
-    def test_abort_cuts_at_once(self, make_link: MakeLink, kind: str) -> None:
+    def test_abort_cuts_at_once(self, link: Link) -> None:
         """Whatever waits in the outbox is dropped."""
-        link = make_link(kind, SMALL)
-        link.transport.start()
         size = fill(link)
         link.transport.abort()
         until(lambda: link.owner.losses)
         assert len(receive_rest(link.peer)) < size
         assert link.transport.outbox_size == 0
 
-    def test_abort_in_the_hub_is_done_when_it_returns(self, make_link: MakeLink) -> None:
-        """No further callback can find a half-dead transport."""
-        link = make_link()
-        link.transport.start()
+    def test_abort_in_the_hub_is_done_when_it_returns(self, link: Link) -> None:
+        """No further callback can find a transport that is partly closed."""
         seen: list[bool] = []
 
         def cut() -> None:
@@ -761,20 +683,16 @@ class TestClosing:
         until(lambda: seen)
         assert seen == [True]
 
-    def test_channel_that_cannot_be_closed_is_left(self, make_link: MakeLink) -> None:
-        """The kernel may refuse ``close()``; the owner hears of the end all the same."""
-        link = make_link()
-        link.transport.start()
+    def test_channel_that_cannot_be_closed_is_dropped(self, link: Link) -> None:
+        """The kernel may refuse ``close()``; the end is delivered to the owner all the same."""
         close = link.channel.channel.close
         link.channel.close = lambda: (close(), refuse(ConnectionResetError)())
         link.transport.abort()
         until(lambda: link.owner.losses)
         assert link.owner.losses == 1
 
-    def test_connection_is_lost_once_by_many_ends(self, make_link: MakeLink) -> None:
-        """Abort, close, deadline, EOF and a refused write in one tick: the owner hears of one end."""
-        link = make_link()
-        link.transport.start()
+    def test_connection_is_lost_once_by_many_ends(self, link: Link) -> None:
+        """Abort, close, deadline, EOF and a refused write in one turn: one end is delivered to the owner."""
         link.transport.set_deadline(0.001)
         link.channel.send = refuse(BrokenPipeError)
         link.transport.close(linger=True)
@@ -786,10 +704,8 @@ class TestClosing:
         ticks(5)
         assert link.owner.losses == 1
 
-    def test_closed_transport_ignores_every_verb(self, make_link: MakeLink) -> None:
+    def test_closed_transport_ignores_every_call(self, link: Link) -> None:
         """Nothing raises and nothing is started again."""
-        link = make_link()
-        link.transport.start()
         link.transport.abort()
         until(lambda: link.owner.losses)
         watchers = gevent.get_hub().loop.activecnt
@@ -809,9 +725,7 @@ class TestClosing:
     @pytest.mark.parametrize("end", ["peer", "close", "linger", "abort", "deadline", "broken"])
     def test_end_frees_descriptor_watchers_and_object(self, make_link: MakeLink, kind: str, end: str) -> None:
         """However it ends, and without the garbage collector."""
-        gc.collect()
-        gc.disable()
-        try:
+        with no_collector():
             ticks()
             descriptors, watchers = open_descriptors(), gevent.get_hub().loop.activecnt
             transports = count_of(Transport)
@@ -821,12 +735,10 @@ class TestClosing:
             assert gevent.get_hub().loop.activecnt == watchers
             ticks()
             assert count_of(Transport) == transports
-        finally:
-            gc.enable()
 
 
 def use_up(pair: Callable[[int], tuple[Any, Any]], make_channel: Callable[[Any], Channel], end: str) -> Recorder:
-    """A transport that has watched, read and written, and is about to end; nobody refers to it any more."""
+    """A transport that has watched, read and written, and is about to end; nothing refers to it any more."""
     server, peer = pair(SMALL)
     owner = Recorder()
     channel = CountingChannel(make_channel(server))
@@ -856,11 +768,10 @@ def use_up(pair: Callable[[int], tuple[Any, Any]], make_channel: Callable[[Any],
 
 
 class TestBlocked:
+    @small_buffers
     @every_kind
-    def test_blocked_since_tells_when_the_kernel_took_no_more(self, make_link: MakeLink, kind: str) -> None:
+    def test_blocked_since_is_when_the_kernel_took_no_more(self, link: Link) -> None:
         """From then on until it has taken all: what waits meanwhile only for us does not count."""
-        link = make_link(kind, SMALL)
-        link.transport.start()
         link.transport.queue(b"held")
         found = [link.transport.blocked_since]
         ticks()
@@ -878,11 +789,10 @@ class TestBlocked:
         until(lambda: link.transport.blocked_since is None)
         assert link.transport.outbox_size == 0
 
+    @small_buffers
     @pytest.mark.parametrize("end", ["abort", "a refused write"])
-    def test_connection_that_ends_is_not_blocked(self, make_link: MakeLink, end: str) -> None:
+    def test_connection_that_ends_is_not_blocked(self, link: Link, end: str) -> None:
         """There is nothing left to wait for."""
-        link = make_link("tcp", SMALL)
-        link.transport.start()
         fill(link)
         if end == "abort":
             link.transport.abort()
@@ -895,29 +805,25 @@ class TestBlocked:
 
 
 class TestDeadline:
-    def test_deadline_cuts_a_peer_that_does_nothing(self, make_link: MakeLink) -> None:
+    def test_deadline_cuts_a_peer_that_does_nothing(self, link: Link) -> None:
         """With an empty outbox nothing can put it off."""
-        link = make_link()
-        link.transport.start()
         link.transport.set_deadline(0.02)
         assert not link.transport.closed
         assert receive_rest(link.peer) == b""
         assert link.transport.closed
 
-    def test_deadline_cuts_a_peer_that_reads_nothing(self, make_link: MakeLink) -> None:
+    @small_buffers
+    def test_deadline_cuts_a_peer_that_reads_nothing(self, link: Link) -> None:
         """What waits in the outbox alone does not put it off."""
-        link = make_link("tcp", SMALL)
-        link.transport.start()
         fill(link)
         ticks()
         link.transport.set_deadline(0.02)
         until(lambda: link.owner.losses, seconds=1)
         assert link.owner.losses == 1
 
-    def test_deadline_is_put_off_while_the_peer_reads(self, make_link: MakeLink) -> None:
-        """A slow link is no dead one: it gets the seconds anew as long as it takes what waits."""
-        link = make_link("tcp", SMALL)
-        link.transport.start()
+    @small_buffers
+    def test_deadline_is_put_off_while_the_peer_reads(self, link: Link) -> None:
+        """A slow peer is not a lost one: it gets the seconds anew as long as it takes what waits."""
         link.transport.write_parts((b"", bytes(BIG)))
         link.transport.set_deadline(0.2)
         begin = time.monotonic()
@@ -928,10 +834,9 @@ class TestDeadline:
         until(lambda: link.owner.losses, seconds=1)
         assert link.owner.losses == 1
 
-    def test_deadline_counts_from_the_last_thing_the_peer_took(self, make_link: MakeLink) -> None:
+    @small_buffers
+    def test_deadline_counts_from_the_last_thing_the_peer_took(self, link: Link) -> None:
         """A peer that has just taken the last byte gets its seconds to answer it."""
-        link = make_link("tcp", SMALL)
-        link.transport.start()
         size = fill(link)
         link.transport.set_deadline(0.2)
         receive_exactly(link.peer, size)
@@ -941,21 +846,15 @@ class TestDeadline:
         assert link.owner.losses == 1
 
     @pytest.mark.parametrize(("first", "second", "closed"), [(0.02, 60, True), (60, 0.02, False)])
-    def test_second_deadline_changes_nothing(
-        self, make_link: MakeLink, first: float, second: float, closed: bool
-    ) -> None:
-        """The first one holds: an end cannot be put off, or hurried, by asking for it again."""
-        link = make_link()
-        link.transport.start()
+    def test_second_deadline_changes_nothing(self, link: Link, first: float, second: float, closed: bool) -> None:
+        """The first one holds: an end cannot be put off, or hurried, by setting it again."""
         link.transport.set_deadline(first)
         link.transport.set_deadline(second)
         gevent.sleep(0.05)
         assert link.transport.closed is closed
 
-    def test_deadline_counts_from_now_in_a_busy_greenlet(self, make_link: MakeLink) -> None:
+    def test_deadline_counts_from_the_call_in_a_busy_greenlet(self, link: Link) -> None:
         """The loop's clock stands still while a view computes; the seconds do not count from there."""
-        link = make_link()
-        link.transport.start()
         done: list[bool] = []
 
         def busy() -> None:
@@ -976,6 +875,6 @@ class TestBigReads:
         """Inside a big frame one wake-up takes more bytes; with its end the steps are the usual ones again."""
         link = make_link("tcp")
         link.transport.expect(BIG_READ)
-        assert len(link.transport._window) == BIG_READ
-        link.transport.expect(BIG_READ - 1)  # a bigger step could reach into the messages behind the frame
-        assert len(link.transport._window) == READ_SIZE
+        assert read_size(link.transport) == BIG_READ
+        link.transport.expect(BIG_READ - 1)  # a bigger step could reach into the messages after the frame
+        assert read_size(link.transport) == READ_SIZE

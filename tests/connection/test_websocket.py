@@ -188,7 +188,9 @@ class TestAccept:
         """The sentences of two errors that the table of states has."""
         with pytest.raises(RuntimeError, match=r"^this WebSocket has been accepted already$"):
             ws.accept()
-        with pytest.raises(RuntimeError, match=r"^this WebSocket has been accepted already: its limits are set before$"):
+        with pytest.raises(
+            RuntimeError, match=r"^this WebSocket has been accepted already: its limits are set before$"
+        ):
             ws.limits(max_fragments=2)
 
 
