@@ -1,4 +1,4 @@
-"""A WebSocket in other native threads, and in coroutines: what docs/blocking.md says of them."""
+"""A WebSocket in other native threads, and in coroutines: the tables of docs/blocking.md hold."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from collections.abc import Callable, Iterator
 import gevent
 import pytest
 
-from gws_middleware import WebSocket, prepare
+from gws_middleware import ConnectionClosed, WebSocket, prepare
 from gws_middleware.connection.channel import plain_channel
 from gws_middleware.coroutines import run
 from gws_middleware.process.registry import Registry
 from gws_middleware.protocol.deflate import Parameters
 
 from ..support.inprocess import Peer, connected, deadline, hub_errors, in_a_thread, tcp_pair, unaccepted, until
+from ..support.seam import waiting_senders
 from ..support.servers import ROOT, Server
 
 __all__ = ["hub_errors"]
 
 PAGE = (ROOT / "docs" / "blocking.md").read_text("utf-8")
 SECONDS = 30.0
-"""More than any call here takes."""
+"""More than any call takes."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -81,25 +82,97 @@ def test_every_name_of_the_table_is_tried() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, answer in rows().items() if answer == "yes"])
-def test_call_is_allowed_in_another_thread(name: str) -> None:
+def test_call_is_allowed_in_another_thread(ws: WebSocket, name: str) -> None:
     """It returns there what it returns in the view."""
-    with connected() as (ws, _):
-        found = in_a_thread(CALLS[name], ws)
-        if name not in ("duration", "stats"):
-            assert found == CALLS[name](ws) or name in ("send", "send_json", "offer", "ping", "close", "abort")
+    found = in_a_thread(CALLS[name], ws)
+    if name not in ("duration", "stats"):
+        assert found == CALLS[name](ws) or name in ("send", "send_json", "offer", "ping", "close", "abort")
 
 
-@pytest.mark.parametrize("name", [name for name, answer in rows().items() if answer == "refused"])
-def test_call_is_refused_in_another_thread(name: str) -> None:
+REFUSED = [name for name, answer in rows().items() if answer == "refused"]
+
+
+@pytest.mark.parametrize("waiting", [False, True], ids=["empty inbox", "a message waits"])
+@pytest.mark.parametrize("name", [*REFUSED, "receive with a timeout"])
+def test_call_is_refused_in_another_thread(ws: WebSocket, peer: Peer, name: str, waiting: bool) -> None:
     """With a sentence that names what may be called; the connection goes on."""
-    with connected() as (ws, peer):
-        with pytest.raises(RuntimeError, match=r"this is another thread: there send, .* may be called"):
-            in_a_thread(CALLS[name], ws)
+    call = CALLS.get(name, lambda ws: ws.receive(timeout=1))
+    if waiting:
         peer.send("x")
-        assert ws.receive() == "x"
+        until(lambda: ws.stats.messages_received)
+    with pytest.raises(RuntimeError, match=r"this is another thread: there send, .* may be called"):
+        in_a_thread(call, ws)
+    if not waiting:
+        peer.send("x")
+    assert ws.receive() == "x"
 
 
-# --- sending -------------------------------------------------------------------------------------------------------
+# --- what is called there -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "arrives"),
+    [
+        (lambda ws: ws.send("text"), "text"),
+        (lambda ws: ws.send(b"text", binary=False), "text"),
+        (lambda ws: ws.send(bytes(200_000)), bytes(200_000)),
+        (lambda ws: ws.send_json({"a": 1}), '{"a":1}'),
+        (lambda ws: ws.offer("text"), "text"),
+        (lambda ws: ws.offer(prepare("text")), "text"),
+    ],
+)
+def test_message_is_sent(ws: WebSocket, peer: Peer, call: Callable[[WebSocket], object], arrives: str | bytes) -> None:
+    """An idle loop is woken for each."""
+    reading = gevent.spawn(lambda: [peer.receive() for _ in range(3)])
+    assert set(in_a_thread(lambda: [call(ws) for _ in range(3)])) <= {None, True}
+    assert reading.get(timeout=SECONDS) == [arrives] * 3
+
+
+@pytest.mark.parametrize(
+    ("call", "arrives"), [(lambda ws: ws.close(4002, "done"), (4002, "done")), (lambda ws: ws.abort(), None)]
+)
+def test_connection_is_ended(ws: WebSocket, peer: Peer, call: Callable[[WebSocket], object], arrives: object) -> None:
+    """After a ping, with and without a close frame, as by any greenlet."""
+    in_a_thread(ws.ping, b"hello")
+    in_a_thread(call, ws)
+    assert peer.close_frame() == arrives
+    assert (ws.closed, ws.close_code) == (True, 4002 if arrives else 1006)
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda ws: ws.send(None), TypeError),
+        (lambda ws: ws.offer(None), TypeError),
+        (lambda ws: ws.close(1005), ValueError),
+        (lambda ws: ws.ping(bytes(126)), ValueError),
+    ],
+)
+def test_wrong_call_raises_in_the_thread(
+    ws: WebSocket, call: Callable[[WebSocket], object], error: type[Exception]
+) -> None:
+    """Where it was made; the connection stays open."""
+    with pytest.raises(error):
+        in_a_thread(call, ws)
+    assert not ws.closed
+
+
+def test_connection_that_has_ended(ws: WebSocket) -> None:
+    """As in the loop's thread."""
+    ws.abort()
+    with pytest.raises(ConnectionClosed):
+        in_a_thread(ws.send, "x")
+    assert in_a_thread(ws.offer, "x") is False
+
+
+def test_sender_waits_for_a_slow_peer_in_its_thread() -> None:
+    """The loop serves others meanwhile."""
+    with connected(buffers=1 << 15, send_high_water=1000) as (ws, peer):
+        sending = gevent.get_hub().threadpool.spawn(lambda: [ws.send(bytes(1 << 18)) for _ in range(5)])
+        until(lambda: waiting_senders(ws))
+        assert not sending.ready()
+        assert [peer.receive() for _ in range(5)] == [bytes(1 << 18)] * 5
+        sending.get(timeout=5)
 
 
 @pytest.mark.parametrize("compression", [None, Parameters()], ids=["plain", "compressed"])
@@ -126,14 +199,6 @@ def test_messages_of_many_threads_arrive_whole(eager: None, compression: Paramet
         assert ours == [f"{sender}:{number}:{text}" for number in range(count)]
 
 
-def test_send_wakes_an_idle_loop() -> None:
-    """Several messages, with nothing else to do for the event loop."""
-    with connected() as (ws, peer):
-        reading = gevent.spawn(lambda: [peer.receive() for _ in range(3)])
-        in_a_thread(lambda: [ws.send(word) for word in ("one", "two", "three")])
-        assert reading.get(timeout=SECONDS) == ["one", "two", "three"]
-
-
 def test_first_send_accepts() -> None:
     """As it does in the view."""
     ours, theirs = tcp_pair()
@@ -151,29 +216,27 @@ def test_first_send_accepts() -> None:
 # --- coroutines ----------------------------------------------------------------------------------------------------
 
 
-def test_coroutine_may_send() -> None:
+def test_coroutine_may_send(ws: WebSocket, peer: Peer) -> None:
     """It runs in another native thread: the message goes out in the view's."""
 
     async def talk(ws: WebSocket) -> None:
         ws.send("from a coroutine")
         await asyncio.to_thread(ws.send, "from its thread")
 
-    with connected() as (ws, peer):
-        run(talk(ws), timeout=SECONDS)
-        assert [peer.receive(), peer.receive()] == ["from a coroutine", "from its thread"]
+    run(talk(ws), timeout=SECONDS)
+    assert [peer.receive(), peer.receive()] == ["from a coroutine", "from its thread"]
 
 
-def test_coroutine_may_not_receive() -> None:
+def test_coroutine_may_not_receive(ws: WebSocket, peer: Peer) -> None:
     """It would hold up all coroutines: the view receives, and passes on."""
 
     async def talk(ws: WebSocket) -> object:
         return ws.receive()
 
-    with connected() as (ws, peer):
-        peer.send("x")
-        with pytest.raises(RuntimeError, match="this is another thread"):
-            run(talk(ws), timeout=SECONDS)
-        assert ws.receive() == "x"
+    peer.send("x")
+    with pytest.raises(RuntimeError, match="this is another thread"):
+        run(talk(ws), timeout=SECONDS)
+    assert ws.receive() == "x"
 
 
 @pytest.mark.parametrize("server", ["worker", "gevent", "pywsgi"], indirect=True)

@@ -1,13 +1,12 @@
 """``turns``: no connection keeps the event loop from the others.
 
-What computes here computes for a whole turn of the loop, so that an order of events shows whether others were served.
+A view that computes does so for a whole turn of the loop, so that an order of events shows whether others were served.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import gevent
 import pytest
@@ -22,17 +21,19 @@ from gws_middleware.protocol.deflate import Deflate, Parameters
 from gws_middleware.typing import Message
 
 from ..support.inprocess import (
-    CountingChannel,
+    Peer,
     connected,
+    counting,
     deadline,
     hub_errors,
-    in_a_thread,
     masked_frame,
     spin,
     ticks,
     until,
 )
 from ..support.interrupting import raised_at_line
+from ..support.rawclient import close_frame
+from ..support.seam import after_the_poll, deliver, engine_of, is_paused, queued, transport_of
 
 __all__ = ["hub_errors"]
 
@@ -71,7 +72,7 @@ class TestTurn:
         """By the clock, and not by what has been done in it."""
         gevent.sleep(0.001)
         spin(3 * LASTS)
-        turns().is_over()  # the loop's counter is only read when the clock says that it may be time
+        turns().is_over()  # the loop's counter is only read when so much time has passed by the clock
         assert not turns().is_over()
         spin(3 * LASTS)
         assert turns().is_over()
@@ -101,7 +102,7 @@ class TestTurn:
         assert get_hub().threadpool.apply(elsewhere)
 
     def test_iterations_of_a_loop_that_does_not_count_them(self) -> None:
-        """The loop of gevent on libuv: its clock tells them apart."""
+        """The loop of gevent on libuv: its clock numbers them."""
 
         class Loop:
             iteration = -1
@@ -129,7 +130,7 @@ class TestQueue:
             turns().give_way()
             assert heart.beats
 
-    def test_nothing_to_give_way_to_in_the_hub(self) -> None:
+    def test_give_way_does_nothing_in_the_hub(self) -> None:
         """A callback of the loop cannot wait."""
         called: list[bool] = []
         get_hub().loop.run_callback(lambda: (turns().give_way(), called.append(True)))
@@ -137,7 +138,7 @@ class TestQueue:
         assert called == [True]
 
     def test_what_has_not_had_a_turn_comes_first(self) -> None:
-        """Whoever has little to do does not wait for those that have much."""
+        """A connection with little to do does not wait for those that have much."""
         order: list[str] = []
         for name in ("a", "b"):
             turns().later(lambda name=name: order.append(f"resumed {name}"))
@@ -169,7 +170,7 @@ class TestQueue:
         woken()
         until(lambda: "resumed" in order)
         assert order.count("woken") <= 3
-        until(lambda: not turns()._armed)
+        until(lambda: not queued(turns()))
 
     def test_one_that_gives_way_after_a_poll_waits_for_the_next(self) -> None:
         """Though the queue has not been served yet."""
@@ -183,14 +184,7 @@ class TestQueue:
             turns().give_way()
             iterations.append(len(polls))
 
-        def after_the_poll(timer: object) -> None:
-            turns()._polled(timer)
-            greenlet.switch()
-
-        greenlet = gevent.Greenlet(give_way)
-        timer = get_hub().loop.timer(0)
-        turns()._armed = True
-        timer.start(after_the_poll, timer)
+        after_the_poll(turns(), gevent.Greenlet(give_way).switch)
         until(lambda: len(iterations) == 2)
         check.stop()
         check.close()
@@ -205,12 +199,12 @@ class TestQueue:
         assert isinstance(hub_errors.pop(), ZeroDivisionError)
 
     def test_greenlet_that_ends_in_its_wait(self) -> None:
-        """It is forgotten."""
+        """It is dropped."""
         waiting = gevent.spawn(turns().give_way)
         gevent.sleep(0)
         waiting.kill()
         ticks()
-        assert waiting.dead and not turns()._armed
+        assert waiting.dead and not queued(turns())
 
     def test_exception_in_the_middle_leaves_the_queue_served(self) -> None:
         """Of a signal handler's, at any line: other connections wait there, too."""
@@ -223,15 +217,15 @@ class TestQueue:
                 break
         assert line > 3
 
-    def test_child_has_none_of_its_parent_s_greenlets(self) -> None:
-        """They are copies there."""
+    def test_child_has_no_greenlet_of_its_parent(self) -> None:
+        """In a forked process they are copies."""
         turns().later(lambda: None)
         child = os.fork()
         if not child:
-            os._exit(len(turns()._resumed))
+            os._exit(queued(turns()))
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        assert len(turns()._resumed) == 1
-        until(lambda: not turns()._armed)
+        assert queued(turns()) == 1
+        until(lambda: not queued(turns()))
 
 
 class TestBursts:
@@ -292,9 +286,8 @@ class TestBursts:
     def test_views_of_many_connections_share_a_turn(self) -> None:
         """A hundred sockets are ready at once: those that come late are woken in a later turn, in order."""
         order: list[str] = []
-        registries = [connected() for _ in range(10)]
-        pairs = [each.__enter__() for each in registries]
-        with Heartbeat() as heart:
+        with ExitStack() as stack, Heartbeat() as heart:
+            pairs = [stack.enter_context(connected()) for _ in range(10)]
 
             def view(ws: object) -> None:
                 for message in ws:  # type: ignore[attr-defined]
@@ -307,52 +300,48 @@ class TestBursts:
                 peer.send("x")
             until(lambda: len(order) == 10)
             assert len(set(order)) >= 5
-        for each in registries:
-            each.__exit__(None, None, None)
         gevent.joinall(views, 5)
 
     @pytest.mark.parametrize("detached", [False, True])
-    @pytest.mark.parametrize(
-        ("end", "code"), [(masked_frame(Opcode.CLOSE, b"\x0f\xa1"), 4001), (masked_frame(0x3), 1002)]
-    )
-    def test_messages_before_the_end_are_answered_before_it(self, end: bytes, code: int, detached: bool) -> None:
+    @pytest.mark.parametrize(("end", "code"), [(close_frame(4001), 4001), (masked_frame(0x3), 1002)])
+    def test_messages_before_the_end_are_answered_before_it(
+        self, ws: WebSocket, peer: Peer, end: bytes, code: int, detached: bool
+    ) -> None:
         """Though the view lets others run between two of them."""
-        with connected() as (ws, peer):
 
-            def answer(ws: WebSocket, message: Message) -> None:
-                spin(COMPUTE)
-                ws.send(message)
-
-            def view() -> None:
-                for message in ws:
-                    answer(ws, message)
-
-            viewing = None
-            if detached:
-                ws.detach(answer)
-            else:
-                viewing = gevent.spawn(view)
-            ticks()
-            peer.sock.sendall(b"".join(masked_frame(Opcode.TEXT, b"%d" % number) for number in range(10)) + end)
-            assert [peer.receive() for _ in range(10)] == [str(number) for number in range(10)]
-            close_frame = peer.close_frame()
-            assert close_frame is not None and close_frame[0] == code
-            if viewing is not None:
-                viewing.get(timeout=5)
-
-    def test_connection_that_ends_before_its_view_is_woken(self) -> None:
-        """The view is told what came, and then the end: once each."""
-        with connected() as (ws, peer):
-            view = gevent.spawn(list, ws)
-            ticks()
+        def answer(ws: WebSocket, message: Message) -> None:
             spin(COMPUTE)
-            turns().is_over()
-            spin(COMPUTE)
-            data = bytearray(X + masked_frame(Opcode.CLOSE, b"\x0f\xa1"))
-            get_hub().loop.run_callback(lambda: (spin(2 * COMPUTE), ws._data_received(data, len(data))))
-            assert view.get(timeout=5) == ["x"]
-            assert ws.close_code == 4001
-            peer.vanish()
+            ws.send(message)
+
+        def view() -> None:
+            for message in ws:
+                answer(ws, message)
+
+        viewing = None
+        if detached:
+            ws.detach(answer)
+        else:
+            viewing = gevent.spawn(view)
+        ticks()
+        peer.sock.sendall(b"".join(masked_frame(Opcode.TEXT, b"%d" % number) for number in range(10)) + end)
+        assert [peer.receive() for _ in range(10)] == [str(number) for number in range(10)]
+        close_frame = peer.close_frame()
+        assert close_frame is not None and close_frame[0] == code
+        if viewing is not None:
+            viewing.get(timeout=5)
+
+    def test_connection_that_ends_before_its_view_is_woken(self, ws: WebSocket, peer: Peer) -> None:
+        """The view receives what came, and then the end: once each."""
+        view = gevent.spawn(list, ws)
+        ticks()
+        spin(COMPUTE)
+        turns().is_over()
+        spin(COMPUTE)
+        data = X + close_frame(4001)
+        get_hub().loop.run_callback(lambda: (spin(2 * COMPUTE), deliver(ws, data)))
+        assert view.get(timeout=5) == ["x"]
+        assert ws.close_code == 4001
+        peer.vanish()
 
 
 class TestParsing:
@@ -360,9 +349,8 @@ class TestParsing:
 
     def test_fragments_of_many_connections_share_a_turn(self) -> None:
         """Nine thousand fragments in one segment cost tens of milliseconds: other connections are served meanwhile."""
-        registries = [connected() for _ in range(8)]
-        pairs = [each.__enter__() for each in registries]
-        with connected() as (other, peer), Heartbeat() as heart:
+        with ExitStack() as stack, connected() as (other, peer), Heartbeat() as heart:
+            pairs = [stack.enter_context(connected()) for _ in range(8)]
             echo = gevent.spawn(lambda: other.send(other.receive()))
             sending = [gevent.spawn(attacker.sock.sendall, FRAGMENTS) for _, attacker in pairs]
             until(lambda: any(ws.stats.bytes_received for ws, _ in pairs))
@@ -374,45 +362,41 @@ class TestParsing:
             assert heart.beats > beats + 8
             assert {ws.receive() for ws, _ in pairs} == {"x" * 9002}
             gevent.joinall([echo, *sending], 5)
-        for each in registries:
-            each.__exit__(None, None, None)
 
-    def test_detached_connection_gets_a_message_that_was_parsed_later(self) -> None:
+    def test_detached_connection_gets_a_message_that_was_parsed_later(self, ws: WebSocket, peer: Peer) -> None:
         """The greenlet for it is started then."""
         got: list[object] = []
-        with connected() as (ws, peer):
-            ws.detach(lambda ws, message: got.append(message))
-            sending = gevent.spawn(peer.sock.sendall, FRAGMENTS)
-            until(lambda: got, seconds=20)
-            assert got == ["x" * 9002]
-            sending.join(5)
+        ws.detach(lambda ws, message: got.append(message))
+        sending = gevent.spawn(peer.sock.sendall, FRAGMENTS)
+        until(lambda: got, seconds=20)
+        assert got == ["x" * 9002]
+        sending.join(5)
 
-    def test_ping_flood_is_answered_in_turns(self) -> None:
+    def test_ping_flood_is_answered_in_turns(self, ws: WebSocket, peer: Peer) -> None:
         """Control frames are parsed one by one, too."""
-        with connected() as (ws, peer), Heartbeat() as heart:
+        with Heartbeat() as heart:
             sending = gevent.spawn(peer.sock.sendall, masked_frame(Opcode.PING, b"x") * 40_000 + X)
             assert ws.receive() == "x"
             assert heart.beats > 1
             sending.kill()
 
-    def test_end_of_a_flood_is_seen(self) -> None:
-        """A close frame that waits inside takes its turn."""
-        with connected() as (ws, peer):
-            sending = gevent.spawn(peer.sock.sendall, FRAGMENTS + masked_frame(Opcode.CLOSE, b"\x0f\xa1"))
-            assert (list(ws), ws.close_code) == (["x" * 9002], 4001)
-            sending.kill()
+    def test_end_of_a_flood_is_seen(self, ws: WebSocket, peer: Peer) -> None:
+        """A close frame that waits inside is parsed in its turn."""
+        sending = gevent.spawn(peer.sock.sendall, FRAGMENTS + close_frame(4001))
+        assert (list(ws), ws.close_code) == (["x" * 9002], 4001)
+        sending.kill()
 
-    def test_close_in_the_middle_of_a_flood_hears_the_answer(self) -> None:
+    def test_close_in_the_middle_of_a_flood_reads_the_answer(self) -> None:
         """What waits inside is skipped in turns, up to the peer's close frame."""
         with connected(close_timeout=60, inbox_messages=1) as (ws, peer):
-            sending = gevent.spawn(peer.sock.sendall, X * 5 + FRAGMENTS + masked_frame(Opcode.CLOSE, b"\x0f\xa1"))
-            until(lambda: ws._paused)
+            sending = gevent.spawn(peer.sock.sendall, X * 5 + FRAGMENTS + close_frame(4001))
+            until(lambda: is_paused(ws))
             ws.close(4002)
-            until(lambda: ws._transport.closed, "the connection ends by the peer's close frame")
-            assert ws._engine.received_close == (4001, "")
+            until(lambda: transport_of(ws).closed, "the connection ends by the peer's close frame")
+            assert engine_of(ws).received_close == (4001, "")
             sending.kill()
 
-    def test_messages_that_inflate_are_given_out_in_turns(self) -> None:
+    def test_messages_that_inflate_are_delivered_in_turns(self) -> None:
         """Each of a few bytes becomes a megabyte: the loop runs between them."""
         engine = Connection(client=True, max_message_size=2**30, deflate=Deflate(RESET, client=True))
         frames = b"".join(engine.encode(bytes(2**20)) for _ in range(40))  # type: ignore[misc]
@@ -423,13 +407,12 @@ class TestParsing:
             until(lambda: len(sizes) == 40)
             assert heart.beats > 3
 
-    def test_all_of_a_large_burst_arrives_in_order(self) -> None:
+    def test_all_of_a_large_burst_arrives_in_order(self, ws: WebSocket, peer: Peer) -> None:
         """Ten thousand messages in one segment, taken one by one."""
-        with connected() as (ws, peer):
-            frames = b"".join(masked_frame(Opcode.TEXT, b"%d" % number) for number in range(10_000))
-            sending = gevent.spawn(peer.sock.sendall, frames)
-            assert [ws.receive() for _ in range(10_000)] == [str(number) for number in range(10_000)]
-            sending.join(5)
+        frames = b"".join(masked_frame(Opcode.TEXT, b"%d" % number) for number in range(10_000))
+        sending = gevent.spawn(peer.sock.sendall, frames)
+        assert [ws.receive() for _ in range(10_000)] == [str(number) for number in range(10_000)]
+        sending.join(5)
 
 
 class TestSending:
@@ -438,218 +421,105 @@ class TestSending:
     LIMIT = 200_000
 
     @pytest.mark.parametrize("kind", ["send", "large", "offer", "ping and send"])
-    def test_view_that_never_waits_leaves_others_their_turn(self, kind: str) -> None:
+    def test_view_that_never_waits_leaves_others_their_turn(self, ws: WebSocket, peer: Peer, kind: str) -> None:
         """``while True: ws.send(…)``: the kernel takes all of it, and still the loop runs."""
         stop: list[bool] = []
-        with connected() as (ws, peer):
 
-            def read() -> None:
-                with suppress(OSError):  # the test closes the socket
-                    while peer.sock.recv(1 << 20):
-                        pass
+        def read() -> None:
+            with suppress(OSError):  # the test closes the socket
+                while peer.sock.recv(1 << 20):
+                    pass
 
-            def view() -> int:
-                frame, count = prepare("x" * 10), 0
-                while not stop and count < self.LIMIT:
-                    if kind == "offer":
-                        ws.offer(frame)
-                    elif kind == "large":
-                        ws.send(bytes(100_000))
-                    else:
-                        if kind == "ping and send":
-                            ws.ping()
-                        ws.send("x" * 10)
-                    count += 1
-                return count
+        def view() -> int:
+            frame, count = prepare("x" * 10), 0
+            while not stop and count < self.LIMIT:
+                if kind == "offer":
+                    ws.offer(frame)
+                elif kind == "large":
+                    ws.send(bytes(100_000))
+                else:
+                    if kind == "ping and send":
+                        ws.ping()
+                    ws.send("x" * 10)
+                count += 1
+            return count
 
-            reading, viewing = gevent.spawn(read), gevent.spawn(view)
-            gevent.spawn_later(0.01, stop.append, True)
-            with deadline("the view ends", 60):
-                assert viewing.get() < self.LIMIT
-            peer.vanish()
-            reading.kill()
+        reading, viewing = gevent.spawn(read), gevent.spawn(view)
+        gevent.spawn_later(0.01, stop.append, True)
+        with deadline("the view ends", 60):
+            assert viewing.get() < self.LIMIT
+        peer.vanish()
+        reading.kill()
 
-    def test_what_a_view_sends_while_it_computes_leaves_at_once(self) -> None:
+    def test_what_a_view_sends_while_it_computes_is_sent_at_once(self, ws: WebSocket, peer: Peer) -> None:
         """Not when it gives way: real time has passed since the message before."""
-        with connected() as (ws, peer):
-            channel = ws._transport._channel = CountingChannel(ws._transport._channel)
-            sizes: list[int] = []
+        sizes: list[int] = []
 
-            def view() -> None:
-                for number in range(5):
-                    spin(4 * COMPUTE)
-                    ws.send(str(number))
-                    sizes.append(sum(channel.writes()))
+        def view() -> None:
+            for number in range(5):
+                spin(4 * COMPUTE)
+                ws.send(str(number))
+                sizes.append(sum(channel.writes()))
 
+        with counting(ws) as channel:
             gevent.spawn(view).get()
-            assert sizes == [3, 6, 9, 12, 15]
-            ws._transport._channel = channel.channel
-            assert [peer.receive() for _ in range(5)] == list("01234")
+        assert sizes == [3, 6, 9, 12, 15]
+        assert [peer.receive() for _ in range(5)] == list("01234")
 
     @pytest.mark.parametrize("method", ["ping", "close"])
-    def test_control_frame_after_a_message_leaves_at_once(self, method: str) -> None:
+    def test_control_frame_after_a_message_is_sent_at_once(self, ws: WebSocket, method: str) -> None:
         """In the hub, too, where nothing can wait."""
-        with connected() as (ws, peer):
-            channel = ws._transport._channel = CountingChannel(ws._transport._channel)
-            writes: list[int] = []
+        writes: list[int] = []
 
-            def callback() -> None:
-                ws.offer("x")
-                spin(2 * COMPUTE)
-                turns().is_over()
-                spin(2 * COMPUTE)
-                getattr(ws, method)()
-                writes.append(len(channel.writes()))
+        def callback() -> None:
+            ws.offer("x")
+            spin(2 * COMPUTE)
+            turns().is_over()
+            spin(2 * COMPUTE)
+            getattr(ws, method)()
+            writes.append(len(channel.writes()))
 
+        with counting(ws) as channel:
             get_hub().loop.run_callback(callback)
             until(lambda: writes)
-            assert writes == [2]
-            ws._transport._channel = channel.channel
-            peer.vanish()
+        assert writes == [2]
 
-    def test_frames_of_one_turn_are_still_joined(self) -> None:
+    def test_frames_of_one_turn_are_still_joined(self, ws: WebSocket, peer: Peer) -> None:
         """A view that sends quickly costs one system call for the first frame and one for all others."""
-        with connected() as (ws, peer):
-            channel = ws._transport._channel = CountingChannel(ws._transport._channel)
+        with counting(ws) as channel:
             gevent.sleep(0.001)
             for number in range(10):
                 ws.send(str(number))
             ticks()
             assert len(channel.writes()) == 2
-            ws._transport._channel = channel.channel
-            assert [peer.receive() for _ in range(10)] == list("0123456789")
+        assert [peer.receive() for _ in range(10)] == list("0123456789")
 
-    def test_connection_that_ends_while_its_sender_gives_way(self) -> None:
-        """The sender is told as in any other wait."""
-        with connected() as (ws, peer):
+    def test_connection_that_ends_while_its_sender_gives_way(self, ws: WebSocket, peer: Peer) -> None:
+        """It raises in the sender as in any other wait."""
 
-            def view() -> None:
-                spin(3 * COMPUTE)
-                turns().is_over()
-                spin(3 * COMPUTE)
-                with pytest.raises(ConnectionClosed):
+        def view() -> None:
+            spin(3 * COMPUTE)
+            turns().is_over()
+            spin(3 * COMPUTE)
+            with pytest.raises(ConnectionClosed):
+                ws.send("x")
+
+        viewing = gevent.spawn(view)
+        gevent.spawn(ws.abort)
+        viewing.get(timeout=5)
+        peer.vanish()
+
+    def test_view_that_sends_without_a_pause_gets_the_end(self, ws: WebSocket, peer: Peer) -> None:
+        """The peer's close frame is answered, though the view is always in the middle of something."""
+
+        def view() -> None:
+            with suppress(ConnectionClosed):
+                while True:
+                    spin(COMPUTE)
                     ws.send("x")
 
-            viewing = gevent.spawn(view)
-            gevent.spawn(ws.abort)
-            viewing.get(timeout=5)
-            peer.vanish()
-
-    def test_view_that_sends_without_a_pause_is_told_of_the_end(self) -> None:
-        """The peer's close frame is answered, though the view is always in the middle of something."""
-        with connected() as (ws, peer):
-
-            def view() -> None:
-                with suppress(ConnectionClosed):
-                    while True:
-                        spin(COMPUTE)
-                        ws.send("x")
-
-            viewing = gevent.spawn(view)
-            ticks()
-            peer.close(4001)
-            assert peer.close_frame() == (4001, "")
-            viewing.get(timeout=5)
-
-
-class TestThreads:
-    """What may be called in another thread of the operating system: what sends, and what ends the connection."""
-
-    @pytest.mark.parametrize(
-        ("call", "comes"),
-        [
-            (lambda ws: ws.send("text"), "text"),
-            (lambda ws: ws.send(b"text", binary=False), "text"),
-            (lambda ws: ws.send(bytes(200_000)), bytes(200_000)),
-            (lambda ws: ws.send_json({"a": 1}), '{"a":1}'),
-            (lambda ws: ws.offer("text"), "text"),
-            (lambda ws: ws.offer(prepare("text")), "text"),
-        ],
-    )
-    def test_message_is_sent(self, call: Callable[[WebSocket], object], comes: str | bytes) -> None:
-        """The loop is woken for it."""
-        with connected() as (ws, peer):
-            sending = get_hub().threadpool.spawn(call, ws)
-            assert peer.receive() == comes
-            assert sending.get(timeout=5) in (None, True)
-
-    def test_connection_is_pinged_and_closed(self) -> None:
-        """The control frames leave as from any greenlet."""
-        with connected() as (ws, peer):
-            in_a_thread(ws.ping, b"hello")
-            in_a_thread(ws.close, 4002, "done")
-            assert peer.close_frame() == (4002, "done")
-            assert (ws.closed, ws.close_code) == (True, 4002)
-
-    def test_connection_is_cut(self) -> None:
-        """Without a close frame."""
-        with connected() as (ws, peer):
-            in_a_thread(ws.abort)
-            assert peer.close_frame() is None
-            assert ws.closed
-
-    @pytest.mark.parametrize(
-        ("call", "error"),
-        [
-            (lambda ws: ws.send(None), TypeError),
-            (lambda ws: ws.offer(None), TypeError),
-            (lambda ws: ws.close(1005), ValueError),
-            (lambda ws: ws.ping(bytes(126)), ValueError),
-        ],
-    )
-    def test_wrong_call_raises_in_the_thread(self, call: Callable[[WebSocket], object], error: type[Exception]) -> None:
-        """Where it was made."""
-        with connected() as (ws, _), pytest.raises(error):
-            in_a_thread(call, ws)
-
-    def test_ended_connection(self) -> None:
-        """As in the loop's thread."""
-        with connected() as (ws, _):
-            ws.abort()
-            with pytest.raises(ConnectionClosed):
-                in_a_thread(ws.send, "x")
-            assert in_a_thread(ws.offer, "x") is False
-
-    def test_sender_waits_for_a_slow_peer_in_its_thread(self) -> None:
-        """The loop goes on meanwhile."""
-        with connected(buffers=1 << 15, send_high_water=1000) as (ws, peer), Heartbeat() as heart:
-            sending = get_hub().threadpool.spawn(lambda: [ws.send(bytes(1 << 18)) for _ in range(5)])
-            until(lambda: heart.beats > 5)
-            assert not sending.ready()
-            assert [peer.receive() for _ in range(5)] == [bytes(1 << 18)] * 5
-            sending.get(timeout=5)
-
-    def test_many_threads_at_once(self) -> None:
-        """Frames do not interleave, and none is lost."""
-        with connected() as (ws, peer):
-            pool = get_hub().threadpool
-            sending = [pool.spawn(lambda n=n: [ws.send(str(n) * 10_000) for _ in range(20)]) for n in range(8)]
-            got = [peer.receive() for _ in range(160)]
-            assert sorted(got) == sorted([str(n) * 10_000 for n in range(8)] * 20)  # type: ignore[type-var]
-            gevent.joinall(sending, 5)
-
-    @pytest.mark.parametrize(
-        "call",
-        [
-            lambda ws: ws.receive(),
-            lambda ws: ws.receive(timeout=1),
-            next,
-            lambda ws: ws.receive_json(),
-            lambda ws: ws.has_messages(),
-            lambda ws: ws.detach(),
-            lambda ws: ws.accept(),
-        ],
-        ids=["receive", "receive with a timeout", "next", "receive_json", "has_messages", "detach", "accept"],
-    )
-    @pytest.mark.parametrize("waiting", [False, True])
-    def test_what_takes_messages_is_refused(self, call: Callable[[WebSocket], object], waiting: bool) -> None:
-        """With a sentence that names what may be called; the connection goes on."""
-        with connected() as (ws, peer):
-            if waiting:
-                peer.send("x")
-                until(lambda: ws.stats.messages_received)
-            with pytest.raises(RuntimeError, match=r"this is another thread: there send, .* may be called"):
-                in_a_thread(call, ws)
-            if not waiting:
-                peer.send("x")
-            assert ws.receive() == "x"
+        viewing = gevent.spawn(view)
+        ticks()
+        peer.close(4001)
+        assert peer.close_frame() == (4001, "")
+        viewing.get(timeout=5)

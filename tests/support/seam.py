@@ -185,8 +185,8 @@ def use_channel_in_c(monkeypatch: Any, module: Any) -> None:
 
 
 def queued(turns: Turns) -> int:
-    """What waits for another turn; 0 where no timer for it is left on the loop either."""
-    return len(turns._woken) + len(turns._resumed) + turns._armed
+    """How many callbacks and greenlets wait for another turn."""
+    return len(turns._woken) + len(turns._resumed)
 
 
 def after_the_poll(turns: Turns, callback: Callable[[], object]) -> None:
