@@ -17,18 +17,19 @@ import gevent
 import pytest
 
 import gws_middleware
-from gws_middleware import WebSocketMiddleware, testing
+from gws_middleware import WebSocketMiddleware
 from gws_middleware.connection import websocket
 from gws_middleware.connection.callbacks import Callbacks
 from gws_middleware.connection.transport import Transport
 from gws_middleware.hooks import Adapter
-from gws_middleware.process import registry, shutdown
+from gws_middleware.process import shutdown
 from gws_middleware.process.keepalive import Keepalive
 from gws_middleware.process.registry import Registry
-from gws_middleware.testing import _PairServer, connect
+from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, StartResponse
 
 from .support.inprocess import hub_errors, until
+from .support.seam import PairServer, abandon, held_by, use_pair_server, use_registry
 
 __all__ = ["hub_errors"]
 
@@ -36,8 +37,8 @@ OPTIONS: dict[str, Any] = {
     "max_connections": 1,
     "max_connections_per_address": 1,
     "max_connections_per_user": 1,
-    "client_address": lambda environ: "somewhere",
-    "user_key": lambda ws: "somebody",
+    "client_address": lambda environ: "one address",
+    "user_key": lambda ws: "one user",
     "accept_timeout": 5,
     "close_timeout": 0.05,
     "send_timeout": 0.5,
@@ -45,14 +46,15 @@ OPTIONS: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch) -> Registry:
-    """A registry of the test's own in place of the process'."""
-    monkeypatch.setattr(registry, "_registry", Registry())
-    return registry.current()
+def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """The test's own, in place of the process'."""
+    own = Registry()
+    use_registry(monkeypatch, own)
+    return own
 
 
-def is_empty(here: Registry) -> bool:
-    return not (here.reserved or here._keys or len(here) or here._running or here.keepalive._watches)
+def is_empty(registry: Registry) -> bool:
+    return not any(held_by(registry).values())
 
 
 # --- the applications ----------------------------------------------------------------------------------------------
@@ -102,10 +104,7 @@ def talk(app: Any) -> None:
         client.send("x")
         client.receive()
     # Not its __exit__(), which waits for what an exception may have cut off.
-    client._sock.close()
-    client._greenlet.join(2)
-    if entered:
-        testing._watchdog.stop()
+    abandon(client, entered=entered, seconds=2)
 
 
 # --- each step that calls something --------------------------------------------------------------------------------
@@ -125,12 +124,12 @@ STEPS: dict[str, Callable[[pytest.MonkeyPatch], object]] = {
     "adapter.ran": lambda patch: patch.setattr(Adapter, "ran", fails),
     "adapter.closed": lambda patch: patch.setattr(Adapter, "closed", fails),
     "shutdown.watch": lambda patch: patch.setattr(shutdown, "is_watched", fails),
-    "server.switch": lambda patch: patch.setattr(_PairServer, "switch", fails),
-    "server.opened": lambda patch: patch.setattr(_PairServer, "opened", fails),
-    "server.refuse_more": lambda patch: patch.setattr(_PairServer, "refuse_more", fails),
-    "server.leave": lambda patch: patch.setattr(_PairServer, "leave", fails),
-    "server.log_later": lambda patch: patch.setattr(_PairServer, "log_later", fails),
-    "server.start_response": lambda patch: patch.setattr(_PairServer, "start_response", fails),
+    "server.switch": lambda patch: patch.setattr(PairServer, "switch", fails),
+    "server.opened": lambda patch: patch.setattr(PairServer, "opened", fails),
+    "server.refuse_more": lambda patch: patch.setattr(PairServer, "refuse_more", fails),
+    "server.leave": lambda patch: patch.setattr(PairServer, "leave", fails),
+    "server.log_later": lambda patch: patch.setattr(PairServer, "log_later", fails),
+    "server.start_response": lambda patch: patch.setattr(PairServer, "start_response", fails),
     "engine": lambda patch: patch.setattr(websocket, "engine_for", fails),
     "kernel options": lambda patch: patch.setattr(websocket, "give_up_silent", fails),
     "transport": lambda patch: patch.setattr(websocket, "Transport", fails),
@@ -146,7 +145,7 @@ STEPS: dict[str, Callable[[pytest.MonkeyPatch], object]] = {
 @pytest.mark.parametrize("step", [*STEPS, "client_address", "user_key"])
 @apps
 def test_step_that_raises_leaves_nothing_reserved(
-    here: Registry,
+    registry: Registry,
     monkeypatch: pytest.MonkeyPatch,
     hub_errors: list[BaseException],
     app: Any,
@@ -154,13 +153,13 @@ def test_step_that_raises_leaves_nothing_reserved(
     switched: bool,
 ) -> None:
     """The next client is served as if nothing had happened."""
-    monkeypatch.setattr(_PairServer, "switched", switched)
+    monkeypatch.setattr(PairServer, "switched", switched)
     wrapped = WebSocketMiddleware(app, **{**OPTIONS, **({step: fails} if step in OPTIONS else {})})
     with monkeypatch.context() as patch:
         STEPS.get(step, lambda patch: None)(patch)
         for _ in range(2):
             talk(wrapped)
-            until(lambda: is_empty(here), f"everything is released, not {vars(here)}")
+            until(lambda: is_empty(registry), f"everything is released, not {held_by(registry)}")
     assert {type(error) for error in hub_errors} <= {FailedError, BrokenPipeError}  # the latter is what servers drop
     hub_errors.clear()
     with connect(WebSocketMiddleware(echoes, **OPTIONS)) as client:
@@ -191,16 +190,16 @@ def _lines(path: str) -> list[str]:
 
 
 def _is_try(frame: FrameType) -> bool:
-    """Python looks for signals when it calls and jumps, and not at the line before a block."""
+    """Python handles signals when it calls and jumps, and not at the line before a block."""
     return _lines(frame.f_code.co_filename)[frame.f_lineno - 1].strip() == "try:"
 
 
 class Injection:
-    """Raises at one of the lines of ours that ``run`` comes by, counted from 0; counts them all."""
+    """Raises at one of the lines of the package that ``run`` executes, counted from 0; counts them all."""
 
     def __init__(self, number: int, skipped: set[str]) -> None:
         self.number, self.skipped = number, skipped
-        self.count, self.place = 0, ""
+        self.count, self.position = 0, ""
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call this function of the greenlet that runs now."""
@@ -212,7 +211,7 @@ class Injection:
             if event == "line" and not _is_try(frame) and gevent.getcurrent() is current:
                 self.count += 1
                 if self.count - 1 == self.number:
-                    self.place = f"{frame.f_code.co_name}:{frame.f_lineno}"
+                    self.position = f"{frame.f_code.co_name}:{frame.f_lineno}"
                     raise Injected
             return trace
 
@@ -225,8 +224,8 @@ class Injection:
             sys.settrace(None)
 
 
-class Server(_PairServer):
-    """Tells the client of the exception, too."""
+class Server(PairServer):
+    """Passes the exception on to the client, too."""
 
     def serve(self, app: Any, environ: Environ) -> None:
         try:
@@ -252,7 +251,7 @@ CASES = [
 ]
 
 
-# A channel that was just made is closed by its finalizer, which says so.
+# A channel that was just made is closed by its finalizer, which warns.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("app", "switched", "owner", "name", "skipped"),
@@ -260,7 +259,7 @@ CASES = [
     ids=[f"{case[0].__name__}-{'switched' if case[1] else 'late'}-{case[3]}" for case in CASES],
 )
 def test_exception_at_any_line_leaves_nothing_reserved(
-    here: Registry,
+    registry: Registry,
     monkeypatch: pytest.MonkeyPatch,
     hub_errors: list[BaseException],
     app: Any,
@@ -270,7 +269,7 @@ def test_exception_at_any_line_leaves_nothing_reserved(
     skipped: set[str],
 ) -> None:
     """In the greenlet of the view, in the hub when the socket is closed, and in that of the callbacks."""
-    monkeypatch.setattr(testing, "_PairServer", Server)
+    use_pair_server(monkeypatch, Server)
     monkeypatch.setattr(Server, "switched", switched)
     wrapped = WebSocketMiddleware(app, **OPTIONS)
     number, total = -1, 0  # the first run counts
@@ -279,7 +278,7 @@ def test_exception_at_any_line_leaves_nothing_reserved(
         with monkeypatch.context() as patch:
             injected(patch, owner, name, injection)
             talk(wrapped)
-            until(lambda: is_empty(here), f"everything is released after {injection.place}")
+            until(lambda: is_empty(registry), f"everything is released after {injection.position}")
         number, total = number + 1, max(total, injection.count)
     gc.collect()  # a channel that was just made may be in a cycle with the exception
     assert total > 1

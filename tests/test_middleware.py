@@ -1,8 +1,7 @@
-"""The lifetime of a WebSocket under WSGI, in real servers: refuse or run, accept, swallow, close, leave."""
+"""``middleware``: the lifetime of a request in real servers: refuse or run, accept, drop the response, close, release."""
 
 from __future__ import annotations
 
-import gc
 import json
 import re
 import weakref
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import gevent
 import pytest
 
 from gws_middleware import ConnectionClosed, HandshakeRefused, WebSocketMiddleware
@@ -19,7 +17,7 @@ from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, Headers, StartResponse
 
 from .conftest import SharedServer
-from .support.inprocess import problems
+from .support.inprocess import no_collector, problems, until
 from .support.rawclient import ACCEPT, CLOSE, TEXT, Frame, RawClient, close_frame, request, upgrade_request
 from .support.servers import LATE, POWERLESS, SWITCHED, Server, launch
 
@@ -34,7 +32,7 @@ every_server = pytest.mark.parametrize("server", ABLE, indirect=True)
 
 # --- after the 101 -------------------------------------------------------------------------------------------------
 
-QUIET = {  # how the view ends, the code that the peer is told
+QUIET = {  # how the view ends, the code that the peer gets
     "nothing": 1000,
     "list": 1000,
     "not-found": 1000,
@@ -44,7 +42,7 @@ QUIET = {  # how the view ends, the code that the peer is told
     "lazily": 1000,
     "killed": 1012,
 }
-LOUD = {  # how the view ends, what the one log record says, how often close() of its response is called
+LOUD = {  # how the view ends, what the one log record has, how often close() of its response is called
     "error-page": (r"the application answered '500 Internal Server Error'; closed with 1011$", 1),
     "twice": (r"the application raised; closed with 1011 .*start_response was called twice without exc_info", 0),
     "exc_info": (r"the application raised; closed with 1011 .*LookupError: the reason$", 0),
@@ -59,7 +57,7 @@ LOUD = {  # how the view ends, what the one log record says, how often close() o
 
 
 def rest_of(client: RawClient) -> tuple[int | None, bytes]:
-    """The code of the server's close frame, which comes next, and every byte that comes behind it."""
+    """The code of the server's close frame, which comes next, and every byte that comes after it."""
     close = client.read_frame()
     client.send(close_frame(close.code))
     return close.code, client.read_until_eof()
@@ -67,7 +65,7 @@ def rest_of(client: RawClient) -> tuple[int | None, bytes]:
 
 @pytest.mark.parametrize("ending", QUIET)
 @every_server
-def test_response_behind_the_101_is_swallowed(server: Server, token: str, ending: str) -> None:
+def test_response_after_the_101_is_dropped(server: Server, token: str, ending: str) -> None:
     """Whatever the view returns, the wire carries frames and then nothing; the response is closed exactly once."""
     with server.connect() as client:
         client.upgrade(f"/after/{ending}?id={token}")
@@ -79,7 +77,7 @@ def test_response_behind_the_101_is_swallowed(server: Server, token: str, ending
 
 @pytest.mark.parametrize("ending", LOUD)
 @every_server
-def test_error_behind_the_101_is_logged_once(server: Server, token: str, ending: str) -> None:
+def test_error_after_the_101_is_logged_once(server: Server, token: str, ending: str) -> None:
     """A view that fails is one record in the log and 1011 to the peer, no HTTP byte; others are unharmed (row 23)."""
     pattern, closes = LOUD[ending]
     with server.connect() as bystander, server.connect() as client:
@@ -96,7 +94,7 @@ def test_error_behind_the_101_is_logged_once(server: Server, token: str, ending:
 
 @pytest.mark.parametrize("server", [f"{kind}/tls" for kind in ABLE], indirect=True)
 @pytest.mark.parametrize("ending", ["list", "killed", "raise", "timeout", "base-exception", "exit"])
-def test_nothing_comes_behind_the_101_over_tls(server: Server, token: str, ending: str) -> None:
+def test_nothing_comes_after_the_101_over_tls(server: Server, token: str, ending: str) -> None:
     """A TLS socket stays the server's own object: it must not write on it either."""
     with server.connect() as client:
         client.upgrade(f"/after/{ending}?id={token}")
@@ -108,7 +106,7 @@ def test_nothing_comes_behind_the_101_over_tls(server: Server, token: str, endin
 
 
 BY_CTRL_C = ("pywsgi", "pywsgi-handler", "pywsgi-patched", "geventwebsocket-handler")
-"""Servers in whose process KeyboardInterrupt is Python's own way to say Ctrl-C, which ends it."""
+"""Servers in whose process KeyboardInterrupt is Python's own exception for Ctrl-C, which ends it."""
 
 
 @pytest.mark.parametrize("error", ["SystemExit", "KeyboardInterrupt", "Odd", "LookupError"])
@@ -117,7 +115,7 @@ BY_CTRL_C = ("pywsgi", "pywsgi-handler", "pywsgi-patched", "geventwebsocket-hand
 def test_any_exception_ends_its_connection_alone(
     shared_server: SharedServer, token: str, kind: str, where: str, error: str
 ) -> None:
-    """One record, 1011 to the peer, ``on_close`` all the same; the process and the other connections live on."""
+    """One record, 1011 to the peer, ``on_close`` all the same; the process and the other connections stay."""
     if error == "KeyboardInterrupt" and kind in BY_CTRL_C:
         error = "SystemExit"
     server = shared_server(kind, app="tests.fixtureapps.lifetimes")
@@ -146,7 +144,7 @@ def test_any_exception_ends_its_connection_alone(
 
 @every_server
 def test_end_of_the_connection_is_no_error(server: Server, token: str) -> None:
-    """ConnectionClosed that escapes a view because the peer has left is neither logged nor answered."""
+    """ConnectionClosed that escapes a view because the peer has disconnected is neither logged nor answered."""
     with server.connect() as client:
         client.upgrade(f"/pushing?id={token}")
         client.read_frame()
@@ -158,7 +156,7 @@ def test_end_of_the_connection_is_no_error(server: Server, token: str) -> None:
 
 
 @every_server
-def test_response_of_a_view_whose_peer_has_left_is_closed(server: Server, token: str) -> None:
+def test_response_of_a_view_whose_peer_has_disconnected_is_closed(server: Server, token: str) -> None:
     """The view that finds the connection ended returns as ever, and its response is closed once."""
     with server.connect() as client:
         client.upgrade(f"/sleeping?id={token}")
@@ -212,7 +210,7 @@ def test_close_before_the_101_is_a_403(server: Server, token: str) -> None:
 
 @late
 def test_view_that_does_nothing_is_a_500(server: Server, token: str) -> None:
-    """A view that neither accepts nor answers is an error, told to the log once and to the peer."""
+    """A view that neither accepts nor answers is an error, once in the log and for the peer."""
     with server.connect() as client:
         client.send(upgrade_request(f"/answer/nothing?id={token}"))
         response = client.read_response()
@@ -226,7 +224,7 @@ def test_view_that_does_nothing_is_a_500(server: Server, token: str) -> None:
 
 @late
 def test_error_before_the_101_is_the_servers(server: Server, token: str) -> None:
-    """An exception before the 101 is the server's to answer, as for any request, and the connection ends behind it."""
+    """An exception before the 101 is the server's to answer, as for any request, and the connection ends after it."""
     with server.connect() as client:
         client.send(upgrade_request("/answer/raise") + request(f"/second?id={token}"))
         response = client.read_response()
@@ -235,13 +233,13 @@ def test_error_before_the_101_is_the_servers(server: Server, token: str) -> None
     assert (response.status, rest, server.events(token)) == (500, b"", [])
 
 
-VANISHING = [f"{kind}/{one}" for kind in ("worker", "gevent_pywsgi", "pywsgi") for one in ("tcp", "tls")]
+DISCONNECTING = [f"{kind}/{one}" for kind in ("worker", "gevent_pywsgi", "pywsgi") for one in ("tcp", "tls")]
 
 
 @pytest.mark.parametrize("path", ["", "/and-return", "/and-answer", "/lazily"])
-@pytest.mark.parametrize("server", VANISHING, indirect=True)
-def test_peer_that_vanished_before_the_101_is_no_error(server: Server, token: str, path: str) -> None:
-    """``accept()`` says ConnectionClosed; whatever the view makes of it, nothing is logged or held (row 24)."""
+@pytest.mark.parametrize("server", DISCONNECTING, indirect=True)
+def test_peer_that_disconnected_before_the_101_is_no_error(server: Server, token: str, path: str) -> None:
+    """``accept()`` raises ConnectionClosed; whatever the view does then, nothing is logged or stays reserved (row 24)."""
     before = server.status()
     client = server.connect()
     client.send(upgrade_request(f"/accept/late{path}?id={token}"))
@@ -279,7 +277,7 @@ REFUSALS = {  # the request, the status, a header that must be there
 @pytest.mark.parametrize("case", REFUSALS)
 @late
 def test_request_that_breaks_a_rule_is_refused(server: Server, token: str, case: str) -> None:
-    """A sentence and the right status; the connection closes, and nothing behind the request is served (row 20)."""
+    """A sentence and the right status; the connection closes, and nothing after the request is served (row 20)."""
     sent, status, header = REFUSALS[case]
     with server.connect() as client:
         client.send(sent + request(f"/second?id={token}"))
@@ -321,7 +319,7 @@ SETUP: dict[str, tuple[bytes, str]] = {
 def test_refusal_for_a_wrong_setup_is_in_the_answer_and_in_the_log(
     kind: str, server_directory: Path, case: str
 ) -> None:
-    """The sentence says what is wrong: in the answer, and in the log, as a warning once. After that it is INFO, since a
+    """The sentence names what is wrong: in the answer, and in the log, as a warning once. After that it is INFO, since a
     peer can repeat it at will.
     """
     sent, sentence = SETUP[case]
@@ -367,12 +365,12 @@ def accept(client: RawClient, *offer: str, **arguments: object) -> None:
 @pytest.mark.parametrize("subprotocol", ["chat", "superchat", None])
 @late
 def test_accept_answers_with_the_subprotocol(server: Server, subprotocol: str | None) -> None:
-    """One of those offered, or none; the WebSocket tells which (RFC 6455 4.2.2)."""
+    """One of those offered, or none; ``ws.subprotocol`` is that one (RFC 6455 4.2.2)."""
     with server.connect() as client:
         accept(client, "chat", "superchat", subprotocol=subprotocol)
         response = client.read_response()
-        told = client.read_frame().payload.decode()
-    assert (response.status, response.headers.get("sec-websocket-protocol"), told) == (
+        found = client.read_frame().payload.decode()
+    assert (response.status, response.headers.get("sec-websocket-protocol"), found) == (
         101,
         subprotocol,
         repr(subprotocol),
@@ -381,7 +379,7 @@ def test_accept_answers_with_the_subprotocol(server: Server, subprotocol: str | 
 
 @late
 def test_accept_adds_headers(server: Server) -> None:
-    """Headers of the application travel in the 101, once for each time they are given."""
+    """Headers of the application travel in the 101, as often as they were passed."""
     given = [["Set-Cookie", "a=b"], ["Set-Cookie", "c=d"], ["X-Caf", "caf\xe9"]]
     with server.connect() as client:
         accept(client, headers=given)
@@ -390,7 +388,7 @@ def test_accept_adds_headers(server: Server) -> None:
     assert (response.headers["set-cookie"], response.headers["x-caf"]) == ("a=b, c=d", "caf\xe9")
 
 
-BAD_ARGUMENTS = [  # the arguments of accept(), what the ValueError says
+BAD_ARGUMENTS = [  # the arguments of accept(), what the ValueError has
     ({"subprotocol": "absent"}, "the subprotocol 'absent' was not offered by the client, which offers: chat"),
     ({"subprotocol": "chat\r\nX: y"}, r"the subprotocol is 'chat\r\nX: y': wanted a token"),
     ({"subprotocol": "chat\0"}, r"the subprotocol is 'chat\x00': wanted a token"),
@@ -439,7 +437,7 @@ def test_path_is_escaped_in_the_log(server: Server) -> None:
 
 @every_server
 def test_close_reason_is_escaped_in_the_log(server: Server, token: str) -> None:
-    """What the peer gives as its reason too, at the level that tells of it (row 17)."""
+    """What the peer sends as its reason too, at the level of its line (row 17)."""
     with server.connect() as client:
         client.upgrade(f"/pushing?id={token}")
         client.send(close_frame(4001, f"{token}\nforged\x1b[31m"))
@@ -456,7 +454,7 @@ def test_close_reason_is_escaped_in_the_log(server: Server, token: str) -> None:
 
 @every_server
 def test_status_is_escaped_in_the_log(server: Server, token: str) -> None:
-    """And what the application answers behind the 101."""
+    """And what the application answers after the 101."""
     with server.connect() as client:
         client.upgrade(f"/after/status?id={token}")
         client.read_frame()
@@ -528,12 +526,12 @@ def test_subprotocol_of_the_application_is_agreed_on(offered: list[str], agreed:
             return []
 
     with connect(Resource(), "/chat", subprotocols=offered) as client:
-        told = client.receive()
-    assert (client.subprotocol, told) == (agreed, repr(agreed))
+        found = client.receive()
+    assert (client.subprotocol, found) == (agreed, repr(agreed))
 
 
 @pytest.mark.parametrize("accepts", [True, False])
-def test_websocket_goes_when_its_request_does(accepts: bool) -> None:
+def test_websocket_is_freed_with_its_request(accepts: bool) -> None:
     """Nothing of a request waits for the garbage collector, whether it was accepted or answered."""
     seen: list[weakref.ref[Any]] = []
 
@@ -546,25 +544,19 @@ def test_websocket_goes_when_its_request_does(accepts: bool) -> None:
             start_response("403 Forbidden", [])
         return []
 
-    gc.collect()
-    gc.disable()
-    try:
+    with no_collector():
         if accepts:
             with connect(application) as client:
                 assert client.receive() is None
         else:
             with pytest.raises(HandshakeRefused), connect(application):
                 pass
-        with gevent.Timeout(5, AssertionError("the WebSocket is still there")):
-            while seen[0]() is not None:
-                gevent.sleep(0.01)
-    finally:
-        gc.enable()
+        until(lambda: seen[0]() is None, "the WebSocket is freed")
     assert len(seen) == 1
 
 
-def test_app_protocol_shows_through() -> None:
-    """gevent-websocket's handler asks the outermost application for its subprotocol: the middleware passes it on."""
+def test_app_protocol_is_passed_on() -> None:
+    """gevent-websocket's handler reads the subprotocol from the outermost application: the middleware passes it on."""
 
     class Resource:
         def app_protocol(self, path: str) -> str:

@@ -1,7 +1,7 @@
 """The contracts of older libraries, so that code written for them moves over unchanged.
 
 What gevent-websocket promises is tested on gevent-websocket itself too (``theirs``): a test that only ours would pass
-says nothing about code that was written for theirs. What it got wrong is tested on ours alone.
+shows nothing about code that was written for theirs. What it got wrong is tested on ours alone.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from geventwebsocket.protocols.wamp import WampProtocol
 
 from gws_middleware import ConnectionClosed, HandshakeRefused, WebSocket, WebSocketMiddleware
 from gws_middleware.codes import Opcode
+from gws_middleware.connection.control import config_of
 from gws_middleware.pywsgi import WebSocketHandler, WSGIServer
 from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, StartResponse
@@ -38,8 +39,10 @@ from ..support.inprocess import (
     every_end,
     gevent_socket,
     hub_errors,
+    last_of,
     masked_frame,
     problems,
+    refuse_switch,
     ticks,
     unaccepted,
     until,
@@ -49,7 +52,7 @@ from ..support.rawclient import request, upgrade_request
 __all__ = ["hub_errors"]
 
 App = Callable[[Environ, StartResponse], Any]
-IMPLEMENTATIONS = ["theirs", "ours", "ours behind their handler"]
+IMPLEMENTATIONS = ["theirs", "ours", "ours under their handler"]
 everywhere = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 ours_and_theirs = pytest.mark.parametrize("implementation", IMPLEMENTATIONS[:2])
 
@@ -76,7 +79,7 @@ class Service:
             return b"".join(iter(lambda: sock.recv(4096), b""))
 
     def connect(self, path: str = "/", *headers: tuple[str, str]) -> Peer:
-        """A connection behind its handshake; ``peer.head`` is the answer."""
+        """A connection after its handshake; ``peer.head`` is the answer."""
         sock = self._dial()
         sock.sendall(upgrade_request(path, *headers))
         head = bytearray()
@@ -130,7 +133,7 @@ class Chat(WebSocketApplication):
             return
         value = json.loads(message)
         for member in self.members:
-            member.send(json.dumps({"said": value}))
+            member.send(json.dumps({"text": value}))
 
     def on_close(self, reason: Any) -> None:
         self.members.discard(self.ws)
@@ -145,7 +148,7 @@ def index(environ: Environ, start_response: StartResponse) -> list[bytes]:
 
 @pytest.fixture
 def resource() -> Resource:
-    """A new chat room beside a page."""
+    """A new chat beside a page."""
     Chat.members, Chat.log = set(), []
     return Resource([("^/chat", Chat), ("^/$", index)])
 
@@ -153,21 +156,21 @@ def resource() -> Resource:
 class TestWebSocketApplication:
     @everywhere
     def test_chat_reaches_every_member(self, implementation: str, resource: Resource) -> None:
-        """The class-level set of members, a broadcast from each, and who leaves hears nothing more."""
+        """The class-level set of members, a broadcast from each, and a member that has disconnected gets nothing more."""
         with serving(implementation, resource) as service:
             ann, bob, eve = (service.connect("/chat") for _ in range(3))
             until(lambda: len(Chat.members) == 3)
-            for speaker in (ann, bob):
-                speaker.send('"hello"')
-                assert [member.receive() for member in (ann, bob, eve)] == ['{"said": "hello"}'] * 3
+            for sender in (ann, bob):
+                sender.send('"hello"')
+                assert [member.receive() for member in (ann, bob, eve)] == ['{"text": "hello"}'] * 3
             eve.close()
             until(lambda: len(Chat.members) == 2)
             ann.send("1")
-            assert [ann.receive(), bob.receive(), eve.receive()] == ['{"said": 1}', '{"said": 1}', None]
+            assert [ann.receive(), bob.receive(), eve.receive()] == ['{"text": 1}', '{"text": 1}', None]
             bob.vanish()
             until(lambda: len(Chat.members) == 1)
             ann.send("2")
-            assert ann.receive() == '{"said": 2}'
+            assert ann.receive() == '{"text": 2}'
         assert Chat.log == ["open"] * 3 + ["close"] * 3
         assert "Traceback" not in service.errors.getvalue()
 
@@ -192,16 +195,16 @@ class TestWebSocketApplication:
 
     def test_subprotocol_is_none_for_a_path_without_one(self) -> None:
         """A ``Resource`` answers '' where no application matches the path, or its protocol has no name."""
-        said: list[Any] = []
+        found: list[Any] = []
 
         class Unnamed(WebSocketApplication):
             def on_open(self) -> None:
-                said.append(self.ws.subprotocol)
+                found.append(self.ws.subprotocol)
                 self.ws.accept()
 
         with connect(Resource([("^/chat", Unnamed)]), "/chat", subprotocols=["chat"]) as client:
             assert client.subprotocol is None
-        assert said == [None]
+        assert found == [None]
 
     @everywhere
     def test_plain_application_beside_it_answers(self, implementation: str, resource: Resource) -> None:
@@ -279,7 +282,7 @@ class Wamp(WampProtocol):
 
 
 class Calculator(WebSocketApplication):
-    """Calls, and a channel for all who subscribe: the shape of gevent-websocket's example."""
+    """Calls, and a channel for all that subscribe: the shape of gevent-websocket's example."""
 
     protocol_class = Wamp
 
@@ -300,13 +303,13 @@ class TestClientsOfTheServer:
             for peer, name in zip(peers, ("x", "y"), strict=True):
                 peer.send(json.dumps({"name": name}))
                 seen.append([peer.receive()])
-            one.send(json.dumps({"said": "hello"}))
+            one.send(json.dumps({"text": "hello"}))
             seen += [[peer.receive() for peer in peers]]
             one.close()
             until(lambda: len(service.server.clients) == 1)
             two.send(json.dumps({"name": "z"}))
             seen.append([two.receive()])
-        assert seen == [["1"], ["2"], ['["anonymous", "x"]'], ['["x", "y"]'], ['{"said": "hello"}'] * 2, ['["z"]']]
+        assert seen == [["1"], ["2"], ['["anonymous", "x"]'], ['["x", "y"]'], ['{"text": "hello"}'] * 2, ['["z"]']]
 
     @everywhere
     def test_wamp_publishes_to_subscribers(self, implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,10 +410,10 @@ class TestServerArguments:
     @pytest.mark.parametrize("answer", [True, False])
     def test_hook_decides_whether_there_is_a_websocket(self, answer: bool) -> None:
         """``pre_start_hook(handler)`` returns true: the application is called as for plain HTTP."""
-        asked: list[Any] = []
+        paths: list[Any] = []
 
         def hook(handler: Any) -> bool:
-            asked.append(handler.environ["PATH_INFO"])
+            paths.append(handler.environ["PATH_INFO"])
             return answer
 
         def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
@@ -426,7 +429,7 @@ class TestServerArguments:
             sock.sendall(upgrade_request("/x", ("Connection", "close, Upgrade")))
             head = sock.recv(4096)
         server.stop()
-        assert (head[9:12], asked) == (b"200" if answer else b"403", ["/x"])
+        assert (head[9:12], paths) == (b"200" if answer else b"403", ["/x"])
 
 
 class TestHandlerAlone:
@@ -445,7 +448,7 @@ class TestHandlerAlone:
 
         def app(environ: Environ, start_response: StartResponse) -> None:
             ws = environ["wsgi.websocket"]
-            ws.send(str(ws._config.max_message_size))
+            ws.send(str(config_of(ws).max_message_size))
 
         apps: dict[str, Any] = {
             "bare": app,
@@ -481,8 +484,8 @@ class TestEndOfAView:
             assert (client.receive(), client.receive()) == ("x", None)
         assert (client.close_code, problems(caplog)) == (1000, [])
 
-    def test_view_that_returns_none_without_an_answer_is_told(self, caplog: pytest.LogCaptureFixture) -> None:
-        """Before the 101 it is an error, and says which."""
+    def test_view_that_returns_none_without_an_answer_is_an_error(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Before the 101; the log has which."""
         with pytest.raises(HandshakeRefused) as refused, connect(lambda environ, start_response: None):  # type: ignore
             pass
         assert refused.value.status_code == 500
@@ -517,7 +520,7 @@ class TestGeventWebSocket:
         assert seen == ["x", None, WebSocketError, WebSocketError, OSError, OSError, True]
 
     @everywhere
-    def test_request_is_at_hand(self, implementation: str) -> None:
+    def test_request_has_its_names(self, implementation: str) -> None:
         """The attributes that applications read."""
         seen: list[Any] = []
 
@@ -555,8 +558,8 @@ class TestGeventWebSocket:
                 assert peer.sock.recv(100) == bytes([0x80 | opcode, 1]) + b"a"
 
     @everywhere
-    def test_close_twice_is_quiet(self, implementation: str) -> None:
-        """Cleanup code calls it without asking."""
+    def test_close_twice_is_no_error(self, implementation: str) -> None:
+        """Cleanup code calls it without a check."""
         done: list[bool] = []
 
         def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
@@ -630,7 +633,7 @@ class TestDWebSocket:
             assert (nothing, ws.read(), ws.read("fallback"), ws.read()) == ([None, "fallback", 0], "one", "two", None)
 
     def test_messages_are_counted(self) -> None:
-        """``count_messages`` and ``has_messages`` look without taking."""
+        """``count_messages`` and ``has_messages`` count without taking."""
         with connected() as (ws, peer):
             empty = (ws.count_messages(), ws.has_messages())
             peer.send("one", "two")
@@ -659,7 +662,7 @@ class TestDWebSocket:
             with deadline("the end is seen"):
                 while ws.has_messages() or not ws.is_closed():
                     messages.append(ws.read())
-            assert [message for message in messages if message] == (["x", "last"] if "behind" in end else ["x"])
+            assert [message for message in messages if message] == ["x", *last_of(end)]
             assert (ws.read("fallback"), ws.count_messages(), ws.has_messages()) == ("fallback", 0, False)
 
     def test_iteration_ends_with_the_connection(self) -> None:
@@ -687,28 +690,24 @@ class TestDWebSocket:
 class TestEventlet:
     @every_end
     def test_wait_is_none_at_the_end_however_often(self, end: str) -> None:
-        """``while True: m = ws.wait(); if m is None: break``, and code behind it that waits again."""
+        """``while True: m = ws.wait(); if m is None: break``, and code after it that waits again."""
         finish, _ = ENDS[end]
         with connected() as (ws, peer):
             finish(ws, peer)
             until(lambda: ws.closed)
             messages = list(iter(ws.wait, None))
-            assert messages == (["last"] if "behind" in end else [])
+            assert messages == last_of(end)
             assert [ws.wait(), ws.wait(), ws.wait()] == [None] * 3
 
-    def test_wait_behind_receive_is_none(self) -> None:
+    def test_wait_after_receive_is_none(self) -> None:
         """Mixed names agree about the end."""
         with connected() as (ws, peer):
             peer.close()
             assert (ws.receive(), ws.wait()) == (None, None)
 
-    def test_wait_of_a_peer_that_went_before_the_101_is_none(self) -> None:
+    def test_wait_is_none_if_the_peer_disconnected_before_the_101(self) -> None:
         """The same."""
-
-        def gone(headers: object) -> Any:
-            raise ConnectionResetError
-
-        assert unaccepted(gone).wait() is None
+        assert unaccepted(refuse_switch).wait() is None
 
     def test_send_and_close(self) -> None:
         """The whole of eventlet's interface in its echo."""
@@ -730,7 +729,7 @@ class TestEventlet:
             client.send(b"y")
             assert [client.receive(), client.receive()] == ["x", b"y"]
 
-    def test_send_behind_the_end_is_an_os_error(self) -> None:
+    def test_send_after_the_end_is_an_os_error(self) -> None:
         """Code that catches ``socket.error`` around ``send`` goes on working."""
         with connected() as (ws, peer):
             peer.sock.sendall(masked_frame(Opcode.CLOSE))

@@ -1,4 +1,4 @@
-"""``records``: what is logged of a WebSocket, when, and by whom."""
+"""``logs``: what is logged of a WebSocket, when, and by which greenlet."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import gevent
 import pytest
 
 from gws_middleware.codes import Opcode
-from gws_middleware.connection import logs as records
+from gws_middleware.connection import logs
 from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, StartResponse
 
-from ..support.inprocess import hub_errors, until
+from ..support.inprocess import hub_errors, ticks, until
+from ..support.seam import cut
 
 __all__ = ["hub_errors"]
 
 
 class Listener(logging.Handler):
-    """Keeps the records, and who made them."""
+    """Keeps the records, and whether the hub made them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +44,7 @@ class Listener(logging.Handler):
 
 @pytest.fixture
 def log() -> Iterator[Listener]:
-    """Listens to everything."""
+    """Gets every record."""
     logger, listener = logging.getLogger("gws_middleware"), Listener()
     before = logger.level
     logger.setLevel(logging.DEBUG)
@@ -70,7 +71,7 @@ BOTH = pytest.mark.parametrize("app", [attached, detached])
 
 
 def talk(app: Any, path: str = "/chat", code: int = 4001, reason: str = "bye") -> None:
-    """One message there and back, and a goodbye."""
+    """One message each way, and a close frame."""
     with connect(app, path, environ=PEER) as client:
         client.send("12345")
         assert client.receive() == "12345"
@@ -80,7 +81,7 @@ def talk(app: Any, path: str = "/chat", code: int = 4001, reason: str = "bye") -
 class TestLines:
     @BOTH
     def test_connection_is_a_line_at_each_end(self, log: Listener, app: Any) -> None:
-        """DEBUG and INFO: a peer's doing is never above that, since it can be repeated at will."""
+        """DEBUG and INFO: what a peer causes is never above that, since it can be repeated at will."""
         talk(app)
         until(lambda: len(log.found) == 2)
         (first, opened), (second, closed) = log.lines()
@@ -113,7 +114,7 @@ class TestLines:
         assert 0 <= duration < 5
 
     @BOTH
-    def test_what_the_peer_says_is_escaped(self, log: Listener, app: Any) -> None:
+    def test_what_the_peer_sends_is_escaped(self, log: Listener, app: Any) -> None:
         """In the sentence and in the facts, which a formatter may put into a line as they are."""
         talk(app, "/a%0Ab%1B[31m", reason="\nERROR root: \x1b[2J\u20ac")
         until(lambda: len(log.found) == 2)
@@ -123,7 +124,7 @@ class TestLines:
         assert r"WebSocket '/a\nb\x1b[31m': closed with 4001 '\nERROR root: \x1b[2J\u20ac' after" in texts[1]
 
     @BOTH
-    def test_what_the_peer_says_is_bounded(self, log: Listener, app: Any) -> None:
+    def test_what_the_peer_sends_is_bounded(self, log: Listener, app: Any) -> None:
         """A path as long as a server lets through is cut, in the sentence and in the facts; a reason has 123 bytes."""
         talk(app, "/" + "%F0" * 4000, reason="r" * 123)
         until(lambda: len(log.found) == 2)
@@ -134,23 +135,22 @@ class TestLines:
         assert max(map(len, texts)) < 2500
 
     @BOTH
-    @pytest.mark.parametrize("how", ["the peer closes", "the peer vanishes", "a violation"])
+    @pytest.mark.parametrize("how", ["the peer closes", "the peer disconnects", "a violation"])
     def test_nothing_is_logged_from_the_hub(self, log: Listener, app: Any, how: str) -> None:
         """A handler may wait for a lock, and the hub must not; nor is there more than one line about an end."""
         with connect(app) as client:
             client.send("x")
             client.receive()
-            if how == "the peer vanishes":
-                client._sock.close()
-                client._lost = True
+            if how == "the peer disconnects":
+                cut(client)
             elif how == "a violation":
                 client.send_raw(bytes([0x80 | Opcode.PONG, 0]))
                 assert client.receive() is None
         until(lambda: len(log.found) == 2)
         assert log.in_the_hub == [False, False]
 
-    def test_line_comes_when_everything_is_over(self, log: Listener) -> None:
-        """Behind ``on_close``: the numbers are the last ones."""
+    def test_line_comes_after_on_close(self, log: Listener) -> None:
+        """Its numbers are the last ones."""
         order: list[str] = []
 
         def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
@@ -163,7 +163,7 @@ class TestLines:
         assert order == ["on_close, 1 lines"]
 
     def test_refused_handshake_is_no_line(self, log: Listener) -> None:
-        """There was no WebSocket: the access log tells of the request."""
+        """There was no WebSocket: the request is in the access log."""
 
         def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
             start_response("403 Forbidden", [])
@@ -174,18 +174,18 @@ class TestLines:
         assert log.found == []
 
     @BOTH
-    @pytest.mark.parametrize(("level", "asked"), [(logging.INFO, 1), (logging.WARNING, 0)])
+    @pytest.mark.parametrize(("level", "count"), [(logging.INFO, 1), (logging.WARNING, 0)])
     def test_nothing_is_made_for_a_level_that_is_off(
-        self, log: Listener, app: Any, level: int, asked: int, monkeypatch: pytest.MonkeyPatch
+        self, log: Listener, app: Any, level: int, count: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Neither sentence nor facts."""
         made: list[Any] = []
-        of = records.of
-        monkeypatch.setattr(records, "of", lambda ws: made.append(ws) or of(ws))
+        of = logs.of
+        monkeypatch.setattr(logs, "of", lambda ws: made.append(ws) or of(ws))
         logging.getLogger("gws_middleware").setLevel(level)
         talk(app)
-        gevent.sleep(0.01)
-        assert (len(made), len(log.found)) == (asked, asked)
+        ticks()
+        assert (len(made), len(log.found)) == (count, count)
 
 
 class TestPeer:
@@ -202,7 +202,7 @@ class TestPeer:
     )
     def test_peer_is_an_address_and_a_port(self, environ: Environ, expected: str) -> None:
         """As far as there are any; one of IPv6 in brackets (RFC 3986 3.2.2)."""
-        assert records.peer(environ) == expected
+        assert logs.peer(environ) == expected
 
 
 def test_line_about_a_refusal_is_bounded(log: Listener) -> None:

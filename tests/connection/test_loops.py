@@ -22,10 +22,10 @@ FILES = [
     "connection/test_turns.py",
     "connection/test_transport.py",
     "connection/test_websocket.py",
-    "connection/test_detached.py",
+    "connection/test_callbacks.py",
     "process/test_keepalive.py",
 ]
-"""What tests the modules that use a loop."""
+"""The tests of the modules that use a loop."""
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -61,7 +61,7 @@ def lanes() -> dict[tuple[str, str], tuple[int, str]]:
 
 @pytest.mark.parametrize("lane", LANES, ids=" ".join)
 def test_on_this_loop(lanes: dict[tuple[str, str], tuple[int, str]], lane: tuple[str, str]) -> None:
-    """Every test of them holds there, too, in C and in Python."""
+    """Each passes there, too, in C and in Python."""
     status, output = lanes[lane]
     assert status == 0, output[-5000:]
     assert " passed" in output

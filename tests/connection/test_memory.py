@@ -19,6 +19,7 @@ from gws_middleware.protocol.headers import parse_extensions
 
 from ..protocol.measuring import Memory, measured
 from ..support.inprocess import Peer, connected, hub_errors, masked_frame, ticks, until
+from ..support.seam import is_paused
 
 __all__ = ["hub_errors"]
 
@@ -42,7 +43,7 @@ def held_after(ws: WebSocket, peer: Peer, data: bytes) -> Memory:
     """What the process holds when all that ``ws`` reads of ``data`` has been read."""
     with measured() as memory:
         sending = gevent.spawn(peer.sock.sendall, data)
-        until(lambda: ws._paused or sending.dead, seconds=20)
+        until(lambda: is_paused(ws) or sending.dead, seconds=20)
         ticks(20)
     sending.kill()
     return memory
@@ -67,7 +68,7 @@ def test_messages_that_wait_are_bounded(payloads: list[bytes], times: int, compr
         memory = held_after(ws, peer, data)
         assert ws.count_messages()
         assert memory.held < times * LIMIT + 2 * BIG_READ
-        assert memory.peak < (times + 2) * LIMIT + 2 * BIG_READ  # a text is there as bytes and as text while it is made
+        assert memory.peak < (times + 2) * LIMIT + 2 * BIG_READ  # while a text is decoded, its bytes are in memory too
 
 
 @pytest.mark.parametrize("fragmented", [False, True])

@@ -5,7 +5,6 @@ Rates so low that nothing comes back while a test runs make a burst exact.
 
 from __future__ import annotations
 
-import gc
 import weakref
 from typing import Any
 
@@ -19,7 +18,8 @@ from gws_middleware.protocol.connection import Connection
 from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, StartResponse
 
-from ..support.inprocess import PING_FRAME, connected, hub_errors, masked_frame, ticks, until
+from ..support.inprocess import PING_FRAME, connected, hub_errors, masked_frame, no_collector, ticks, until
+from ..support.seam import is_over, is_paused, registry_of
 
 __all__ = ["hub_errors"]
 
@@ -79,12 +79,12 @@ class TestMessages:
         """A view that takes its time gets no more than one that is quick."""
         with connected(message_rate=0.001, rate_burst=400_000.0, inbox_messages=4) as (ws, peer):
             peer.sock.sendall(X * 1000)
-            until(lambda: ws._paused)
+            until(lambda: is_paused(ws))
             assert len(list(ws)) == 400
             assert (ws.close_code, ws.close_reason) == TOO_MANY
 
     def test_many_in_the_early_bytes_are_many(self) -> None:
-        """What came with the handshake is no present."""
+        """What came with the handshake is counted."""
         with connected(early=X * 6, **FIVE_MESSAGES) as (_, peer):
             assert peer.close_frame() == TOO_MANY
 
@@ -100,7 +100,7 @@ class TestMessages:
             assert not ws.closed
 
     def test_tokens_come_back(self) -> None:
-        """Who keeps to the rate goes on forever."""
+        """A peer that keeps to the rate is not closed."""
         with connected(message_rate=100.0, rate_burst=0.05) as (ws, peer):
             for _ in range(4):
                 peer.sock.sendall(X * 5)
@@ -109,13 +109,13 @@ class TestMessages:
             assert not ws.closed
 
     def test_messages_of_a_detached_connection_are_counted(self) -> None:
-        """Nobody's ``receive()`` is needed."""
+        """No call of ``receive()`` is needed."""
         with connected(**FIVE_MESSAGES) as (ws, peer):
             got: list[Any] = []
             ws.detach(lambda ws, message: got.append(message))
             peer.sock.sendall(X * 9000)
             assert peer.close_frame() == TOO_MANY
-            until(lambda: ws._end_delivered)
+            until(lambda: is_over(ws))
             assert got == ["x"] * 5
 
 
@@ -152,7 +152,7 @@ class TestBytes:
             assert peer.close_frame() == TOO_MUCH
 
     def test_tokens_come_back(self) -> None:
-        """Who keeps to the rate goes on forever."""
+        """A peer that keeps to the rate is not closed."""
         with connected(byte_rate=1000.0, rate_burst=0.1) as (ws, peer):
             for _ in range(4):
                 peer.send("x" * 80)
@@ -184,8 +184,8 @@ class TestBoth:
         with connected(**FIVE_MESSAGES) as (ws, peer):
             peer.close(4001, "bye")
             assert ws.receive() is None
-            until(lambda: not len(ws._registry))
-            assert (ws.close_code, ws._registry.counters.closed) == (4001, {"4xxx": 1})
+            until(lambda: not len(registry_of(ws)))
+            assert (ws.close_code, registry_of(ws).counters.closed) == (4001, {"4xxx": 1})
 
     def test_ended_connection_is_freed_at_once(self) -> None:
         """An engine with rates needs no garbage collector."""
@@ -197,15 +197,11 @@ class TestBoth:
                 environ["wsgi.websocket"].send(message)
             return []
 
-        gc.collect()
-        gc.disable()
-        try:
+        with no_collector():
             with connect(app, **FIVE_MESSAGES) as client:
                 client.send("x")
                 assert client.receive() == "x"
             until(lambda: references[0]() is None)
-        finally:
-            gc.enable()
         assert len(references) == 1
 
     def test_sender_is_woken(self) -> None:

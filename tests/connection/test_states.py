@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -12,12 +11,17 @@ import pytest
 from gevent.event import Event
 
 from gws_middleware import ConnectionClosed, WebSocket
+from gws_middleware.codes import CloseCode
 from gws_middleware.connection import control, states
 from gws_middleware.connection.states import NAMES
 
-from ..support.inprocess import Peer, plain_channel, tcp_pair, unaccepted, until
+from ..support.inprocess import hub_errors, refuse_switch, unaccepted, until
 from ..support.rawclient import close_frame
+from ..support.seam import fail, is_over, state_of
 from ..support.servers import ROOT
+from .cases import Case, in_state, refuse_writes, run_loop
+
+__all__ = ["hub_errors"]
 
 CALLS: dict[str, Callable[[WebSocket], Any]] = {
     "accept()": lambda ws: ws.accept(),
@@ -30,7 +34,7 @@ CALLS: dict[str, Callable[[WebSocket], Any]] = {
     "send_json()": lambda ws: ws.send_json("x"),
     "ping()": lambda ws: ws.ping(),
     "offer()": lambda ws: ws.offer("x"),
-    "detach()": lambda ws: ws.detach(on_close=lambda ws: setattr(ws, "told", True)),
+    "detach()": lambda ws: ws.detach(on_close=lambda ws: setattr(ws, "was_closed", True)),
     "limits()": lambda ws: ws.limits(max_message_size=5),
     "close()": lambda ws: ws.close(),
     "abort()": lambda ws: ws.abort(),
@@ -58,70 +62,6 @@ def document_table() -> dict[str, dict[str, str]]:
     return {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in body}
 
 
-class Case:
-    """A WebSocket in one state."""
-
-    def __init__(self, ws: WebSocket, peer: Peer, go_on: Event) -> None:
-        self.ws, self.peer, self.go_on = ws, peer, go_on
-        """``go_on``: where it is being accepted, the 101 may be written."""
-
-    @property
-    def state(self) -> str:
-        return NAMES[self.ws._state]
-
-
-@contextmanager
-def in_state(name: str) -> Iterator[Case]:
-    """A WebSocket over a real socket, in this state."""
-    ours, theirs = tcp_pair()
-    go_on = Event()
-
-    def switch(headers: object) -> Any:
-        if name == "LOST":
-            raise BrokenPipeError
-        if name == "ACCEPTING":
-            go_on.wait()
-        return plain_channel(ours), b""
-
-    ws = unaccepted(switch)
-    case = Case(ws, Peer(theirs), go_on)
-    accepting = None
-    if name == "ACCEPTING":
-        accepting = gevent.spawn(ws.accept)
-        _turns()
-    elif name == "ANSWERED":
-        control.answer(ws)
-    elif name in ("OPEN", "CLOSING", "CLOSED"):
-        ws.accept()
-        if name == "CLOSING":
-            ws._state = states.CLOSING  # as after a write that the kernel refuses, which cannot be had on demand
-        elif name == "CLOSED":
-            theirs.sendall(close_frame(1000))
-            until(lambda: ws.close_code == 1000)
-    elif name == "REFUSED":
-        ws.close()
-    elif name == "LOST":
-        with suppress(ConnectionClosed):
-            ws.accept()
-    try:
-        assert case.state == name
-        yield case
-    finally:
-        go_on.set()
-        if accepting is not None:
-            accepting.join()
-        ws.abort()
-        theirs.close()
-        ours.close()
-        _turns()
-
-
-def _turns() -> None:
-    """Let the loop run until nothing is left to do."""
-    for _ in range(20):
-        gevent.sleep(0)
-
-
 def outcome(case: Case, method: str) -> str:
     """What the call does, in the words of the table."""
     ws, before = case.ws, case.state
@@ -145,7 +85,7 @@ def _named(case: Case, method: str, result: Any) -> str:
     ws = case.ws
     if method in ("close()", "abort()"):
         case.go_on.set()
-        _turns()
+        run_loop()
         return case.state
     if method == "receive()":
         assert result is None
@@ -153,8 +93,8 @@ def _named(case: Case, method: str, result: Any) -> str:
             ws.receive()
         return "end"
     if method == "detach()":
-        _turns()
-        return "ends" if hasattr(ws, "told") else "detaches"
+        run_loop()
+        return "ends" if hasattr(ws, "was_closed") else "detaches"
     if method in ("send()", "send_json()", "ping()") or (method == "offer()" and result):
         return "sends"
     if method == "close_code" and result is not None:
@@ -165,7 +105,7 @@ def _named(case: Case, method: str, result: Any) -> str:
 class TestMethods:
     @pytest.mark.parametrize("state", NAMES)
     @pytest.mark.parametrize("method", CALLS)
-    def test_method_does_what_the_table_says(self, state: str, method: str) -> None:
+    def test_method_does_what_the_table_has(self, state: str, method: str) -> None:
         """Every method in every state."""
         with in_state(state) as case:
             assert outcome(case, method) == methods_table()[method][state]
@@ -188,7 +128,7 @@ class TestMethods:
         independent |= {"stats", "subprotocol", "version", "close_reason"}
         same_as = {"read", "has_messages", "is_closed", "handler"}  # count_messages(), closed, accept()
         named = {name.removesuffix("()") for name in table} - {"next"}
-        public = {name for name in dir(unaccepted(lambda headers: None)) if not name.startswith("_")}  # type: ignore[arg-type,return-value]
+        public = {name for name in dir(unaccepted(refuse_switch)) if not name.startswith("_")}
         assert public == named | independent | same_as
 
     def test_document_has_the_same_table(self) -> None:
@@ -207,7 +147,7 @@ class TestMethods:
                     until(lambda: case.ws.stats.messages_received == 1)
                 elif stage == "finished":
                     case.ws.close()
-                    until(lambda: control.is_finished(case.ws))
+                    until(lambda: is_over(case.ws))
                 assert outcome(case, method) == ("stop" if (method, stage) == ("next()", "finished") else "error")
                 hold.set()
 
@@ -222,7 +162,7 @@ MOVES: list[tuple[str, str, Callable[[Case], Any], str]] = [
     ("OPEN", "close frame of the peer", lambda case: case.peer.sock.sendall(close_frame(1001)), "CLOSED"),
     ("OPEN", "violation", lambda case: case.peer.sock.sendall(b"\xff\xff\xff\xff"), "CLOSED"),
     ("OPEN", "end of the socket", lambda case: case.peer.sock.close(), "CLOSED"),
-    ("OPEN", "limit exceeded", lambda case: case.ws._fail(1008, "too much"), "CLOSED"),  # type: ignore[arg-type]
+    ("OPEN", "limit exceeded", lambda case: fail(case.ws, CloseCode.POLICY_VIOLATION, "too much"), "CLOSED"),
     ("CLOSING", "end of the socket", lambda case: case.peer.sock.close(), "CLOSED"),
     ("CLOSED", "end of the socket", lambda case: case.peer.sock.close(), "CLOSED"),
 ]
@@ -233,7 +173,7 @@ class TestMoves:
     def test_event_moves_to_the_next_state(
         self, state: str, event: str, happen: Callable[[Case], Any], after: str
     ) -> None:
-        """What the first table says, beside ``close()`` and ``abort()``, which are in the second one."""
+        """What the first table has, beside ``close()`` and ``abort()``, which are in the second one."""
         with in_state(state) as case:
             happen(case)
             until(lambda: case.state == after)
@@ -242,8 +182,8 @@ class TestMoves:
         """CLOSING: the messages that came before the end are still delivered."""
         with in_state("OPEN") as case:
             case.peer.send("last words")
-            case.ws._transport.broken = True
-            case.ws._writable()
+            until(lambda: case.ws.stats.messages_received)
+            refuse_writes(case.ws)
             assert case.state == "CLOSING"
             assert case.ws.receive() == "last words"
 
@@ -257,7 +197,7 @@ class TestMoves:
         ws = unaccepted(switch)
         with pytest.raises((ConnectionClosed, LookupError)):
             ws.accept()
-        assert NAMES[ws._state] == ("LOST" if isinstance(error, OSError) else "ANSWERED")
+        assert state_of(ws) == ("LOST" if isinstance(error, OSError) else "ANSWERED")
 
     def test_every_state_of_the_first_table_is_one(self) -> None:
         """And the other way round."""

@@ -41,6 +41,7 @@ from ..support.inprocess import (
     hub_errors,
     in_a_watcher,
     joined,
+    last_of,
     masked_frame,
     no_collector,
     plain_channel,
@@ -95,11 +96,6 @@ def error_of(use: Callable[[], object]) -> ConnectionClosed:
     with pytest.raises(ConnectionClosed) as caught:
         use()
     return caught.value
-
-
-def last_of(end: str) -> list[str]:
-    """The messages that come with an end of ``ENDS``."""
-    return ["last"] if "behind" in end else []
 
 
 @pytest.fixture(params=list(ENDS))

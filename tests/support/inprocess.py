@@ -479,4 +479,10 @@ ENDS: dict[str, tuple[Callable[[WebSocket, Peer], object], tuple[int, str]]] = {
 }
 """How a connection can end, and the close code and reason that tell of it."""
 
+
+def last_of(end: str) -> list[str]:
+    """The messages that come with an end of ``ENDS``."""
+    return ["last"] if end == "a violation behind a message" else []
+
+
 every_end = pytest.mark.parametrize("end", list(ENDS))
