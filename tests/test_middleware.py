@@ -1,4 +1,4 @@
-"""``middleware``: the lifetime of a request in real servers: refuse or run, accept, drop the response, close, release."""
+"""``middleware``: the course of a request in real servers: refuse or run, accept, drop the response, close, release."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ DISCONNECTING = [f"{kind}/{one}" for kind in ("worker", "gevent_pywsgi", "pywsgi
 @pytest.mark.parametrize("path", ["", "/and-return", "/and-answer", "/lazily"])
 @pytest.mark.parametrize("server", DISCONNECTING, indirect=True)
 def test_peer_that_disconnected_before_the_101_is_no_error(server: Server, token: str, path: str) -> None:
-    """``accept()`` raises ConnectionClosed; whatever the view does then, nothing is logged or stays reserved (row 24)."""
+    """``accept()`` raises ConnectionClosed; whatever the view does then, nothing is logged or kept (row 24)."""
     before = server.status()
     client = server.connect()
     client.send(upgrade_request(f"/accept/late{path}?id={token}"))
@@ -319,7 +319,7 @@ SETUP: dict[str, tuple[bytes, str]] = {
 def test_refusal_for_a_wrong_setup_is_in_the_answer_and_in_the_log(
     kind: str, server_directory: Path, case: str
 ) -> None:
-    """The sentence names what is wrong: in the answer, and in the log, as a warning once. After that it is INFO, since a
+    """The sentence names what is wrong, in the answer and in the log: as a warning once, after that at INFO, since a
     peer can repeat it at will.
     """
     sent, sentence = SETUP[case]

@@ -156,7 +156,7 @@ def resource() -> Resource:
 class TestWebSocketApplication:
     @everywhere
     def test_chat_reaches_every_member(self, implementation: str, resource: Resource) -> None:
-        """The class-level set of members, a broadcast from each, and a member that has disconnected gets nothing more."""
+        """The class-level set of members, and a broadcast from each; one that has disconnected gets nothing more."""
         with serving(implementation, resource) as service:
             ann, bob, eve = (service.connect("/chat") for _ in range(3))
             until(lambda: len(Chat.members) == 3)

@@ -1,4 +1,4 @@
-"""``control``: what the middleware and the servers do with a WebSocket. ``tests/test_hooks.py`` has ``expect_idle()``."""
+"""``control``: what the middleware and the servers do with a WebSocket (``expect_idle()``: ``tests/test_hooks.py``)."""
 
 from __future__ import annotations
 
