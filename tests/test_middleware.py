@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-import weakref
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from gws_middleware import ConnectionClosed, HandshakeRefused, WebSocketMiddleware
+from gws_middleware import ConnectionClosed, WebSocketMiddleware
 from gws_middleware.servers import base
 from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, Headers, StartResponse
 
 from .conftest import SharedServer
-from .support.inprocess import no_collector, problems, until
+from .support.inprocess import problems
 from .support.rawclient import ACCEPT, CLOSE, TEXT, Frame, RawClient, close_frame, request, upgrade_request
 from .support.servers import LATE, POWERLESS, SWITCHED, Server, launch
 
@@ -528,31 +527,6 @@ def test_subprotocol_of_the_application_is_agreed_on(offered: list[str], agreed:
     with connect(Resource(), "/chat", subprotocols=offered) as client:
         found = client.receive()
     assert (client.subprotocol, found) == (agreed, repr(agreed))
-
-
-@pytest.mark.parametrize("accepts", [True, False])
-def test_websocket_is_freed_with_its_request(accepts: bool) -> None:
-    """Nothing of a request waits for the garbage collector, whether it was accepted or answered."""
-    seen: list[weakref.ref[Any]] = []
-
-    def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
-        ws = environ["wsgi.websocket"]
-        seen.append(weakref.ref(ws))
-        if accepts:
-            ws.accept()
-        else:
-            start_response("403 Forbidden", [])
-        return []
-
-    with no_collector():
-        if accepts:
-            with connect(application) as client:
-                assert client.receive() is None
-        else:
-            with pytest.raises(HandshakeRefused), connect(application):
-                pass
-        until(lambda: seen[0]() is None, "the WebSocket is freed")
-    assert len(seen) == 1
 
 
 def test_app_protocol_is_passed_on() -> None:

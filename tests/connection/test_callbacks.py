@@ -347,6 +347,15 @@ class TestErrors:
         assert (record.name, record.levelno, record.exc_info[1]) == ("gws_middleware", logging.ERROR, error)
         assert record.getMessage().endswith("raised; closed with 1011")
 
+    def test_error_drops_messages_that_came_before_the_end(self, ws: WebSocket, peer: Peer, calls: Calls) -> None:
+        """Also where the peer has closed the connection, so that nothing is left to close."""
+        calls.error = KeyError("x")
+        ws.detach(*calls.both)
+        frames = [masked_frame(Opcode.TEXT, payload) for payload in (b"one", b"two")]
+        peer.sock.sendall(b"".join(frames) + close_frame(4001))
+        until(lambda: calls.closes)
+        assert (calls.messages, calls.closes) == (["one"], [4001])
+
     def test_error_in_on_close_is_logged_once(
         self, ws: WebSocket, peer: Peer, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -510,7 +510,7 @@ def test_closed_channel_refuses(make: Make, verb: str) -> None:
     assert caught.value.errno == errno.EBADF
 
 
-def test_forgotten_channel_warns_and_is_closed(make: Make) -> None:
+def test_channel_that_was_not_closed_warns_and_is_closed(make: Make) -> None:
     """As any socket does; ``make`` itself would keep it."""
     ours, peer = unix_pair()
     channel = plain_channel(ours)
@@ -521,7 +521,7 @@ def test_forgotten_channel_warns_and_is_closed(make: Make) -> None:
     peer.close()
 
 
-def test_forgotten_channel_where_warnings_are_errors(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_channel_that_was_not_closed_where_warnings_are_errors(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """That error cannot be caught: it is reported, an exception that is on its way stays, and the socket is closed."""
     reported: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda report: reported.append(report.exc_type))
@@ -535,7 +535,7 @@ def test_forgotten_channel_where_warnings_are_errors(make: Make, monkeypatch: py
     assert reported == [ResourceWarning]
 
 
-def test_closed_channel_is_forgotten_in_silence(make: Make) -> None:
+def test_channel_that_was_closed_does_not_warn(make: Make) -> None:
     """There is nothing to warn of."""
     ours, peer = unix_pair()
     peer.close()

@@ -82,7 +82,7 @@ def test_first_close_frame_counts(case: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_error_has_the_close_frames_of_both_sides(case: str) -> None:
-    """And a sentence that names who sent what."""
+    """And a sentence that names what each side sent."""
     made, first, received, sent, sentence = CASES[case]
     error = closed_error(made)
     assert (error.code, error.reason) == first

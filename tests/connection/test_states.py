@@ -111,7 +111,7 @@ class TestMethods:
             assert outcome(case, method) == methods_table()[method][state]
 
     def test_table_has_every_method_and_state(self) -> None:
-        """Those that do not depend on the state are left out, and none else."""
+        """Those that do not depend on the state are left out, and no others."""
         table = methods_table()
         assert list(table) == list(CALLS)
         assert {tuple(row) for row in table.values()} == {NAMES}

@@ -210,7 +210,7 @@ def test_first_send_accepts() -> None:
     finally:
         ws.abort()
         theirs.close()
-        until(lambda: not len(registry), "the connection has left the registry")
+        until(lambda: not len(registry), "the registry is empty")
 
 
 # --- coroutines ----------------------------------------------------------------------------------------------------

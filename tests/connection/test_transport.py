@@ -1,4 +1,4 @@
-"""``transport``: one socket on the loop, with a peer that reads and writes only when a test says so."""
+"""``transport``: one socket on the loop, with a peer that reads and writes only when the test does so."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from gws_middleware.connection import transport as module
 from gws_middleware.connection.channel import Channel, plain_channel, tls_channel
-from gws_middleware.connection.transport import BIG_READ, DRAIN_LIMIT, READ_SIZE, Transport
+from gws_middleware.connection.transport import DRAIN_LIMIT, READ_SIZE, Transport
 
 from ..support.inprocess import (
     CountingChannel,
@@ -25,20 +25,18 @@ from ..support.inprocess import (
     count_of,
     forever,
     hub_errors,
-    in_a_watcher,
     no_collector,
     open_descriptors,
     receive_exactly,
     receive_rest,
     reset,
-    spin,
     tcp_pair,
     ticks,
     tls_pair,
     unix_pair,
     until,
 )
-from ..support.seam import read_size, run_callbacks_of, wake_reader
+from ..support.seam import run_callbacks_of, wake_reader
 
 __all__ = ["hub_errors"]
 
@@ -146,18 +144,10 @@ def fill_kernel(channel: Channel) -> int:
 
 
 class TestChannels:
-    @pytest.mark.parametrize("kind", ["tcp", "unix"])
-    def test_plain_channel_leaves_the_servers_socket_empty(self, link: Link) -> None:
-        """What the server does to its socket afterwards touches nothing."""
-        assert link.server.fileno() == -1
-        link.server.close()
-        link.peer.sendall(b"still open")
-        until(lambda: link.owner.data)
-        assert link.owner.data == b"still open"
-
-    @over_tls
-    def test_tls_channel_outlives_the_servers_close(self, link: Link) -> None:
-        """The server's own ``close()`` waits for the transport's, and nothing is lost by it."""
+    @every_kind
+    def test_connection_stays_open_after_the_servers_close(self, link: Link, kind: str) -> None:
+        """A plain socket of the server's was emptied; its TLS socket is closed with ours, and nothing is lost by it."""
+        assert kind == "tls" or link.server.fileno() == -1
         link.server.close()
         link.peer.sendall(b"still open")
         link.transport.write(b"so is ours")
@@ -202,27 +192,22 @@ class TestReading:
         ticks()
         assert link.owner.data == b""
 
-    def test_tls_bytes_that_are_decrypted_already_are_delivered_at_the_start(self, make_link: MakeLink) -> None:
-        """No watcher fires for them: the kernel's buffer is empty."""
+    @pytest.mark.parametrize("paused", [False, True])
+    def test_tls_bytes_that_are_decrypted_already_are_delivered(self, make_link: MakeLink, paused: bool) -> None:
+        """At the start, or when a pause ends that came before they were read. The kernel's buffer is empty, so no
+        watcher fires for them.
+        """
         link = make_link("tls")
         link.peer.sendall(b"request and frame")
         assert link.channel.channel.pending() == 0
         until(lambda: read_now(link.channel, 8) == b"request ", "the server reads the head")
         assert link.channel.channel.pending() == 9
         link.transport.start()
-        until(lambda: link.owner.data)
-        assert link.owner.data == b"and frame"
-
-    def test_tls_bytes_that_are_decrypted_already_wait_for_a_pause_to_end(self, make_link: MakeLink) -> None:
-        """A pause that comes between the start and the reading holds."""
-        link = make_link("tls")
-        link.peer.sendall(b"request and frame")
-        until(lambda: read_now(link.channel, 8) == b"request ", "the server reads the head")
-        link.transport.start()
-        link.transport.pause()
-        ticks()
-        assert link.owner.data == b""
-        link.transport.resume()
+        if paused:
+            link.transport.pause()
+            ticks()
+            assert link.owner.data == b""
+            link.transport.resume()
         until(lambda: link.owner.data)
         assert link.owner.data == b"and frame"
 
@@ -318,7 +303,7 @@ class TestBatching:
         assert receive_exactly(link.peer, 5) == b"alone"
 
     def test_frames_of_one_turn_are_joined(self, link: Link) -> None:
-        """The first of 16 goes at once; the others leave together when the turn ends."""
+        """The first of 16 is sent at once; the others together when the turn ends."""
         frames = [b"frame %02d" % number for number in range(16)]
         for frame in frames:
             link.transport.write(frame)
@@ -331,7 +316,7 @@ class TestBatching:
     @pytest.mark.parametrize("count", [1, 16])
     def test_frames_that_are_held_leave_in_one_system_call(self, link: Link, count: int) -> None:
         """``queue`` is for a frame that others are about to follow, mostly an answer to each message of a burst. They
-        leave when the turn ends, for which the loop is asked once, even if nothing follows after all.
+        are sent when the turn ends, in one callback of the loop, even if nothing follows after all.
         """
         callbacks: list[Any] = []
         run_callbacks_of(link.transport, lambda loop: NotingLoop(loop, callbacks))
@@ -479,7 +464,7 @@ class TestBackPressure:
         assert peak < BIG + 2 * 2**20
 
     def test_many_small_frames_are_joined_while_the_peer_is_slow(self, make_link: MakeLink) -> None:
-        """20 000 frames that wait leave in a few system calls, not in 20 000."""
+        """20 000 frames that wait are sent in a few system calls, not in 20 000."""
         link = make_link("unix")
         filled = fill(link)
         for number in range(20_000):
@@ -805,76 +790,14 @@ class TestBlocked:
 
 
 class TestDeadline:
-    def test_deadline_cuts_a_peer_that_does_nothing(self, link: Link) -> None:
-        """With an empty outbox nothing can put it off."""
+    @small_buffers
+    @pytest.mark.parametrize("waits", [False, True], ids=["empty outbox", "frames wait"])
+    def test_deadline_cuts_a_peer_that_does_nothing(self, link: Link, waits: bool) -> None:
+        """What waits in the outbox does not put it off as long as the peer reads nothing."""
+        if waits:
+            fill(link)
+            ticks()
         link.transport.set_deadline(0.02)
         assert not link.transport.closed
-        assert receive_rest(link.peer) == b""
-        assert link.transport.closed
-
-    @small_buffers
-    def test_deadline_cuts_a_peer_that_reads_nothing(self, link: Link) -> None:
-        """What waits in the outbox alone does not put it off."""
-        fill(link)
-        ticks()
-        link.transport.set_deadline(0.02)
         until(lambda: link.owner.losses, seconds=1)
-        assert link.owner.losses == 1
-
-    @small_buffers
-    def test_deadline_is_put_off_while_the_peer_reads(self, link: Link) -> None:
-        """A slow peer is not a lost one: it gets the seconds anew as long as it takes what waits."""
-        link.transport.write_parts((b"", bytes(BIG)))
-        link.transport.set_deadline(0.2)
-        begin = time.monotonic()
-        while time.monotonic() < begin + 0.6:
-            receive_exactly(link.peer, 1 << 17)
-            gevent.sleep(0.01)
-        assert not link.transport.closed
-        until(lambda: link.owner.losses, seconds=1)
-        assert link.owner.losses == 1
-
-    @small_buffers
-    def test_deadline_counts_from_the_last_thing_the_peer_took(self, link: Link) -> None:
-        """A peer that has just taken the last byte gets its seconds to answer it."""
-        size = fill(link)
-        link.transport.set_deadline(0.2)
-        receive_exactly(link.peer, size)
-        gevent.sleep(0.25)
-        assert not link.transport.closed
-        until(lambda: link.owner.losses, seconds=1)
-        assert link.owner.losses == 1
-
-    @pytest.mark.parametrize(("first", "second", "closed"), [(0.02, 60, True), (60, 0.02, False)])
-    def test_second_deadline_changes_nothing(self, link: Link, first: float, second: float, closed: bool) -> None:
-        """The first one holds: an end cannot be put off, or hurried, by setting it again."""
-        link.transport.set_deadline(first)
-        link.transport.set_deadline(second)
-        gevent.sleep(0.05)
-        assert link.transport.closed is closed
-
-    def test_deadline_counts_from_the_call_in_a_busy_greenlet(self, link: Link) -> None:
-        """The loop's clock stands still while a view computes; the seconds do not count from there."""
-        done: list[bool] = []
-
-        def busy() -> None:
-            spin(0.3)
-            link.transport.set_deadline(0.3)
-            done.append(True)
-
-        in_a_watcher(busy)
-        until(lambda: done)
-        gevent.sleep(0.05)
-        assert not link.transport.closed
-        until(lambda: link.owner.losses, seconds=1)
-        assert link.owner.losses == 1
-
-
-class TestBigReads:
-    def test_expect_reads_in_bigger_steps_while_much_is_to_come(self, make_link: MakeLink) -> None:
-        """Inside a big frame one wake-up takes more bytes; with its end the steps are the usual ones again."""
-        link = make_link("tcp")
-        link.transport.expect(BIG_READ)
-        assert read_size(link.transport) == BIG_READ
-        link.transport.expect(BIG_READ - 1)  # a bigger step could reach into the messages after the frame
-        assert read_size(link.transport) == READ_SIZE
+        assert (link.owner.losses, link.transport.closed) == (1, True)

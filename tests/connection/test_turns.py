@@ -156,7 +156,7 @@ class TestQueue:
             until(lambda: len(done) == 20)
         assert len(set(done)) >= 10
 
-    def test_those_that_resume_are_not_starved_by_those_that_are_woken(self) -> None:
+    def test_those_that_resume_get_a_turn_among_those_that_are_woken(self) -> None:
         """However many come."""
         order: list[str] = []
 

@@ -162,7 +162,7 @@ def set_channel(transport: Any, channel: Any) -> None:
 
 
 def wake_reader(transport: Any) -> None:
-    """What the loop does when the kernel says that the socket is readable."""
+    """What the loop does when the socket is readable."""
     transport._readable()
 
 
