@@ -620,7 +620,7 @@ class WebSocket(FastWebSocket):
         """A message has come for a view that waits, in a turn of the loop that has lasted long enough."""
         if not self._wakes:
             self._wakes = True
-            self._turn.wake(self._wake)
+            self._turn.wake(self._wake, light=len(self._inbox) == 1)
 
     def _wake(self) -> None:
         """Runs in the hub."""
