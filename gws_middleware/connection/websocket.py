@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent import get_hub, getcurrent
@@ -17,7 +17,7 @@ from gevent.hub import Waiter
 
 from .. import hooks
 from ..codes import CloseCode
-from ..config import Config, hashable
+from ..config import Config, ViewOptions, hashable
 from ..exceptions import ConnectionClosed
 from ..process.registry import Registry
 from ..protocol.deflate import Deflate
@@ -32,6 +32,9 @@ from .fastpath import ATTACHED
 from .rates import engine_for
 from .transport import Transport
 from .turns import turns_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["WebSocket"]
 
@@ -194,7 +197,7 @@ class WebSocket(Detached, OlderNames):
         user = hashable(user_key(self), "user_key")
         return user is None or self._registry.reserve(self, ("user", user), limit)
 
-    def limits(self, **options: Any) -> None:
+    def limits(self, **options: Unpack[ViewOptions]) -> None:
         """Other settings for this connection alone, before it is accepted: those of sizes, rates and deadlines that
         docs/settings.md marks. ConfigError for a wrong one; RuntimeError once the WebSocket has been accepted.
         """
