@@ -55,12 +55,11 @@ def receives(ws: WebSocket) -> str:
 
 
 def sends(ws: WebSocket) -> None:
-    """``send`` and ``offer``: a message is ``str`` or ``bytes``."""
-    ws.send(3.5)  # error: incompatible type "float"
+    """``send`` and ``offer``: what is no message."""
     ws.send({"a": 1})  # error: incompatible type "dict[str, int]"
     ws.send(None)  # error: incompatible type "None"
     ws.send("x", binary="no")  # error: incompatible type "str"; expected "bool | None"
-    ws.offer(3.5)  # error: incompatible type "float"
+    ws.offer(None)  # error: incompatible type "None"
     ws.offer([prepare("x")])  # error: incompatible type "list[PreparedMessage]"
     ws.close("1000")  # error: incompatible type "str"; expected "int"
     ws.accept(headers={"X-Room": "lobby"})  # error: expected "tuple[str, str]": "str"
@@ -92,4 +91,4 @@ def test_client(app: WSGIApp) -> None:
     connect(app, "/", compression="shared")  # error: incompatible type "str"; expected "Parameters | None"
     connect(app, "/", headers=[("Host", "localhost")])  # error: incompatible type "list[tuple[str, str]]"
     with connect(app) as ws:
-        ws.send(3.5)  # error: incompatible type "float"
+        ws.send(None)  # error: incompatible type "None"
