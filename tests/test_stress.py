@@ -126,7 +126,7 @@ class TestSoundRuns:
         ]
         assert sum(count > 20 for count in numbers(figures["what was done"])) == 6  # the others are attacks
         assert len(numbers(figures["their ends"])) == 3
-        assert figures["messages of residents"] > 100
+        assert figures["messages of long connections"] > 100
         assert figures["memory at the start, MiB"] > 10
 
     def test_soak_draws_the_memory(self, sound: dict[str, Run]) -> None:
