@@ -90,6 +90,7 @@ WORDS = (
 ALLOWED: tuple[tuple[str, str, str], ...] = (
     ("chat.css", "pulse", "the name of an animation"),
     ("index.html", "pulse", "the name of an animation"),
+    ("django/conf.py", "_check_places", "where a setting may stand"),
 )
 """What is right as it is: the end of the file's path, a part of the line, and the reason."""
 
