@@ -59,7 +59,7 @@ class Client:
         """The worker that has the connection; 0 while there is none."""
         self._in_flight: deque[int] = deque()
 
-    def live(self) -> None:
+    def run(self) -> None:
         """Run until the end, and until all is acknowledged; with back-off, because all clients reconnect at once."""
         failures = 0
         gevent.sleep(self._chance.uniform(0, len(self._run.clients) / 500))
@@ -207,7 +207,7 @@ class Restart:
         group = Group()
         progress = self.report.progress(self.line)
         for client in self.clients:
-            group.spawn(client.live)
+            group.spawn(client.run)
         for path in BROWSERS:
             group.spawn(self.browse, path)
         if not until(lambda: self.connected() == len(self.clients), 60):
