@@ -42,7 +42,7 @@ allocate_lock: Callable[[], Any] = get_original("_thread", "allocate_lock")
 
 
 class _Iterations:
-    """Tells the iterations of a loop apart that does not count them, as gevent's on libuv: by its clock, which stands
+    """Numbers the iterations of a loop that does not count them, as gevent's on libuv: by its clock, which stands
     still during each, in milliseconds. (A watcher could count them; but one that outlives its loop, because a thread
     has ended, corrupts the memory there.)
     """
@@ -159,7 +159,7 @@ class Turns(Turn):
 
 
 _ATTRIBUTE = "_gws_middleware_turns"
-"""Of a hub. A table of hubs would keep each alive, because its value refers to it."""
+"""Of a hub. A table of hubs would keep each from being freed, because its value refers to it."""
 
 
 def turns_of(hub: Any) -> Turns:
