@@ -10,7 +10,6 @@ import errno
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -23,11 +22,11 @@ from .connection.channel import Channel
 from .connection.websocket import WebSocket
 from .exceptions import ConnectionClosed
 from .process import registry, shutdown
-from .process.limits import full
+from .process.limits import reserve_request_slots
 from .protocol.handshake import Handshake, Refusal, Request, judge, upgrade_dropped, wants_websocket
 from .servers.base import Server
-from .servers.find import close_after, find
-from .servers.gunicorn import watch_worker
+from .servers.find import close_after_response, find_server
+from .servers.gunicornworker import watch_worker
 from .typing import Environ, Headers, StartResponse, Write, WSGIApp
 
 __all__ = ["WebSocketMiddleware", "is_wrapped"]
@@ -66,7 +65,7 @@ class WebSocketMiddleware:
         elif upgrade is None or not wants_websocket(upgrade) or isinstance(environ.get("wsgi.websocket"), WebSocket):
             return self.app(environ, start_response)
         else:
-            server = find(environ, start_response)
+            server = find_server(environ, start_response)
         if server is None:
             return self._no_socket(environ, start_response)
         config = self.config
@@ -119,7 +118,7 @@ class WebSocketMiddleware:
             log.warning(NO_SOCKET)
         body = NO_SOCKET.encode() + b"\n"
         start_response("501 Not Implemented", _text_headers(body))
-        close_after(environ, start_response)
+        close_after_response(environ, start_response)
         return _body(environ, body)
 
 
@@ -246,7 +245,7 @@ class _Lifetime:
         ws = self.ws
         self._cancel_deadline()
         watch_worker()
-        ws._registry.began(ws, self._view)
+        ws._registry.view_started(ws, self._view)
         with _deadline(ws._config.send_timeout):
             channel, early = self._server.switch(self._start_response, headers)
         try:
@@ -264,7 +263,7 @@ class _Lifetime:
             if not ws._ended:
                 ws.abort()
             if not ws.detached:
-                ws._registry.ended(ws)
+                ws._registry.finished(ws)
         self.forget()
 
     def _cancel_deadline(self) -> None:
@@ -300,13 +299,13 @@ class _Lifetime:
                 self._deadline = _AcceptTimeout(ws._config.accept_timeout, server)
             if server.switched:
                 ws._accept_switched(server.subprotocol)
-            found = full(ws._config, self._environ, partial(ws._registry.reserve, ws))
-            if found is None:
+            reached = reserve_request_slots(ws._registry.slots, ws, ws._config, self._environ)
+            if reached is None:
                 result = app(self._environ, self.start_response)
             elif not server.switched:
-                return self._refuse(found.refusal, found.reason)
+                return self._refuse(reached.refusal, reached.setting)
             else:
-                ws.close(CloseCode.TRY_AGAIN_LATER, found.refusal.sentence)
+                ws.close(CloseCode.TRY_AGAIN_LATER, reached.refusal.sentence)
         except BaseException as error:
             if error is self._deadline:
                 return _Response(self._too_late(), server, self._seconds)
@@ -499,8 +498,8 @@ class _Lifetime:
         ws._refuse()
         self._cancel_deadline()
         if not ws.accepted:
-            ws._registry.release(ws)
-            ws._registry.ended(ws)
+            ws._registry.slots.release(ws)
+            ws._registry.finished(ws)
         if self._environ.get("wsgi.websocket") is ws:
             del self._environ["wsgi.websocket"]
 

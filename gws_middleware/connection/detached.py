@@ -107,7 +107,7 @@ class Detached(Wire):
     def _leave(self, log_line: Callable[[Environ, float, int], None] | None) -> None:
         """The view has left, and the connection stays; ``log_line`` is for its end."""
         if not self._is_over:
-            self._registry.left(self)
+            self._registry.view_returned(self)
         self._log_line = log_line
         self._adapter.ran(self)
 
@@ -119,7 +119,7 @@ class Detached(Wire):
                 log.info(*logs.closing(self), extra=logs.of(self))
             self._adapter.closed(self)
         finally:
-            self._registry.ended(self)
+            self._registry.finished(self)
             log_line, self._log_line = self._log_line, None
             if log_line is not None:
                 log_line(self.environ, self.duration, self.stats.bytes_sent)

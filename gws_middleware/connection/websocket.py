@@ -17,8 +17,9 @@ from gevent.hub import Waiter
 
 from .. import hooks
 from ..codes import CloseCode
-from ..config import Config, hashable
+from ..config import Config
 from ..exceptions import ConnectionClosed
+from ..process.limits import reserve_user_slot
 from ..process.registry import Registry
 from ..protocol.deflate import Deflate
 from ..protocol.handshake import Handshake, accept_headers
@@ -146,7 +147,7 @@ class WebSocket(Detached, OlderNames):
             raise ValueError(f"the subprotocol {subprotocol!r} was not offered by the client, which offers: {offers}")
         response = accept_headers(handshake, subprotocol) + _checked(headers)
         response += self._adapter.accepting(self)
-        free = self._reserve_users_slot()
+        free = reserve_user_slot(self._registry.slots, self, self._config)
         self.subprotocol = subprotocol
         self._take(response)
         if not free:
@@ -187,13 +188,6 @@ class WebSocket(Detached, OlderNames):
             log.debug("WebSocket %s: opened", ascii(self.path), extra=logs.of(self))
         self._adapter.opened(self)
 
-    def _reserve_users_slot(self) -> bool:
-        limit, user_key = self._config.max_connections_per_user, self._config.user_key
-        if limit is None or user_key is None:
-            return True
-        user = hashable(user_key(self), "user_key")
-        return user is None or self._registry.reserve(self, ("user", user), limit)
-
     def limits(self, **options: Any) -> None:
         """Other settings for this connection alone, before it is accepted: those of sizes, rates and deadlines that
         docs/settings.md marks. ConfigError for a wrong one; RuntimeError once the WebSocket has been accepted.
@@ -213,7 +207,7 @@ class WebSocket(Detached, OlderNames):
         self._take(accept_headers(self._handshake, None))
         self._switched = True
         self._adapter.accepting(self)
-        if not self._reserve_users_slot():
+        if not reserve_user_slot(self._registry.slots, self, self._config):
             self._fail(CloseCode.POLICY_VIOLATION, "too many connections")
 
     @property

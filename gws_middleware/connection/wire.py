@@ -253,7 +253,7 @@ class Wire(WebSocketPath):
         """The socket is closed. Runs in the hub. A second call does what the first one has not done."""
         registry = self._registry
         self._end()
-        registry.release(self)
+        registry.slots.release(self)
         if self in registry:
             engine = self._engine
             from_peer = engine is not None and engine.closed_by_peer
