@@ -1,5 +1,5 @@
-"""Our handler and server for ``gevent.pywsgi``, and the patch of a stock one, in this process; ``test_takeover`` and
-``test_middleware`` run them as servers of their own.
+"""Our handler and server for ``gevent.pywsgi``, and the patch of a stock one, in this process. The tests of ``servers``
+run them as servers of their own.
 """
 
 from __future__ import annotations

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,7 +21,7 @@ from gws_middleware.process.registry import Registry
 from gws_middleware.process.shutdown import CLOSES_PER_SECOND, ShutdownCoordinator, drain, kill_views
 
 from ..support import servers
-from ..support.inprocess import Peer, connected, hub_errors, package_path, plain_channel, tcp_pair, unaccepted, until
+from ..support.inprocess import Peer, connected, hub_errors, plain_channel, tcp_pair, unaccepted, until
 from ..support.rawclient import CLOSE, TEXT, Frame, RawClient, close_frame, request, upgrade_request
 from ..support.registries import here
 from ..support.servers import KINDS, POWERLESS, Certificate, Server, eventually, launch
@@ -601,31 +599,3 @@ def test_reading_the_worker_class_is_no_reload(server_directory: Path) -> None:
             codes = close_codes(clients)
         server.wait(STOP_TIMEOUT)
     assert codes == [1001, 1001]
-
-
-WATCH = """
-import os
-from types import SimpleNamespace
-from gws_middleware.servers.gunicornworker import watch_worker
-
-class Worker:
-    alive, nr, max_requests, cfg = True, 0, 1, SimpleNamespace(graceful_timeout=1)
-    def notify(self): pass
-    def run(self): watch_worker()
-
-watch_worker()
-if not os.fork():
-    worker = Worker()
-    worker.run()
-    os._exit("notify" in vars(worker))
-_, status = os.wait()
-print(os.waitstatus_to_exitcode(status))
-"""
-
-
-def test_forked_worker_watches_for_itself() -> None:
-    """Also where its parent has opened a WebSocket: that was no worker, so no ``notify`` was replaced."""
-    answer = subprocess.run(
-        [sys.executable, "-c", WATCH], env=package_path(), capture_output=True, text=True, timeout=30, check=True
-    )
-    assert answer.stdout == "1\n"
