@@ -37,12 +37,12 @@ class Snapshot:
 
     @cached_property
     def traffic(self) -> Traffic:
-        """Summed up once, because all connections are asked."""
+        """Computed once: it is a sum over all connections."""
         return self.connections.traffic()
 
     @cached_property
     def outbox(self) -> Outbox:
-        """Summed up once, because all connections are asked."""
+        """Computed once: it is a sum over all connections."""
         return self.connections.outbox()
 
 

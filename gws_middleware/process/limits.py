@@ -1,8 +1,8 @@
 """The limits on the number of connections: of a worker process, of an address, and of a user.
 
 Rule 1: a slot is the entry of its holder in a table, not a counter that goes up and down. So nothing is counted twice,
-releasing twice does nothing, and whatever exception is raised between two lines, ``Slots.release()`` leaves none of the
-holder's slots reserved.
+releasing twice does nothing, and ``Slots.release()`` releases all slots of a holder, whatever exception was raised
+between two lines.
 
 Rule 2: the slots of the worker and of the address are reserved before the application is called, so a client over these
 limits gets an HTTP status. The user is known when the application accepts, which in most frameworks is too late for
@@ -50,7 +50,7 @@ class Slots:
         holders = self._holders.get(key, ())
         if len(holders) >= limit:
             return False
-        # The list of the holder first: an exception after this line finds in it what release() has to look for.
+        # First in the list of the holder, which release() goes through: an exception may come after this line.
         self._keys.setdefault(holder, []).append(key)
         self._holders.setdefault(key, {})[holder] = None
         return True

@@ -1,6 +1,6 @@
 """What all servers have in common: the contract ``Server``, and how a server's own objects and its socket are found.
 
-A server is asked for two things. ``switch()`` sends the 101 through the server's own ``start_response``, so that its
+A server has two tasks. ``switch()`` sends the 101 through the server's own ``start_response``, so that its
 access log and hooks see a real response, and hands over the connection with the bytes that the server has already read.
 ``refuse_more()`` makes the server close the connection after an ordinary response: after a refused upgrade no second,
 smuggled request may be served on the same connection.
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 SERVER_KEY = "gws_middleware.server"
-"""The environ key in which a server that is none of the real ones (that of ``testing``) leaves its ``Server``."""
+"""The environ key in which a server that is none of the real ones (that of ``testing``) puts its ``Server``."""
 
 SWITCHING = "101 Switching Protocols"
 ACCESS_LOG_RAISED = "WebSocket %s: the access log raised"

@@ -1,7 +1,7 @@
 """Which server a request came to.
 
 The order matters where an environ has two signs. gevent-websocket's object comes before gunicorn's sockets, because its
-gunicorn worker leaves both, and has sent the 101 already.
+gunicorn worker sets both, and has sent the 101 already.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from .pywsgi import PyWSGI
 __all__ = ["PACKAGE", "GeventWebSocket"]
 
 PACKAGE = "geventwebsocket"
-"""The package of the object that they leave in ``environ["wsgi.websocket"]``."""
+"""The package of the object that they put into ``environ["wsgi.websocket"]``."""
 
 
 class GeventWebSocket(PyWSGI):

@@ -90,7 +90,7 @@ class GunicornGevent(Server):
             raise NoSocketError(START_RESPONSE_DELAYED)
         early = self._end_stream() or b""
         if not early:
-            check_peer(self._sock)  # a peer that has disconnected must not look to the view as if it were connected
+            check_peer(self._sock)  # a view must not be given the connection of a peer that has disconnected
         response.force_close()
         self._send_head(response)
         channel = channel_of(self._sock)

@@ -1,7 +1,7 @@
 """The handler of ``gevent.pywsgi``: in gevent's own server, and in gunicorn's ``gevent_pywsgi`` worker.
 
 The handler object owns the socket, the buffered reader and the keep-alive loop. No environ leads to it; so our subclass
-leaves a reference in environ (``leave_handler``), and in gunicorn's worker it is found by ``find_owner``.
+puts a reference into environ (``leave_handler``), and in gunicorn's worker it is found by ``find_owner``.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class PyWSGI(Server):
         early = _buffered(sock, handler.rfile)
         sock.settimeout(seconds)
         if not early:
-            check_peer(sock)  # a peer that has disconnected must not look to the view as if it were connected
+            check_peer(sock)  # a view must not be given the connection of a peer that has disconnected
         handler.write(b"")  # not the write() that start_response returned: it may be a wrapper's own
         return self._take(handler)
 

@@ -118,13 +118,13 @@ def lines(server: Server, mark: str) -> list[Access]:
 
 
 def detached(server: Server, mark: str) -> list[Access]:
-    """The lines of WebSockets so far; the test's other questions to the server have the mark, too."""
+    """The lines of WebSockets so far; the test's other requests have the mark, too."""
     return [line for line in server.access(mark) if line.request.startswith("GET /detached")]
 
 
 @everywhere
 def test_line_of_a_detached_websocket_comes_at_its_end(server: Server, token: str) -> None:
-    """Not when its view leaves; it has all of its time and of its bytes, and the request line that it came with."""
+    """Not when its view returns; with its whole duration, all of its bytes, and its request line."""
     with Client(server, f"/detached?id={token}") as client:
         while time.monotonic() < client.opened + 0.2:
             client.say(1000)
@@ -157,7 +157,7 @@ def test_several_detached_websockets_have_a_line_each(server: Server, token: str
 @pytest.mark.parametrize("first", ["on_close", "view"])
 @every_kind
 def test_websocket_that_ends_before_its_view_has_one_line(server: Server, token: str, first: str) -> None:
-    """Whether its view or ``on_close`` is the last to be done."""
+    """Whether its view or ``on_close`` returns last."""
     with Client(server, f"/detached/outlived?id={token}&first={first}") as client:
         client.say(10)
         client.end_with()
@@ -171,7 +171,7 @@ def test_websocket_that_ends_before_its_view_has_one_line(server: Server, token:
 
 @every_kind
 def test_reset_detached_websocket_has_one_line(server: Server, token: str) -> None:
-    """Without a goodbye there is an end, too."""
+    """Without a close frame, too."""
     with Client(server, f"/detached?id={token}") as client:
         client.say(10)
         client.reset()
@@ -182,7 +182,7 @@ def test_reset_detached_websocket_has_one_line(server: Server, token: str) -> No
 
 @every_kind
 def test_detached_websocket_that_the_server_closes_has_one_line(server: Server, token: str) -> None:
-    """At its goodbye, which is among the bytes."""
+    """When the close frame is sent, which is among the bytes."""
     with Client(server, f"/detached/told?id={token}") as client:
         client.say(10)
         client.text("bye")
@@ -210,7 +210,7 @@ def test_view_that_detaches_and_raises_has_one_line(server: Server, token: str) 
 @pytest.mark.parametrize("answers", [True, False], ids=["answered", "unanswered"])
 @pytest.mark.parametrize("kind", LATE)
 def test_detached_websocket_that_the_stop_ends_has_one_line(server_directory: Path, kind: str, answers: bool) -> None:
-    """Written before the process is gone, with the goodbye among its bytes."""
+    """It is written before the process ends, with the close frame among its bytes."""
     options = ["--graceful-timeout", "3"]
     with ExitStack() as stack:
         with launch(kind, server_directory, options=options) as server:
@@ -218,14 +218,14 @@ def test_detached_websocket_that_the_stop_ends_has_one_line(server_directory: Pa
             for client in clients:
                 client.say(10)
             server.kill(signal.SIGTERM)
-            goodbyes = [client.read_frame() for client in clients]
+            closes = [client.read_frame() for client in clients]
             for client in clients:
                 if answers:
                     client.send(close_frame(1012))
                 client.read_until_eof()
         found = server.access("/detached")
     head = len(clients[0].head) if server.kind.access == "pywsgi" else 0
-    assert goodbyes == [Frame(CLOSE, b"\x03\xf4")] * 3
+    assert closes == [Frame(CLOSE, b"\x03\xf4")] * 3
     assert sorted(line.request.split()[1] for line in found) == [f"/detached?n={n}" for n in range(3)]
     assert [(line.status, line.sent) for line in found] == [(101, 12 + 4 + head)] * 3
 
@@ -244,7 +244,7 @@ def test_nothing_is_kept_for_a_log_that_is_off(server_directory: Path, kind: str
     assert kept == (1 if logs else 0)
 
 
-class Telling(WebSocketHandler):
+class OwnLog(WebSocketHandler):
     """Has an access log of its own."""
 
     lines: ClassVar[list[str]] = []
@@ -255,11 +255,11 @@ class Telling(WebSocketHandler):
 
 @pytest.mark.parametrize(
     ("log", "handler", "kept"),
-    [(None, WebSocketHandler, False), (io.StringIO(), WebSocketHandler, True), (None, Telling, True)],
+    [(None, WebSocketHandler, False), (io.StringIO(), WebSocketHandler, True), (None, OwnLog, True)],
     ids=["no log", "log", "handler with a log of its own"],
 )
 def test_nothing_is_kept_where_pywsgi_has_no_log(log: Any, handler: type[WebSocketHandler], kept: bool) -> None:
-    """The handler, which would write the line, is let go."""
+    """The handler, which would write the line, is released."""
     opened: list[Any] = []
 
     def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
@@ -274,10 +274,10 @@ def test_nothing_is_kept_where_pywsgi_has_no_log(log: Any, handler: type[WebSock
             client.sendall(upgrade_request("/"))
             assert client.recv(1000).startswith(b"HTTP/1.1 101 ")
             found = opened[0]._log_line is not None
-            told = list(Telling.lines)
+            written = list(OwnLog.lines)
     finally:
         server.stop()
-    assert (found, told) == (kept, [])
+    assert (found, written) == (kept, [])
 
 
 class Full:
@@ -287,7 +287,7 @@ class Full:
         raise OSError(28, "No space left on device")
 
 
-def test_log_that_fails_takes_nothing_else_with_it(
+def test_log_that_fails_has_no_other_effect(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The error is one record, and our own line about the end is there."""

@@ -67,7 +67,7 @@ def test_environ_without_a_known_key_has_no_server() -> None:
 
 
 def test_response_of_a_server_that_cannot_is_the_last_one(pair: Any) -> None:
-    """Gunicorn's Response and gevent.pywsgi's handler end their keep-alive loops; of other servers nothing is known."""
+    """Gunicorn's Response and gevent.pywsgi's handler end their keep-alive loops; others are left as they are."""
     closed: list[str] = []
 
     class Response:
