@@ -124,3 +124,31 @@ def test_loop_of_a_hidden_server_is_ended_by_an_exception(pair: Any) -> None:
     server = in_greenlet(find_server, {"gunicorn.socket": pair[0]}, None)
     server.refuse_more(lambda data: None)
     assert server.closes_by_exception
+
+
+def test_environ_has_no_early_hints(pair: Any) -> None:
+    """Its function would write a 103 on the socket, after the 101 too."""
+    environ = {"gunicorn.socket": pair[0], "wsgi.early_hints": lambda headers: None}
+    in_greenlet(find_server, environ, GunicornResponse().start_response)
+    assert "wsgi.early_hints" not in environ
+
+
+def test_open_connections_share_strings_of_their_requests(pair: Any) -> None:
+    """Header names, environ keys and frequent values, of which gunicorn makes new ones for each request."""
+
+    def fresh(text: str) -> str:
+        return "".join(list(text))
+
+    requests, environs, channels = [], [], []
+    for sock in pair:
+        request = SimpleNamespace(headers=[(fresh("UPGRADE"), fresh("websocket"))], unreader=NewUnreader(b"early"))
+        environ = {"gunicorn.socket": sock, fresh("HTTP_UPGRADE"): fresh("websocket"), "PATH_INFO": fresh("/a")}
+        response = GunicornResponse(request)
+        server = in_greenlet(find_server, environ, response.start_response)
+        channels.append(server.switch(response.start_response, [])[0])
+        requests.append(request.headers[0])
+        environs.append(next(item for item in environ.items() if item[0] == "HTTP_UPGRADE"))
+    for channel in channels:
+        channel.close()
+    for one, two in (requests, environs):
+        assert [a is b for a, b in zip(one, two, strict=True)] == [True, True]
