@@ -174,8 +174,18 @@ def test_step_that_raises_leaves_nothing_reserved(
 ROOT = Path(gws_middleware.__file__).parent
 FILES = {
     str(ROOT / f"{name}.py")
-    for name in ("middleware", "admission", "registry", "keepalive", "websocket", "wire", "detached", "transport")
+    for name in (
+        "middleware",
+        "process/limits",
+        "process/registry",
+        "process/keepalive",
+        "connection/websocket",
+        "connection/wire",
+        "connection/detached",
+        "connection/transport",
+    )
 }
+assert all(Path(path).exists() for path in FILES)
 
 
 class Injected(BaseException):
