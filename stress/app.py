@@ -116,7 +116,7 @@ def held(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
             "greenlets": sum(isinstance(item, greenlet) and not item.dead for item in living),
             "watchers": loop.activecnt,
             "websockets": len(registry.current()),
-            "slots": sum(registry.current().reserved.values()),
+            "slots": sum(registry.current().slots.reserved.values()),
             "databases": sum(issubclass(kind, sqlite3.Connection) for kind in kinds),
             "our objects": ours.total(),
             "kinds": ours,

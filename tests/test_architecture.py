@@ -66,7 +66,7 @@ PACKAGES: dict[str, tuple[int, set[str]]] = {
 
 ORDER: dict[str, list[str]] = {
     "protocol": ["masking", "frames", "headers", "deflate", "handshake", "connection"],
-    "process": ["counters", "keepalive", "registry", "limits", "shutdown"],
+    "process": ["counters", "keepalive", "limits", "registry", "shutdown"],
     "connection": [
         "states",
         "channel",
@@ -83,7 +83,7 @@ ORDER: dict[str, list[str]] = {
         "websocket",
         "control",
     ],
-    "servers": ["base", "gunicorn", "pywsgi", "geventwebsocket", "find"],
+    "servers": ["base", "gunicornworker", "gunicorn", "pywsgi", "geventwebsocket", "find"],
     "metrics": ["table", "prometheus", "statsd", "health"],
 }
 """The modules of a package: each imports only what stands before it."""

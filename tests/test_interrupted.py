@@ -24,6 +24,7 @@ from gws_middleware.connection.transport import Transport
 from gws_middleware.hooks import Adapter
 from gws_middleware.process import registry, shutdown
 from gws_middleware.process.keepalive import Keepalive
+from gws_middleware.process.limits import Slots
 from gws_middleware.process.registry import Registry
 from gws_middleware.testing import _PairServer, connect
 from gws_middleware.typing import Environ, StartResponse
@@ -52,7 +53,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Registry:
 
 
 def is_empty(here: Registry) -> bool:
-    return not (here.reserved or here._keys or len(here) or here._running or here.keepalive._watches)
+    return not (here.slots.reserved or len(here.slots) or len(here) or here.unfinished or len(here.keepalive))
 
 
 # --- the applications ----------------------------------------------------------------------------------------------
@@ -135,8 +136,8 @@ STEPS: dict[str, Callable[[pytest.MonkeyPatch], object]] = {
     "kernel options": lambda patch: patch.setattr(websocket, "give_up_silent", fails),
     "transport": lambda patch: patch.setattr(websocket, "Transport", fails),
     "transport.start": lambda patch: patch.setattr(Transport, "start", fails),
-    "registry.reserve": lambda patch: patch.setattr(Registry, "reserve", fails),
-    "registry.began": lambda patch: patch.setattr(Registry, "began", fails),
+    "slots.reserve": lambda patch: patch.setattr(Slots, "reserve", fails),
+    "registry.view_started": lambda patch: patch.setattr(Registry, "view_started", fails),
     "registry.add": lambda patch: patch.setattr(Registry, "add", fails),
     "keepalive.watch": lambda patch: patch.setattr(Keepalive, "watch", fails),
 }
@@ -179,6 +180,7 @@ FILES = {
         *(f"connection/{name}" for name in ("websocket", "opening", "callbacks", "control", "transport")),
     )
 }
+assert all(Path(path).exists() for path in FILES)
 
 
 class Injected(BaseException):
@@ -248,7 +250,7 @@ CASES = [
     (echoes, True, *IN_THE_VIEW, set()),
     *((app, False, *IN_THE_HUB, set()) for app in (echoes, detaches, lazily)),
     # Nothing comes after the end of _run(), so there a line may be the last one.
-    (detaches, False, Callbacks, "_run", {"_run", "_take_end", "_end", "_finish", "ended"}),
+    (detaches, False, Callbacks, "_run", {"_run", "_take_end", "_end", "_finish", "finished"}),
 ]
 
 

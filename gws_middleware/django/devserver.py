@@ -14,7 +14,7 @@ from gevent import pywsgi, socket
 
 from ..connection.websocket import WebSocket
 from ..middleware import WebSocketMiddleware
-from ..process import registry
+from ..process import registry, shutdown
 from ..pywsgi import WebSocketHandler
 from ..typing import WSGIApp
 from .signals import websocket_closed, websocket_opened
@@ -143,6 +143,6 @@ class Server(pywsgi.WSGIServer):
         """
         deadline = monotonic() + timeout
         self.close()
-        registry.current().drain(timeout=timeout)
+        shutdown.drain(registry.current(), timeout=timeout)
         gevent.idle()  # detached connections: their on_close has been started
         gevent.joinall(list(self.views), max(0.0, deadline - monotonic()))

@@ -18,6 +18,7 @@ from gws_middleware.connection.states import has_ended
 from gws_middleware.connection.transport import Transport
 from gws_middleware.middleware import _Lifetime
 from gws_middleware.process.registry import Registry
+from gws_middleware.process.shutdown import drain
 from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, StartResponse
 
@@ -277,7 +278,7 @@ class TestOnClose:
         with connected() as (ws, peer):
             ws.detach(diary.on_message, diary.on_close)
             registry = ws._registry
-            draining = gevent.spawn(registry.drain, 1001, 5.0)
+            draining = gevent.spawn(drain, registry, 1001, 5.0)
             assert peer.close_frame() == (1001, "")
             peer.answer()
             draining.get(timeout=5)

@@ -10,10 +10,11 @@ import pytest
 from django.core.signals import request_finished, request_started
 from django.dispatch import Signal
 
-from gws_middleware.connection.websocket import Stats, WebSocket
+from gws_middleware.connection.websocket import WebSocket
 from gws_middleware.django import databases
 from gws_middleware.django.signals import websocket_closed, websocket_opened
 from gws_middleware.django.test import WebSocketClient, WebSocketRefused
+from gws_middleware.process.counters import Traffic
 from tests.support.inprocess import problems, until
 
 from .project.views import EVENTS
@@ -93,7 +94,7 @@ def test_close_tells_what_was(client: WebSocketClient, heard: Any) -> None:
     assert arguments["websocket"] is heard[1][1]["websocket"]
     assert 0 < arguments["duration"] < 60
     assert arguments["duration"] == arguments["websocket"].duration
-    assert arguments["stats"] == Stats(1, 1, arguments["stats"].bytes_received, arguments["stats"].bytes_sent)
+    assert arguments["stats"] == Traffic(1, 1, arguments["stats"].bytes_received, arguments["stats"].bytes_sent)
     assert arguments["stats"].bytes_received > 0 < arguments["stats"].bytes_sent
 
 

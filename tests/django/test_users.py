@@ -533,13 +533,13 @@ class TestLimitOfUsers(WebSocketTestMixin, TestCase):
             with self.subTest(path), self.of(self.bob).websocket(path) as ws:
                 assert ws.receive() == "bob"
                 self.ended_at_once(self.bob, path)
-            until(lambda: not registry.current().reserved)
+            until(lambda: not registry.current().slots.reserved)
 
     def test_anonymous_visitors_are_not_counted(self) -> None:
         """They would all be one user."""
         with WebSocketClient().websocket("/who/") as one, WebSocketClient().websocket("/who/") as two:
             assert [one.receive(), two.receive()] == ["AnonymousUser"] * 2
-            assert not registry.current().reserved
+            assert not registry.current().slots.reserved
 
     def test_user_that_nobody_asked_for_is_not_counted(self) -> None:
         """That would be a query for each WebSocket."""
@@ -547,7 +547,7 @@ class TestLimitOfUsers(WebSocketTestMixin, TestCase):
             for ws in (one, two):
                 ws.send("x")
                 assert ws.receive() == "0: x"
-            assert not registry.current().reserved
+            assert not registry.current().slots.reserved
 
     def test_refused_handshake_takes_no_place(self) -> None:
         """The view looks at the user and answers with HTTP."""
@@ -555,7 +555,7 @@ class TestLimitOfUsers(WebSocketTestMixin, TestCase):
         for _ in range(2):
             with pytest.raises(WebSocketRefused), client.websocket("/permitted/"):
                 pass
-        assert not registry.current().reserved
+        assert not registry.current().slots.reserved
 
     def test_key_is_the_primary_key(self) -> None:
         """No query is made to learn it."""

@@ -33,7 +33,7 @@ wrapped = WebSocketMiddleware(app)
 def reserved(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """How many slots of this worker are reserved, and for how many connections its drain would wait."""
     here = registry.current()
-    return json_response(start_response, [here.reserved.get("worker", 0), len(here), len(here._running)])
+    return json_response(start_response, [here.slots.reserved.get("worker", 0), len(here), len(here.unfinished)])
 
 
 # --- peers that read nothing before the 101 ------------------------------------------------------------------------
