@@ -350,12 +350,12 @@ typedef struct {
     PyObject_HEAD
     Py_ssize_t max_message_size;
     char between, masked, plain, eventful;
-} ShortPath;
+} EnginePath;
 
 static PyObject *feed_rest_name, *encode_name; /* of the methods to which the rest is left */
 
 static PyObject *
-feed_rest(ShortPath *self, PyObject *data, Py_ssize_t start, Py_ssize_t end, PyObject *messages)
+feed_rest(EnginePath *self, PyObject *data, Py_ssize_t start, Py_ssize_t end, PyObject *messages)
 {
     PyObject *numbers[2] = {PyLong_FromSsize_t(start), PyLong_FromSsize_t(end)}, *result = NULL;
     if (numbers[0] != NULL && numbers[1] != NULL) {
@@ -370,7 +370,7 @@ feed_rest(ShortPath *self, PyObject *data, Py_ssize_t start, Py_ssize_t end, PyO
 /* Append to `messages`; the offset of the first byte that is left, or -1 with an exception. *end is where the data
  * ends: before the call that may be -1 for all of it. */
 static Py_ssize_t
-feed_whole(ShortPath *self, PyObject *data, Py_ssize_t *end, PyObject *messages)
+feed_whole(EnginePath *self, PyObject *data, Py_ssize_t *end, PyObject *messages)
 {
     Py_buffer view;
     if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
@@ -399,7 +399,7 @@ PyDoc_STRVAR(feed_doc,
 "inside. data is not kept: the caller may reuse it.");
 
 static PyObject *
-feed(ShortPath *self, PyObject *const *args, Py_ssize_t nargs)
+feed(EnginePath *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs < 1 || nargs > 2) {
         return PyErr_Format(PyExc_TypeError, "feed() takes 1 or 2 arguments, %zd given", nargs);
@@ -432,7 +432,7 @@ PyDoc_STRVAR(encode_doc,
 "A whole message as one frame, or as (header, payload) where joining them would copy much.");
 
 static PyObject *
-encode(ShortPath *self, PyObject *const *args, Py_ssize_t nargs)
+encode(EnginePath *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs < 1 || nargs > 2) {
         return PyErr_Format(PyExc_TypeError, "encode() takes 1 or 2 arguments, %zd given", nargs);
@@ -467,11 +467,11 @@ static PyMethodDef path_methods[] = {
 };
 
 static PyMemberDef path_members[] = {
-    {"_between", T_BOOL, offsetof(ShortPath, between), 0, NULL},
-    {"_masked", T_BOOL, offsetof(ShortPath, masked), 0, NULL},
-    {"_max_message_size", T_PYSSIZET, offsetof(ShortPath, max_message_size), 0, NULL},
-    {"eventful", T_BOOL, offsetof(ShortPath, eventful), 0, NULL},
-    {"plain", T_BOOL, offsetof(ShortPath, plain), 0, NULL},
+    {"_between", T_BOOL, offsetof(EnginePath, between), 0, NULL},
+    {"_masked", T_BOOL, offsetof(EnginePath, masked), 0, NULL},
+    {"_max_message_size", T_PYSSIZET, offsetof(EnginePath, max_message_size), 0, NULL},
+    {"eventful", T_BOOL, offsetof(EnginePath, eventful), 0, NULL},
+    {"plain", T_BOOL, offsetof(EnginePath, plain), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -487,8 +487,8 @@ static PyType_Slot path_slots[] = {
 };
 
 static PyType_Spec path_spec = {
-    .name = "gws_middleware.protocol._speedups.ShortPath",
-    .basicsize = sizeof(ShortPath),
+    .name = "gws_middleware.protocol._speedups.EnginePath",
+    .basicsize = sizeof(EnginePath),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = path_slots,
 };

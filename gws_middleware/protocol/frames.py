@@ -27,7 +27,7 @@ __all__ = [
     "SPLIT_FROM",
     "WHOLE_BINARY",
     "WHOLE_TEXT",
-    "ShortPath",
+    "EnginePath",
     "encode_frame",
     "encode_header",
     "parse_messages",
@@ -142,7 +142,7 @@ def _py_parse(
     return start
 
 
-class ShortPath:
+class EnginePath:
     """The base of ``Connection``: what a message in one frame costs, in and out. The rest is the subclass's."""
 
     __slots__ = ("_between", "_masked", "_max_message_size", "eventful", "plain")
@@ -192,4 +192,4 @@ parse_messages = _py_parse
 if speedups is not None:
     encode_frame = speedups.encode_frame
     parse_messages = speedups.parse_messages
-    ShortPath = speedups.ShortPath  # type: ignore[misc]
+    EnginePath = speedups.EnginePath  # type: ignore[misc]

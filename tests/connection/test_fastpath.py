@@ -38,7 +38,7 @@ TWICE = [
 ]
 """What tests the short path and what builds on it."""
 
-SHORT = [(fastpath, "TransportPath"), (fastpath, "WebSocketPath"), (frames, "ShortPath")]
+SHORT = [(fastpath, "TransportPath"), (fastpath, "WebSocketPath"), (frames, "EnginePath")]
 C_TYPES = [getattr(module, name) for module, name in SHORT if "._s" in getattr(module, name).__module__]
 
 
@@ -57,7 +57,7 @@ def test_the_choice() -> None:
     program = (
         "from gws_middleware.connection import fastpath\n"
         "from gws_middleware.protocol import frames\n"
-        "for kind in (fastpath.TransportPath, fastpath.WebSocketPath, frames.ShortPath): print(kind.__module__)\n"
+        "for kind in (fastpath.TransportPath, fastpath.WebSocketPath, frames.EnginePath): print(kind.__module__)\n"
     )
     pure = _run(program, {"GWS_SPEEDUPS": "0"})
     assert pure == [
