@@ -5,17 +5,17 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from gws_middleware.protocol import connection, frames, masking
+from gws_middleware.protocol import connection
 from gws_middleware.protocol.connection import Connection, State
 from gws_middleware.protocol.deflate import Deflate, Parameters
+from tests.support.implementations import NAMES, implementation
 from tests.support.rawclient import CLOSE, CONTINUATION, PING, PONG, Frame, frame
 
-__all__ = ["End", "Message", "Outcome", "frames_of", "implementations", "joined", "outcome_of", "read", "using"]
+__all__ = ["End", "Message", "Outcome", "frames_of", "joined", "outcome_of", "read", "using"]
 
 Message = str | bytes
 Close = tuple[int, str]
@@ -45,34 +45,21 @@ class Outcome(NamedTuple):
 # --- the implementations -------------------------------------------------------------------------------------------
 
 
-def _implementations() -> dict[str, dict[str, object]]:
-    """What ``connection`` takes from ``frames`` and ``masking``, in pure Python and, where it is built, in C."""
-    found: dict[str, dict[str, object]] = {
-        "python": {"parse_messages": frames._py_parse, "encode_frame": frames._py_encode, "mask": masking._py_mask}
-    }
-    try:
-        extension = importlib.import_module("gws_middleware.protocol._speedups")
-    except ImportError:
-        return found
-    found["c"] = {name: getattr(extension, name) for name in found["python"]}
-    return found
-
-
-implementations = _implementations()
-
-
 @contextmanager
 def using(name: str) -> Iterator[None]:
-    """The engine with one of ``implementations``."""
-    wanted = implementations[name]
-    kept = {attribute: getattr(connection, attribute) for attribute in wanted}
-    for attribute, function in wanted.items():
-        setattr(connection, attribute, function)
+    """The engine with the functions of one implementation, a name of ``NAMES``."""
+    chosen = implementation(name)
+    functions = {
+        "parse_messages": chosen.frames.parse_messages,
+        "encode_frame": chosen.frames.encode_frame,
+        "mask": chosen.masking.mask,
+    }
+    kept = {attribute: getattr(connection, attribute) for attribute in functions}
+    vars(connection).update(functions)
     try:
         yield
     finally:
-        for attribute, function in kept.items():
-            setattr(connection, attribute, function)
+        vars(connection).update(kept)
 
 
 # --- taking bytes apart --------------------------------------------------------------------------------------------
@@ -188,7 +175,7 @@ def read(
     outcomes: dict[tuple[str, str], Outcome] = {}
     at_boundary = not split(data)[1]
     tail = frame(PONG, TAIL, mask=None if client else b"\xa5\x5a\x00\xff")
-    for name in implementations:
+    for name in NAMES:
         with using(name):
             for way in (_whole, _bytewise, _in_halves):
                 reader = engine()

@@ -34,12 +34,12 @@ from tests.protocol.reading import (
     Outcome,
     drained,
     frames_of,
-    implementations,
     joined,
     outcome_of,
     read,
     using,
 )
+from tests.support.implementations import NAMES
 from tests.support.rawclient import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, frame
 
 SERVER, CLIENT = End(client=False), End(client=True)
@@ -595,7 +595,7 @@ class TestSection6_1:
             (type("B", (bytes,), {})(b"\xff"), None, BINARY, b"\xff"),
         ],
     )
-    @pytest.mark.parametrize("implementation", implementations)
+    @pytest.mark.parametrize("implementation", NAMES)
     def test_type_of_a_message(
         self, end: End, implementation: str, message: Message, binary: bool | None, opcode: int, payload: bytes
     ) -> None:
@@ -604,7 +604,7 @@ class TestSection6_1:
             sent = Connection(client=end.client).encode(message, binary)
         assert frames_of(joined(sent)) == [Frame(opcode, payload)]
 
-    @pytest.mark.parametrize("implementation", implementations)
+    @pytest.mark.parametrize("implementation", NAMES)
     @pytest.mark.parametrize("message", ["", "é", b"", b"\xff", bytearray(b"a"), "漢" * 30_000, bytes(200_000)])
     @pytest.mark.parametrize("binary", [None, True])
     def test_ready_frame(self, implementation: str, message: Message, binary: bool | None) -> None:
@@ -664,7 +664,7 @@ class TestSection6_1:
             Connection(client=end.client).encode(message, False)
 
     @pytest.mark.parametrize("binary", [None, True, False])
-    @pytest.mark.parametrize("implementation", implementations)
+    @pytest.mark.parametrize("implementation", NAMES)
     def test_lone_surrogate(self, end: End, implementation: str, binary: bool | None) -> None:
         """A str that has no UTF-8 is the caller's fault and told at the call."""
         with using(implementation), pytest.raises(ValueError, match="surrogate"):
@@ -1515,7 +1515,7 @@ class TestPairs:
     """Our client and our server (habit 13)."""
 
     @pytest.mark.parametrize("parameters", SHAPES)
-    @pytest.mark.parametrize("implementation", implementations)
+    @pytest.mark.parametrize("implementation", NAMES)
     def test_conversation(self, implementation: str, parameters: Parameters | None) -> None:
         """What one side sends the other receives, in both directions, in every shape of compression."""
         rng = random.Random(11)
