@@ -18,7 +18,7 @@ from gevent import GreenletExit, Timeout, getcurrent
 
 from .codes import CloseCode
 from .config import Config
-from .connection import logs
+from .connection import control, logs
 from .connection.channel import Channel
 from .connection.websocket import WebSocket
 from .exceptions import ConnectionClosed
@@ -246,8 +246,8 @@ class _Lifetime:
         ws = self.ws
         self._cancel_deadline()
         watch_worker()
-        ws._registry.began(ws, self._view)
-        with _deadline(ws._config.send_timeout):
+        control.set_view(ws, self._view)
+        with _deadline(control.config_of(ws).send_timeout):
             channel, early = self._server.switch(self._start_response, headers)
         try:
             self._start_response = None
@@ -259,13 +259,7 @@ class _Lifetime:
 
     def _release(self) -> None:
         """An exception leaves the request, and may have cut short what ends it."""
-        ws = self.ws
-        if ws.accepted and not self._left:
-            if not ws._ended:
-                ws.abort()
-            if not ws.detached:
-                ws._registry.ended(ws)
-        self.forget()
+        self._forget(cut=not self._left)
 
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:
@@ -276,11 +270,11 @@ class _Lifetime:
         """Whether HTTP is over on this connection: the 101 has been sent, the peer had disconnected before it could be,
         or the application serves the connection itself.
         """
-        return self.ws.accepted or self.ws.vanished or self._is_taken
+        return control.is_http_over(self.ws) or self._is_taken
 
     @property
     def _is_taken(self) -> bool:
-        return self.ws._switch is not None and self._server.taken  # nothing of ours has used the socket so far
+        return control.is_pending(self.ws) and self._server.taken  # nothing of ours has used the socket so far
 
     # --- run -------------------------------------------------------------------------------------------------------
 
@@ -296,11 +290,11 @@ class _Lifetime:
         result: Any = ()
         ws, server = self.ws, self._server
         try:
-            if ws._config.accept_timeout is not None:
-                self._deadline = _AcceptTimeout(ws._config.accept_timeout, server)
+            if (seconds := control.config_of(ws).accept_timeout) is not None:
+                self._deadline = _AcceptTimeout(seconds, server)
             if server.switched:
-                ws._accept_switched(server.subprotocol)
-            found = full(ws._config, self._environ, partial(ws._registry.reserve, ws))
+                control.accept_switched(ws, server.subprotocol)
+            found = full(control.config_of(ws), self._environ, partial(registry.current().reserve, ws))
             if found is None:
                 result = app(self._environ, self.start_response)
             elif not server.switched:
@@ -338,7 +332,7 @@ class _Lifetime:
         assert start_response is not None
         self._count_refusal()
         self._cancel_deadline()
-        self.ws._refuse()
+        control.answer(self.ws)
         arguments = () if exc_info is None else (exc_info,)
         write = start_response(status, [*headers, *server.close_headers], *arguments)
         server.refuse_more(write)
@@ -365,7 +359,7 @@ class _Lifetime:
             raise AssertionError("start_response was called twice without exc_info (PEP 3333)")
         self._swallowed = True
         # Where it has ended already there is nothing to close; a framework has logged what made it answer so.
-        if status[:1] == "5" and not (self.ws._is_closed or self._is_taken):
+        if status[:1] == "5" and not (control.is_closed(self.ws) or self._is_taken):
             log.error(
                 "WebSocket %s: the application answered %s; closed with 1011",
                 ascii(self.ws.path),
@@ -384,7 +378,7 @@ class _Lifetime:
             for chunk in result:
                 if not self.over:
                     yield chunk
-                elif self.ws._is_closed:
+                elif control.is_closed(self.ws):
                     break
         except GeneratorExit:
             raise
@@ -399,7 +393,7 @@ class _Lifetime:
 
     def _unanswered(self) -> Iterable[bytes]:
         """Neither accepted nor answered: refused by ``ws.close()``, or forgotten."""
-        refused = self.ws._is_closed
+        refused = control.is_closed(self.ws)
         status = "403 Forbidden" if refused else "500 Internal Server Error"
         body = b"The WebSocket was refused.\n" if refused else b"The application neither accepted nor answered.\n"
         if not refused:
@@ -409,7 +403,8 @@ class _Lifetime:
 
     def _too_late(self) -> Iterable[bytes]:
         """``accept_timeout`` is over: nobody knows what the application was waiting for."""
-        sentence = f"The application did not answer the handshake within {self.ws._config.accept_timeout:g} seconds."
+        seconds = control.config_of(self.ws).accept_timeout
+        sentence = f"The application did not answer the handshake within {seconds:g} seconds."
         log.warning("WebSocket %s: %s", ascii(self.ws.path), sentence)
         body = sentence.encode() + b"\n"
         self._count_refusal("accept_timeout")
@@ -421,7 +416,7 @@ class _Lifetime:
         try:
             try:
                 for _ in result:
-                    if self.ws._is_closed:
+                    if control.is_closed(self.ws):
                         break
             finally:
                 _close(result)
@@ -443,7 +438,7 @@ class _Lifetime:
                 del error  # its traceback refers to this frame
         # Other errors that are no Exception, e.g. gevent.Timeout, are the application's.
         if isinstance(error, GreenletExit) or shutdown.ends_process(error):
-            self._code = ws._config.shutdown_close_code
+            self._code = control.config_of(ws).shutdown_close_code
             self.finish()
             if isinstance(error, GreenletExit):
                 return  # gunicorn would swallow it and go on to read a request from the socket that is ours now
@@ -455,7 +450,7 @@ class _Lifetime:
             if not isinstance(error, StopIteration):  # the way in which flask-sock ends under gunicorn
                 log.error("WebSocket %s: the application raised on its own connection", ascii(ws.path), exc_info=error)
             return
-        if isinstance(error, ConnectionClosed) and ws._is_closed:
+        if isinstance(error, ConnectionClosed) and control.is_closed(ws):
             log.debug("WebSocket %s: %s", ascii(ws.path), error)
             return
         log.error("WebSocket %s: the application raised; closed with 1011", ascii(ws.path), exc_info=error)
@@ -465,7 +460,7 @@ class _Lifetime:
         """The peer disconnected before the 101, or the application has served the connection itself: what every server
         takes for the former, and closes the connection without writing anything.
         """
-        if self.ws.vanished or self._is_taken:
+        if control.is_lost(self.ws) or self._is_taken:
             self.forget()
             raise BrokenPipeError(errno.EPIPE, "the connection has ended without a 101 of this server")
 
@@ -479,28 +474,27 @@ class _Lifetime:
         ws, log_line = self.ws, None
         try:
             if not (ws.detached and self._code == CloseCode.NORMAL):
-                ws._finish(self._code)
-            log_line = self._server.log_later() if ws.detached and not ws._is_over else None
+                control.finish(ws, self._code)
+            if ws.detached and not control.is_finished(ws):
+                log_line = self._server.log_later()
             self._server.leave(ws.stats.bytes_sent)
         finally:
             self.forget()
             with suppress(GreenletExit):  # as in _raised: the server is to see this request end, and no other begin
-                if ws.detached:
-                    ws._leave(log_line)
-                else:
-                    ws._over()
+                control.release(ws, log_line)
         self._left = True
 
     def forget(self) -> None:
         """Environ and WebSocket refer to each other, so do the WebSocket and its way to the server: part them, so that
         none waits for the garbage collector.
         """
+        self._forget(cut=False)
+
+    def _forget(self, *, cut: bool) -> None:
         ws = self.ws
-        ws._refuse()
+        control.answer(ws)
         self._cancel_deadline()
-        if not ws.accepted:
-            ws._registry.release(ws)
-            ws._registry.ended(ws)
+        control.forget(ws, cut=cut)
         if self._environ.get("wsgi.websocket") is ws:
             del self._environ["wsgi.websocket"]
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import gevent
 import pytest
+from gws_middleware.connection.detached import Detached
 
 import gws_middleware
 from gws_middleware import WebSocketMiddleware, testing
 from gws_middleware.connection import websocket
-from gws_middleware.connection.detached import Detached
 from gws_middleware.connection.transport import Transport
 from gws_middleware.hooks import Adapter
 from gws_middleware.process import registry, shutdown

@@ -5,13 +5,14 @@ The pairs are ``protocol.masking`` and ``protocol.frames`` with ``_speedups.c``,
 signatures, docstrings, constants, what each call returns or raises, which methods of the subclass it calls and with
 what, and the state that it leaves.
 
-Three differences are accepted, and nothing but these:
+Four differences are accepted, and nothing but these:
 
 1. An attribute that is annotated as ``bool``, ``int`` or ``float`` is a number in C. It refuses a value of another type
    when it is assigned (Python: when it is used), it cannot be deleted, and it is 0 before it is assigned.
 2. An attribute that is annotated as ``list`` must be a list in C: else TypeError when it is used.
 3. What a collaborator returns against its own annotation (a channel that has sent -1 bytes) is an exception in C and
    is passed on by Python.
+4. C calls ``write()`` and ``queue()`` of a ``FastTransport`` without a lookup by name: no subclass overrides them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from gws_middleware.connection.states import CLOSED, OPEN, PENDING
 from gws_middleware.protocol.connection import prepare
 
 from .support.implementations import NAMES, Implementation, implementation
@@ -37,7 +39,7 @@ from .support.implementations import NAMES, Implementation, implementation
 pytestmark = pytest.mark.skipif("c" not in NAMES, reason="the C modules are not built: there is nothing to compare")
 
 FUNCTIONS = ("masking.mask", "frames.encode_frame", "frames.parse_messages")
-CLASSES = ("frames.EnginePath", "fastpath.Turn", "fastpath.TransportPath", "fastpath.WebSocketPath")
+CLASSES = ("frames.FastEngine", "fastpath.Turn", "fastpath.FastTransport", "fastpath.FastWebSocket")
 OF_EVERY_CLASS = {*dir(object), "__slots__", "__annotations__", "__annotate_func__", "__annotations_cache__"}
 OF_EVERY_CLASS |= {"__module__", "__static_attributes__", "__firstlineno__", "__conditional_annotations__"}
 
@@ -112,8 +114,8 @@ def make_turn(module: Any, log: list[Any], *, over: bool = False, foreign: bool 
 
 def make_transport(module: Any, log: list[Any], *, sent: Any = 3, read: Any = 5, **attributes: Any) -> Any:
     """A transport of which the channel answers ``send()`` and ``recv_into()`` with ``sent`` and ``read``."""
-    slow = dict.fromkeys(("_read_failed", "_lost", "_write_failed", "_keep", "_flush_later"))
-    transport = recording(module.TransportPath, **slow)()
+    slow = dict.fromkeys(("_read_failed", "_lost", "_write_failed", "_keep", "_flush_later", "write_parts"))
+    transport = recording(module.FastTransport, **slow)()
     transport.log = log
     transport._channel = Fake("channel", log, {"send": sent, "recv_into": read})
     transport._turn = make_turn(module, log)
@@ -137,6 +139,7 @@ def make_websocket(
     foreign: bool = False,
     outbox_size: int = 0,
     woken_with: Any = ("came",),
+    detached: bool = False,
     **attributes: Any,
 ) -> Any:
     """A WebSocket of which the engine encodes to ``frame`` and reads the messages ``fed``; a wait puts ``woken_with``
@@ -147,22 +150,22 @@ def make_websocket(
         websocket._inbox = list(woken_with)
 
     slow: dict[str, Any] = dict.fromkeys(("_give_way", "_wake_later", "_relax", "_check_open", "_wait_writable"))
-    slow |= dict.fromkeys(("_too_slow", "_eventful", "_put", "_start_work")) | {"_receive": "received slowly"}
-    websocket = recording(module.WebSocketPath, **slow)()
+    slow |= dict.fromkeys(("_too_slow", "_eventful", "_put")) | {"_receive": "received slowly"}
+    websocket = recording(module.FastWebSocket, **slow)()
     websocket.log = log
     answers = {"encode": frame, "feed": (lambda: list(fed)) if type(fed) is tuple else fed}
     websocket._engine = Fake("engine", log, answers, eventful=eventful)
-    sends = dict.fromkeys(("write", "write_parts", "queue"))
-    websocket._transport = Fake("transport", log, sends, outbox_size=outbox_size)
+    websocket._transport = make_transport(module, log, sent=5, outbox_size=outbox_size)
     websocket._hub = Fake("hub", log, {"switch": wait})
     websocket._turn = make_turn(module, log, over=over, foreign=foreign)
     websocket._reader = None
+    websocket._callbacks = Fake("callbacks", log, {"start": None}) if detached else None
     websocket._inbox = ["second", "first"]
     websocket._high_water, websocket._send_limit = 100, 1000
     websocket._messages_received = websocket._messages_sent = 0
-    websocket._stage = 0
-    websocket._paused = websocket._told = websocket._holds = False
-    websocket._open = websocket._plain = True
+    websocket._state = OPEN
+    websocket._paused = websocket._end_delivered = websocket._holds = False
+    websocket._plain = True
     for name, value in attributes.items():
         setattr(websocket, name, list(value) if name == "_inbox" and type(value) in (list, tuple) else value)
     return websocket
@@ -170,7 +173,7 @@ def make_websocket(
 
 def make_engine(module: Any, log: list[Any], **attributes: Any) -> Any:
     """The engine's base, between two messages of a client that masks nothing."""
-    engine = recording(module.EnginePath, _feed_rest=None, _encode=b"encoded slowly")()
+    engine = recording(module.FastEngine, _feed_rest=None, _encode=b"encoded slowly")()
     engine.log = log
     engine._between, engine._masked, engine._max_message_size = True, False, 100
     engine.eventful, engine.plain = False, True
@@ -180,10 +183,10 @@ def make_engine(module: Any, log: list[Any], **attributes: Any) -> Any:
 
 
 MAKERS: dict[str, Callable[..., Any]] = {
-    "frames.EnginePath": lambda both, log, **options: make_engine(both.frames, log, **options),
+    "frames.FastEngine": lambda both, log, **options: make_engine(both.frames, log, **options),
     "fastpath.Turn": lambda both, log, **options: make_turn(both.fastpath, log, **options),
-    "fastpath.TransportPath": lambda both, log, **options: make_transport(both.fastpath, log, **options),
-    "fastpath.WebSocketPath": lambda both, log, **options: make_websocket(both.fastpath, log, **options),
+    "fastpath.FastTransport": lambda both, log, **options: make_transport(both.fastpath, log, **options),
+    "fastpath.FastWebSocket": lambda both, log, **options: make_websocket(both.fastpath, log, **options),
 }
 
 TWO_FRAMES = b"\x81\x03one\x82\x03two"
@@ -191,19 +194,19 @@ ARGUMENTS: dict[str, Callable[[], tuple[Any, ...]]] = {
     "masking.mask": lambda: (b"data", b"abcd"),
     "frames.encode_frame": lambda: (0x82, b"data", b"abcd"),
     "frames.parse_messages": lambda: (TWO_FRAMES, 0, len(TWO_FRAMES), 100, False, []),
-    "frames.EnginePath.feed": lambda: (TWO_FRAMES, len(TWO_FRAMES)),
-    "frames.EnginePath.encode": lambda: ("text", None),
+    "frames.FastEngine.feed": lambda: (TWO_FRAMES, len(TWO_FRAMES)),
+    "frames.FastEngine.encode": lambda: ("text", None),
     "fastpath.Turn.is_over": tuple,
     "fastpath.Turn.is_foreign": tuple,
-    "fastpath.TransportPath._readable": tuple,
-    "fastpath.TransportPath.write": lambda: (b"one",),
-    "fastpath.TransportPath.queue": lambda: (b"one",),
-    "fastpath.WebSocketPath.receive": lambda: (None,),
-    "fastpath.WebSocketPath.send": lambda: ("text", None),
-    "fastpath.WebSocketPath.offer": lambda: ("text",),
-    "fastpath.WebSocketPath._data_received": lambda: (bytearray(b"data"), 4),
-    "fastpath.WebSocketPath.__next__": tuple,
-    "fastpath.WebSocketPath.__iter__": tuple,
+    "fastpath.FastTransport._readable": tuple,
+    "fastpath.FastTransport.write": lambda: (b"one",),
+    "fastpath.FastTransport.queue": lambda: (b"one",),
+    "fastpath.FastWebSocket.receive": lambda: (None,),
+    "fastpath.FastWebSocket.send": lambda: ("text", None),
+    "fastpath.FastWebSocket.offer": lambda: ("text",),
+    "fastpath.FastWebSocket._data_received": lambda: (bytearray(b"data"), 4),
+    "fastpath.FastWebSocket.__next__": tuple,
+    "fastpath.FastWebSocket.__iter__": tuple,
 }
 """Every callable that exists twice, with arguments that it takes."""
 METHODS = {kind: [name for name in ARGUMENTS if name.startswith(f"{kind}.")] for kind in CLASSES}
@@ -225,11 +228,14 @@ def attributes_of(kind: str) -> list[str]:
 
 
 NOT_SET = "not set"
+TRANSPORT = "fastpath.FastTransport"
 
 
 def state_of(kind: str, made: Any) -> dict[str, Any]:
     """The attributes of an instance. ``_began`` is a moment: only whether it has changed can be compared."""
     state = {name: described(getattr(made, name, NOT_SET)) for name in attributes_of(kind)}
+    if hasattr(made, "_transport") and hasattr(made._transport, "outbox_size"):
+        state |= {f"_transport.{name}": value for name, value in state_of(TRANSPORT, made._transport).items()}
     if "_began" in state and isinstance(made._began, (int, float)):
         state["_began"] = abs(made._began - monotonic()) < 5
     return state
@@ -293,7 +299,9 @@ def difference(python: Outcome, c: Outcome) -> str | None:
         if getattr(python, field) != getattr(c, field)
     ]
     parts += [
-        f"{name}: Python {value}, C {c.state[name]}" for name, value in python.state.items() if c.state[name] != value
+        f"{name}: Python {value}, C {c.state.get(name)}"
+        for name, value in python.state.items()
+        if c.state.get(name) != value
     ]
     return "; ".join(parts)
 
@@ -517,7 +525,8 @@ def states(**values: list[Any]) -> Iterator[dict[str, Any]]:
 
 READS = [5, 1, 0, 2**31, BlockingIOError(), ConnectionResetError(), ValueError()]
 WRITES = [3, 2, 0, 4, BlockingIOError(), BrokenPipeError(), TypeError()]
-FRAMES = [b"frame", (b"header", b"payload"), (), bytearray(b"frame"), Data(b"frame"), None, ["x"], "x", ValueError()]
+FRAMES = [b"frame", b"x" * 900, (b"header", b"payload"), ValueError()]
+WRONG_FRAMES = [None, "x", 5, ["x"], object()]
 WRONG_SIZES = [-1, -2, None, "3", 3.0, 2**70]
 
 
@@ -537,9 +546,9 @@ class TestStates:
     @pytest.mark.parametrize("read", READS, ids=repr)
     def test_transport_readable(self, read: Any) -> None:
         """Whatever the channel answers."""
-        check({repr(read): compare("fastpath.TransportPath._readable", tuple, {}, read=read)})
+        check({repr(read): compare("fastpath.FastTransport._readable", tuple, {}, read=read)})
 
-    @pytest.mark.parametrize("name", ["fastpath.TransportPath.write", "fastpath.TransportPath.queue"])
+    @pytest.mark.parametrize("name", ["fastpath.FastTransport.write", "fastpath.FastTransport.queue"])
     def test_transport_write(self, name: str) -> None:
         """Whatever waits already and whatever the channel answers."""
         cases = states(outbox_size=[0, 5], _tick=[3, 7], _flush_due=[False, True], sent=WRITES)
@@ -551,11 +560,11 @@ class TestStates:
         """Who waits, what waits, and whether the turn is over."""
         cases = states(
             _inbox=[(), ("one",), ("two", "one")],
-            _open=[False, True],
-            _stage=[0, 1, 2],
+            _state=[PENDING, OPEN, CLOSED],
+            detached=[False, True],
             _reader=[None, "a greenlet"],
             _paused=[False, True],
-            _told=[False, True],
+            _end_delivered=[False, True],
             _holds=[False, True],
             over=[False, True],
             foreign=[False, True],
@@ -566,7 +575,7 @@ class TestStates:
             inbox = state.pop("_inbox")
             for args in ((), (None,), (1.5,)) if name == "receive" else ((),):
                 found[str((inbox, state, args))] = compare(
-                    f"fastpath.WebSocketPath.{name}", lambda args=args: args, {}, **state, _inbox=inbox
+                    f"fastpath.FastWebSocket.{name}", lambda args=args: args, {}, **state, _inbox=inbox
                 )
         check(found)
 
@@ -575,7 +584,7 @@ class TestStates:
         """Whether it is open, what waits for the peer, and what the engine answers."""
         cases = states(
             _inbox=[(), ("one",)],
-            _open=[False, True],
+            _state=[PENDING, OPEN, CLOSED],
             _plain=[False, True],
             over=[False, True],
             foreign=[False, True],
@@ -587,7 +596,7 @@ class TestStates:
             inbox = state.pop("_inbox")
             for message in ("text", prepare("prepared")):
                 found[str((inbox, state, message))] = compare(
-                    f"fastpath.WebSocketPath.{name}", lambda message=message: (message,), {}, **state, _inbox=inbox
+                    f"fastpath.FastWebSocket.{name}", lambda message=message: (message,), {}, **state, _inbox=inbox
                 )
         check(found)
 
@@ -596,7 +605,7 @@ class TestStates:
         cases = states(
             fed=[(), ("one",), ("two", "one"), ValueError()],
             eventful=[False, True, 0, 1, None],
-            _stage=[0, 1, 2],
+            detached=[False, True],
             _reader=[None, "a greenlet"],
             over=[False, True],
             foreign=[False, True],
@@ -605,24 +614,23 @@ class TestStates:
         for state in cases:
             for inbox in ((), ("one",)):
                 found[str((inbox, state))] = compare(
-                    "fastpath.WebSocketPath._data_received", lambda: (bytearray(8), 8), {}, **state, _inbox=inbox
+                    "fastpath.FastWebSocket._data_received", lambda: (bytearray(8), 8), {}, **state, _inbox=inbox
                 )
         check(found)
 
-    @pytest.mark.parametrize("size", WRONG_SIZES)
-    def test_wrong_answer_of_a_collaborator(self, size: Any) -> None:
+    @pytest.mark.parametrize("answer", [*WRONG_SIZES, *WRONG_FRAMES], ids=str)
+    def test_wrong_answer_of_a_collaborator(self, answer: Any) -> None:
         """The third accepted difference: C raises some exception, and never returns NULL without one."""
         c = implementation("c").fastpath
-        results = []
-        for make in (
-            lambda log: make_transport(c, log, read=size)._readable,
-            lambda log: partial(make_transport(c, log, sent=size).write, b"one"),
-            lambda log: make_turn(c, log, over=True, ticks=SimpleNamespace(iteration=size)).is_over,
-            lambda log: partial(make_websocket(c, log, outbox_size=size).send, "text"),
-            lambda log: partial(make_websocket(c, log, outbox_size=size).offer, "text"),
-            lambda log: partial(make_websocket(c, log, fed=size)._data_received, bytearray(8), 8),
-        ):
-            results.append(outcome(make([]), []).result)
+        made = [
+            lambda log: make_transport(c, log, read=answer)._readable,
+            lambda log: partial(make_transport(c, log, sent=answer).write, b"one"),
+            lambda log: make_turn(c, log, over=True, ticks=SimpleNamespace(iteration=answer)).is_over,
+            lambda log: partial(make_websocket(c, log, frame=answer).send, "text"),
+            lambda log: partial(make_websocket(c, log, frame=answer, outbox_size=5).offer, "text"),
+            lambda log: partial(make_websocket(c, log, fed=answer)._data_received, bytearray(8), 8),
+        ]
+        results = [outcome(make([]), []).result for make in made]
         assert [result for result in results if isinstance(result, str)] == []
 
     @pytest.mark.parametrize("between", [False, True])
@@ -637,7 +645,7 @@ class TestStates:
             for end in (None, *range(-2, len(data[:20]) + 3)):
                 for kind in (bytes, bytearray, memoryview, Data):
                     found[data[:20], end, kind] = compare(
-                        "frames.EnginePath.feed",
+                        "frames.FastEngine.feed",
                         lambda data=data, end=end, kind=kind: (kind(data), end),
                         {},
                         _between=between,
@@ -653,7 +661,7 @@ class TestStates:
         messages: list[Any] = ["", "text", "мир" * 100, "x" * 70000, b"", b"x" * 65535, b"x" * 65536, 5, None]
         messages += [Text("text"), Data(b"data"), bytearray(b"data"), memoryview(b"data"), "\ud800"]
         found: dict[Any, str | None] = {
-            i: compare("frames.EnginePath.encode", lambda message=message: (message, binary), {}, plain=plain)
+            i: compare("frames.FastEngine.encode", lambda message=message: (message, binary), {}, plain=plain)
             for i, message in enumerate(messages)
         }
         check(found)
@@ -752,6 +760,6 @@ class TestAttributes:
         for made in both_of(kind):
             results.append(outcome(lambda: getattr(made(), method)(*ARGUMENTS[name]()), []).result)  # noqa: B023
         python, c = results
-        itself = ("WebSocketPath", "WebSocketPath")
+        itself = ("FastWebSocket", "FastWebSocket")
         assert python == (itself if method == "__iter__" else AttributeError)
         assert c == python or (c == ("bool", True) and kind == "fastpath.Turn")  # the thread 0 is another one

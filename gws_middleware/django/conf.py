@@ -15,6 +15,7 @@ from django.core.signals import setting_changed
 from django.http import HttpRequest
 
 from ..config import SAME_ORIGIN, Config, closest, is_ours, knob, optional, seconds
+from ..connection import control
 from ..connection.websocket import WebSocket
 from ..exceptions import ConfigError
 from ..protocol.handshake import origin_allowed
@@ -130,7 +131,7 @@ def host_allowed(request: HttpRequest, ws: WebSocket) -> bool:
     try:
         request.get_host()
     except DisallowedHost:
-        others = [entry for entry in ws._config.allowed_origins if entry != SAME_ORIGIN]
+        others = [entry for entry in control.config_of(ws).allowed_origins if entry != SAME_ORIGIN]
         return origin_allowed(ws.origin, "", others)
     return True
 

@@ -1,4 +1,4 @@
-/* `mask`, `encode_frame`, `parse_messages` and `EnginePath` in C. Rule: each does the same as the one of that name in
+/* `mask`, `encode_frame`, `parse_messages` and `FastEngine` in C. Rule: each does the same as the one of that name in
  * masking.py or frames.py, for every call; its docstring there says what that is. tests/test_parity.py compares the two,
  * and the constants.
  *
@@ -379,14 +379,14 @@ typedef struct {
     PyObject_HEAD
     Py_ssize_t max_message_size;
     char between, masked, plain, eventful;
-} EnginePath;
+} FastEngine;
 
 /* The methods of the subclass that do everything else. */
 #define NAMES(X) X(_feed_rest) X(_encode)
 NAMES(NATIVE_DECLARE_NAME)
 
 static int
-engine_feed_rest(EnginePath *self, PyObject *data, Py_ssize_t start, Py_ssize_t end, PyObject *messages)
+engine_feed_rest(FastEngine *self, PyObject *data, Py_ssize_t start, Py_ssize_t end, PyObject *messages)
 {
     PyObject *numbers[2] = {PyLong_FromSsize_t(start), PyLong_FromSsize_t(end)}, *result = NULL;
     if (numbers[0] != NULL && numbers[1] != NULL) {
@@ -402,7 +402,7 @@ engine_feed_rest(EnginePath *self, PyObject *data, Py_ssize_t start, Py_ssize_t 
 /* Append the whole messages at the beginning of data[:*end] to `messages`. Return the offset of the first byte that was
  * not consumed, or -1 with an exception. *end becomes the size of the data where `end_given` is None. */
 static Py_ssize_t
-engine_append_messages(EnginePath *self, PyObject *data, PyObject *end_given, Py_ssize_t *end, PyObject *messages)
+engine_append_messages(FastEngine *self, PyObject *data, PyObject *end_given, Py_ssize_t *end, PyObject *messages)
 {
     Py_buffer view; /* released before _feed_rest() is called, which may run any code */
     if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
@@ -438,7 +438,7 @@ PyDoc_STRVAR(engine_feed_doc,
 "    ValueError: ``end`` does not lie within ``data``.");
 
 static PyObject *
-engine_feed(EnginePath *self, PyObject *const *args, Py_ssize_t nargs)
+engine_feed(FastEngine *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs < 1 || nargs > 2) {
         return PyErr_Format(PyExc_TypeError, "feed() takes 1 or 2 arguments, %zd given", nargs);
@@ -479,7 +479,7 @@ PyDoc_STRVAR(engine_encode_doc,
 "    ValueError: It cannot be sent as text, because it has no UTF-8 or is none.");
 
 static PyObject *
-engine_encode(EnginePath *self, PyObject *const *args, Py_ssize_t nargs)
+engine_encode(FastEngine *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs < 1 || nargs > 2) {
         return PyErr_Format(PyExc_TypeError, "encode() takes 1 or 2 arguments, %zd given", nargs);
@@ -504,11 +504,11 @@ static PyMethodDef engine_methods[] = {
 };
 
 static PyMemberDef engine_members[] = {
-    {"_between", T_BOOL, offsetof(EnginePath, between), 0, NULL},
-    {"_masked", T_BOOL, offsetof(EnginePath, masked), 0, NULL},
-    {"_max_message_size", T_PYSSIZET, offsetof(EnginePath, max_message_size), 0, NULL},
-    {"eventful", T_BOOL, offsetof(EnginePath, eventful), 0, NULL},
-    {"plain", T_BOOL, offsetof(EnginePath, plain), 0, NULL},
+    {"_between", T_BOOL, offsetof(FastEngine, between), 0, NULL},
+    {"_masked", T_BOOL, offsetof(FastEngine, masked), 0, NULL},
+    {"_max_message_size", T_PYSSIZET, offsetof(FastEngine, max_message_size), 0, NULL},
+    {"eventful", T_BOOL, offsetof(FastEngine, eventful), 0, NULL},
+    {"plain", T_BOOL, offsetof(FastEngine, plain), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -527,8 +527,8 @@ static PyType_Slot engine_slots[] = {
 };
 
 static PyType_Spec engine_spec = {
-    .name = "gws_middleware.protocol._speedups.EnginePath",
-    .basicsize = sizeof(EnginePath),
+    .name = "gws_middleware.protocol._speedups.FastEngine",
+    .basicsize = sizeof(FastEngine),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = engine_slots,
 };

@@ -37,7 +37,7 @@ from .frames import (
     SPLIT_FROM,
     WHOLE_BINARY,
     WHOLE_TEXT,
-    EnginePath,
+    FastEngine,
     encode_frame,
     encode_header,
     parse_messages,
@@ -89,7 +89,7 @@ def _not_utf8() -> _Violation:
     return _Violation(CloseCode.INVALID_DATA, "a text message is not UTF-8")  # 8.1
 
 
-class Connection(EnginePath):
+class Connection(FastEngine):
     """One end of a connection. ``client`` is True on the end that masks what it sends."""
 
     __slots__ = (

@@ -2,7 +2,7 @@
 
 Rule 1: nothing here fails a connection. ``parse_messages`` takes frames that are certainly valid and stops before any
 other; ``connection`` reads those one by one and says what follows.
-Rule 2: ``encode_frame``, ``parse_messages`` and ``EnginePath`` exist twice: here, and in ``_speedups.c``, which is used
+Rule 2: ``encode_frame``, ``parse_messages`` and ``FastEngine`` exist twice: here, and in ``_speedups.c``, which is used
 where it is built. Both do the same for every call; ``tests/test_parity.py`` compares them, and the constants.
 """
 
@@ -30,7 +30,7 @@ __all__ = [
     "SPLIT_FROM",
     "WHOLE_BINARY",
     "WHOLE_TEXT",
-    "EnginePath",
+    "FastEngine",
     "encode_frame",
     "encode_header",
     "parse_messages",
@@ -194,7 +194,7 @@ def parse_messages(
     return start
 
 
-class EnginePath:
+class FastEngine:
     """The base of ``Connection``: the fast path of a message in one frame, in and out.
 
     Everything else is a method of the subclass: ``_feed_rest`` and ``_encode``.
@@ -273,4 +273,4 @@ class EnginePath:
 if speedups is not None:
     encode_frame = speedups.encode_frame
     parse_messages = speedups.parse_messages
-    EnginePath = speedups.EnginePath  # type: ignore[misc]
+    FastEngine = speedups.FastEngine  # type: ignore[misc]

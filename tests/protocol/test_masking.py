@@ -152,7 +152,7 @@ def test_speedups_pure_python_in_a_process() -> None:
     program = (
         "from gws_middleware.protocol import frames, masking\n"
         "assert masking.speedups is None\n"
-        "functions = masking.mask, frames.encode_frame, frames.parse_messages, frames.EnginePath.feed\n"
+        "functions = masking.mask, frames.encode_frame, frames.parse_messages, frames.FastEngine.feed\n"
         "assert [type(function).__name__ for function in functions] == ['function'] * 4, functions\n"
     )
     environ = {**os.environ, "GWS_SPEEDUPS": "0"}
