@@ -20,6 +20,7 @@ from __future__ import annotations
 import array
 import inspect
 import itertools
+import socket
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from gws_middleware.connection import channel as channels
 from gws_middleware.connection.states import CLOSED, OPEN, PENDING
 from gws_middleware.protocol.connection import prepare
 
@@ -763,3 +765,104 @@ class TestAttributes:
         itself = ("FastWebSocket", "FastWebSocket")
         assert python == (itself if method == "__iter__" else AttributeError)
         assert c == python or (c == ("bool", True) and kind == "fastpath.Turn")  # the thread 0 is another one
+
+
+# --- the plain socket ---------------------------------------------------------------------------------------------
+
+
+CHANNEL_METHODS = ("fileno", "recv_into", "send", "sendmsg", "shutdown", "setsockopt", "close")
+CHANNEL_CALLS: dict[str, Callable[[], tuple[Any, ...]]] = {
+    "fileno": tuple,
+    "recv_into": lambda: (bytearray(8),),
+    "send": lambda: (b"data",),
+    "sendmsg": lambda: ([b"one", b"two"],),
+    "shutdown": lambda: (socket.SHUT_WR,),
+    "setsockopt": lambda: (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    "close": tuple,
+}
+
+
+class TestChannel:
+    """``SocketChannel`` and the socket of the standard library, as far as ``PlainChannel`` goes. A socket takes more
+    arguments, which no caller passes: mypy holds them to ``PlainChannel``.
+    """
+
+    @staticmethod
+    def made(choice: str) -> tuple[Any, socket.socket]:
+        """A channel, and its peer, which has sent something."""
+        ours, peer = socket.socketpair()
+        peer.sendall(b"hello")
+        return implementation(choice).channel.plain_channel(ours), peer
+
+    def compared(self, name: str, args: Callable[[], tuple[Any, ...]], *, closed: bool = False) -> str | None:
+        """Make one call on both; what differs in the result, the arguments or what the peer receives, or None."""
+        both = []
+        for choice in ("python", "c"):
+            channel, peer = self.made(choice)
+            arguments = args()
+            with peer:
+                try:
+                    if closed:
+                        channel.close()
+                    done = outcome(partial(getattr(channel, name), *arguments), [], arguments=arguments)
+                    is_open = channel.fileno() >= 0
+                finally:
+                    channel.close()
+                peer.settimeout(5)
+                try:
+                    received = peer.recv(100)
+                except ConnectionResetError:
+                    received = b"reset"
+            if name == "fileno" and is_open:
+                done = done._replace(result=done.result[1] > 0)
+            both.append(done._replace(state={"open": is_open, "received": received}))
+        return difference(*both)
+
+    def test_names(self) -> None:
+        """Everything that ``PlainChannel`` promises, and nothing else."""
+        channel, peer = self.made("c")
+        with peer:
+            channel.close()
+        promised = {name for name in dir(channels.PlainChannel) if not name.startswith("_")}
+        assert {name for name in dir(channel) if not name.startswith("_")} == promised == set(CHANNEL_METHODS)
+
+    @pytest.mark.parametrize("name", CHANNEL_METHODS)
+    def test_signature_and_docstring(self, name: str) -> None:
+        """Those of ``PlainChannel``; the TLS channel has the same parameters."""
+        channel, peer = self.made("c")
+        with peer:
+            channel.close()
+        promised, in_c = getattr(channels.PlainChannel, name), getattr(type(channel), name)
+        parameters = parameters_of(promised, method=True)
+        assert parameters_of(in_c, method=True) == parameters
+        assert (inspect.getdoc(in_c) or "").split() == (inspect.getdoc(promised) or "").split() != []
+        if name != "sendmsg":
+            in_tls = getattr(channels._TLS, name)  # recv_into is a slot that holds the method of the socket
+            assert inspect.ismemberdescriptor(in_tls) or parameters_of(in_tls, method=True) == parameters
+
+    @pytest.mark.parametrize("closed", [False, True])
+    @pytest.mark.parametrize("name", CHANNEL_METHODS)
+    def test_call(self, name: str, closed: bool) -> None:
+        """The same result and effect, or the same exception, while it is open and after that."""
+        check({name: self.compared(name, CHANNEL_CALLS[name], closed=closed)})
+
+    @pytest.mark.parametrize(
+        ("name", "position"), [(name, i) for name, make in CHANNEL_CALLS.items() for i in range(len(make()))]
+    )
+    def test_argument_of_another_type(self, name: str, position: int) -> None:
+        """Every other kind of value for each argument. (Sockets also take options that are no numbers.)"""
+        found: dict[Any, str | None] = {}
+        for label, odd in ODD.items():
+            if (name, position) == ("setsockopt", 2) and not isinstance(odd(), (int, float, str)):
+                continue
+            complete = CHANNEL_CALLS[name]
+            found[label] = self.compared(
+                name, lambda odd=odd, complete=complete: (*complete()[:position], odd(), *complete()[position + 1 :])
+            )
+        check(found)
+
+    @pytest.mark.parametrize("name", CHANNEL_METHODS)
+    def test_too_few_arguments(self, name: str) -> None:
+        """Each number of arguments that is too small."""
+        complete = CHANNEL_CALLS[name]
+        check({n: self.compared(name, lambda n=n: complete()[:n]) for n in range(len(complete()))})
