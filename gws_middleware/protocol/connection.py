@@ -58,8 +58,8 @@ MAX_CONTROL = 125
 MAX_PONGS = 16
 """Pongs that wait to be sent. Of more pings the latest are answered, which 5.5.3 allows."""
 SHORT_PIECE = 4096
-"""Bytes below which a piece of a message is merged with the one before it. Else a peer that sends single bytes would cost
-an object for each.
+"""Bytes below which a piece of a message is merged with the one before it. Else a peer that sends single bytes would
+cost an object for each.
 """
 FRAMES_AT_ONCE = 16
 """Frames other than whole messages that one ``feed()`` takes. Each costs some microseconds, one read can hold ten
@@ -297,7 +297,7 @@ class Connection(FastEngine):
         if message.fragments > self._max_fragments:
             raise _Violation(CloseCode.POLICY_VIOLATION, f"more than {self._max_fragments} fragments in a message")
         room = self._max_message_size - message.size
-        # Deflate lengthens data that it cannot shrink, by less than an eighth. The exact limit is checked after inflation.
+        # Deflate lengthens data that it cannot shrink, by less than an eighth. After inflation the limit is exact.
         if length > (room + (room >> 3) + 64 if message.compressed else room):
             raise self._too_big()
 
@@ -324,7 +324,7 @@ class Connection(FastEngine):
         last = taken == frame.left and bool(frame.first & FIN)
         if self.state is State.OPEN:
             self._store(message, self._payload(frame, view[:end], start), last)
-        # else: 1.4: data that comes after our close frame is discarded
+        # Data that comes after our close frame is discarded (1.4).
         frame.advance(taken)
         if not frame.left:
             self._frame = None
@@ -354,8 +354,8 @@ class Connection(FastEngine):
 
     def _control(self, opcode: int, payload: bytes) -> None:
         if opcode == _PING:
-            # 5.5.2: a ping MUST be answered, unless a close frame was received. 5.5.3: of several pings the latest alone
-            # may be answered. 5.5.1: after our close frame we MUST NOT send any more frames of data, and send none at all.
+            # 5.5.2: a ping MUST be answered, unless a close frame was received. 5.5.3: of several pings the latest
+            # alone may be answered. 5.5.1: after our close frame we MUST NOT send data frames; we send no frame at all.
             if self.state is State.OPEN:
                 self._pongs_due.append(payload)
                 if len(self._pongs_due) > MAX_PONGS:
@@ -390,7 +390,7 @@ class Connection(FastEngine):
         self._rest, self._between, self.stalled = None, False, False
 
     def _fail(self, violation: _Violation) -> None:
-        """_Fail the WebSocket Connection_ (RFC 6455 7.1.7): queue a close frame with the reason, unless one was sent."""
+        """_Fail the WebSocket Connection_ (RFC 6455 7.1.7): queue a close frame that says why, unless one was sent."""
         if self.state is State.OPEN:
             self._queue_close(int(violation.code).to_bytes(2, "big") + violation.reason.encode())
             self.sent_close = (int(violation.code), violation.reason)
@@ -538,9 +538,7 @@ class _Partial:
                 self._decoder = _new_utf8_decoder()
             self._decoder.decode(piece)
             if b"\xed\xa0" <= self._decoder.getstate()[0] < b"\xee":
-                self._decoder.decode(
-                    b"", True
-                )  # raises: of a surrogate CPython awaits the third byte, but none is valid
+                self._decoder.decode(b"", True)  # raises: CPython awaits the third byte of a surrogate, none is valid
         pieces = self._pieces
         if len(piece) >= SHORT_PIECE or (last and not pieces):
             pieces.append(piece)
@@ -653,7 +651,7 @@ def _as_bytes(message: Any) -> tuple[Any, bool]:
     if isinstance(message, memoryview):
         return message.tobytes(), False
     if isinstance(message, (int, float)) and not isinstance(message, bool):
-        return str(message).encode(), True  # as gevent-websocket does
+        return str(message).encode(), True  # as gevent-websocket and simple-websocket do
     raise TypeError(
         "a message is str, bytes, bytearray, memoryview, a number or what prepare() returns, "
         f"not {type(message).__name__}"
