@@ -1,7 +1,7 @@
 """Fuzz the engine with atheris: any bytes end in messages or in a close, nothing escapes.
 
 The invariants are the suite's (``tests/protocol/invariants.py``). The first byte of an input chooses the engine: its
-side, its compression, whether it has said goodbye. Run from the top of the repository::
+side, its compression, whether it has sent its close frame. Run from the top of the repository::
 
     python -m fuzz.fuzz_engine CORPUS_DIRECTORY -max_total_time=600
 """
@@ -21,7 +21,7 @@ from tests.protocol.invariants import PROFILES, check_engine, check_inflate, che
 
 SEEDS = 400
 MOST = 1024
-"""Bytes of one input that are looked at: enough for every limit of the profiles, and quick."""
+"""Bytes of one input that are used: enough for every limit of the profiles, and quick."""
 
 
 def test_one_input(data: bytes) -> None:

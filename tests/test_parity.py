@@ -397,7 +397,7 @@ class Index:
 
 
 class Text(str):
-    """A text that lies about itself."""
+    """A text whose methods return something else."""
 
     __slots__ = ()
 
@@ -409,7 +409,7 @@ class Text(str):
 
 
 class Data(bytes):
-    """Bytes that lie about themselves."""
+    """Bytes whose methods return something else."""
 
     def __len__(self) -> int:
         return 1
@@ -477,7 +477,7 @@ class TestCalls:
 
     @pytest.mark.parametrize("name", ARGUMENTS)
     def test_arguments_by_name(self, name: str) -> None:
-        """Each parameter by its name, alone, behind those before it, and twice; and names that no parameter has."""
+        """Each parameter by its name, alone, after those before it, and twice; and names that no parameter has."""
         python, _ = both_of(name)
         parameters = [each[0] for each in parameters_of(python, method=name not in FUNCTIONS)]
         found: dict[Any, str | None] = {}
@@ -533,7 +533,7 @@ WRONG_SIZES = [-1, -2, None, "3", 3.0, 2**70]
 
 
 class TestStates:
-    """Each method in every combination of the states that it looks at."""
+    """Each method in every combination of the states that it reads."""
 
     @pytest.mark.parametrize("name", METHODS["fastpath.Turn"])
     def test_turn(self, name: str) -> None:

@@ -66,7 +66,7 @@ def using(name: str) -> Iterator[None]:
 
 
 def split(data: bytes) -> tuple[list[Frame], bytes]:
-    """The whole frames at the head of ``data``, unmasked, and the bytes left; no rule of the RFC is looked at."""
+    """The whole frames at the head of ``data``, unmasked, and the bytes left; no rule of the RFC is checked."""
     found: list[Frame] = []
     start = 0
     while len(data) - start >= 2:
@@ -120,7 +120,7 @@ def drained(engine: Connection, messages: list[Message]) -> list[Message]:
 
 
 def _feed(engine: Connection, data: bytes) -> list[Message]:
-    """Feed from a buffer with other bytes behind the end, which its owner writes over and resizes afterwards."""
+    """Feed from a buffer with other bytes after the end, which its owner overwrites and resizes afterwards."""
     buffer = bytearray(data + b"\x88\x82\x00\x00\x00\x00\x03\xe8")
     messages = engine.feed(buffer, len(data))
     buffer[:] = b"\xff" * len(buffer)
@@ -158,11 +158,11 @@ def read(
     max_fragments: int = 4096,
     same_fault: bool = True,
 ) -> Outcome:
-    """What an engine makes of ``data``: the same whole, byte by byte, in two halves, with a pong behind it, in C and
+    """What an engine makes of ``data``: the same whole, byte by byte, in two halves, with a pong after it, in C and
     in pure Python. ``before`` puts the engine into the state in which it reads.
 
-    A compressed message with two faults (it inflates to broken text and then to too much) is told for the one that a
-    piece of it shows first: with ``same_fault`` False that may depend on the cut.
+    A compressed message with two faults (it inflates to broken text and then to too much) is reported for the one that
+    a piece of it shows first: with ``same_fault`` False that may depend on the cut.
     """
 
     def engine() -> Connection:

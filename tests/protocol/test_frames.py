@@ -87,10 +87,10 @@ def build(first_byte: int, payload: bytes, key: bytes | None = KEY, width: int |
 def read(
     parse: Parse, data: bytes, masked: bool = True, max_size: int = NO_LIMIT, start: int = 0
 ) -> tuple[int, list[Message]]:
-    """What ``parse`` makes of ``data``: the same in every kind of buffer, whatever stands behind the end."""
+    """What ``parse`` makes of ``data``: the same in every kind of buffer, whatever stands after the end."""
     answers = []
-    behind = data + b"\x82\x80\x00\x00\x00\x00\x82\x00" * 40
-    for buffer in (data, bytearray(data), memoryview(data), behind, memoryview(bytearray(behind))):
+    longer = data + b"\x82\x80\x00\x00\x00\x00\x82\x00" * 40
+    for buffer in (data, bytearray(data), memoryview(data), longer, memoryview(bytearray(longer))):
         messages: list[Message] = []
         answers.append((parse(buffer, start, len(data), max_size, masked, messages), messages))
     assert all(answer == answers[0] for answer in answers)
@@ -404,7 +404,7 @@ def test_parse_messages_wide_items(parse: Parse) -> None:
 @pytest.mark.parametrize("length", [0, 1, 5, 126, 300])
 @pytest.mark.parametrize("first_byte", [TEXT, BINARY])
 def test_parse_messages_truncated(parse: Parse, first_byte: int, length: int, masked: bool) -> None:
-    """A frame cut at any byte is left whole, and the bytes beyond ``end`` are not looked at."""
+    """A frame cut at any byte is left whole, and the bytes beyond ``end`` are not read."""
     key = KEY if masked else None
     before, frame = build(BINARY, b"before", key), build(first_byte, b"p" * length, key)
     stops = {read(parse, before + frame[:cut], masked) == (len(before), [b"before"]) for cut in range(len(frame))}
@@ -482,7 +482,7 @@ def test_parse_messages_not_utf8(parse: Parse, payload: bytes, masked: bool) -> 
 
 
 def test_parse_messages_leaves_no_error(parse: Parse) -> None:
-    """The call that met a text that is not UTF-8 ends with no exception in the air."""
+    """The call that met a text that is not UTF-8 ends with no exception set."""
     parse(build(TEXT, b"\xff"), 0, 7, NO_LIMIT, True, [])
     assert sys.exc_info() == (None, None, None)
 
@@ -575,7 +575,7 @@ def test_parse_messages_of_encode_frame(encode: Encode, parse: Parse, length: in
 
 
 def test_frames_keep_no_memory(encode: Encode, parse: Parse) -> None:
-    """Thousands of calls, refused ones too, leave no memory behind."""
+    """Thousands of calls, refused ones too, leak no memory."""
     good = encode(TEXT, "ascii", KEY) + encode(TEXT, "мир", KEY) + encode(BINARY, b"data", KEY)
     bad = encode(BINARY, b"before", KEY) + build(TEXT, b"\xff" * 50)
 

@@ -277,7 +277,7 @@ class TestSection4_2_1:
         assert judge(GOOD, []) == Handshake(KEY)
 
     def test_first_broken_rule_makes_the_answer(self) -> None:
-        """A request that breaks every rule is told about the first; mending one after the other leads to the 101."""
+        """A request that breaks every rule is refused for the first; mending one after the other leads to the 101."""
         bad = GOOD._replace(
             protocol="HTTP/1.0",
             method="POST",
