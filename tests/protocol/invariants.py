@@ -69,8 +69,8 @@ def check_engine(data: bytes, profile: Profile) -> Outcome:
     """Any bytes end in messages or in a close; nothing escapes.
 
     The same messages, state and replies come of them however they are cut, in C and in pure Python (``read``). No
-    message is longer than the limit. A few pongs or one close frame answer them, and none after our close frame. A close
-    frame that is sent or reported carries a code that may travel.
+    message is longer than the limit. A few pongs or one close frame answer them, and none after our close frame. A
+    close frame that is sent or reported carries a code that may travel.
     """
     outcome = read(
         data,
