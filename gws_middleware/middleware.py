@@ -1,7 +1,7 @@
-"""The lifetime of a WebSocket under WSGI, top to bottom: refuse or run, accept, swallow, close, leave.
+"""The lifetime of a WebSocket under WSGI, top to bottom: refuse or run, accept, discard, close, release.
 
 Before the 101 the application's response is an ordinary one. After it nothing that the application returns or raises
-reaches the wire: the response is swallowed and closed (a framework cleans up there), an error is logged once.
+reaches the wire: the response is discarded and closed (a framework cleans up there), an error is logged once.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class WebSocketMiddleware:
         call = getattr(app, "__call__", None)  # noqa: B004
         self._call: WSGIApp = call if isinstance(call, MethodType) else app
         self.config = Config.load(options)
-        self._told = False
+        self._warned_no_socket = False
         self._warned: set[str] = set()
         if hasattr(app, "app_protocol"):  # gevent-websocket's handler asks the application that it is given
             self.app_protocol = app.app_protocol
@@ -86,7 +86,7 @@ class WebSocketMiddleware:
         server: Server,
         answer: Handshake | Refusal,
     ) -> Iterable[bytes]:
-        """The server sent the 101 before it asked us; what is left of a refusal is a close frame."""
+        """The server has sent the 101 before it called us: a refusal is a close frame."""
         refused = isinstance(answer, Refusal)
         handshake = Handshake("", ()) if isinstance(answer, Refusal) else answer._replace(compression=None)
 
@@ -114,8 +114,8 @@ class WebSocketMiddleware:
         return name if name in handshake.subprotocols else None
 
     def _no_socket(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        if not self._told:
-            self._told = True
+        if not self._warned_no_socket:
+            self._warned_no_socket = True
             log.warning(NO_SOCKET)
         body = NO_SOCKET.encode() + b"\n"
         start_response("501 Not Implemented", _text_headers(body))
@@ -156,7 +156,7 @@ def _refuse(
 
 
 def _body(environ: Environ, body: bytes) -> list[bytes]:
-    """None behind HEAD: gunicorn does not send one, but warns of it in its log, once for each request of a stranger."""
+    """None for HEAD: gunicorn does not send one, but logs a warning, which any client could repeat."""
     return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]
 
 
@@ -184,7 +184,7 @@ def _request(environ: Environ) -> Request:
 
 
 def _discard(data: bytes) -> None:
-    """The ``write`` of a swallowed response."""
+    """The ``write`` of a discarded response."""
 
 
 class _AcceptTimeout(Timeout):
@@ -202,21 +202,21 @@ class _AcceptTimeout(Timeout):
 
 
 class _Lifetime:
-    """One request that may become a WebSocket. Slots are reserved in it alone, and whatever exception leaves it, from
+    """One request that may become a WebSocket. Slots are reserved in it alone. Whatever exception comes out of it, from
     whichever line, ``_release()`` has released what the request held.
     """
 
     __slots__ = (
         "_code",
         "_deadline",
+        "_discarded",
         "_environ",
         "_finished",
-        "_left",
+        "_released",
         "_seconds",
         "_server",
         "_start_response",
         "_started",
-        "_swallowed",
         "_view",
         "ws",
     )
@@ -232,7 +232,7 @@ class _Lifetime:
     ) -> None:
         self._environ, self._server = environ, server
         self._start_response: StartResponse | None = start_response
-        self._started = self._swallowed = self._finished = self._left = False
+        self._started = self._discarded = self._finished = self._released = False
         self._seconds = config.send_timeout
         self._view = getcurrent()
         self._code: int = CloseCode.NORMAL
@@ -258,8 +258,8 @@ class _Lifetime:
         return channel, early
 
     def _release(self) -> None:
-        """An exception leaves the request, and may have cut short what ends it."""
-        self._forget(cut=not self._left)
+        """An exception comes out of the request, and may have interrupted what ends it."""
+        self._forget(cut=not self._released)
 
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:
@@ -308,8 +308,8 @@ class _Lifetime:
         if result is None or type(result) is object:  # a view without a result; gunicorn's ALREADY_HANDLED
             result = ()
         if self.over:
-            self._swallow(result)
-            self._tell_lost()
+            self._discard_result(result)
+            self._raise_lost()
             return _Response([], server, self._seconds) if server.closes_by_exception else []
         if self._started:
             self.forget()
@@ -327,7 +327,7 @@ class _Lifetime:
     def start_response(self, status: str, headers: Headers, exc_info: Any = None) -> Write:
         """What the application gets as ``start_response``."""
         if self.over:
-            return self._start_swallowed(status, exc_info)
+            return self._start_discarded(status, exc_info)
         start_response, server = self._start_response, self._server
         assert start_response is not None
         self._count_refusal()
@@ -349,15 +349,15 @@ class _Lifetime:
             self._started = True
             registry.current().counters.refused[reason] += 1
 
-    def _start_swallowed(self, status: str, exc_info: Any) -> Write:
+    def _start_discarded(self, status: str, exc_info: Any) -> Write:
         if exc_info:
             try:
-                raise exc_info[1].with_traceback(exc_info[2])  # PEP 3333: the headers have gone
+                raise exc_info[1].with_traceback(exc_info[2])  # PEP 3333: the headers were sent
             finally:
                 exc_info = None
-        if self._swallowed:
+        if self._discarded:
             raise AssertionError("start_response was called twice without exc_info (PEP 3333)")
-        self._swallowed = True
+        self._discarded = True
         # Where it has ended already there is nothing to close; a framework has logged what made it answer so.
         if status[:1] == "5" and not (control.is_closed(self.ws) or self._is_taken):
             log.error(
@@ -368,7 +368,7 @@ class _Lifetime:
             self._code = CloseCode.INTERNAL_ERROR
         return _discard
 
-    # --- swallow ---------------------------------------------------------------------------------------------------
+    # --- discard ---------------------------------------------------------------------------------------------------
 
     def lazily(self, result: Iterable[bytes]) -> Iterator[bytes]:
         """The body of an application that does its work while it is iterated: before the 101 an ordinary one,
@@ -387,7 +387,7 @@ class _Lifetime:
                 yield from self._too_late()
             else:
                 self._raised(error)
-        self._tell_lost()
+        self._raise_lost()
         if not self.ws.accepted and not self._started:
             yield from self._unanswered()
 
@@ -402,7 +402,7 @@ class _Lifetime:
         return [body]
 
     def _too_late(self) -> Iterable[bytes]:
-        """``accept_timeout`` is over: nobody knows what the application was waiting for."""
+        """``accept_timeout`` has passed before the application has accepted or answered."""
         seconds = control.config_of(self.ws).accept_timeout
         sentence = f"The application did not answer the handshake within {seconds:g} seconds."
         log.warning("WebSocket %s: %s", ascii(self.ws.path), sentence)
@@ -412,7 +412,7 @@ class _Lifetime:
         self.forget()
         return [body]
 
-    def _swallow(self, result: Iterable[bytes]) -> None:
+    def _discard_result(self, result: Iterable[bytes]) -> None:
         try:
             try:
                 for _ in result:
@@ -456,7 +456,7 @@ class _Lifetime:
         log.error("WebSocket %s: the application raised; closed with 1011", ascii(ws.path), exc_info=error)
         self._code = CloseCode.INTERNAL_ERROR
 
-    def _tell_lost(self) -> None:
+    def _raise_lost(self) -> None:
         """The peer disconnected before the 101, or the application has served the connection itself: what every server
         takes for the former, and closes the connection without writing anything.
         """
@@ -464,10 +464,10 @@ class _Lifetime:
             self.forget()
             raise BrokenPipeError(errno.EPIPE, "the connection has ended without a 101 of this server")
 
-    # --- close and leave -------------------------------------------------------------------------------------------
+    # --- close and release -----------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """The application is done: close unless the connection is to live on, and leave the server."""
+        """The application is done: close unless the connection is detached, and release the server."""
         if self._finished or not self.ws.accepted:
             return
         self._finished = True
@@ -482,7 +482,7 @@ class _Lifetime:
             self.forget()
             with suppress(GreenletExit):  # as in _raised: the server is to see this request end, and no other begin
                 control.release(ws, log_line)
-        self._left = True
+        self._released = True
 
     def forget(self) -> None:
         """Environ and WebSocket refer to each other, so do the WebSocket and its way to the server: part them, so that
@@ -576,12 +576,12 @@ class _Response:
         self._stop()
         _close(self._result)
         if self._server.closes_by_exception:
-            raise _left_behind()
+            raise _end_of_connection()
 
     def __del__(self) -> None:
         self._stop()  # a wrapper outside of ours has read all of it, and forgotten to close it
 
 
-def _left_behind() -> OSError:
-    """What gunicorn takes for a peer that has gone. StopIteration would do too, but not through a generator."""
+def _end_of_connection() -> OSError:
+    """What gunicorn takes for a peer that has disconnected. StopIteration would do too, but not through a generator."""
     return OSError(errno.ENOTCONN, "the connection ends here")

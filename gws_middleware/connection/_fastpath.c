@@ -71,7 +71,17 @@ call_method_with_size(PyObject *object, PyObject *name, PyObject *first, Py_ssiz
     return failed;
 }
 
-/* The number in `object`, whose reference is taken; -1 with an exception. */
+/* Whether an attribute that is read is set; if not, an AttributeError is raised, as in Python. */
+static inline int
+is_there(PyObject *object, const char *name)
+{
+    if (object == NULL) {
+        PyErr_Format(PyExc_AttributeError, "%s is not set", name);
+    }
+    return object != NULL;
+}
+
+/* The number in `object`, whose reference is taken; -1 with an exception. No size is negative. */
 static Py_ssize_t
 size_from_object(PyObject *object)
 {
@@ -80,6 +90,10 @@ size_from_object(PyObject *object)
     }
     Py_ssize_t size = PyLong_AsSsize_t(object);
     Py_DECREF(object);
+    if (size < 0 && !PyErr_Occurred()) {
+        PyErr_Format(PyExc_ValueError, "%zd is no size", size);
+        size = -1;
+    }
     return size;
 }
 
@@ -265,9 +279,15 @@ PyDoc_STRVAR(transport_readable_doc,
 static PyObject *
 transport_readable(Transport *self, PyObject *Py_UNUSED(ignored))
 {
+    if (!is_there(self->window, "_window")) {
+        return NULL;
+    }
     Py_ssize_t size = size_from_object(call_method(self->channel, s_recv_into, self->window, NULL));
     if (size > 0) {
         self->bytes_received += size;
+        if (!is_there(self->buffer, "_buffer")) {
+            return NULL;
+        }
         return none_or_error(call_method_with_size(self->owner, s__data_received, self->buffer, size));
     }
     if (size == 0) {
@@ -290,14 +310,17 @@ transport_append(Transport *self, PyObject *data)
     if (size < 0) {
         return -1;
     }
-    if (self->outbox == NULL || !PyList_CheckExact(self->outbox)) {
+    self->bytes_sent += size;
+    if (!is_there(self->outbox, "_outbox")) {
+        return -1;
+    }
+    if (!PyList_CheckExact(self->outbox)) {
         PyErr_SetString(PyExc_TypeError, "the outbox is a list");
         return -1;
     }
     if (PyList_Append(self->outbox, data) < 0) {
         return -1;
     }
-    self->bytes_sent += size;
     self->outbox_size += size;
     return self->flush_due ? 0 : call_method_void((PyObject *)self, s__flush_later, NULL, NULL);
 }
@@ -386,7 +409,10 @@ typedef struct {
 static Py_ssize_t
 websocket_inbox_count(WebSocket *self)
 {
-    if (self->inbox == NULL || !PyList_CheckExact(self->inbox)) {
+    if (!is_there(self->inbox, "_inbox")) {
+        return -1;
+    }
+    if (!PyList_CheckExact(self->inbox)) {
         PyErr_SetString(PyExc_TypeError, "the inbox is a list");
         return -1;
     }
@@ -449,12 +475,12 @@ websocket_receive_within(WebSocket *self, PyObject *timeout)
         }
         count = websocket_inbox_count(self);
     }
-    if (count < 0) {
+    if (count < 0 || !is_there(self->callbacks, "_callbacks")) {
         return NULL;
     }
     if (count == 0 || IS_SET(self->callbacks)) {
         Turn *turn = turn_from_object(self->turn);
-        if (turn == NULL) {
+        if (turn == NULL || !is_there(self->reader, "_reader")) {
             return NULL;
         }
         if (timeout != Py_None || self->state != STATE_OPEN || IS_SET(self->reader) || IS_SET(self->callbacks)
@@ -586,7 +612,9 @@ websocket_send(WebSocket *self, PyObject *const *args, Py_ssize_t nargs, PyObjec
     }
     int foreign = websocket_give_way(self);
     if (foreign) {
-        return foreign < 0 ? NULL : websocket_call_in_loop(self, s_send, values[0], values[1]);
+        PyObject *result = foreign < 0 ? NULL : websocket_call_in_loop(self, s_send, values[0], values[1]);
+        Py_XDECREF(result);
+        return none_or_error(result == NULL);
     }
     if (self->state != STATE_OPEN && call_method_void((PyObject *)self, s__check_open, NULL, NULL) < 0) {
         return NULL;
@@ -670,15 +698,15 @@ websocket_offer(WebSocket *self, PyObject *const *args, Py_ssize_t nargs, PyObje
     if (self->state != STATE_OPEN) {
         Py_RETURN_FALSE;
     }
-    Transport *transport = websocket_transport(self);
-    if (transport == NULL) {
-        return NULL;
-    }
-    Py_INCREF(transport);
     PyObject *frame = websocket_encode(self, values[0]);
-    int sent = frame == NULL ? -1 : websocket_offer_frame(self, transport, frame);
+    Transport *transport = frame == NULL ? NULL : websocket_transport(self); /* encode() may run any code */
+    int sent = -1;
+    if (transport != NULL) {
+        Py_INCREF(transport);
+        sent = websocket_offer_frame(self, transport, frame);
+        Py_DECREF(transport);
+    }
     Py_XDECREF(frame);
-    Py_DECREF(transport);
     return sent < 0 ? NULL : PyBool_FromLong(sent);
 }
 
@@ -702,7 +730,10 @@ websocket_put(WebSocket *self, PyObject *messages)
 static int
 websocket_wake(WebSocket *self)
 {
-    if (IS_SET(self->reader)) {
+    if (!is_there(self->reader, "_reader")) {
+        return -1;
+    }
+    if (self->reader != Py_None) {
         Turn *turn = turn_from_object(self->turn);
         int over = turn == NULL ? -1 : turn_has_lasted(turn);
         if (over != 0) {
@@ -710,7 +741,10 @@ websocket_wake(WebSocket *self)
         }
         return call_method_void(self->reader, s_switch, NULL, NULL);
     }
-    return IS_SET(self->callbacks) ? call_method_void(self->callbacks, s_start, NULL, NULL) : 0;
+    if (!is_there(self->callbacks, "_callbacks")) {
+        return -1;
+    }
+    return self->callbacks != Py_None ? call_method_void(self->callbacks, s_start, NULL, NULL) : 0;
 }
 
 static int
@@ -813,7 +847,6 @@ PyDoc_STRVAR(turn_doc, "The time between two polls of an event loop.");
 
 static PyType_Slot turn_slots[] = {
     {Py_tp_doc, (void *)turn_doc},
-    {Py_tp_new, PyType_GenericNew},
     {Py_tp_traverse, turn_traverse},
     {Py_tp_clear, turn_clear},
     {Py_tp_dealloc, turn_dealloc},
@@ -879,7 +912,6 @@ PyDoc_STRVAR(transport_doc, "One read, one write, and the outbox.");
 
 static PyType_Slot transport_slots[] = {
     {Py_tp_doc, (void *)transport_doc},
-    {Py_tp_new, PyType_GenericNew},
     {Py_tp_traverse, transport_traverse},
     {Py_tp_clear, transport_clear},
     {Py_tp_dealloc, transport_dealloc},
@@ -953,7 +985,6 @@ PyDoc_STRVAR(websocket_doc, "One message in, one message out.");
 
 static PyType_Slot websocket_slots[] = {
     {Py_tp_doc, (void *)websocket_doc},
-    {Py_tp_new, PyType_GenericNew},
     {Py_tp_iter, PyObject_SelfIter},
     {Py_tp_iternext, websocket_next},
     {Py_tp_traverse, websocket_traverse},

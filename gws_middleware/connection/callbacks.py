@@ -57,7 +57,7 @@ class Detached(Protocol):
         """Whether it has ended or is ending."""
 
     def _greenlet_ends(self) -> None:
-        """The greenlet is about to end, and the connection lives on."""
+        """The greenlet is about to end, and the connection stays open."""
 
     def _finish(self, log_line: LogLine | None) -> None:
         """Nothing of the application's runs any more."""

@@ -12,7 +12,7 @@ __all__ = ["closed_error", "first_close"]
 def first_close(engine: Connection | None) -> tuple[int, str]:
     """Code and reason of the first close frame, whichever side sent it; 1006 where there was none.
 
-    The answer to a close frame repeats its code and has no reason, which tells the two apart.
+    The answer to a close frame repeats its code and has no reason, which distinguishes the two.
     """
     if engine is None:
         return int(CloseCode.ABNORMAL), ""

@@ -173,6 +173,6 @@ def client_of(ws: Any) -> Client:
     client: Client | None = ws._client
     if client is None:
         host, port = ws.environ.get("REMOTE_ADDR", ""), str(ws.environ.get("REMOTE_PORT") or "")
-        # On a unix socket no peer has an address: what distinguishes connections stands in its place.
+        # On a unix socket no peer has an address: the identity of the WebSocket distinguishes connections.
         client = ws._client = Client((host, int(port) if port.isdecimal() else id(ws)), ws)
     return client

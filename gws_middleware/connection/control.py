@@ -106,7 +106,7 @@ def release(ws: WebSocket, log_line: LogLine | None) -> None:
 
 
 def forget(ws: WebSocket, *, cut: bool) -> None:
-    """The request is over. ``cut``: an exception has left it before ``release()``."""
+    """The request is over. ``cut``: an exception came out of it before ``release()``."""
     if is_accepted(ws._state):
         if cut:
             if not has_ended(ws._state):

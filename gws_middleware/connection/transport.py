@@ -31,7 +31,7 @@ JOIN_UP_TO = 131072
 VECTOR = 512
 """Buffers of one vectored write (IOV_MAX is 1024 on Linux)."""
 DRAIN_LIMIT = 2**20
-"""Bytes that are read and dropped behind a half-close before a peer that keeps sending is cut."""
+"""Bytes that are read and dropped after a half-close before a peer that keeps sending is cut."""
 
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -253,7 +253,7 @@ class Transport(FastTransport):
         if outbox:
             self._watch_writable()
             return
-        self.outbox_size = 0  # an exception between two lines may have left the sum wrong
+        self.outbox_size = 0  # an exception between two lines may have made the sum wrong
         if self._finish is not None:
             self._finish_now()
 
@@ -284,7 +284,7 @@ class Transport(FastTransport):
             self._writer = self.blocked_since = None
 
     def _break(self) -> None:
-        """The peer has gone as far as writing is concerned. What it sent before may still be unread, its close frame
+        """The kernel has refused a write. What the peer sent before may still be unread, its close frame
         too: the reader goes on to the end.
         """
         self.broken = True
@@ -358,7 +358,7 @@ class Transport(FastTransport):
         try:
             if not self.closed:
                 self._end()
-        except BaseException:  # of a signal handler, say: what it has interrupted is done once more
+        except BaseException:  # e.g. of a signal handler: what it has interrupted is done once more
             self._loop.run_callback(self._end)
             raise
 
@@ -374,8 +374,8 @@ class Transport(FastTransport):
         self._owner = _NO_OWNER
 
     def drop(self) -> None:
-        """Close the descriptor and the watchers, and tell neither the peer nor the owner: all that a forked child may
-        do with a connection of its parent's.
+        """Close the descriptor and the watchers, without a byte to the peer or a call of the owner: all that a forked
+        child may do with a connection of its parent's.
         """
         self._reading = False
         self._reader.stop()
@@ -395,7 +395,7 @@ class Transport(FastTransport):
 
     @property
     def closed(self) -> bool:
-        """Whether the socket is gone."""
+        """Whether the socket is closed."""
         return self._channel is _CLOSED
 
 

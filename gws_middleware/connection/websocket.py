@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterable
 from functools import partial
-from sys import getsizeof
+from sys import getsizeof, maxsize
 from typing import Any, NamedTuple
 
 import gevent
@@ -137,8 +137,7 @@ class WebSocket(FastWebSocket):
         self.subprotocol = subprotocol
         """The subprotocol that was agreed on, or None (RFC 6455 1.9)."""
         self._config = config
-        self._high_water = config.send_high_water
-        self._send_limit = config.send_limit
+        self._set_limits(config)
         self._hub = hub = get_hub()
         self._turn = turns_of(hub)
         self._registry = registry
@@ -294,7 +293,10 @@ class WebSocket(FastWebSocket):
         if is_accepted(self._state):
             raise RuntimeError("this WebSocket has been accepted already: its limits are set before")
         self._config = config = self._config.for_view(options)
-        self._high_water, self._send_limit = config.send_high_water, config.send_limit
+        self._set_limits(config)
+
+    def _set_limits(self, config: Config) -> None:
+        self._high_water, self._send_limit = min(config.send_high_water, maxsize), min(config.send_limit, maxsize)
 
     @property
     def accepted(self) -> bool:
@@ -618,7 +620,7 @@ class WebSocket(FastWebSocket):
         """A message has come for a view that waits, in a turn of the loop that has lasted long enough."""
         if not self._wakes:
             self._wakes = True
-            self._turn.wake(self._wake)
+            self._turn.wake(self._wake, light=len(self._inbox) == 1)
 
     def _wake(self) -> None:
         """Runs in the hub."""
