@@ -519,6 +519,13 @@ class TestCalls:
         assert c == python
 
 
+@pytest.mark.parametrize("choice", NAMES)
+def test_message_limit_beyond_a_machine_word(choice: str) -> None:
+    """An engine with a limit that no C number holds reads messages all the same."""
+    engine = implementation(choice).connection.Connection(client=True, max_message_size=2**64)
+    assert engine.feed(TWO_FRAMES) == ["one", b"two"]
+
+
 def states(**values: list[Any]) -> Iterator[dict[str, Any]]:
     """Every combination of the values."""
     for chosen in itertools.product(*values.values()):
