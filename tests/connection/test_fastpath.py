@@ -1,5 +1,6 @@
 """The fast path exists twice, in C and in Python. ``tests/test_parity.py`` compares the two, and ``make test-pure``
-runs the whole suite on Python. Here: which of them is chosen, calls that no correct caller makes, and the garbage collector.
+runs the whole suite on Python. Here: which of them is chosen, calls that no correct caller makes, and the garbage
+collector.
 """
 
 from __future__ import annotations
