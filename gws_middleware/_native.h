@@ -132,7 +132,7 @@ native_take_exception(void)
 #endif
 }
 
-/* Raise again what native_take_exception() has taken. The reference goes. */
+/* Raise again what native_take_exception() has returned, and release the reference. */
 static inline void
 native_raise_again(PyObject *exception)
 {

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gevent import GreenletExit, Timeout, getcurrent
 
 from .codes import CloseCode
-from .config import Config
+from .config import Config, Options
 from .connection import control, logs
 from .connection.channel import Channel
 from .connection.websocket import WebSocket
@@ -29,6 +29,9 @@ from .servers.base import Server
 from .servers.find import close_after, find
 from .servers.gunicorn import watch_worker
 from .typing import Environ, Headers, StartResponse, Write, WSGIApp
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["WebSocketMiddleware", "is_wrapped"]
 
@@ -47,7 +50,7 @@ class WebSocketMiddleware:
     ``Config``; ConfigError names a wrong or misspelt one.
     """
 
-    def __init__(self, app: WSGIApp, **options: Any) -> None:
+    def __init__(self, app: WSGIApp, **options: Unpack[Options]) -> None:
         self.app = app
         # As a bound method, a callable object runs in its caller's C frame: 0.7 KiB less stack for each waiting view.
         call = getattr(app, "__call__", None)  # noqa: B004

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable
 from functools import partial
 from sys import getsizeof, maxsize
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gevent
 from gevent import get_hub, getcurrent
@@ -26,7 +26,7 @@ from gevent.hub import Hub, Waiter
 
 from .. import hooks
 from ..codes import CloseCode
-from ..config import Config, hashable
+from ..config import Config, ViewOptions, hashable
 from ..exceptions import ConnectionClosed
 from ..process.registry import Registry
 from ..protocol.connection import Connection, State, close_payload
@@ -55,6 +55,9 @@ from .states import (
 )
 from .transport import Transport
 from .turns import Turns, turns_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["Stats", "WebSocket"]
 
@@ -281,7 +284,7 @@ class WebSocket(FastWebSocket):
             except ConnectionClosed:
                 pass
 
-    def limits(self, **options: Any) -> None:
+    def limits(self, **options: Unpack[ViewOptions]) -> None:
         """Other settings for this connection alone, before it is accepted: those of sizes, rates and deadlines that
         docs/settings.md marks.
 
