@@ -106,10 +106,10 @@ def test_a_cycle_through_a_member_is_collected(base: type[Any]) -> None:
     it = Kind()
     name = "_outbox" if base is fastpath.FastTransport else "_inbox"
     setattr(it, name, [it])
-    gone = weakref.ref(it)
+    reference = weakref.ref(it)
     del it
     gc.collect()
-    assert gone() is None
+    assert reference() is None
 
 
 @pytest.mark.parametrize("end", [3, 2**70])

@@ -1579,7 +1579,7 @@ class TestPairs:
         assert pinger.pongs == [b"", b"1", b"\xff" * 125]
 
     @pytest.mark.parametrize("first", ["client", "server"])
-    def test_failure_is_told_to_the_peer(self, first: str) -> None:
+    def test_failure_is_sent_to_the_peer(self, first: str) -> None:
         """The close frame of a failure is one that the peer understands; its answer is ignored."""
         pair = Pair()
         breaker = getattr(pair, first)

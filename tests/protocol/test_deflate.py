@@ -140,7 +140,7 @@ class TestSection7_1:
     @pytest.mark.parametrize("server_bits", [None, *range(9, 16)])
     @pytest.mark.parametrize(("server_reset", "client_reset"), FLAGS)
     def test_every_shape(self, mode: str, server_bits: int | None, server_reset: bool, client_reset: bool) -> None:
-        """Every offer gets an answer that 7.1.1 and 7.1.2 allow, and that means what the server goes by."""
+        """Every offer gets an answer that 7.1.1 and 7.1.2 allow, and that means what the server uses."""
         header = NAME
         header += "; server_no_context_takeover" if server_reset else ""
         header += "; client_no_context_takeover" if client_reset else ""
@@ -151,7 +151,7 @@ class TestSection7_1:
             _judge_answer(f"{header}; client_max_window_bits={client_bits}", mode, server_bits, client_bits)
 
     def test_shared_answer_to_a_bare_offer(self) -> None:
-        """Nobody keeps a context in "shared"."""
+        """Neither end keeps a context in "shared"."""
         agreed = negotiated(NAME, "shared")
         assert agreed is not None
         assert answer(agreed) == (
@@ -216,7 +216,7 @@ class TestSection7_1:
         ],
     )
     def test_agree_to_what_was_offered(self, offered: Parameters, answered: str, agreed: Parameters) -> None:
-        """The client goes by what the server answered, within its offer."""
+        """The client uses what the server answered, within its offer."""
         assert agree(parse_extensions(NAME + answered), offered) == agreed
 
     @pytest.mark.parametrize(

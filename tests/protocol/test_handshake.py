@@ -661,7 +661,7 @@ class TestSection4_1:
             check_response(101, answer, KEY)
 
     def test_subprotocol_and_compression(self) -> None:
-        """What was offered and chosen is what the client goes by."""
+        """What was offered and chosen is what the client uses."""
         answer = {
             **ANSWER,
             "sec-websocket-protocol": "superchat",
