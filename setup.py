@@ -12,8 +12,17 @@ choice = os.environ.get("GWS_SPEEDUPS", "")
 if choice not in ("", "0", "1"):
     raise SystemExit(f"GWS_SPEEDUPS is {choice!r}: set it to 1 (must build), 0 (must not) or leave it unset")
 
+# The loop that unmasks is a third slower or faster by where the linker happens to put it; aligned, it is always fast.
+FLAGS = ["-O3", "-falign-loops=64"]
+
 extensions = [
-    Extension(name, [name.replace(".", "/") + ".c"], extra_compile_args=["-O3"], optional=choice != "1")
+    Extension(
+        name,
+        [name.replace(".", "/") + ".c"],
+        depends=["gws_middleware/_native.h"],
+        extra_compile_args=FLAGS,
+        optional=choice != "1",
+    )
     for name in (
         "gws_middleware.connection._channel",
         "gws_middleware.connection._fastpath",

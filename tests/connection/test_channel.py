@@ -223,7 +223,7 @@ def test_write_when_the_peer_has_closed(make: Make, verb: str) -> None:
 
 @pytest.mark.parametrize("verb", WRITES)
 def test_write_after_a_reset(make: Make, verb: str) -> None:
-    """The first write tells of the peer's RST."""
+    """The first write raises for the peer's RST."""
     channel, peer = make(tcp_pair)
     reset(peer)
     with pytest.raises(ConnectionResetError) as caught:
@@ -306,7 +306,7 @@ def test_sendmsg_runs_beside_other_threads(make: Make) -> None:
     assert [set(data) for data in received] == [{ord("x")}] * 2
 
 
-def test_every_buffer_is_let_go(make: Make) -> None:
+def test_every_buffer_is_released(make: Make) -> None:
     """After success and after every error: a bytearray that is still lent cannot grow."""
     channel, peer = make()
     peer.sendall(b"x")
@@ -352,7 +352,7 @@ def test_setsockopt(make: Make, value: int) -> None:
 def test_setsockopt_that_the_kernel_refuses(make: Make, level: int, name: int, value: int, number: int) -> None:
     """As its error says."""
     channel, _ = make(tcp_pair)
-    with pytest.raises(OSError) as caught:  # noqa: PT011 - its number is looked at
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - its number is compared
         channel.setsockopt(level, name, value)
     assert caught.value.errno == number
 
@@ -367,9 +367,9 @@ def test_setsockopt_of_what_is_no_option(make: Make, arguments: tuple[Any, ...])
         channel.setsockopt(*arguments)
 
 
-# --- giving up a peer that has vanished ---------------------------------------------------------------------------
+# --- giving up a peer that no longer answers ----------------------------------------------------------------------
 
-PATIENCE = [  # ping_interval, ping_timeout, send_timeout, milliseconds
+TIMEOUTS = [  # ping_interval, ping_timeout, send_timeout, milliseconds
     (20.0, 20.0, 30.0, 40_000),
     (20.0, 20.0, 60.0, 60_000),
     (20.0, None, 5.0, 20_000),
@@ -379,8 +379,8 @@ PATIENCE = [  # ping_interval, ping_timeout, send_timeout, milliseconds
 KEEPALIVE = {"TCP_KEEPIDLE": PROBE_AFTER, "TCP_KEEPINTVL": PROBE_EVERY, "TCP_KEEPCNT": PROBES}
 
 
-@pytest.mark.parametrize(("interval", "timeout", "wait", "milliseconds"), PATIENCE)
-def test_kernel_has_the_patience_that_pings_have(
+@pytest.mark.parametrize(("interval", "timeout", "wait", "milliseconds"), TIMEOUTS)
+def test_kernel_has_the_timeout_that_pings_have(
     make: Make, interval: float, timeout: float | None, wait: float, milliseconds: int
 ) -> None:
     """``TCP_USER_TIMEOUT`` (RFC 5482) is as long as a peer may be silent, and as ``send()`` may wait for it."""
@@ -391,7 +391,7 @@ def test_kernel_has_the_patience_that_pings_have(
 
 
 def test_kernel_sends_probes_where_there_are_no_pings(make: Make) -> None:
-    """Nothing else would be sent to a peer that has vanished."""
+    """Nothing else would be sent to a peer that no longer answers."""
     channel, _ = make(tcp_pair)
     give_up_silent(channel, None, 20.0, 30.0)
     assert option(channel, socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
@@ -400,8 +400,8 @@ def test_kernel_sends_probes_where_there_are_no_pings(make: Make) -> None:
 
 
 @pytest.mark.parametrize("interval", [20.0, None])
-def test_kernel_of_a_unix_socket_is_asked_nothing(make: Make, interval: float | None) -> None:
-    """It has no such options and needs none: its peer cannot vanish without a word."""
+def test_kernel_of_a_unix_socket_gets_no_options(make: Make, interval: float | None) -> None:
+    """It has no such options and needs none: its peer cannot disappear without an end of the stream."""
     channel, peer = make(unix_pair)
     give_up_silent(channel, interval, 20.0, 30.0)
     channel.send(b"x")
@@ -409,7 +409,7 @@ def test_kernel_of_a_unix_socket_is_asked_nothing(make: Make, interval: float | 
 
 
 @pytest.mark.parametrize("interval", [20.0, None])
-def test_kernel_of_a_tls_connection_is_told_too(interval: float | None) -> None:
+def test_kernel_of_a_tls_connection_gets_them_too(interval: float | None) -> None:
     """Its socket object stays, and takes the same options."""
     ours, peer = tls_pair()
     channel = tls_channel(ours)
@@ -436,7 +436,7 @@ def test_system_without_an_option_does_without(
 
 
 @pytest.mark.parametrize("interval", [20.0, None])
-def test_peer_that_has_gone_already_is_nobody_s_error(make: Make, interval: float | None) -> None:
+def test_peer_that_has_disconnected_already_is_no_error(make: Make, interval: float | None) -> None:
     """Reading finds it out."""
     channel, peer = make(tcp_pair)
     reset(peer)
@@ -479,7 +479,7 @@ def test_close_ends_the_connection(make: Make) -> None:
 
 
 def test_close_twice(make: Make) -> None:
-    """The second one does nothing, even when the number has been given anew."""
+    """The second one does nothing, even when the number has been used again."""
     channel, _ = make()
     number = channel.fileno()
     channel.close()
@@ -510,7 +510,7 @@ def test_closed_channel_refuses(make: Make, verb: str) -> None:
     assert caught.value.errno == errno.EBADF
 
 
-def test_forgotten_channel_warns_and_is_closed(make: Make) -> None:
+def test_unreferenced_channel_warns_and_is_closed(make: Make) -> None:
     """As any socket does; ``make`` itself would keep it."""
     ours, peer = unix_pair()
     channel = plain_channel(ours)
@@ -521,8 +521,8 @@ def test_forgotten_channel_warns_and_is_closed(make: Make) -> None:
     peer.close()
 
 
-def test_forgotten_channel_where_warnings_are_errors(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody can catch that error: it is reported, an exception that is on its way stays, and the socket is closed."""
+def test_unreferenced_channel_where_warnings_are_errors(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No caller can catch that error: it is reported, a pending exception stays, and the socket is closed."""
     reported: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda report: reported.append(report.exc_type))
     ours, peer = unix_pair()
@@ -535,7 +535,7 @@ def test_forgotten_channel_where_warnings_are_errors(make: Make, monkeypatch: py
     assert reported == [ResourceWarning]
 
 
-def test_closed_channel_is_forgotten_in_silence(make: Make) -> None:
+def test_closed_channel_is_freed_without_a_warning(make: Make) -> None:
     """There is nothing to warn of."""
     ours, peer = unix_pair()
     peer.close()
@@ -589,7 +589,7 @@ def test_socket_channel_is_small_and_shut() -> None:
 
 
 def test_socket_channel_when_sigpipe_is_not_ignored() -> None:
-    """An application may have given SIGPIPE back to the system: a peer that has gone is an error even so."""
+    """An application may have given SIGPIPE back to the system: a peer that has disconnected is an error even so."""
     c_module()
     program = (
         "import signal, socket\n"
