@@ -77,7 +77,7 @@ def post_worker_init(worker: Any) -> None:
 
 
 def _export_last(exporter: Exporter, pid: int) -> None:
-    """At the exit: the ends of the last connections. A forked child has inherited this call, and not the connections."""
+    """At the exit: the ends of the last connections, which a forked child does not have, though it has this call."""
     if os.getpid() == pid:
         exporter.update()
 
