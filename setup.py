@@ -1,4 +1,4 @@
-"""Builds the optional C extensions; everything static stands in pyproject.toml.
+"""Builds the optional C extensions; all metadata is in pyproject.toml.
 
 ``GWS_SPEEDUPS=1`` makes a failed build an error, ``GWS_SPEEDUPS=0`` builds none; unset, they are built where a compiler
 is found and the pure Python code does the whole job elsewhere.
