@@ -1,7 +1,7 @@
 """gunicorn for WebSockets: ``gunicorn --config gunicorn_conf.py project.wsgi``. Copy it, and change the numbers.
 
-The reason for each value stands above it. A setting that is not here keeps gunicorn's default. Options on the command line
-win over this file. The settings of gws_middleware itself are ``GWS_*`` environment variables: docs/settings.md.
+The reason for each value stands above it. A setting that is not here keeps gunicorn's default. Options on the command
+line win over this file. The settings of gws_middleware itself are ``GWS_*`` environment variables: docs/settings.md.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ preload_app = False
 # whole event loop may wait.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
-# One line for each request, to standard output. The line of a WebSocket has status 101 and comes at its end, with the bytes
-# that were sent on it and, as the last field, how many seconds it was open (gunicorn begins again at 0 after a day).
-# Behind a proxy %(h)s is the proxy, or "-" on a unix socket, and the field before the last is the client that the proxy
-# names (without a proxy, what the client says of itself). %(r)s has the query in it: keep secrets out of that.
+# One line for each request, to standard output. The line of a WebSocket has status 101 and is written at its end, with
+# the bytes that were sent on it and, as the last field, how many seconds it was open (gunicorn starts again at 0 after
+# a day). Behind a proxy %(h)s is the proxy, or "-" on a unix socket, and the field before the last is the client that
+# the proxy names (without a proxy, what the client states itself). %(r)s contains the query: keep secrets out of that.
 accesslog = "-"
 access_log_format = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s" "%({x-forwarded-for}i)s" %(L)s'
 
-# gunicorn (since 25.1) opens a control socket at one path for all servers of this user, where the second takes it from
-# the first. Give each a path of its own (control_socket) if you use gunicornc.
+# gunicorn (since 25.1) opens a control socket at one path for all servers of this user, and the second server takes it
+# from the first. Give each a path of its own (control_socket) if you use gunicornc.
 control_socket_disable = True

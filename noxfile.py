@@ -58,7 +58,7 @@ def tests(session: nox.Session) -> None:
 
 
 def django(session: nox.Session, version: str) -> None:
-    """The tests of the Django app with one version of Django. (The apps of other projects decide which Django they run on.)"""
+    """The tests of the Django app with one version of Django. The apps of other projects choose their own Django."""
     session.install("--editable", ".[dev]")
     session.install(f"django=={version}.*")
     others = "--ignore=tests/django/test_thirdparty.py"
