@@ -17,6 +17,7 @@ SOURCES := pyproject.toml setup.py gws_middleware/__init__.py $(wildcard gws_mid
 PARALLEL := --numprocesses 4 --dist loadfile --no-loadscope-reorder
 FAST := not real_server and not browser and not database and not slow
 STRICT_C := -Wall -Wextra -Werror -Wno-missing-field-initializers -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
+SANITIZED := build/sanitized
 SANITIZERS = $(shell gcc -print-file-name=libasan.so) $(shell gcc -print-file-name=libubsan.so)
 NATIVE_TESTS := tests/protocol tests/connection/test_channel.py tests/connection/test_fastpath.py tests/test_native.py $(wildcard tests/test_parity.py)
 # Per cent of lines and branches that the suite has to reach in its own process.
@@ -62,12 +63,14 @@ test-fast: $(INSTALLED) ## Run the tests that start no server, no browser and no
 test-pure: $(INSTALLED) ## Run the whole test suite in pure Python, without the modules in C
 	GWS_SPEEDUPS=0 $(BIN)/python -m pytest $(PARALLEL)
 
-# In place, because that is where the tests import them from; afterwards they are built as usual again.
+# In a copy, because a module that was built like this cannot be loaded without the sanitizers.
 sanitize: $(INSTALLED) ## Build the C modules with all warnings and sanitizers, and run their tests
-	CFLAGS="$(STRICT_C)" GWS_SPEEDUPS=1 $(BIN)/python setup.py --quiet build_ext --inplace --force
-	LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc GWS_SPEEDUPS=1 \
-	    $(BIN)/python -m pytest $(NATIVE_TESTS); \
-	    status=$$?; $(BIN)/python setup.py --quiet build_ext --inplace --force; exit $$status
+	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
+	cp -R gws_middleware tests stress benchmarks fuzz pyproject.toml setup.py README.md LICENSE $(SANITIZED)
+	find $(SANITIZED) -name '*.so' -delete
+	cd $(SANITIZED) && CFLAGS="$(STRICT_C)" GWS_SPEEDUPS=1 $(abspath $(BIN))/python setup.py --quiet build_ext --inplace
+	cd $(SANITIZED) && LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc GWS_SPEEDUPS=1 \
+	    PYTHONPATH=. $(abspath $(BIN))/python -m pytest $(NATIVE_TESTS)
 
 test-all: $(INSTALLED) ## Run the suite on every CPython from 3.10 that this machine has
 	$(BIN)/python -m nox

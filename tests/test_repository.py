@@ -1,4 +1,4 @@
-"""What stands around the package: workflows, the Makefile, the pages for contributors, the documentation as a site."""
+"""The files around the package: workflows, the Makefile, the pages for contributors, the documentation as a site."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_hooks_run_what_make_runs() -> None:
 
 
 def test_every_target_is_listed_by_help() -> None:
-    """A target without a text is one that nobody finds."""
+    """A target without a text is not in the list."""
     phony = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)$", MAKEFILE, re.MULTILINE)
     assert phony
     assert set(phony[1].replace("\\\n", " ").split()) == TARGETS
@@ -220,7 +220,7 @@ def test_every_public_module_is_in_the_reference() -> None:
 
 
 def test_every_page_of_the_reference_is_in_its_index() -> None:
-    """Sphinx would warn; this is said sooner."""
+    """Sphinx would warn, but only when the site is built."""
     text = (DOCS / "api" / "index.md").read_text("utf-8")
     assert [
         path.stem for path in (DOCS / "api").glob("*.md") if not re.search(rf"^{path.stem}$", text, re.MULTILINE)
