@@ -130,7 +130,7 @@ def unpacked(sdist: Path, tmp_path: Path) -> Path:
 
 def test_source_distribution_has_what_the_repository_has(unpacked: Path) -> None:
     """Tests, documentation, examples and configuration files too; nothing that was built."""
-    tracked = ("gws_middleware", "tests", "docs", "examples", "benchmarks", "stress", "fuzz", ".github")
+    tracked = ("gws_middleware", "tests", "tools", "docs", "examples", "benchmarks", "stress", "fuzz", ".github")
     made = re.compile(r"__pycache__|_build|\.(?:so|sqlite3|secret|pyc)$|\.egg-info|screenshots")
     for folder in tracked:
         wanted = {path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.is_file()}

@@ -14,6 +14,7 @@ import gevent.event
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from gws_middleware import ConnectionClosed, WebSocketMiddleware
+from gws_middleware.connection import control
 from gws_middleware.coroutines import run
 from gws_middleware.typing import Environ, StartResponse
 
@@ -234,7 +235,7 @@ def detached_outlived(environ: Environ, start_response: StartResponse) -> Iterab
         record(environ, "view")
         view_left.set()
     else:
-        while not ws._is_over:
+        while not control.is_finished(ws):
             gevent.sleep(0.01)
         record(environ, "view")
     return []

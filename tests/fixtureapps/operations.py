@@ -86,4 +86,4 @@ def busy(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 @app.at("/kept")
 def kept(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """Of how many open WebSockets something is kept for the access log."""
-    return json_response(start_response, sum(ws._log_line is not None for ws in registry.current()))  # type: ignore[attr-defined]
+    return json_response(start_response, sum(ws._callbacks.log_line is not None for ws in registry.current()))  # type: ignore[attr-defined]
