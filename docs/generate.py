@@ -60,7 +60,8 @@ def settings() -> str:
 
 def _section(setting: Field[Any]) -> str:
     name, default, metadata = setting.name, setting.default, setting.metadata
-    wanted = metadata["check"](object()).replace("*", "\\*")  # a value that no setting takes: the check returns what it wants
+    # No setting takes this value, so the check returns what it wants.
+    wanted = metadata["check"](object()).replace("*", "\\*")
     doc: str = metadata["doc"]
     environment = f" Environment: `{PREFIX}{name.upper()}`." if name in CORE else ""
     per_view = " Per view." if metadata["per_view"] else ""

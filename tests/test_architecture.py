@@ -45,6 +45,7 @@ PACKAGES: dict[str, tuple[int, set[str]]] = {
     "monkey": (7, {"typing", "servers"}),
     "flask": (7, {*BASE, "exceptions", "connection"}),
     "flaskrun": (7, set()),
+    "__main__": (7, {"native"}),
     "testing": (7, {*BASE, "protocol", "exceptions", "config", "connection", "servers", "middleware", "watchdog"}),
     "django": (
         8,
