@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import signal
 import socket
-import sqlite3
-import subprocess
-import sys
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,52 +20,12 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from ..support.documents import blocks, command, serve, url
+from ..support.chat import CHAT, TIMEOUT, Chat, serve_chat
+from ..support.documents import url
 from ..support.rawclient import Response, upgrade_request
-from ..support.servers import ROOT, Server
-
-CHAT = ROOT / "examples" / "chat"
-TIMEOUT = 20.0
-
+from ..support.servers import ROOT
 
 # --- the server ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Chat:
-    """The running example and its database."""
-
-    server: Server
-    database: Path
-
-    def room(self) -> str:
-        """A new room, nobody's but this test's; its slug."""
-        slug = f"room-{uuid.uuid4().hex[:8]}"
-        with closing(sqlite3.connect(self.database, timeout=TIMEOUT)) as connection, connection:
-            connection.execute("INSERT INTO chat_room (slug, name, topic) VALUES (?, ?, '')", (slug, slug))
-        return slug
-
-
-@contextmanager
-def serve_chat(directory: Path, **env: str) -> Iterator[Chat]:
-    """The chat with a database of its own, as README's two commands start it."""
-    database = directory / "chat.sqlite3"
-    env = {"CHAT_DATABASE": str(database), **env}
-    migrate(env)
-    with serve(command(CHAT / "README.md", "gunicorn"), directory / "server", env=env) as server:
-        yield Chat(server, database)
-
-
-def migrate(env: dict[str, str]) -> None:
-    """README's first command."""
-    lines = [line for block in blocks(CHAT / "README.md", "sh") for line in block.splitlines()]
-    (line,) = [line for line in lines if "migrate" in line]
-    words = shlex.split(line)
-    assert words[0] == ".venv/bin/python"
-    ended = subprocess.run(
-        [sys.executable, *words[1:]], cwd=ROOT, env={"PYTHONPATH": str(ROOT), **env}, capture_output=True, text=True
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 @pytest.fixture(scope="module")

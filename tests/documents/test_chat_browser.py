@@ -13,17 +13,18 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, WebSocketRoute, expect
 
-from .. import test_browser
+from ..support.browsing import SIZES, TIMEOUT, browser, needs_chromium
+from ..support.chat import Chat, serve_chat
 from ..support.documents import url
 from ..support.servers import ROOT
-from ..test_browser import SIZES, TIMEOUT, browser  # noqa: F401 - a fixture
-from .test_chat import Chat, serve_chat
 
 SCREENSHOTS = ROOT / "tests" / "screenshots"
 REFUSED = "WebSocket connection to"
 """How Chromium's console begins to tell of a handshake that failed; a page cannot keep it from that."""
 
-pytestmark = test_browser.pytestmark
+__all__ = ["browser"]
+
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ Newcomer = Callable[..., Person]
 
 
 @pytest.fixture
-def newcomer(browser: Browser) -> Iterator[Newcomer]:  # noqa: F811
+def newcomer(browser: Browser) -> Iterator[Newcomer]:
     """``newcomer(name)``: a browser of their own for each. An error on a page's console fails the test, unless it is
     one that ``expected`` names.
     """

@@ -36,6 +36,8 @@ from gws_middleware.protocol.handshake import Handshake
 from gws_middleware.servers.pywsgi import warn_if_views_block
 from gws_middleware.typing import Environ, Headers, StartResponse
 
+from .waiting import eventually
+
 DEADLINE = 5.0
 """Seconds after which a wait that should have ended fails its test."""
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -80,11 +82,8 @@ def deadline(what: str, seconds: float = DEADLINE) -> Iterator[None]:
 
 
 def until(condition: Callable[[], object], what: str = "the condition", seconds: float = DEADLINE) -> None:
-    """Let the loop run until ``condition()`` holds. It holds no timer while it looks."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"{what}: not within {seconds} s"
-        gevent.sleep(0.001)
+    """Let the loop run until ``condition()`` holds. Between two checks there is no timer on the loop."""
+    eventually(condition, what, seconds, sleep=gevent.sleep, interval=0.001)
 
 
 def ticks(count: int = 3) -> None:

@@ -19,6 +19,7 @@ import os
 import socket
 import ssl
 import struct
+import zlib
 from collections.abc import Iterable
 from types import TracebackType
 from typing import NamedTuple
@@ -27,6 +28,7 @@ __all__ = [
     "BINARY",
     "CLOSE",
     "CONTINUATION",
+    "DEFLATE",
     "PING",
     "PONG",
     "TEXT",
@@ -35,6 +37,7 @@ __all__ = [
     "RawClient",
     "Response",
     "close_frame",
+    "deflated",
     "frame",
     "request",
     "upgrade_request",
@@ -44,6 +47,8 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # the sample nonce of RFC 6455 1.3
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # and its answer
+DEFLATE = ("Sec-WebSocket-Extensions", "permessage-deflate")
+"""The header that offers compression."""
 
 Address = tuple[str, int] | str
 """Of a TCP socket, or the path of a unix one."""
@@ -135,6 +140,12 @@ def close_frame(code: int | None = 1000, reason: str = "", **options: object) ->
     """A client's close frame; ``code=None`` sends an empty one. ``options`` are those of ``frame``."""
     payload = b"" if code is None else struct.pack("!H", code) + reason.encode()
     return frame(CLOSE, payload, **options)  # type: ignore[arg-type]
+
+
+def deflated(payload: bytes) -> bytes:
+    """The payload of a message under permessage-deflate (RFC 7692 7.2.1)."""
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
 def _xor(payload: bytes, mask: bytes) -> bytes:

@@ -22,16 +22,16 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from .rawclient import Address, RawClient, Response
+from .waiting import eventually
 
 __all__ = [
     "CARRIERS",
@@ -55,9 +55,6 @@ BEHAVIOURS = "tests.fixtureapps.behaviours"
 CARRIERS = ("tcp", "unix", "tls", "tls-unix")
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 30.0
-DEADLINE = 10.0
-
-T = TypeVar("T")
 
 
 # --- the kinds of servers ------------------------------------------------------------------------------------------
@@ -117,18 +114,6 @@ class Certificate(NamedTuple):
     certfile: Path
     keyfile: Path
     client: ssl.SSLContext
-
-
-# --- waiting -------------------------------------------------------------------------------------------------------
-
-
-def eventually(look: Callable[[], T], what: str, timeout: float = DEADLINE) -> T:
-    """What ``look()`` returns once that is true; AssertionError when ``timeout`` seconds have passed."""
-    deadline = time.monotonic() + timeout
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"waited {timeout} s in vain for {what}"
-        time.sleep(0.01)
-    return found
 
 
 # --- logs ----------------------------------------------------------------------------------------------------------
