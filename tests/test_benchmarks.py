@@ -209,7 +209,7 @@ class TestChecker:
         ],
     )
     def test_wrong_handshakes_are_refused(self, head: bytes) -> None:
-        """Only a 101 that answers our key, with nothing behind it."""
+        """Only a 101 that answers our key, with nothing after it."""
         with pytest.raises(frames.WrongReplyError):
             frames.check_upgrade(head)
 

@@ -89,7 +89,7 @@ def test_page_is_reloaded(page: Page, server: Server) -> None:
 
 
 def test_page_disconnects_and_connects(page: Page, server: Server) -> None:
-    """The goodbye of a browser is answered: the page sees 1000; then it comes back."""
+    """The close frame of a browser is answered: the page sees 1000; then it comes back."""
     visit(page, server)
     page.click("#toggle")
     expect(page.locator("#state")).to_have_text("Closed (1000)")

@@ -65,9 +65,9 @@ def run_all(programs: dict[str, list[str]], directory: Path) -> dict[str, Run]:
     for name, process in processes.items():
         with process:
             output, _ = process.communicate(timeout=LONGEST)
-        told = directory / f"{name}.json"
-        assert told.exists(), output
-        found[name] = Run(process.returncode, **json.loads(told.read_text()), output=output)
+        report = directory / f"{name}.json"
+        assert report.exists(), output
+        found[name] = Run(process.returncode, **json.loads(report.read_text()), output=output)
     return found
 
 
@@ -218,7 +218,7 @@ class TestJudgement:
         return Chaos(Report("test"), None, 1, 1)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize(
-        ("code", "told", "killed", "violated"),
+        ("code", "signalled", "killed", "violated"),
         [
             (1000, False, False, False),
             (1001, False, False, True),
@@ -230,11 +230,13 @@ class TestJudgement:
             (1011, True, False, True),
         ],
     )
-    def test_end_of_an_honest_peer(self, chaos: Chaos, code: int, told: bool, killed: bool, violated: bool) -> None:
-        """Its own goodbye, that of a worker that was told to stop, or the death of one that was killed."""
+    def test_end_of_an_honest_peer(
+        self, chaos: Chaos, code: int, signalled: bool, killed: bool, violated: bool
+    ) -> None:
+        """Its own close frame, that of a worker that was asked to stop, or the death of one that was killed."""
         peer = Peer.__new__(Peer)
         peer.worker, peer.started = 7, time.monotonic()
-        chaos.signalled |= {7} if told else set()
+        chaos.signalled |= {7} if signalled else set()
         chaos.killed |= {7} if killed else set()
         chaos.ended(peer, Numbered("one", random.Random(1)), "/echo", code)
         assert bool(chaos.report.violations) is violated
@@ -262,7 +264,7 @@ class TestJudgement:
             numbered.check(Frame(TEXT, payload + b"?"))
 
     def test_word_of_others_is_no_echo(self) -> None:
-        """In a room everybody hears everybody."""
+        """In a room every client receives the messages of all."""
         numbered = Numbered("one", random.Random(5))
         assert not numbered.check(Frame(TEXT, b"other:1:"))
 

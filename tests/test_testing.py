@@ -276,7 +276,7 @@ class TestTalking:
             forever(client.send, bytes(2**20))
 
     def test_end_is_none_once_and_then_connection_closed(self) -> None:
-        """Behind the messages that came before it; code and reason are the application's."""
+        """After the messages that came before it; code and reason are the application's."""
         with connect(close_with_4001) as client:
             assert (client.close_code, client.close_reason) == (None, None)
             assert (client.receive(), client.receive()) == ("last", None)
@@ -334,7 +334,7 @@ class TestTalking:
             assert client.receive() is None
 
     def test_reason_for_which_a_long_message_was_cut_off_is_seen(self) -> None:
-        """Though the application had gone before all of it was sent."""
+        """Though the application had returned before all of it was sent."""
         with connect(echo) as ws:
             ws.send(bytes(2**22))
             assert ws.receive() is None
@@ -394,7 +394,7 @@ class TestEnd:
         assert seen == [None, 4002, "enough"]
 
     def test_block_closes_with_1000_and_waits_for_the_application(self) -> None:
-        """Behind it everything that the application does has been done."""
+        """After it everything that the application does has been done."""
         seen: list[Any] = []
 
         def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
@@ -444,7 +444,7 @@ class TestEnd:
         stuck[0].kill()
 
     def test_error_in_the_block_passes_through(self) -> None:
-        """And ends the application by the end of the connection, without a goodbye."""
+        """And ends the application by the end of the connection, without a close frame."""
         seen: list[Any] = []
 
         def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
@@ -472,7 +472,7 @@ class TestEnd:
             raise KeyError
 
     def test_error_of_the_application_is_logged_as_on_a_server(self, caplog: pytest.LogCaptureFixture) -> None:
-        """Behind the 101 it is a close with 1011."""
+        """After the 101 it is a close with 1011."""
 
         def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
             environ["wsgi.websocket"].receive()
@@ -490,7 +490,7 @@ class TestEnd:
         class Faulty(WebSocketMiddleware):
             def __call__(self, environ: Environ, start_response: StartResponse) -> Any:
                 super().__call__(environ, start_response)
-                raise KeyError("a fault behind the 101")
+                raise KeyError("a fault after the 101")
 
         with connect(Faulty(echo)):
             pass

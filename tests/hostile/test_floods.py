@@ -48,7 +48,7 @@ def bytes_taken(worker: Server) -> None:
 
 
 def test_announced_message_holds_the_bytes_that_came(worker: Server, peers: list[RawClient], memory: Memory) -> None:
-    """Twenty peers announce a mebibyte each, which nobody sends: no memory is set aside for it."""
+    """Twenty peers announce a mebibyte each, which are never sent: no memory is set aside for it."""
     with memory.grows_by_less_than(BASE):
         for client in peers:
             client.send(frame(BINARY, b"x" * KIB, length=MAX_MESSAGE_SIZE - 1, fin=False))

@@ -1,4 +1,4 @@
-"""Peers that do not read, and peers that do not answer our goodbye (rows 11, 13)."""
+"""Peers that do not read, and peers that do not answer our close frame (rows 11, 13)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_peer_that_reads_slowly_is_served(worker: Server, memory: Memory, token:
 
 
 def test_stuck_members_of_a_broadcast_are_let_go(worker: Server, memory: Memory, token: str) -> None:
-    """Nobody waits for them: the others get every message while memory is bounded by ``send_limit`` for each."""
+    """They are not waited for: the others get every message while memory is bounded by ``send_limit`` for each."""
     message, count, number = b"x" * 64 * KIB, 200, 3
     with ExitStack() as stack:
         speaker, reader, *stuck = [stack.enter_context(worker.connect()) for _ in range(2)] + [
@@ -115,7 +115,7 @@ def test_peer_that_stays_behind_a_violation_is_cut(worker: Server) -> None:
 
 
 def flooding(client: RawClient) -> None:
-    """Sends as much as it can, up to an end that nobody should reach."""
+    """Sends as much as it can, up to an end that must not be reached."""
     for _ in range(256):
         client.send(b"x" * MIB)
 

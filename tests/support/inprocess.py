@@ -138,7 +138,7 @@ def in_a_thread(function: Callable[..., Any], *arguments: Any) -> Any:
     return returned
 
 
-# --- what no test may leave behind --------------------------------------------------------------------------------
+# --- what no test may leave open -----------------------------------------------------------------------------------
 
 
 def open_descriptors() -> int:
@@ -175,7 +175,7 @@ def hub_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BaseException]]
 
 
 def problems(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """What was logged that somebody should look at."""
+    """The warnings and errors that were logged."""
     return [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
@@ -227,7 +227,7 @@ def tls_pair(buffers: int | None = None) -> tuple[Any, Any]:
 
 
 def reset(sock: Any) -> None:
-    """Vanish with a RST instead of a FIN."""
+    """Disconnect with a RST instead of a FIN."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
 
@@ -266,7 +266,7 @@ class CountingChannel:
 
 
 class Recorder:
-    """The owner of a transport that keeps what it is told."""
+    """The owner of a transport that keeps what it receives."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -339,7 +339,7 @@ class Peer:
 
     def read(self) -> None:
         """One read; answers nothing."""
-        with deadline("the peer hears something"):
+        with deadline("the peer receives something"):
             try:
                 data = self.sock.recv(1 << 16)
             except ConnectionError:
@@ -396,7 +396,7 @@ def connected(
     compression: Parameters | None = None,
     **options: Any,
 ) -> Iterator[tuple[WebSocket, Peer]]:
-    """An accepted WebSocket and its peer, without an application. Both are gone when the block ends."""
+    """An accepted WebSocket and its peer, without an application. Both are closed when the block ends."""
     ours, theirs = pair(buffers)
     registry = Registry()
     channel = tls_channel if isinstance(ours, gssl.SSLSocket) else plain_channel
@@ -413,7 +413,7 @@ def connected(
 
 
 def refuse_switch(headers: object) -> Any:
-    """For ``unaccepted``: the peer has gone before the 101 could be sent."""
+    """For ``unaccepted``: the peer has disconnected before the 101 could be sent."""
     raise BrokenPipeError
 
 
@@ -442,7 +442,7 @@ ENDS: dict[str, tuple[Callable[[WebSocket, Peer], object], tuple[int, str]]] = {
     "RST": (lambda ws, peer: peer.reset(), (1006, "")),
     "we abort": (lambda ws, peer: ws.abort(), (1006, "")),
     "a violation": (lambda ws, peer: peer.send_frame(0x3), (1002, "opcode 0x3 is reserved")),
-    "a violation behind a message": (
+    "a violation after a message": (
         lambda ws, peer: peer.sock.sendall(masked_frame(Opcode.TEXT, b"last") + masked_frame(Opcode.PING, bytes(126))),
         (1002, "a control frame has more than 125 bytes"),
     ),

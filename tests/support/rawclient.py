@@ -194,11 +194,11 @@ class RawClient:
         self.close()
 
     def close(self) -> None:
-        """Close the socket, without a goodbye."""
+        """Close the socket, without a close frame."""
         self.sock.close()
 
     def reset(self) -> None:
-        """Vanish with a RST (TCP only)."""
+        """Disconnect with a RST (TCP only)."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
 
@@ -298,7 +298,7 @@ class RawClient:
     # --- whole steps -----------------------------------------------------------------------------------------------
 
     def upgrade(self, path: str = "/", *headers: tuple[str, str], then: bytes = b"") -> Response:
-        """Send a handshake, and ``then`` in the same write behind it; the answer must be a right 101 (RFC 6455 4.1)."""
+        """Send a handshake, and ``then`` in the same write after it; the answer must be a right 101 (RFC 6455 4.1)."""
         self.send(upgrade_request(path, *headers) + then)
         response = self.read_response()
         assert response.status == 101, response

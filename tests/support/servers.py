@@ -1,4 +1,4 @@
-"""Starts real servers for tests, each in a process of its own, and checks what they leave behind.
+"""Starts real servers for tests, each in a process of its own, and checks what they leave.
 
 ::
 
@@ -195,7 +195,7 @@ class Log:
 
 
 def _goes_on(record: Record) -> bool:
-    """Whether a line that begins no record belongs to this one: the traceback behind a record of gunicorn's, or the
+    """Whether a line that begins no record belongs to this one: the traceback after a record of gunicorn's, or the
     next line of one that gevent prints.
     """
     if record.text.startswith("["):
@@ -404,7 +404,7 @@ def start(
     certificate: Certificate | None = None,
     logs_access: bool = True,
 ) -> Server:
-    """The process alone; whoever calls this stops it. ``launch`` is what most tests want."""
+    """The process alone; the caller stops it. ``launch`` is what most tests want."""
     what = KINDS[kind]
     if ":" not in app:
         app = f"{app}:{'app' if what.wraps else 'wrapped'}"
