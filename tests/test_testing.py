@@ -15,6 +15,7 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent.socket import wait_read
 
 from gws_middleware import ConnectionClosed, HandshakeRefused, WebSocket, WebSocketMiddleware
 from gws_middleware.codes import Opcode
@@ -23,7 +24,7 @@ from gws_middleware.testing import Client, connect
 from gws_middleware.typing import Environ, StartResponse
 
 from .support.inprocess import PING_FRAME, forever, hub_errors, masked_frame, package_path, problems, ticks, until
-from .support.seam import application_of, limit_messages, socket_of, transport_of
+from .support.seam import application_of, descriptor_of, limit_messages, socket_of, transport_of
 
 __all__ = ["hub_errors"]
 
@@ -312,7 +313,7 @@ class TestTalking:
             ws = environ["wsgi.websocket"]
             ws.accept()
             transport_of(ws).pause()
-            gevent.sleep(0.01)
+            wait_read(descriptor_of(ws), timeout=5)
             ws.abort()
             return []
 

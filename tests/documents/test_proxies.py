@@ -465,11 +465,11 @@ def impatient(tmp_path: Path, front: Front, site: Server, certificate: Certifica
 def test_idle_connection_is_cut_without_pings(impatient: Way) -> None:
     """The time in the shipped file is the one that counts: after it the connection ends, without a close frame."""
     with impatient.open() as ws:
-        assert echoes(ws)
         started = time.monotonic()
+        assert echoes(ws)
         ended = end_of(ws)
     assert ended.rcvd is None
-    assert 0.9 < time.monotonic() - started < 5
+    assert 0.9 < time.monotonic() - started < 5  # not 1: the proxy has a clock of its own
 
 
 @cutting

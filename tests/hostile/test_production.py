@@ -10,7 +10,6 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -30,12 +29,11 @@ from ..support.rawclient import (
     upgrade_request,
 )
 from ..support.servers import Record, Server, eventually, launch
+from ..support.waiting import SPARE, agrees
 from .watch import Bystander, Memory
 
 HOSTILE = "tests.fixtureapps.hostile"
 MIB = 2**20
-SPARE = 2.0
-"""Seconds that a busy machine may take longer."""
 INTERVAL, TIMEOUT, MESSAGE = 0.4, 0.4, 1.0
 IMPATIENT = {
     "GWS_PING_INTERVAL": str(INTERVAL),
@@ -84,7 +82,7 @@ def test_message_that_takes_too_long_ends_with_1008(impatient: Server, path: str
         seen = dribble(client, piece, until=begin + MESSAGE + SPARE)
         waited = time.monotonic() - begin
     assert [one.code for one in seen if one.opcode == CLOSE] == [1008]
-    assert waited >= MESSAGE * 0.9
+    assert agrees(waited, MESSAGE)
 
 
 def dribble(client: RawClient, piece: bytes, until: float) -> list[Frame]:
@@ -152,15 +150,15 @@ def disconnect(client: RawClient) -> None:
 def test_peer_that_vanished_is_found_by_ping(impatient: Server, token: str, path: str) -> None:
     """Without a FIN, in the interval and the time to answer; the view, or ``on_close``, sees the end with 1011."""
     with impatient.connect() as client:
+        begin = time.monotonic()
         client.upgrade(f"{path}?id={token}")
         disconnect(client)
-        begin = time.monotonic()
         wanted = "ended" if path == "/echo" else "left after 1011"
         impatient.events(token, wanted)
         waited = time.monotonic() - begin
         [record] = impatient.log.find(f"'{path}': closed with 1011 'keepalive ping timeout'")[-1:]
         impatient.settled(websockets=1)  # the honest peer
-    assert INTERVAL + TIMEOUT <= waited < INTERVAL + TIMEOUT + SPARE
+    assert agrees(waited, INTERVAL + TIMEOUT)
     assert record.level == "INFO"
 
 
@@ -188,18 +186,18 @@ def test_peer_that_vanished_behind_a_full_inbox_is_let_go(impatient: Server, tok
 def test_silent_peer_that_answers_pings_stays(impatient: Server) -> None:
     """For many intervals, without a message of either side; its pings come at the interval."""
     with impatient.connect() as client:
+        begin = time.monotonic()
         client.upgrade("/echo")
-        times = []
         for _ in range(6):
             ping = client.read_frame()
-            times.append(time.monotonic())
             assert ping.opcode == PING
             client.send(frame(PONG, ping.payload))
+        waited = time.monotonic() - begin
         client.text("still here")
         received = client.read_frame()
         assert client.say_goodbye()[-1].code == 1000
     assert received == Frame(TEXT, b"still here")
-    assert min(later - earlier for earlier, later in pairwise(times)) > INTERVAL * 0.9
+    assert agrees(waited, 6 * INTERVAL)
 
 
 # --- too many (row 21) ---------------------------------------------------------------------------------------------
@@ -329,7 +327,7 @@ def test_goodbyes_of_a_stop_are_spread_and_say_1012(server_directory: Path) -> N
         server.kill(signal.SIGTERM)
         codes, seconds = leave(clients)
     assert codes == [1012] * CROWD
-    assert seconds > 0.5 * CROWD / 500
+    assert seconds > 0.5 * CROWD / 500  # half: the test may read the first frame late
 
 
 def test_goodbyes_of_a_reload_say_1012(server_directory: Path) -> None:
@@ -341,7 +339,7 @@ def test_goodbyes_of_a_reload_say_1012(server_directory: Path) -> None:
         codes, seconds = leave(clients)
         eventually(lambda: server.status()["pid"] != before, "a new worker")
     assert codes == [1012] * CROWD
-    assert seconds > 0.5 * CROWD / 500
+    assert seconds > 0.5 * CROWD / 500  # half: the test may read the first frame late
 
 
 def test_all_are_gone_before_the_graceful_timeout(server_directory: Path) -> None:

@@ -6,12 +6,33 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["DEADLINE", "eventually"]
+__all__ = ["DEADLINE", "SPARE", "agrees", "eventually"]
 
 DEADLINE = 10.0
 """Seconds after which a wait that should have ended fails its test."""
 
+SPARE = 2.0
+"""Seconds that a busy machine may take longer."""
+EARLY = 0.8
+"""The part of a server's timer that a test must see pass.
+
+Two clocks are compared: a timer starts from the time that the server's loop has read last, which is older than what has
+started it.
+"""
+
 T = TypeVar("T")
+
+
+def agrees(measured: float, timer: float) -> bool:
+    """Whether a time that a test has measured is that of a server's timer.
+
+    Args:
+        measured: seconds, from a moment before the server can have started its timer: what delays the test then adds to
+            them and takes nothing away.
+        timer: seconds.
+
+    """
+    return timer * EARLY <= measured < timer + SPARE
 
 
 def eventually(
