@@ -1,4 +1,4 @@
-"""stress/: each program runs, measures what it says, and sees what it looks for when an application is broken.
+"""stress/: each program runs, measures what it says, and finds what it checks when an application is broken.
 
 The sound runs go side by side, and so do the broken ones: a machine has nothing to do most of the time.
 """

@@ -130,7 +130,7 @@ class TestConnect:
 
 class TestRefusal:
     def test_response_instead_of_a_101_is_raised(self) -> None:
-        """With all that a test may want to look at."""
+        """With all that a test may want to check."""
 
         def app(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
             write = start_response("302 Found", [("Location", "/login")])
@@ -698,7 +698,7 @@ class TestHeldLoop:
         until(lambda: native_threads() <= threads)
 
     def test_debugger_is_not_interrupted(self) -> None:
-        """One stops at a line of the view for as long as one looks at it."""
+        """One stops at a line of the view for as long as its user likes."""
         commands = "import time\np time.sleep(2) or 'still ' + 'here'\ncontinue\n"
         done = subprocess.run(
             [sys.executable, "-c", DEBUGGED],

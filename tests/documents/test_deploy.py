@@ -114,7 +114,7 @@ def test_socket_is_where_the_proxies_look_for_it() -> None:
 
 
 def program(name: str) -> str:
-    """A program of systemd's, or the test is skipped; notices.py tells of it."""
+    """A program of systemd's, or the test is skipped; notices.py names it."""
     found = find(name)
     if found is None:
         pytest.skip(f"{name} is not installed")

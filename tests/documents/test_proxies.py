@@ -64,15 +64,15 @@ def way(request: pytest.FixtureRequest, site: Server, running: Running) -> Itera
 
 
 def installed(proxy: str) -> str:
-    """The same, or the test is skipped; notices.py tells of it."""
+    """The same, or the test is skipped; notices.py names it."""
     if find(proxy) is None:
         pytest.skip(f"{proxy} is not installed")
     return proxy
 
 
-def fronts(look: Callable[[Front], bool] = lambda front: True) -> pytest.MarkDecorator:
-    """Parametrizes with the ports for which ``look`` is true."""
-    chosen = [front for front in FRONTS.values() if look(front)]
+def fronts(chooses: Callable[[Front], bool] = lambda front: True) -> pytest.MarkDecorator:
+    """Parametrizes with the ports for which ``chooses`` is true."""
+    chosen = [front for front in FRONTS.values() if chooses(front)]
     return pytest.mark.parametrize("way", chosen, ids=[front.name for front in chosen], indirect=True)
 
 
@@ -225,7 +225,7 @@ def test_haproxy_tells_the_client_by_the_proxy_protocol(way: Way) -> None:
 
 @fronts(lambda front: front.proxy != "haproxy")
 def test_address_is_empty_behind_a_unix_socket(way: Way) -> None:
-    """Without the PROXY protocol REMOTE_ADDR is nobody, and not, say, the proxy."""
+    """Without the PROXY protocol REMOTE_ADDR is empty, and not the address of the proxy."""
     assert [facts["address"] for facts in seen(way)] == ["", ""]
 
 
@@ -409,7 +409,7 @@ def test_reload_of_the_proxy_keeps_websockets(
         new = [stack.enter_context(running.at(front).open()) for front in ways]
         assert all(echoes(ws) for ws in [*old, *new])
         for pid in leaving:
-            with suppress(ProcessLookupError):  # one that had no connection has gone
+            with suppress(ProcessLookupError):  # one that had no connection has ended
                 os.kill(pid, signal.SIGKILL)
         assert [end_of(ws).rcvd for ws in old] == [None] * len(old)
         assert all(echoes(ws) for ws in new)

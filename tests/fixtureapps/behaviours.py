@@ -1,4 +1,4 @@
-"""One view for each behaviour, told apart by path. Views record what happens to them, for ``/events``."""
+"""One view for each behaviour, chosen by path. Views record what happens to them, for ``/events``."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def sleeping(environ: Environ, start_response: StartResponse) -> Iterable[bytes]
 
 @app.at("/forever")
 def forever(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Sleeps and looks at nothing, until the worker is asked to stop."""
+    """Sleeps and checks nothing, until the worker is asked to stop."""
     ws = environ["wsgi.websocket"]
     ws.send("ready")
     try:

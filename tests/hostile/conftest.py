@@ -1,4 +1,4 @@
-"""One worker for all attacks, an honest peer beside each, and a look at the worker's memory."""
+"""One worker for all attacks, an honest peer beside each, and a check of the worker's memory."""
 
 from __future__ import annotations
 

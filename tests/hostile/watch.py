@@ -1,4 +1,4 @@
-"""What tests of hostile peers look at: an honest connection beside the attack, and the memory of the worker."""
+"""What tests of hostile peers check: an honest connection beside the attack, and the memory of the worker."""
 
 from __future__ import annotations
 

@@ -447,6 +447,6 @@ ENDS: dict[str, tuple[Callable[[WebSocket, Peer], object], tuple[int, str]]] = {
         (1002, "a control frame has more than 125 bytes"),
     ),
 }
-"""How a connection can end, and the close code and reason that tell of it."""
+"""How a connection can end, and the close code and reason of each."""
 
 every_end = pytest.mark.parametrize("end", list(ENDS))

@@ -65,7 +65,7 @@ class Front:
     proxy: str
     tls: bool = False
     reads_http: bool = True
-    """Whether the proxy looks at requests, or passes bytes on."""
+    """Whether the proxy reads requests, or passes bytes on."""
     cuts_silence: bool = True
     """Whether it ends a WebSocket on which nothing happens."""
 

@@ -282,7 +282,7 @@ class Server:
         with self.connect() as client:
             return client.get(path, *headers, ("Connection", "close"))
 
-    # --- what a fixture application tells (fixtureapps/common.py) ---------------------------------------------------
+    # --- what a fixture application reports (fixtureapps/common.py) ---------------------------------------------------
 
     def status(self) -> dict[str, int]:
         """The worker's own counts: pid, fds, greenlets, watchers, websockets, objects, rss."""

@@ -36,18 +36,18 @@ def agrees(measured: float, timer: float) -> bool:
 
 
 def eventually(
-    look: Callable[[], T],
+    condition: Callable[[], T],
     what: str,
     timeout: float = DEADLINE,
     *,
     sleep: Callable[[float], object] = time.sleep,
     interval: float = 0.01,
 ) -> T:
-    """What ``look()`` returns once that is true.
+    """What ``condition()`` returns once that is true.
 
     Args:
-        look: is called again and again.
-        what: the condition in words, for the error.
+        condition: is called again and again.
+        what: what it waits for, in words for the error.
         timeout: seconds until AssertionError is raised.
         sleep: waits between two calls; ``gevent.sleep`` where the loop of this process must run.
         interval: seconds between two calls.
@@ -60,7 +60,7 @@ def eventually(
 
     """
     deadline = time.monotonic() + timeout
-    while not (found := look()):
+    while not (found := condition()):
         assert time.monotonic() < deadline, f"waited {timeout} s in vain for {what}"
         sleep(interval)
     return found
