@@ -25,6 +25,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import WebsocketMismatch
 
 from .codes import CloseCode
+from .connection import control
 from .connection.websocket import WebSocket
 from .exceptions import ConnectionClosed
 from .typing import Environ, StartResponse
@@ -107,7 +108,7 @@ def _serving(view: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _has_ended(ws: WebSocket) -> bool:
-    return ws.vanished or (ws.accepted and ws.closed)
+    return control.is_http_over(ws) and control.is_closed(ws)
 
 
 def _no_server() -> Response:

@@ -1,7 +1,7 @@
-"""The lifetime of a WebSocket under WSGI, top to bottom: refuse or run, accept, swallow, close, leave.
+"""The lifetime of a WebSocket under WSGI, top to bottom: refuse or run, accept, discard, close, release.
 
 Before the 101 the application's response is an ordinary one. After it nothing that the application returns or raises
-reaches the wire: the response is swallowed and closed (a framework cleans up there), an error is logged once.
+reaches the wire: the response is discarded and closed (a framework cleans up there), an error is logged once.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gevent import GreenletExit, Timeout, getcurrent
 
 from .codes import CloseCode
-from .config import Config
-from .connection import logs
+from .config import Config, Options
+from .connection import control, logs
 from .connection.channel import Channel
 from .connection.websocket import WebSocket
 from .exceptions import ConnectionClosed
@@ -29,6 +29,9 @@ from .servers.base import Server
 from .servers.find import close_after, find
 from .servers.gunicorn import watch_worker
 from .typing import Environ, Headers, StartResponse, Write, WSGIApp
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["WebSocketMiddleware", "is_wrapped"]
 
@@ -47,13 +50,13 @@ class WebSocketMiddleware:
     ``Config``; ConfigError names a wrong or misspelt one.
     """
 
-    def __init__(self, app: WSGIApp, **options: Any) -> None:
+    def __init__(self, app: WSGIApp, **options: Unpack[Options]) -> None:
         self.app = app
         # As a bound method, a callable object runs in its caller's C frame: 0.7 KiB less stack for each waiting view.
         call = getattr(app, "__call__", None)  # noqa: B004
         self._call: WSGIApp = call if isinstance(call, MethodType) else app
         self.config = Config.load(options)
-        self._told = False
+        self._warned_no_socket = False
         self._warned: set[str] = set()
         if hasattr(app, "app_protocol"):  # gevent-websocket's handler asks the application that it is given
             self.app_protocol = app.app_protocol
@@ -86,7 +89,7 @@ class WebSocketMiddleware:
         server: Server,
         answer: Handshake | Refusal,
     ) -> Iterable[bytes]:
-        """The server sent the 101 before it asked us; what is left of a refusal is a close frame."""
+        """The server has sent the 101 before it called us: a refusal is a close frame."""
         refused = isinstance(answer, Refusal)
         handshake = Handshake("", ()) if isinstance(answer, Refusal) else answer._replace(compression=None)
 
@@ -114,8 +117,8 @@ class WebSocketMiddleware:
         return name if name in handshake.subprotocols else None
 
     def _no_socket(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        if not self._told:
-            self._told = True
+        if not self._warned_no_socket:
+            self._warned_no_socket = True
             log.warning(NO_SOCKET)
         body = NO_SOCKET.encode() + b"\n"
         start_response("501 Not Implemented", _text_headers(body))
@@ -156,7 +159,7 @@ def _refuse(
 
 
 def _body(environ: Environ, body: bytes) -> list[bytes]:
-    """None behind HEAD: gunicorn does not send one, but warns of it in its log, once for each request of a stranger."""
+    """None for HEAD: gunicorn does not send one, but logs a warning, which any client could repeat."""
     return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]
 
 
@@ -184,7 +187,7 @@ def _request(environ: Environ) -> Request:
 
 
 def _discard(data: bytes) -> None:
-    """The ``write`` of a swallowed response."""
+    """The ``write`` of a discarded response."""
 
 
 class _AcceptTimeout(Timeout):
@@ -202,21 +205,21 @@ class _AcceptTimeout(Timeout):
 
 
 class _Lifetime:
-    """One request that may become a WebSocket. Slots are reserved in it alone, and whatever exception leaves it, from
+    """One request that may become a WebSocket. Slots are reserved in it alone. Whatever exception comes out of it, from
     whichever line, ``_release()`` has released what the request held.
     """
 
     __slots__ = (
         "_code",
         "_deadline",
+        "_discarded",
         "_environ",
         "_finished",
-        "_left",
+        "_released",
         "_seconds",
         "_server",
         "_start_response",
         "_started",
-        "_swallowed",
         "_view",
         "ws",
     )
@@ -232,7 +235,7 @@ class _Lifetime:
     ) -> None:
         self._environ, self._server = environ, server
         self._start_response: StartResponse | None = start_response
-        self._started = self._swallowed = self._finished = self._left = False
+        self._started = self._discarded = self._finished = self._released = False
         self._seconds = config.send_timeout
         self._view = getcurrent()
         self._code: int = CloseCode.NORMAL
@@ -246,8 +249,8 @@ class _Lifetime:
         ws = self.ws
         self._cancel_deadline()
         watch_worker()
-        ws._registry.began(ws, self._view)
-        with _deadline(ws._config.send_timeout):
+        control.set_view(ws, self._view)
+        with _deadline(control.config_of(ws).send_timeout):
             channel, early = self._server.switch(self._start_response, headers)
         try:
             self._start_response = None
@@ -258,14 +261,8 @@ class _Lifetime:
         return channel, early
 
     def _release(self) -> None:
-        """An exception leaves the request, and may have cut short what ends it."""
-        ws = self.ws
-        if ws.accepted and not self._left:
-            if not ws._ended:
-                ws.abort()
-            if not ws.detached:
-                ws._registry.ended(ws)
-        self.forget()
+        """An exception comes out of the request, and may have interrupted what ends it."""
+        self._forget(cut=not self._released)
 
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:
@@ -276,11 +273,11 @@ class _Lifetime:
         """Whether HTTP is over on this connection: the 101 has been sent, the peer had disconnected before it could be,
         or the application serves the connection itself.
         """
-        return self.ws.accepted or self.ws.vanished or self._is_taken
+        return control.is_http_over(self.ws) or self._is_taken
 
     @property
     def _is_taken(self) -> bool:
-        return self.ws._switch is not None and self._server.taken  # nothing of ours has used the socket so far
+        return control.is_pending(self.ws) and self._server.taken  # nothing of ours has used the socket so far
 
     # --- run -------------------------------------------------------------------------------------------------------
 
@@ -296,11 +293,11 @@ class _Lifetime:
         result: Any = ()
         ws, server = self.ws, self._server
         try:
-            if ws._config.accept_timeout is not None:
-                self._deadline = _AcceptTimeout(ws._config.accept_timeout, server)
+            if (seconds := control.config_of(ws).accept_timeout) is not None:
+                self._deadline = _AcceptTimeout(seconds, server)
             if server.switched:
-                ws._accept_switched(server.subprotocol)
-            found = full(ws._config, self._environ, partial(ws._registry.reserve, ws))
+                control.accept_switched(ws, server.subprotocol)
+            found = full(control.config_of(ws), self._environ, partial(registry.current().reserve, ws))
             if found is None:
                 result = app(self._environ, self.start_response)
             elif not server.switched:
@@ -314,8 +311,8 @@ class _Lifetime:
         if result is None or type(result) is object:  # a view without a result; gunicorn's ALREADY_HANDLED
             result = ()
         if self.over:
-            self._swallow(result)
-            self._tell_lost()
+            self._discard_result(result)
+            self._raise_lost()
             return _Response([], server, self._seconds) if server.closes_by_exception else []
         if self._started:
             self.forget()
@@ -333,12 +330,12 @@ class _Lifetime:
     def start_response(self, status: str, headers: Headers, exc_info: Any = None) -> Write:
         """What the application gets as ``start_response``."""
         if self.over:
-            return self._start_swallowed(status, exc_info)
+            return self._start_discarded(status, exc_info)
         start_response, server = self._start_response, self._server
         assert start_response is not None
         self._count_refusal()
         self._cancel_deadline()
-        self.ws._refuse()
+        control.answer(self.ws)
         arguments = () if exc_info is None else (exc_info,)
         write = start_response(status, [*headers, *server.close_headers], *arguments)
         server.refuse_more(write)
@@ -355,17 +352,17 @@ class _Lifetime:
             self._started = True
             registry.current().counters.refused[reason] += 1
 
-    def _start_swallowed(self, status: str, exc_info: Any) -> Write:
+    def _start_discarded(self, status: str, exc_info: Any) -> Write:
         if exc_info:
             try:
-                raise exc_info[1].with_traceback(exc_info[2])  # PEP 3333: the headers have gone
+                raise exc_info[1].with_traceback(exc_info[2])  # PEP 3333: the headers were sent
             finally:
                 exc_info = None
-        if self._swallowed:
+        if self._discarded:
             raise AssertionError("start_response was called twice without exc_info (PEP 3333)")
-        self._swallowed = True
+        self._discarded = True
         # Where it has ended already there is nothing to close; a framework has logged what made it answer so.
-        if status[:1] == "5" and not (self.ws._is_closed or self._is_taken):
+        if status[:1] == "5" and not (control.is_closed(self.ws) or self._is_taken):
             log.error(
                 "WebSocket %s: the application answered %s; closed with 1011",
                 ascii(self.ws.path),
@@ -374,7 +371,7 @@ class _Lifetime:
             self._code = CloseCode.INTERNAL_ERROR
         return _discard
 
-    # --- swallow ---------------------------------------------------------------------------------------------------
+    # --- discard ---------------------------------------------------------------------------------------------------
 
     def lazily(self, result: Iterable[bytes]) -> Iterator[bytes]:
         """The body of an application that does its work while it is iterated: before the 101 an ordinary one,
@@ -384,7 +381,7 @@ class _Lifetime:
             for chunk in result:
                 if not self.over:
                     yield chunk
-                elif self.ws._is_closed:
+                elif control.is_closed(self.ws):
                     break
         except GeneratorExit:
             raise
@@ -393,13 +390,13 @@ class _Lifetime:
                 yield from self._too_late()
             else:
                 self._raised(error)
-        self._tell_lost()
+        self._raise_lost()
         if not self.ws.accepted and not self._started:
             yield from self._unanswered()
 
     def _unanswered(self) -> Iterable[bytes]:
         """Neither accepted nor answered: refused by ``ws.close()``, or forgotten."""
-        refused = self.ws._is_closed
+        refused = control.is_closed(self.ws)
         status = "403 Forbidden" if refused else "500 Internal Server Error"
         body = b"The WebSocket was refused.\n" if refused else b"The application neither accepted nor answered.\n"
         if not refused:
@@ -408,8 +405,9 @@ class _Lifetime:
         return [body]
 
     def _too_late(self) -> Iterable[bytes]:
-        """``accept_timeout`` is over: nobody knows what the application was waiting for."""
-        sentence = f"The application did not answer the handshake within {self.ws._config.accept_timeout:g} seconds."
+        """``accept_timeout`` has passed before the application has accepted or answered."""
+        seconds = control.config_of(self.ws).accept_timeout
+        sentence = f"The application did not answer the handshake within {seconds:g} seconds."
         log.warning("WebSocket %s: %s", ascii(self.ws.path), sentence)
         body = sentence.encode() + b"\n"
         self._count_refusal("accept_timeout")
@@ -417,11 +415,11 @@ class _Lifetime:
         self.forget()
         return [body]
 
-    def _swallow(self, result: Iterable[bytes]) -> None:
+    def _discard_result(self, result: Iterable[bytes]) -> None:
         try:
             try:
                 for _ in result:
-                    if self.ws._is_closed:
+                    if control.is_closed(self.ws):
                         break
             finally:
                 _close(result)
@@ -443,7 +441,7 @@ class _Lifetime:
                 del error  # its traceback refers to this frame
         # Other errors that are no Exception, e.g. gevent.Timeout, are the application's.
         if isinstance(error, GreenletExit) or shutdown.ends_process(error):
-            self._code = ws._config.shutdown_close_code
+            self._code = control.config_of(ws).shutdown_close_code
             self.finish()
             if isinstance(error, GreenletExit):
                 return  # gunicorn would swallow it and go on to read a request from the socket that is ours now
@@ -455,52 +453,51 @@ class _Lifetime:
             if not isinstance(error, StopIteration):  # the way in which flask-sock ends under gunicorn
                 log.error("WebSocket %s: the application raised on its own connection", ascii(ws.path), exc_info=error)
             return
-        if isinstance(error, ConnectionClosed) and ws._is_closed:
+        if isinstance(error, ConnectionClosed) and control.is_closed(ws):
             log.debug("WebSocket %s: %s", ascii(ws.path), error)
             return
         log.error("WebSocket %s: the application raised; closed with 1011", ascii(ws.path), exc_info=error)
         self._code = CloseCode.INTERNAL_ERROR
 
-    def _tell_lost(self) -> None:
+    def _raise_lost(self) -> None:
         """The peer disconnected before the 101, or the application has served the connection itself: what every server
         takes for the former, and closes the connection without writing anything.
         """
-        if self.ws.vanished or self._is_taken:
+        if control.is_lost(self.ws) or self._is_taken:
             self.forget()
             raise BrokenPipeError(errno.EPIPE, "the connection has ended without a 101 of this server")
 
-    # --- close and leave -------------------------------------------------------------------------------------------
+    # --- close and release -----------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """The application is done: close unless the connection is to live on, and leave the server."""
+        """The application is done: close unless the connection is detached, and release the server."""
         if self._finished or not self.ws.accepted:
             return
         self._finished = True
         ws, log_line = self.ws, None
         try:
             if not (ws.detached and self._code == CloseCode.NORMAL):
-                ws._finish(self._code)
-            log_line = self._server.log_later() if ws.detached and not ws._is_over else None
+                control.finish(ws, self._code)
+            if ws.detached and not control.is_finished(ws):
+                log_line = self._server.log_later()
             self._server.leave(ws.stats.bytes_sent)
         finally:
             self.forget()
             with suppress(GreenletExit):  # as in _raised: the server is to see this request end, and no other begin
-                if ws.detached:
-                    ws._leave(log_line)
-                else:
-                    ws._over()
-        self._left = True
+                control.release(ws, log_line)
+        self._released = True
 
     def forget(self) -> None:
         """Environ and WebSocket refer to each other, so do the WebSocket and its way to the server: part them, so that
         none waits for the garbage collector.
         """
+        self._forget(cut=False)
+
+    def _forget(self, *, cut: bool) -> None:
         ws = self.ws
-        ws._refuse()
+        control.answer(ws)
         self._cancel_deadline()
-        if not ws.accepted:
-            ws._registry.release(ws)
-            ws._registry.ended(ws)
+        control.forget(ws, cut=cut)
         if self._environ.get("wsgi.websocket") is ws:
             del self._environ["wsgi.websocket"]
 
@@ -582,12 +579,12 @@ class _Response:
         self._stop()
         _close(self._result)
         if self._server.closes_by_exception:
-            raise _left_behind()
+            raise _end_of_connection()
 
     def __del__(self) -> None:
         self._stop()  # a wrapper outside of ours has read all of it, and forgotten to close it
 
 
-def _left_behind() -> OSError:
-    """What gunicorn takes for a peer that has gone. StopIteration would do too, but not through a generator."""
+def _end_of_connection() -> OSError:
+    """What gunicorn takes for a peer that has disconnected. StopIteration would do too, but not through a generator."""
     return OSError(errno.ENOTCONN, "the connection ends here")

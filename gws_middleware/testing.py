@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 import gevent
@@ -25,6 +25,7 @@ from gevent import socket as gsocket
 from gevent.event import AsyncResult, Event
 
 from .codes import CloseCode
+from .config import ClientOptions
 from .connection import jsontext
 from .connection.channel import Channel, plain_channel
 from .exceptions import ConnectionClosed, HandshakeRefused
@@ -35,6 +36,9 @@ from .protocol.handshake import check_response
 from .servers.base import SERVER_KEY, SWITCHING, Server
 from .typing import Environ, Headers, Message, StartResponse, Write, WSGIApp
 from .watchdog import StuckError, Watchdog
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["Client", "connect"]
 
@@ -56,7 +60,7 @@ def connect(
     compression: deflate.Parameters | None = None,
     environ: Mapping[str, Any] | None = None,
     timeout: float = 5.0,
-    **options: Any,
+    **options: Unpack[ClientOptions],
 ) -> Client:
     """A client for one connection to ``app``; the handshake is done when its ``with`` block is entered.
 

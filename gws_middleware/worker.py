@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import gevent
 from gunicorn.workers.ggevent import GeventWorker
 
+from .config import Options
 from .metrics.health import status
 from .metrics.statsd import Statsd
 from .middleware import WebSocketMiddleware, is_wrapped
@@ -37,7 +38,7 @@ class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]
     """
 
     wsgi: WSGIApp
-    options: ClassVar[dict[str, Any]] = {}
+    options: ClassVar[Options] = {}
     """Fields of ``Config``."""
     _statsd: Statsd | None = None
 

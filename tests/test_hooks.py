@@ -11,6 +11,7 @@ from gevent import getcurrent
 
 from gws_middleware import Config, ConnectionClosed, HandshakeRefused, WebSocket, WebSocketMiddleware
 from gws_middleware import hooks as adapter
+from gws_middleware.connection import control
 from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, Headers, StartResponse
 
@@ -88,7 +89,7 @@ class TestIdle:
     def test_greenlet_that_waits_is_asked_once(self, diary: Diary) -> None:
         """After ``grace``, in the greenlet itself; it then waits as long as it likes."""
         with connected() as (ws, peer):
-            ws.expect_idle()
+            control.expect_idle(ws)
             reader = received_by(ws)
             until(lambda: diary.idles == 1, "it is asked")
             gevent.sleep(3 * GRACE)
@@ -110,7 +111,7 @@ class TestIdle:
         """A busy view keeps what it has."""
         diary.grace = 5.0
         with connected() as (ws, peer):
-            ws.expect_idle()
+            control.expect_idle(ws)
             for _ in range(3):
                 reader = received_by(ws)
                 ticks()
@@ -122,7 +123,7 @@ class TestIdle:
         """By the next wait: e.g. a transaction was open, and has ended since."""
         diary.left = True
         with connected() as (ws, peer):
-            ws.expect_idle()
+            control.expect_idle(ws)
             for asked in (1, 2):
                 reader = received_by(ws)
                 until(lambda asked=asked: diary.idles == asked, "it is asked")  # type: ignore[misc]
@@ -140,7 +141,7 @@ class TestIdle:
         """Giving back may wait, too."""
         diary.taking = 0.05
         with connected() as (ws, peer):
-            ws.expect_idle()
+            control.expect_idle(ws)
             reader = received_by(ws)
             until(lambda: diary.idles == 1, "it is asked")
             peer.send("x")
@@ -150,7 +151,7 @@ class TestIdle:
         """Nor is that."""
         diary.taking = 0.05
         with connected() as (ws, peer):
-            ws.expect_idle()
+            control.expect_idle(ws)
             reader = received_by(ws)
             until(lambda: diary.idles == 1, "it is asked")
             peer.vanish()
@@ -166,7 +167,7 @@ class TestIdle:
 
         monkeypatch.setattr(WebSocket, "_park", park)
         with connected() as (ws, _):
-            ws.expect_idle()
+            control.expect_idle(ws)
             with pytest.raises(TimeoutError):
                 ws.receive(5.0)
         assert diary.idles == 1
@@ -175,7 +176,7 @@ class TestIdle:
     def test_timeout_within_the_grace_asks_nothing(self, diary: Diary) -> None:
         """As a poll does."""
         with connected() as (ws, _):
-            ws.expect_idle()
+            control.expect_idle(ws)
             with pytest.raises(TimeoutError):
                 ws.receive(GRACE / 2)
             assert diary.idles == 0
@@ -184,7 +185,7 @@ class TestIdle:
         """None."""
         diary.grace = None
         with connected() as (ws, peer):
-            ws.expect_idle()
+            control.expect_idle(ws)
             reader = received_by(ws)
             ticks()
             peer.send("x")
@@ -299,7 +300,7 @@ class TestLife:
         ws = unaccepted(lambda headers: pytest.fail("the 101 was sent"))
         with pytest.raises(LookupError):
             ws.accept()
-        assert not ws.accepted and not ws._is_closed
+        assert not ws.accepted and not control.is_closed(ws)
 
 
 class TestSettings:

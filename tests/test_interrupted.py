@@ -19,7 +19,7 @@ import pytest
 import gws_middleware
 from gws_middleware import WebSocketMiddleware, testing
 from gws_middleware.connection import websocket
-from gws_middleware.connection.detached import Detached
+from gws_middleware.connection.callbacks import Callbacks
 from gws_middleware.connection.transport import Transport
 from gws_middleware.hooks import Adapter
 from gws_middleware.process import registry, shutdown
@@ -173,7 +173,11 @@ def test_step_that_raises_leaves_nothing_reserved(
 ROOT = Path(gws_middleware.__file__).parent
 FILES = {
     str(ROOT / f"{name}.py")
-    for name in ("middleware", "admission", "registry", "keepalive", "websocket", "wire", "detached", "transport")
+    for name in (
+        "middleware",
+        *(f"process/{name}" for name in ("limits", "registry", "keepalive")),
+        *(f"connection/{name}" for name in ("websocket", "opening", "callbacks", "control", "transport")),
+    )
 }
 
 
@@ -243,8 +247,8 @@ CASES = [
     *((app, False, *IN_THE_VIEW, set()) for app in APPS),
     (echoes, True, *IN_THE_VIEW, set()),
     *((app, False, *IN_THE_HUB, set()) for app in (echoes, detaches, lazily)),
-    # Nothing comes after the end of _work(), so there a line may be the last one.
-    (detaches, False, Detached, "_work", {"_work", "_over", "ended"}),
+    # Nothing comes after the end of _run(), so there a line may be the last one.
+    (detaches, False, Callbacks, "_run", {"_run", "_take_end", "_end", "_finish", "ended"}),
 ]
 
 

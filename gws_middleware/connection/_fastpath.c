@@ -1,8 +1,9 @@
-/* The base classes of Turns, Transport and WebSocket in C. Rule: each method answers as its twin of the same name in
- * fastpath.py, which says what it promises; the tests run both.
+/* The base classes of Turns, Transport and WebSocket in C. Rule: each method does the same as its twin of that name in
+ * fastpath.py, which says why; tests/test_parity.py compares the two.
  *
- * What is not common is left to methods of the subclass, by name. Members may be deleted or be of any type, as in
- * Python: what is used as a list is looked at first, and what is called is kept alive during the call.
+ * The slow path is methods of the subclass, called by name. Attributes may be deleted or be of any type, as in Python:
+ * what is used as a list is checked first, and what is called is kept alive during the call, because a call may switch
+ * to another greenlet, which changes the object.
  */
 
 #define PY_SSIZE_T_CLEAN
@@ -12,9 +13,8 @@
 #include <structmember.h>
 #include <time.h>
 
-#define ATTACHED 0
-#define IDLE 1
-#define LASTS 0.005 /* seconds, as in fastpath.py */
+#define STATE_OPEN 3 /* states.OPEN: checked when the module is loaded */
+#define LASTS 0.005  /* seconds, fastpath.LASTS */
 
 #ifdef CLOCK_MONOTONIC_COARSE /* Linux: five times as quick, and up to four milliseconds late */
 #define CLOCK CLOCK_MONOTONIC_COARSE
@@ -26,25 +26,24 @@
 
 /* Interned once: an extension that runs beside greenlets is loaded into one interpreter only. */
 #define NAMES(X)                                                                                              \
-    X(recv_into) X(send) X(iteration) X(_data_received) X(queue) X(_read_failed) X(_lost) X(_write_failed)     \
-    X(_keep) X(_flush_later) X(switch) X(_receive) X(_relax) X(_check_open) X(_wait_writable) X(encode)       \
-    X(write_parts) X(write) X(_too_slow) X(feed) X(eventful) X(_eventful) X(_put) X(_start_work)              \
-    X(outbox_size) X(timeout) X(binary) X(_give_way) X(call) X(offer) X(_wake_later) X(frame)      \
-    X(join)
+    X(recv_into) X(send) X(iteration) X(_data_received) X(_read_failed) X(_lost) X(_write_failed) X(_keep)    \
+    X(_flush_later) X(switch) X(_receive) X(_relax) X(_check_open) X(_wait_writable) X(encode)                \
+    X(write_parts) X(_too_slow) X(feed) X(eventful) X(_eventful) X(_put) X(start) X(timeout) X(message)       \
+    X(binary) X(_give_way) X(call) X(offer) X(_wake_later) X(frame) X(join)
 
 #define DECLARE(name) static PyObject *s_##name;
 NAMES(DECLARE)
 
 static PyObject *getcurrent; /* gevent's */
 static PyObject *prepared_type; /* PreparedMessage */
-static PyTypeObject *turn_type;
+static PyTypeObject *turn_type, *transport_type;
 
 /* object.name(first, second); arguments that are NULL are left out. */
 static PyObject *
-call(PyObject *object, PyObject *name, PyObject *first, PyObject *second)
+call_method(PyObject *object, PyObject *name, PyObject *first, PyObject *second)
 {
     if (object == NULL) {
-        return PyErr_Format(PyExc_AttributeError, "there is nothing to call %R of", name);
+        return PyErr_Format(PyExc_AttributeError, "there is no object to call %R of", name);
     }
     PyObject *args[] = {object, first, second};
     Py_INCREF(object);
@@ -55,38 +54,52 @@ call(PyObject *object, PyObject *name, PyObject *first, PyObject *second)
 
 /* The same where the result does not matter; -1 with an exception. */
 static int
-tell(PyObject *object, PyObject *name, PyObject *first, PyObject *second)
+call_method_void(PyObject *object, PyObject *name, PyObject *first, PyObject *second)
 {
-    PyObject *result = call(object, name, first, second);
+    PyObject *result = call_method(object, name, first, second);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
 }
 
 /* The same with a number as the last argument. */
 static int
-tell_size(PyObject *object, PyObject *name, PyObject *first, Py_ssize_t size)
+call_method_with_size(PyObject *object, PyObject *name, PyObject *first, Py_ssize_t size)
 {
     PyObject *number = PyLong_FromSsize_t(size);
-    int failed = number == NULL ? -1 : tell(object, name, first, number);
+    int failed = number == NULL ? -1 : call_method_void(object, name, first, number);
     Py_XDECREF(number);
     return failed;
 }
 
-/* The whole number in `object`, which goes; -1 with an exception. */
+/* Whether an attribute that is read is set; if not, an AttributeError is raised, as in Python. */
+static inline int
+is_there(PyObject *object, const char *name)
+{
+    if (object == NULL) {
+        PyErr_Format(PyExc_AttributeError, "%s is not set", name);
+    }
+    return object != NULL;
+}
+
+/* The number in `object`, whose reference is taken; -1 with an exception. No size is negative. */
 static Py_ssize_t
-to_size(PyObject *object)
+size_from_object(PyObject *object)
 {
     if (object == NULL) {
         return -1;
     }
     Py_ssize_t size = PyLong_AsSsize_t(object);
     Py_DECREF(object);
+    if (size < 0 && !PyErr_Occurred()) {
+        PyErr_Format(PyExc_ValueError, "%zd is no size", size);
+        size = -1;
+    }
     return size;
 }
 
 /* The OSError that has been raised, or NULL where it is another one, which stays raised. */
 static PyObject *
-take_os_error(void)
+fetch_os_error(void)
 {
     if (!PyErr_ExceptionMatches(PyExc_OSError)) {
         return NULL;
@@ -108,6 +121,60 @@ none_or_error(int failed)
     Py_RETURN_NONE;
 }
 
+/* Arguments by position and by name, as in `def function(self, names[0], names[1]=...)`: `required` of `count` must be
+ * given; `values` has the defaults. -1 with the TypeError that Python raises. */
+static int
+parse_arguments(const char *function, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+                PyObject *const *names, Py_ssize_t required, Py_ssize_t count, PyObject **values)
+{
+    Py_ssize_t named = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    if (nargs > count) {
+        PyErr_Format(PyExc_TypeError, "%s() takes at most %zd arguments (%zd given)", function, count, nargs);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < nargs; i++) {
+        values[i] = args[i];
+    }
+    for (Py_ssize_t i = 0; i < named; i++) {
+        PyObject *name = PyTuple_GET_ITEM(kwnames, i);
+        Py_ssize_t at = 0;
+        while (at < count && PyUnicode_Compare(name, names[at]) != 0) {
+            at++;
+        }
+        if (at == count) {
+            PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument %R", function, name);
+            return -1;
+        }
+        if (at < nargs) {
+            PyErr_Format(PyExc_TypeError, "%s() got multiple values for argument %R", function, name);
+            return -1;
+        }
+        values[at] = args[nargs + i];
+    }
+    for (Py_ssize_t i = 0; i < required; i++) {
+        if (values[i] == NULL) {
+            PyErr_Format(PyExc_TypeError, "%s() missing required argument: %R", function, names[i]);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* Whether the object is of this type. All that come are of one subclass, which is remembered in `seen`: to walk over
+ * its bases for each message costs more than all else that is done with the object. */
+static inline int
+is_instance(PyObject *object, PyTypeObject *type, PyTypeObject **seen)
+{
+    if (object == NULL || (Py_TYPE(object) != *seen && !PyObject_TypeCheck(object, type))) {
+        return 0;
+    }
+    if (Py_TYPE(object) != *seen) {
+        Py_XDECREF(*seen);
+        *seen = (PyTypeObject *)Py_NewRef(Py_TYPE(object));
+    }
+    return 1;
+}
+
 /* ---- The base of Turns ---- */
 
 typedef struct {
@@ -118,9 +185,9 @@ typedef struct {
     unsigned long thread;
 } Turn;
 
-/* The number of polls, -1 with an exception. */
+/* The number of the poll; -1 with an exception. */
 static long long
-iteration_of(Turn *self)
+turn_number(Turn *self)
 {
     PyObject *iteration = self->ticks == NULL ? NULL : PyObject_GetAttr(self->ticks, s_iteration);
     long long number = iteration == NULL ? -1 : PyLong_AsLongLong(iteration);
@@ -131,17 +198,17 @@ iteration_of(Turn *self)
     return number;
 }
 
-static int
-is_foreign(Turn *self)
+static inline int
+turn_runs_elsewhere(Turn *self)
 {
     return PyThread_get_thread_ident() != self->thread;
 }
 
 /* 1 where the turn has lasted too long, or in another thread; -1 with an exception. */
 static int
-is_over(Turn *self)
+turn_has_lasted(Turn *self)
 {
-    if (is_foreign(self)) {
+    if (turn_runs_elsewhere(self)) {
         return 1;
     }
     struct timespec clock;
@@ -150,7 +217,7 @@ is_over(Turn *self)
     if (now - self->began < LASTS) {
         return 0;
     }
-    long long iteration = iteration_of(self);
+    long long iteration = turn_number(self);
     if (iteration == self->iteration || iteration == -1) {
         return iteration == -1 ? -1 : 1;
     }
@@ -159,44 +226,40 @@ is_over(Turn *self)
     return 0;
 }
 
-/* The turn in a member of another object; NULL with an exception. All are of one subclass: it is remembered, because to
- * walk over its bases for each message costs more than all else that is done with the turn. */
+/* The turn in an attribute of another object; NULL with an exception. */
 static inline Turn *
-to_turn(PyObject *object)
+turn_from_object(PyObject *object)
 {
-    static PyTypeObject *subclass;
-    if (object == NULL || (Py_TYPE(object) != subclass && !PyObject_TypeCheck(object, turn_type))) {
+    static PyTypeObject *seen;
+    if (!is_instance(object, turn_type, &seen)) {
         PyErr_SetString(PyExc_AttributeError, "there is no turn");
         return NULL;
-    }
-    if (Py_TYPE(object) != subclass) {
-        Py_XDECREF(subclass);
-        subclass = (PyTypeObject *)Py_NewRef(Py_TYPE(object));
     }
     return (Turn *)object;
 }
 
-PyDoc_STRVAR(is_over_doc,
+PyDoc_STRVAR(turn_is_over_doc,
 "is_over($self, /)\n--\n\n"
-"Whether this turn has lasted for LASTS seconds. In another thread than the loop's it always has.\n\n"
-"The clock is read each time, the loop's counter only when that much time has passed. So a turn may last twice\n"
-"as long before it shows.");
+"Whether this turn has lasted for LASTS seconds. In another thread than the loop's it always has.\n"
+"\n"
+"The clock is read each time, the number of the poll only when that much time has passed. So a turn may last\n"
+"twice as long before it shows.");
 
 static PyObject *
 turn_is_over(Turn *self, PyObject *Py_UNUSED(ignored))
 {
-    int over = is_over(self);
+    int over = turn_has_lasted(self);
     return over < 0 ? NULL : PyBool_FromLong(over);
 }
 
-PyDoc_STRVAR(is_foreign_doc,
+PyDoc_STRVAR(turn_is_foreign_doc,
 "is_foreign($self, /)\n--\n\n"
 "Whether the caller runs in another thread of the operating system than the loop.");
 
 static PyObject *
 turn_is_foreign(Turn *self, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(is_foreign(self));
+    return PyBool_FromLong(turn_runs_elsewhere(self));
 }
 
 /* ---- The base of Transport ---- */
@@ -209,276 +272,312 @@ typedef struct {
     char flush_due;
 } Transport;
 
-PyDoc_STRVAR(readable_doc, "_readable($self, /)\n--\n\nRuns in the hub.");
+PyDoc_STRVAR(transport_readable_doc,
+"_readable($self, /)\n--\n\n"
+"Runs in the hub.");
 
 static PyObject *
-readable(Transport *self, PyObject *Py_UNUSED(ignored))
+transport_readable(Transport *self, PyObject *Py_UNUSED(ignored))
 {
-    Py_ssize_t size = to_size(call(self->channel, s_recv_into, self->window, NULL));
+    if (!is_there(self->window, "_window")) {
+        return NULL;
+    }
+    Py_ssize_t size = size_from_object(call_method(self->channel, s_recv_into, self->window, NULL));
     if (size > 0) {
         self->bytes_received += size;
-        return none_or_error(tell_size(self->owner, s__data_received, self->buffer, size));
+        if (!is_there(self->buffer, "_buffer")) {
+            return NULL;
+        }
+        return none_or_error(call_method_with_size(self->owner, s__data_received, self->buffer, size));
     }
     if (size == 0) {
-        return call((PyObject *)self, s__lost, NULL, NULL);
+        return none_or_error(call_method_void((PyObject *)self, s__lost, NULL, NULL));
     }
-    PyObject *error = take_os_error();
+    PyObject *error = fetch_os_error();
     if (error == NULL) {
         return NULL;
     }
-    PyObject *result = call((PyObject *)self, s__read_failed, error, NULL);
+    int failed = call_method_void((PyObject *)self, s__read_failed, error, NULL);
     Py_DECREF(error);
-    return result;
+    return none_or_error(failed);
 }
 
-PyDoc_STRVAR(queue_doc,
-"queue($self, data, /)\n--\n\n"
-"Send a frame when the turn ends, because more is about to follow.");
-
-static PyObject *
-queue(Transport *self, PyObject *data)
+/* queue() */
+static int
+transport_append(Transport *self, PyObject *data)
 {
     Py_ssize_t size = PyObject_Length(data);
     if (size < 0) {
-        return NULL;
-    }
-    if (self->outbox == NULL || !PyList_CheckExact(self->outbox)) {
-        return PyErr_Format(PyExc_TypeError, "the outbox is a list");
-    }
-    if (PyList_Append(self->outbox, data) < 0) {
-        return NULL;
+        return -1;
     }
     self->bytes_sent += size;
-    self->outbox_size += size;
-    if (self->flush_due) {
-        Py_RETURN_NONE;
+    if (!is_there(self->outbox, "_outbox")) {
+        return -1;
     }
-    return call((PyObject *)self, s__flush_later, NULL, NULL);
+    if (!PyList_CheckExact(self->outbox)) {
+        PyErr_SetString(PyExc_TypeError, "the outbox is a list");
+        return -1;
+    }
+    if (PyList_Append(self->outbox, data) < 0) {
+        return -1;
+    }
+    self->outbox_size += size;
+    return self->flush_due ? 0 : call_method_void((PyObject *)self, s__flush_later, NULL, NULL);
 }
 
 /* The outbox is empty and nothing has been sent in this turn. */
 static int
-write_now(Transport *self, PyObject *data)
+transport_send_now(Transport *self, PyObject *data)
 {
     Py_ssize_t size = PyObject_Length(data);
     if (size < 0) {
         return -1;
     }
     self->bytes_sent += size;
-    Py_ssize_t sent = to_size(call(self->channel, s_send, data, NULL));
+    Py_ssize_t sent = size_from_object(call_method(self->channel, s_send, data, NULL));
     if (sent == size) {
         return 0;
     }
     if (sent >= 0) {
-        return tell_size((PyObject *)self, s__keep, data, sent);
+        return call_method_with_size((PyObject *)self, s__keep, data, sent);
     }
-    PyObject *error = take_os_error();
+    PyObject *error = fetch_os_error();
     if (error == NULL) {
         return -1;
     }
-    int failed = tell((PyObject *)self, s__write_failed, data, error);
+    int failed = call_method_void((PyObject *)self, s__write_failed, data, error);
     Py_DECREF(error);
     return failed;
 }
 
-PyDoc_STRVAR(write_doc,
+/* write() */
+static int
+transport_send(Transport *self, PyObject *data)
+{
+    if (self->outbox_size) {
+        return transport_append(self, data);
+    }
+    Turn *turn = turn_from_object(self->turn);
+    long long tick = turn == NULL ? -1 : turn_number(turn);
+    if (tick == -1) {
+        return -1;
+    }
+    if (tick == self->tick) {
+        return transport_append(self, data);
+    }
+    self->tick = tick;
+    return transport_send_now(self, data);
+}
+
+PyDoc_STRVAR(transport_queue_doc,
+"queue($self, data, /)\n--\n\n"
+"Send a frame when the turn ends, because more is about to follow.");
+
+static PyObject *
+transport_queue(Transport *self, PyObject *data)
+{
+    return none_or_error(transport_append(self, data));
+}
+
+PyDoc_STRVAR(transport_write_doc,
 "write($self, data, /)\n--\n\n"
-"Send a frame without waiting.\n\n"
+"Send a frame without waiting.\n"
+"\n"
 "One that finds the outbox empty goes to the kernel at once; those that follow in the same turn of the loop are\n"
 "joined and leave together when it ends.");
 
 static PyObject *
 transport_write(Transport *self, PyObject *data)
 {
-    if (self->outbox_size) {
-        return call((PyObject *)self, s_queue, data, NULL);
-    }
-    Turn *turn = to_turn(self->turn);
-    long long tick = turn == NULL ? -1 : iteration_of(turn);
-    if (tick == -1) {
-        return NULL;
-    }
-    if (tick == self->tick) {
-        return call((PyObject *)self, s_queue, data, NULL);
-    }
-    self->tick = tick;
-    return none_or_error(write_now(self, data));
+    return none_or_error(transport_send(self, data));
 }
 
 /* ---- The base of WebSocket ---- */
 
 typedef struct {
     PyObject_HEAD
-    PyObject *engine, *transport, *hub, *turn, *reader, *inbox;
+    PyObject *engine, *transport, *hub, *turn, *reader, *callbacks, *inbox;
     Py_ssize_t high_water, send_limit;
     long long messages_received, messages_sent;
-    int stage;
-    char open, paused, told, holds, plain;
+    int state;
+    char paused, end_delivered, holds, plain;
 } WebSocket;
+
+#define IS_SET(object) ((object) != NULL && (object) != Py_None)
 
 /* How many messages wait; -1 with an exception. */
 static Py_ssize_t
-waiting(WebSocket *self)
+websocket_inbox_count(WebSocket *self)
 {
-    if (self->inbox == NULL || !PyList_CheckExact(self->inbox)) {
+    if (!is_there(self->inbox, "_inbox")) {
+        return -1;
+    }
+    if (!PyList_CheckExact(self->inbox)) {
         PyErr_SetString(PyExc_TypeError, "the inbox is a list");
         return -1;
     }
     return PyList_GET_SIZE(self->inbox);
 }
 
-/* Let the loop run until somebody switches back to this greenlet. */
+/* Once this turn has lasted too long, let the loop poll first. 1: the caller runs in another thread, and nothing was
+ * done; -1 with an exception. */
 static int
-wait_for_message(WebSocket *self)
+websocket_give_way(WebSocket *self)
+{
+    Turn *turn = turn_from_object(self->turn);
+    int over = turn == NULL ? -1 : turn_has_lasted(turn);
+    if (over <= 0) {
+        return over;
+    }
+    return turn_runs_elsewhere(turn) ? 1 : call_method_void((PyObject *)self, s__give_way, NULL, NULL);
+}
+
+/* Let the loop run until another greenlet switches back to this one. */
+static int
+websocket_wait(WebSocket *self)
 {
     PyObject *current = PyObject_CallNoArgs(getcurrent);
     if (current == NULL) {
         return -1;
     }
     Py_XSETREF(self->reader, current);
-    int failed = tell(self->hub, s_switch, NULL, NULL);
+    int failed = call_method_void(self->hub, s_switch, NULL, NULL);
     Py_XSETREF(self->reader, Py_NewRef(Py_None));
     return failed;
 }
 
 static PyObject *
-take_message(WebSocket *self)
+websocket_take_message(WebSocket *self)
 {
-    Py_ssize_t count = waiting(self);
+    Py_ssize_t count = websocket_inbox_count(self);
     PyObject *inbox = self->inbox;
     if (count <= 0) {
-        return count < 0 ? NULL : call((PyObject *)self, s__receive, Py_None, NULL);
+        return count < 0 ? NULL : call_method((PyObject *)self, s__receive, Py_None, NULL);
     }
     PyObject *message = Py_NewRef(PyList_GET_ITEM(inbox, count - 1));
     if (PyList_SetSlice(inbox, count - 1, count, NULL) < 0
-        || (self->paused && tell((PyObject *)self, s__relax, NULL, NULL) < 0)) {
+        || (self->paused && call_method_void((PyObject *)self, s__relax, NULL, NULL) < 0)) {
         Py_CLEAR(message);
     }
     return message;
 }
 
 static PyObject *
-receive_within(WebSocket *self, PyObject *timeout)
+websocket_receive_within(WebSocket *self, PyObject *timeout)
 {
-    Py_ssize_t count = waiting(self);
+    Py_ssize_t count = websocket_inbox_count(self);
     if (count > 0) {
-        /* Before a message is taken: a caller that is cut off in its wait has lost none. */
-        Turn *turn = to_turn(self->turn);
-        int over = turn == NULL ? -1 : is_over(turn);
-        if (over < 0 || (over && tell((PyObject *)self, s__give_way, NULL, NULL) < 0)) {
+        /* Before a message is taken: a caller that is cut off in its wait has lost none. In another thread _give_way()
+         * raises, as in Python. */
+        int foreign = websocket_give_way(self);
+        if (foreign < 0 || (foreign && call_method_void((PyObject *)self, s__give_way, NULL, NULL) < 0)) {
             return NULL;
         }
-        count = waiting(self);
+        count = websocket_inbox_count(self);
     }
-    if (count < 0) {
+    if (count < 0 || !is_there(self->callbacks, "_callbacks")) {
         return NULL;
     }
-    if (count == 0 || self->stage != ATTACHED) {
-        Turn *turn = to_turn(self->turn);
-        if (turn == NULL) {
+    if (count == 0 || IS_SET(self->callbacks)) {
+        Turn *turn = turn_from_object(self->turn);
+        if (turn == NULL || !is_there(self->reader, "_reader")) {
             return NULL;
         }
-        if (timeout != Py_None || !self->open || self->reader != Py_None || self->stage != ATTACHED || self->holds
-            || is_foreign(turn)) {
-            return call((PyObject *)self, s__receive, timeout, NULL);
+        if (timeout != Py_None || self->state != STATE_OPEN || IS_SET(self->reader) || IS_SET(self->callbacks)
+            || self->holds || turn_runs_elsewhere(turn)) {
+            return call_method((PyObject *)self, s__receive, timeout, NULL);
         }
-        if (wait_for_message(self) < 0) {
+        if (websocket_wait(self) < 0) {
             return NULL;
         }
     }
-    return take_message(self);
+    return websocket_take_message(self);
 }
 
-/* One or two arguments, of which the second may be given by name. */
-static int
-two_arguments(PyObject *const *args, Py_ssize_t nargs, PyObject *names, Py_ssize_t required, PyObject *name,
-              PyObject **values)
-{
-    Py_ssize_t named = names == NULL ? 0 : PyTuple_GET_SIZE(names);
-    if (nargs < required || nargs + named > required + 1) {
-        PyErr_Format(PyExc_TypeError, "takes %zd to %zd arguments, %zd given", required, required + 1, nargs + named);
-        return -1;
-    }
-    for (Py_ssize_t i = 0; i < named; i++) {
-        if (PyUnicode_Compare(PyTuple_GET_ITEM(names, i), name) != 0) {
-            PyErr_Format(PyExc_TypeError, "got an unexpected keyword argument %R", PyTuple_GET_ITEM(names, i));
-            return -1;
-        }
-    }
-    for (Py_ssize_t i = 0; i < nargs + named; i++) {
-        values[i] = args[i];
-    }
-    return 0;
-}
-
-PyDoc_STRVAR(receive_doc,
+PyDoc_STRVAR(websocket_receive_doc,
 "receive($self, /, timeout=None)\n--\n\n"
-"The next message: str for text, bytes for binary. Waits for one, timeout seconds at the most.\n\n"
-"None, once, when the connection has ended; ConnectionClosed on a further call. TimeoutError when nothing came in\n"
-"time: the connection stays usable. RuntimeError when another greenlet is waiting here, after detach(), and in\n"
-"another thread of the operating system.");
+"The next message. Waits for one.\n"
+"\n"
+"Args:\n"
+"    timeout: Seconds to wait at most; None for no limit.\n"
+"\n"
+"Returns:\n"
+"    ``str`` for a text message, ``bytes`` for a binary one (RFC 6455 5.6). None, once, when the connection has\n"
+"    ended.\n"
+"\n"
+"Raises:\n"
+"    ConnectionClosed: The connection has ended, and None was returned before.\n"
+"    TimeoutError: No message came in time. The connection stays usable.\n"
+"    RuntimeError: Another greenlet is waiting here, the WebSocket is detached, or the caller runs in another\n"
+"        thread of the operating system.");
 
 static PyObject *
-receive(WebSocket *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names)
+websocket_receive(WebSocket *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    PyObject *values[1] = {Py_None};
-    if (two_arguments(args, nargs, names, 0, s_timeout, values) < 0) {
+    PyObject *names[] = {s_timeout}, *values[] = {Py_None};
+    if (parse_arguments("receive", args, nargs, kwnames, names, 0, 1, values) < 0) {
         return NULL;
     }
-    return receive_within(self, values[0]);
+    return websocket_receive_within(self, values[0]);
 }
 
-/* The next message of a loop over the messages; without one and without an exception the loop ends. */
+/* Without a message and without an exception the loop ends. */
 static PyObject *
-next_message(WebSocket *self)
+websocket_next(WebSocket *self)
 {
-    if (self->told && waiting(self) <= 0) {
-        return NULL;
+    if (self->end_delivered) {
+        Py_ssize_t count = websocket_inbox_count(self);
+        if (count <= 0) {
+            return NULL;
+        }
     }
-    PyObject *message = receive_within(self, Py_None);
+    PyObject *message = websocket_receive_within(self, Py_None);
     if (message == Py_None) {
         Py_CLEAR(message);
     }
     return message;
 }
 
-static Py_ssize_t
-outbox_size(PyObject *transport)
+/* The transport as our struct; NULL with an exception. Its methods are then called without a lookup by name. */
+static Transport *
+websocket_transport(WebSocket *self)
 {
-    return to_size(PyObject_GetAttr(transport, s_outbox_size));
-}
-
-static int
-send_frame(WebSocket *self, PyObject *transport, PyObject *frame)
-{
-    self->messages_sent++;
-    if (!PyBytes_CheckExact(frame)) {
-        return tell(transport, s_write_parts, frame, NULL);
+    static PyTypeObject *seen;
+    if (!is_instance(self->transport, transport_type, &seen)) {
+        PyErr_SetString(PyExc_AttributeError, "there is no transport");
+        return NULL;
     }
-    Py_ssize_t count = waiting(self);
-    /* Where more of a burst waits, its answers leave together. */
-    return count < 0 ? -1 : tell(transport, count ? s_queue : s_write, frame, NULL);
+    return (Transport *)self->transport;
 }
 
 static int
-send_message(WebSocket *self, PyObject *transport, PyObject *message, PyObject *binary)
+websocket_send_message(WebSocket *self, Transport *transport, PyObject *message, PyObject *binary)
 {
-    Py_ssize_t size = outbox_size(transport);
-    if (size < 0 || (size > self->high_water && tell((PyObject *)self, s__wait_writable, transport, NULL) < 0)) {
+    if (transport->outbox_size > self->high_water
+        && call_method_void((PyObject *)self, s__wait_writable, (PyObject *)transport, NULL) < 0) {
         return -1;
     }
-    PyObject *frame = call(self->engine, s_encode, message, binary);
+    PyObject *frame = call_method(self->engine, s_encode, message, binary);
     if (frame == NULL) {
         return -1;
     }
-    int failed = send_frame(self, transport, frame);
+    self->messages_sent++;
+    int failed;
+    if (!PyBytes_CheckExact(frame)) {
+        failed = call_method_void((PyObject *)transport, s_write_parts, frame, NULL);
+    }
+    else {
+        Py_ssize_t count = websocket_inbox_count(self);
+        /* Where more of a burst waits, its answers leave together. */
+        failed = count < 0 ? -1 : count ? transport_append(transport, frame) : transport_send(transport, frame);
+    }
     Py_DECREF(frame);
     return failed;
 }
 
-/* The method of that name, in the loop's thread; `second` may be NULL. */
+/* The method of that name, in the thread of the loop; `second` may be NULL. */
 static PyObject *
-call_in_loop(WebSocket *self, PyObject *name, PyObject *first, PyObject *second)
+websocket_call_in_loop(WebSocket *self, PyObject *name, PyObject *first, PyObject *second)
 {
     PyObject *method = PyObject_GetAttr((PyObject *)self, name), *result = NULL;
     if (method != NULL) {
@@ -489,143 +588,169 @@ call_in_loop(WebSocket *self, PyObject *name, PyObject *first, PyObject *second)
     return result;
 }
 
-PyDoc_STRVAR(send_doc,
-"send($self, message, /, binary=None)\n--\n\n"
-"Send a message: str as text, bytes as binary; binary says otherwise.\n\n"
-"Waits while more than send_high_water bytes wait for the peer to read. ConnectionClosed on an ended connection,\n"
-"and when the peer read nothing for send_timeout seconds. TypeError, ValueError: not a message. May be called in\n"
-"any thread of the operating system.");
+PyDoc_STRVAR(websocket_send_doc,
+"send($self, /, message, binary=None)\n--\n\n"
+"Send a message. Waits while more than ``send_high_water`` bytes wait for the peer to read.\n"
+"\n"
+"May be called in any thread of the operating system.\n"
+"\n"
+"Args:\n"
+"    message: ``str`` is sent as text, bytes are sent as binary.\n"
+"    binary: True or False to choose the kind of message instead.\n"
+"\n"
+"Raises:\n"
+"    ConnectionClosed: The connection has ended, or the peer read nothing for ``send_timeout`` seconds.\n"
+"    TypeError: This is not a message.\n"
+"    ValueError: The text cannot be encoded, or the bytes are not UTF-8.");
 
 static PyObject *
-send_(WebSocket *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names)
+websocket_send(WebSocket *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    PyObject *values[2] = {NULL, Py_None};
-    if (two_arguments(args, nargs, names, 1, s_binary, values) < 0) {
+    PyObject *names[] = {s_message, s_binary}, *values[] = {NULL, Py_None};
+    if (parse_arguments("send", args, nargs, kwnames, names, 1, 2, values) < 0) {
         return NULL;
     }
-    Turn *turn = to_turn(self->turn);
-    int over = turn == NULL ? -1 : is_over(turn);
-    if (over > 0 && is_foreign(turn)) {
-        return call_in_loop(self, s_send, values[0], values[1]);
+    int foreign = websocket_give_way(self);
+    if (foreign) {
+        PyObject *result = foreign < 0 ? NULL : websocket_call_in_loop(self, s_send, values[0], values[1]);
+        Py_XDECREF(result);
+        return none_or_error(result == NULL);
     }
-    if (over < 0 || (over > 0 && tell((PyObject *)self, s__give_way, NULL, NULL) < 0)
-        || (!self->open && tell((PyObject *)self, s__check_open, NULL, NULL) < 0)) {
+    if (self->state != STATE_OPEN && call_method_void((PyObject *)self, s__check_open, NULL, NULL) < 0) {
         return NULL;
     }
-    if (self->transport == NULL) {
-        return PyErr_Format(PyExc_AttributeError, "there is no transport");
+    Transport *transport = websocket_transport(self);
+    if (transport == NULL) {
+        return NULL;
     }
-    PyObject *transport = Py_NewRef(self->transport);
-    int failed = send_message(self, transport, values[0], values[1]);
+    Py_INCREF(transport);
+    int failed = websocket_send_message(self, transport, values[0], values[1]);
     Py_DECREF(transport);
     return none_or_error(failed);
 }
 
 /* The frame of a message for this connection; NULL with an exception. */
 static PyObject *
-frame_of(WebSocket *self, PyObject *message)
+websocket_encode(WebSocket *self, PyObject *message)
 {
     if (self->plain && (PyObject *)Py_TYPE(message) == prepared_type) {
         return PyObject_GetAttr(message, s_frame);
     }
-    PyObject *frame = call(self->engine, s_encode, message, NULL);
-    if (frame != NULL && PyTuple_CheckExact(frame)) { /* a large one comes in two parts */
+    PyObject *frame = call_method(self->engine, s_encode, message, NULL);
+    if (frame != NULL && !PyBytes_CheckExact(frame)) { /* a large one comes in two parts */
         PyObject *empty = PyBytes_FromStringAndSize(NULL, 0);
-        PyObject *joined = call(empty, s_join, frame, NULL);
+        PyObject *joined = empty == NULL ? NULL : call_method(empty, s_join, frame, NULL);
         Py_XDECREF(empty);
         Py_SETREF(frame, joined);
     }
     return frame;
 }
 
-/* 1: sent; 0: too slow; -1: an exception. */
+/* 1: sent; 0: the peer is too slow; -1: an exception. */
 static int
-offer_frame(WebSocket *self, PyObject *transport, PyObject *frame)
+websocket_offer_frame(WebSocket *self, Transport *transport, PyObject *frame)
 {
-    Py_ssize_t before = outbox_size(transport), size = before > 0 ? PyObject_Length(frame) : 0;
-    if (before < 0 || size < 0) {
-        return -1;
+    if (transport->outbox_size > 0) {
+        Py_ssize_t size = PyObject_Length(frame);
+        if (size < 0) {
+            return -1;
+        }
+        if (transport->outbox_size + size > self->send_limit) {
+            return call_method_void((PyObject *)self, s__too_slow, NULL, NULL);
+        }
     }
-    if (before > 0 && before + size > self->send_limit) {
-        return tell((PyObject *)self, s__too_slow, NULL, NULL);
-    }
-    if (tell(transport, s_write, frame, NULL) < 0) {
+    if (transport_send(transport, frame) < 0) {
         return -1;
     }
     self->messages_sent++;
     return 1;
 }
 
-PyDoc_STRVAR(offer_doc,
+PyDoc_STRVAR(websocket_offer_doc,
 "offer($self, /, message)\n--\n\n"
-"Send a message without ever waiting for the peer; False when the connection has ended.\n\n"
-"prepare() makes a message ready once for many connections; any other is encoded for this one alone. A peer\n"
-"with more than send_limit bytes unread is too slow for the rest: its connection ends with 1013. A greenlet\n"
-"that sends on one connection without a pause lets the loop run now and then. TypeError: not a message.");
+"Send a message without ever waiting for the peer.\n"
+"\n"
+"A peer with more than ``send_limit`` bytes unread is too slow: its connection is closed with 1013. A greenlet\n"
+"that sends on one connection without a pause lets the event loop run now and then. May be called in any thread\n"
+"of the operating system.\n"
+"\n"
+"Args:\n"
+"    message: A message, encoded for this connection alone, or one that ``prepare()`` has made ready for many\n"
+"        connections.\n"
+"\n"
+"Returns:\n"
+"    False when the connection is not open.\n"
+"\n"
+"Raises:\n"
+"    TypeError: This is not a message.");
 
 static PyObject *
-offer(WebSocket *self, PyObject *message)
+websocket_offer(WebSocket *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    Turn *turn = to_turn(self->turn);
-    int over = turn == NULL ? -1 : is_over(turn);
-    if (over > 0 && is_foreign(turn)) {
-        return call_in_loop(self, s_offer, message, NULL);
-    }
-    if (over < 0 || (over > 0 && tell((PyObject *)self, s__give_way, NULL, NULL) < 0)) {
+    PyObject *names[] = {s_message}, *values[] = {NULL};
+    if (parse_arguments("offer", args, nargs, kwnames, names, 1, 1, values) < 0) {
         return NULL;
     }
-    if (!self->open) {
+    int foreign = websocket_give_way(self);
+    if (foreign) {
+        return foreign < 0 ? NULL : websocket_call_in_loop(self, s_offer, values[0], NULL);
+    }
+    if (self->state != STATE_OPEN) {
         Py_RETURN_FALSE;
     }
-    if (self->transport == NULL) {
-        return PyErr_Format(PyExc_AttributeError, "there is no transport");
+    PyObject *frame = websocket_encode(self, values[0]);
+    Transport *transport = frame == NULL ? NULL : websocket_transport(self); /* encode() may run any code */
+    int sent = -1;
+    if (transport != NULL) {
+        Py_INCREF(transport);
+        sent = websocket_offer_frame(self, transport, frame);
+        Py_DECREF(transport);
     }
-    PyObject *frame = frame_of(self, message);
-    if (frame == NULL) {
-        return NULL;
-    }
-    PyObject *transport = Py_NewRef(self->transport);
-    int sent = offer_frame(self, transport, frame);
-    Py_DECREF(transport);
-    Py_DECREF(frame);
+    Py_XDECREF(frame);
     return sent < 0 ? NULL : PyBool_FromLong(sent);
 }
 
 /* Whole messages and nothing else have come. */
 static int
-put(WebSocket *self, PyObject *messages)
+websocket_put(WebSocket *self, PyObject *messages)
 {
-    Py_ssize_t count = waiting(self);
+    Py_ssize_t count = websocket_inbox_count(self);
     if (count < 0) {
         return -1;
     }
     if (count > 0 || PyList_GET_SIZE(messages) != 1) {
-        return tell((PyObject *)self, s__put, messages, NULL);
+        return call_method_void((PyObject *)self, s__put, messages, NULL);
     }
     self->messages_received++;
     Py_XSETREF(self->inbox, Py_NewRef(messages));
     return 0;
 }
 
-/* Wake whoever takes the messages. Switching runs the view until it waits again: nothing may follow. */
+/* Wake what takes the messages. Switching runs the view until it waits again: nothing may follow. */
 static int
-wake(WebSocket *self)
+websocket_wake(WebSocket *self)
 {
-    if (self->reader != NULL && self->reader != Py_None) {
-        Turn *turn = to_turn(self->turn);
-        int over = turn == NULL ? -1 : is_over(turn);
-        if (over != 0) {
-            return over < 0 ? -1 : tell((PyObject *)self, s__wake_later, NULL, NULL);
-        }
-        return tell(self->reader, s_switch, NULL, NULL);
+    if (!is_there(self->reader, "_reader")) {
+        return -1;
     }
-    return self->stage == IDLE ? tell((PyObject *)self, s__start_work, NULL, NULL) : 0;
+    if (self->reader != Py_None) {
+        Turn *turn = turn_from_object(self->turn);
+        int over = turn == NULL ? -1 : turn_has_lasted(turn);
+        if (over != 0) {
+            return over < 0 ? -1 : call_method_void((PyObject *)self, s__wake_later, NULL, NULL);
+        }
+        return call_method_void(self->reader, s_switch, NULL, NULL);
+    }
+    if (!is_there(self->callbacks, "_callbacks")) {
+        return -1;
+    }
+    return self->callbacks != Py_None ? call_method_void(self->callbacks, s_start, NULL, NULL) : 0;
 }
 
 static int
-feed(WebSocket *self, PyObject *engine, PyObject *buffer, PyObject *size)
+websocket_feed(WebSocket *self, PyObject *engine, PyObject *buffer, PyObject *size)
 {
-    PyObject *messages = call(engine, s_feed, buffer, size);
+    PyObject *messages = call_method(engine, s_feed, buffer, size);
     if (messages == NULL) {
         return -1;
     }
@@ -633,7 +758,7 @@ feed(WebSocket *self, PyObject *engine, PyObject *buffer, PyObject *size)
     int failed, more = eventful == NULL ? -1 : PyObject_IsTrue(eventful);
     Py_XDECREF(eventful);
     if (more != 0) {
-        failed = more < 0 ? -1 : tell((PyObject *)self, s__eventful, engine, messages);
+        failed = more < 0 ? -1 : call_method_void((PyObject *)self, s__eventful, engine, messages);
         Py_DECREF(messages);
         return failed;
     }
@@ -642,25 +767,28 @@ feed(WebSocket *self, PyObject *engine, PyObject *buffer, PyObject *size)
         failed = -1;
     }
     else {
-        failed = put(self, messages);
+        failed = websocket_put(self, messages);
     }
     Py_DECREF(messages); /* before the switch, which may last */
-    return failed ? -1 : wake(self);
+    Py_ssize_t count = failed ? -1 : websocket_inbox_count(self);
+    return count > 0 ? websocket_wake(self) : (int)count; /* 0: a part of a message */
 }
 
-PyDoc_STRVAR(data_received_doc, "_data_received($self, buffer, size, /)\n--\n\nRuns in the hub.");
+PyDoc_STRVAR(websocket_data_received_doc,
+"_data_received($self, buffer, size, /)\n--\n\n"
+"Runs in the hub.");
 
 static PyObject *
-data_received(WebSocket *self, PyObject *const *args, Py_ssize_t nargs)
+websocket_data_received(WebSocket *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 2) {
-        return PyErr_Format(PyExc_TypeError, "_data_received() takes 2 arguments, %zd given", nargs);
+        return PyErr_Format(PyExc_TypeError, "_data_received() takes 2 arguments (%zd given)", nargs);
     }
     if (self->engine == NULL) {
         return PyErr_Format(PyExc_AttributeError, "there is no engine");
     }
     PyObject *engine = Py_NewRef(self->engine);
-    int failed = feed(self, engine, args[0], args[1]);
+    int failed = websocket_feed(self, engine, args[0], args[1]);
     Py_DECREF(engine);
     return none_or_error(failed);
 }
@@ -670,28 +798,8 @@ data_received(WebSocket *self, PyObject *const *args, Py_ssize_t nargs)
 #define METHOD(f) ((PyCFunction)(void (*)(void))(f))
 #define OBJECT(type, name) {"_" #name, T_OBJECT_EX, offsetof(type, name), 0, NULL}
 
-/* Both types alike: their objects are members of the struct, one behind the other. */
-static int
-visit(PyObject *self, PyObject **first, PyObject **last, visitproc visit, void *arg)
-{
-    Py_VISIT(Py_TYPE(self));
-    for (PyObject **object = first; object <= last; object++) {
-        Py_VISIT(*object);
-    }
-    return 0;
-}
-
-static int
-let_go(PyObject **first, PyObject **last)
-{
-    for (PyObject **object = first; object <= last; object++) {
-        Py_CLEAR(*object);
-    }
-    return 0;
-}
-
 static void
-end(PyObject *self, inquiry clear)
+dealloc(PyObject *self, inquiry clear)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
@@ -701,26 +809,29 @@ end(PyObject *self, inquiry clear)
 }
 
 static int
-turn_traverse(Turn *self, visitproc visitor, void *arg)
+turn_traverse(Turn *self, visitproc visit, void *arg)
 {
-    return visit((PyObject *)self, &self->ticks, &self->ticks, visitor, arg);
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->ticks);
+    return 0;
 }
 
 static int
 turn_clear(Turn *self)
 {
-    return let_go(&self->ticks, &self->ticks);
+    Py_CLEAR(self->ticks);
+    return 0;
 }
 
 static void
 turn_dealloc(PyObject *self)
 {
-    end(self, (inquiry)turn_clear);
+    dealloc(self, (inquiry)turn_clear);
 }
 
 static PyMethodDef turn_methods[] = {
-    {"is_over", METHOD(turn_is_over), METH_NOARGS, is_over_doc},
-    {"is_foreign", METHOD(turn_is_foreign), METH_NOARGS, is_foreign_doc},
+    {"is_over", METHOD(turn_is_over), METH_NOARGS, turn_is_over_doc},
+    {"is_foreign", METHOD(turn_is_foreign), METH_NOARGS, turn_is_foreign_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -736,7 +847,6 @@ PyDoc_STRVAR(turn_doc, "The time between two polls of an event loop.");
 
 static PyType_Slot turn_slots[] = {
     {Py_tp_doc, (void *)turn_doc},
-    {Py_tp_new, PyType_GenericNew},
     {Py_tp_traverse, turn_traverse},
     {Py_tp_clear, turn_clear},
     {Py_tp_dealloc, turn_dealloc},
@@ -746,27 +856,40 @@ static PyType_Slot turn_slots[] = {
 };
 
 static int
-transport_traverse(Transport *self, visitproc visitor, void *arg)
+transport_traverse(Transport *self, visitproc visit, void *arg)
 {
-    return visit((PyObject *)self, &self->channel, &self->outbox, visitor, arg);
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->channel);
+    Py_VISIT(self->turn);
+    Py_VISIT(self->owner);
+    Py_VISIT(self->buffer);
+    Py_VISIT(self->window);
+    Py_VISIT(self->outbox);
+    return 0;
 }
 
 static int
 transport_clear(Transport *self)
 {
-    return let_go(&self->channel, &self->outbox);
+    Py_CLEAR(self->channel);
+    Py_CLEAR(self->turn);
+    Py_CLEAR(self->owner);
+    Py_CLEAR(self->buffer);
+    Py_CLEAR(self->window);
+    Py_CLEAR(self->outbox);
+    return 0;
 }
 
 static void
 transport_dealloc(PyObject *self)
 {
-    end(self, (inquiry)transport_clear);
+    dealloc(self, (inquiry)transport_clear);
 }
 
 static PyMethodDef transport_methods[] = {
-    {"_readable", METHOD(readable), METH_NOARGS, readable_doc},
-    {"write", METHOD(transport_write), METH_O, write_doc},
-    {"queue", METHOD(queue), METH_O, queue_doc},
+    {"_readable", METHOD(transport_readable), METH_NOARGS, transport_readable_doc},
+    {"write", METHOD(transport_write), METH_O, transport_write_doc},
+    {"queue", METHOD(transport_queue), METH_O, transport_queue_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -789,7 +912,6 @@ PyDoc_STRVAR(transport_doc, "One read, one write, and the outbox.");
 
 static PyType_Slot transport_slots[] = {
     {Py_tp_doc, (void *)transport_doc},
-    {Py_tp_new, PyType_GenericNew},
     {Py_tp_traverse, transport_traverse},
     {Py_tp_clear, transport_clear},
     {Py_tp_dealloc, transport_dealloc},
@@ -799,28 +921,43 @@ static PyType_Slot transport_slots[] = {
 };
 
 static int
-websocket_traverse(WebSocket *self, visitproc visitor, void *arg)
+websocket_traverse(WebSocket *self, visitproc visit, void *arg)
 {
-    return visit((PyObject *)self, &self->engine, &self->inbox, visitor, arg);
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->engine);
+    Py_VISIT(self->transport);
+    Py_VISIT(self->hub);
+    Py_VISIT(self->turn);
+    Py_VISIT(self->reader);
+    Py_VISIT(self->callbacks);
+    Py_VISIT(self->inbox);
+    return 0;
 }
 
 static int
 websocket_clear(WebSocket *self)
 {
-    return let_go(&self->engine, &self->inbox);
+    Py_CLEAR(self->engine);
+    Py_CLEAR(self->transport);
+    Py_CLEAR(self->hub);
+    Py_CLEAR(self->turn);
+    Py_CLEAR(self->reader);
+    Py_CLEAR(self->callbacks);
+    Py_CLEAR(self->inbox);
+    return 0;
 }
 
 static void
 websocket_dealloc(PyObject *self)
 {
-    end(self, (inquiry)websocket_clear);
+    dealloc(self, (inquiry)websocket_clear);
 }
 
 static PyMethodDef websocket_methods[] = {
-    {"receive", METHOD(receive), METH_FASTCALL | METH_KEYWORDS, receive_doc},
-    {"send", METHOD(send_), METH_FASTCALL | METH_KEYWORDS, send_doc},
-    {"offer", METHOD(offer), METH_O, offer_doc},
-    {"_data_received", METHOD(data_received), METH_FASTCALL, data_received_doc},
+    {"receive", METHOD(websocket_receive), METH_FASTCALL | METH_KEYWORDS, websocket_receive_doc},
+    {"send", METHOD(websocket_send), METH_FASTCALL | METH_KEYWORDS, websocket_send_doc},
+    {"offer", METHOD(websocket_offer), METH_FASTCALL | METH_KEYWORDS, websocket_offer_doc},
+    {"_data_received", METHOD(websocket_data_received), METH_FASTCALL, websocket_data_received_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -830,15 +967,15 @@ static PyMemberDef websocket_members[] = {
     OBJECT(WebSocket, hub),
     OBJECT(WebSocket, turn),
     OBJECT(WebSocket, reader),
+    OBJECT(WebSocket, callbacks),
     OBJECT(WebSocket, inbox),
     {"_high_water", T_PYSSIZET, offsetof(WebSocket, high_water), 0, NULL},
     {"_send_limit", T_PYSSIZET, offsetof(WebSocket, send_limit), 0, NULL},
     {"_messages_received", T_LONGLONG, offsetof(WebSocket, messages_received), 0, NULL},
     {"_messages_sent", T_LONGLONG, offsetof(WebSocket, messages_sent), 0, NULL},
-    {"_stage", T_INT, offsetof(WebSocket, stage), 0, NULL},
-    {"_open", T_BOOL, offsetof(WebSocket, open), 0, NULL},
+    {"_state", T_INT, offsetof(WebSocket, state), 0, NULL},
     {"_paused", T_BOOL, offsetof(WebSocket, paused), 0, NULL},
-    {"_told", T_BOOL, offsetof(WebSocket, told), 0, NULL},
+    {"_end_delivered", T_BOOL, offsetof(WebSocket, end_delivered), 0, NULL},
     {"_holds", T_BOOL, offsetof(WebSocket, holds), 0, NULL},
     {"_plain", T_BOOL, offsetof(WebSocket, plain), 0, NULL},
     {NULL, 0, 0, 0, NULL},
@@ -848,9 +985,8 @@ PyDoc_STRVAR(websocket_doc, "One message in, one message out.");
 
 static PyType_Slot websocket_slots[] = {
     {Py_tp_doc, (void *)websocket_doc},
-    {Py_tp_new, PyType_GenericNew},
     {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, next_message},
+    {Py_tp_iternext, websocket_next},
     {Py_tp_traverse, websocket_traverse},
     {Py_tp_clear, websocket_clear},
     {Py_tp_dealloc, websocket_dealloc},
@@ -861,52 +997,72 @@ static PyType_Slot websocket_slots[] = {
 
 #define SPEC(type, type_name, slots_of_type)                                                                  \
     {                                                                                                         \
-        .name = "gws_middleware.connection._fastpath." type_name, .basicsize = sizeof(type),                         \
+        .name = "gws_middleware.connection._fastpath." type_name, .basicsize = sizeof(type),                  \
         .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,    \
         .slots = slots_of_type,                                                                               \
     }
 
-static PyType_Spec specs[] = {
-    SPEC(Turn, "Turn", turn_slots),
-    SPEC(Transport, "TransportPath", transport_slots),
-    SPEC(WebSocket, "WebSocketPath", websocket_slots),
-};
+static PyType_Spec turn_spec = SPEC(Turn, "Turn", turn_slots);
+static PyType_Spec transport_spec = SPEC(Transport, "FastTransport", transport_slots);
+static PyType_Spec websocket_spec = SPEC(WebSocket, "FastWebSocket", websocket_slots);
 
 /* ---- The module ---- */
 
+/* An attribute of a module; NULL with an exception. */
+static PyObject *
+import_attribute(const char *module_name, const char *name)
+{
+    PyObject *module = PyImport_ImportModule(module_name);
+    PyObject *attribute = module == NULL ? NULL : PyObject_GetAttrString(module, name);
+    Py_XDECREF(module);
+    return attribute;
+}
+
+static PyTypeObject *
+add_type(PyObject *module, PyType_Spec *spec)
+{
+    PyTypeObject *type = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
+    if (type != NULL && PyModule_AddType(module, type) < 0) {
+        Py_CLEAR(type);
+    }
+    return type;
+}
+
 static int
-fill_module(PyObject *module)
+check_constants(void)
+{
+    PyObject *open = import_attribute("gws_middleware.connection.states", "OPEN");
+    if (size_from_object(open) != STATE_OPEN) {
+        if (!PyErr_Occurred()) {
+            PyErr_SetString(PyExc_ImportError, "_fastpath was built for other states: build it again");
+        }
+        return -1;
+    }
+    return 0;
+}
+
+static int
+module_exec(PyObject *module)
 {
 #define INTERN(name)                                                                                          \
     if ((s_##name = PyUnicode_InternFromString(#name)) == NULL) {                                             \
         return -1;                                                                                            \
     }
     NAMES(INTERN)
-    PyObject *gevent = PyImport_ImportModule("gevent");
-    getcurrent = gevent == NULL ? NULL : PyObject_GetAttrString(gevent, "getcurrent");
-    Py_XDECREF(gevent);
-    PyObject *engine = PyImport_ImportModule("gws_middleware.protocol.connection");
-    prepared_type = engine == NULL ? NULL : PyObject_GetAttrString(engine, "PreparedMessage");
-    Py_XDECREF(engine);
-    if (getcurrent == NULL || prepared_type == NULL) {
+    if ((getcurrent = import_attribute("gevent", "getcurrent")) == NULL
+        || (prepared_type = import_attribute("gws_middleware.protocol.connection", "PreparedMessage")) == NULL
+        || check_constants() < 0 || PyModule_AddObject(module, "LASTS", PyFloat_FromDouble(LASTS)) < 0
+        || (turn_type = add_type(module, &turn_spec)) == NULL
+        || (transport_type = add_type(module, &transport_spec)) == NULL) {
         return -1;
     }
-    for (size_t i = 0; i < Py_ARRAY_LENGTH(specs); i++) {
-        PyObject *type = PyType_FromModuleAndSpec(module, &specs[i], NULL);
-        if (type == NULL || PyModule_AddType(module, (PyTypeObject *)type) < 0) {
-            Py_XDECREF(type);
-            return -1;
-        }
-        if (i == 0) {
-            turn_type = (PyTypeObject *)Py_NewRef(type);
-        }
-        Py_DECREF(type);
-    }
-    return 0;
+    PyTypeObject *websocket_type = add_type(module, &websocket_spec);
+    Py_XDECREF(websocket_type);
+    return websocket_type == NULL ? -1 : 0;
 }
 
 static PyModuleDef_Slot module_slots[] = {
-    {Py_mod_exec, fill_module},
+    {Py_mod_exec, module_exec},
 #if PY_VERSION_HEX >= 0x030C0000
     {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
 #endif

@@ -1,19 +1,31 @@
-"""The method names of older libraries, on top of ``WebSocket``'s own, so that code written for them moves over
-unchanged: django-websocket's and dwebsocket's (``wait``, ``read``, ``has_messages``, ``count_messages``,
-``is_closed``), eventlet's (``wait``), and gevent-websocket's ``handler`` with the clients of its server. The rest of
-gevent-websocket's are ``WebSocket``'s own.
+"""The method names of older libraries, beside ``WebSocket``'s own, so that code written for them runs unchanged.
+
+They are django-websocket's and dwebsocket's (``wait``, ``read``, ``has_messages``, ``count_messages``, ``is_closed``),
+eventlet's (``wait``), and gevent-websocket's ``handler`` with the clients of its server. The rest of gevent-websocket's
+are ``WebSocket``'s own. The functions are methods of ``WebSocket``.
 """
 
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
-from typing import Any
+from typing import Any, Protocol
 
 from ..exceptions import ConnectionClosed
 from ..process import registry
 from ..typing import Environ, Message
 
-__all__ = ["Client", "Clients", "Handler", "OlderNames", "WorkerServer"]
+__all__ = [
+    "Client",
+    "Clients",
+    "Handler",
+    "WorkerServer",
+    "client_of",
+    "handler",
+    "has_messages",
+    "is_closed",
+    "read",
+    "wait",
+]
 
 
 class Client:
@@ -34,8 +46,8 @@ class Clients(Mapping[Any, Client]):
         self._server = server
 
     def _open(self) -> dict[Any, Client]:
-        found = [ws for ws in registry.current() if isinstance(ws, OlderNames) and ws._server is self._server]
-        return {client.address: client for client in [ws._as_client() for ws in found if not ws.closed]}
+        found: list[Any] = [ws for ws in registry.current() if getattr(ws, "_server", None) is self._server]
+        return {client.address: client for client in [client_of(ws) for ws in found if not ws.closed]}
 
     def __getitem__(self, address: Any) -> Client:
         return self._open()[address]
@@ -87,8 +99,7 @@ class Handler:
     @property
     def active_client(self) -> Client:
         """This connection's entry in ``server.clients``: the same object each time."""
-        client: Client = self.websocket._as_client()
-        return client
+        return client_of(self.websocket)
 
     @property
     def server(self) -> Any:
@@ -103,72 +114,65 @@ class Handler:
         return server
 
 
-class OlderNames:
-    """A base class of ``WebSocket``."""
+class Older(Protocol):
+    """What the functions below need of a WebSocket."""
 
-    __slots__ = ()
-
-    _client: Client | None = None
-    _server: Any = None
-    _ended: bool
     environ: Environ
-
-    def receive(self, timeout: float | None = None) -> Message | None:
-        """See ``WebSocket``."""
-        raise NotImplementedError
+    _client: Client | None
 
     @property
     def closed(self) -> bool:
         """See ``WebSocket``."""
-        raise NotImplementedError
 
-    @property
-    def accepted(self) -> bool:
+    def receive(self, timeout: float | None = ...) -> Message | None:
         """See ``WebSocket``."""
-        raise NotImplementedError
-
-    def _accepted_late(self) -> bool:
-        raise NotImplementedError
 
     def count_messages(self) -> int:
         """See ``WebSocket``."""
-        raise NotImplementedError
 
-    def wait(self, timeout: float | None = None) -> Message | None:
-        """The next message; None when the connection has ended, however often it is called, or when ``timeout`` seconds
-        have passed.
-        """
-        try:
-            return self.receive(timeout)
-        except (ConnectionClosed, TimeoutError):
-            return None
+    def _accept_if_pending(self) -> None:
+        """Accept, because the application uses the connection."""
 
-    def read(self, fallback: Any = None) -> Any:
-        """The next message if one is there, else ``fallback``; never waits for one."""
-        return self.receive() if self.has_messages() else fallback
 
-    def has_messages(self) -> bool:
-        """Whether ``receive`` would return a message at once."""
-        return self.count_messages() > 0
+def wait(self: Older, timeout: float | None = None) -> Message | None:
+    """The next message, as ``receive()`` returns it; None when the connection has ended, however often it is called, or
+    when ``timeout`` seconds have passed.
+    """
+    try:
+        return self.receive(timeout)
+    except (ConnectionClosed, TimeoutError):
+        return None
 
-    def is_closed(self) -> bool:
-        """The same as ``closed``."""
-        return self.closed
 
-    @property
-    def handler(self) -> Handler:
-        """Gevent-websocket's: ``handler.active_client``, ``handler.client_address``, ``handler.server.clients``.
-        Accepts, so that this connection is among the clients.
-        """
-        if not self.accepted and not self._ended:
-            self._accepted_late()
-        return Handler(self)
+def read(self: Older, fallback: Any = None) -> Any:
+    """The next message if one waits, else ``fallback``; never waits."""
+    return self.receive() if self.count_messages() else fallback
 
-    def _as_client(self) -> Client:
-        client = self._client
-        if client is None:
-            host, port = self.environ.get("REMOTE_ADDR", ""), str(self.environ.get("REMOTE_PORT") or "")
-            # On a unix socket no peer has an address: what distinguishes connections stands in its place.
-            client = Client((host, int(port) if port.isdecimal() else id(self)), self)
-            self._client = client  # type: ignore[misc]  # in __dict__, which most WebSockets do not have
-        return client
+
+def has_messages(self: Older) -> bool:
+    """Whether ``receive()`` would return a message at once."""
+    return self.count_messages() > 0
+
+
+def is_closed(self: Older) -> bool:
+    """The same as ``closed``."""
+    return self.closed
+
+
+def handler(self: Older) -> Handler:
+    """gevent-websocket's: ``handler.active_client``, ``handler.client_address``, ``handler.server.clients``.
+
+    Accepts, so that this connection is among the clients.
+    """
+    self._accept_if_pending()
+    return Handler(self)
+
+
+def client_of(ws: Any) -> Client:
+    """The entry of a WebSocket in ``server.clients``: the same object each time."""
+    client: Client | None = ws._client
+    if client is None:
+        host, port = ws.environ.get("REMOTE_ADDR", ""), str(ws.environ.get("REMOTE_PORT") or "")
+        # On a unix socket no peer has an address: the identity of the WebSocket distinguishes connections.
+        client = ws._client = Client((host, int(port) if port.isdecimal() else id(ws)), ws)
+    return client

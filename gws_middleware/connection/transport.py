@@ -2,7 +2,7 @@
 
 Rule 1: only the outbox writes to the socket, so frames of concurrent senders never interleave.
 Rule 2: what runs in the hub says so and never blocks.
-Rule 3: the owner hears ``_connection_lost()`` exactly once, and by then the descriptor and the watchers are gone.
+Rule 3: ``_connection_lost()`` of the owner is called exactly once, after the descriptor and the watchers were closed.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import ssl
 import time
 import weakref
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from gevent import get_hub, getcurrent
 
 from .channel import Channel
-from .fastpath import TransportPath
+from .fastpath import FastTransport, Owner
 from .turns import turns_of
 
-__all__ = ["Owner", "Transport"]
+__all__ = ["Transport"]
 
 READ_SIZE = 65536
 """Bytes of one read; it also bounds by how much the inbox can overshoot."""
@@ -31,37 +31,24 @@ JOIN_UP_TO = 131072
 VECTOR = 512
 """Buffers of one vectored write (IOV_MAX is 1024 on Linux)."""
 DRAIN_LIMIT = 2**20
-"""Bytes that are read and dropped behind a half-close before a peer that keeps sending is cut."""
+"""Bytes that are read and dropped after a half-close before a peer that keeps sending is cut."""
 
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
-class Owner(Protocol):
-    """Whom a transport serves."""
-
-    def _data_received(self, buffer: bytearray, size: int) -> None:
-        """``buffer[:size]`` came. The buffer is lent for the call only. Runs in the hub."""
-
-    def _connection_lost(self) -> None:
-        """The socket is gone, for whatever reason. Runs in the hub."""
-
-    def _writable(self) -> None:
-        """The outbox has become empty after it had been blocked, or the kernel has refused a write."""
-
-
-class _Nobody:
-    """Whom a transport serves when its socket is gone: the two let go of each other without the garbage collector."""
+class _NoOwner:
+    """The owner of a transport whose socket is closed: so the two do not refer to each other any more."""
 
     def _data_received(self, buffer: bytearray, size: int) -> None: ...
     def _connection_lost(self) -> None: ...
     def _writable(self) -> None: ...
 
 
-_NOBODY = _Nobody()
+_NO_OWNER = _NoOwner()
 
 
 class _Drain:
-    """Stands in for an owner that has said all it had to say: what still comes is read and dropped."""
+    """The owner while the connection is being closed: what still comes is read and dropped."""
 
     __slots__ = ("_dropped", "_owner", "_transport")
 
@@ -76,15 +63,15 @@ class _Drain:
             self._transport._lost()
 
     def _writable(self) -> None:
-        """Nobody waits for it any more."""
+        """No sender waits for it any more."""
 
     def _connection_lost(self) -> None:
         """Runs in the hub."""
         self._owner._connection_lost()
 
 
-class _Gone:
-    """The channel of a transport whose socket is gone: a late write fails like one to a peer that has gone."""
+class _Closed:
+    """The channel of a transport whose socket is closed: a late write fails as one to a peer that has disconnected."""
 
     def send(self, data: Any) -> int:
         raise BrokenPipeError
@@ -93,7 +80,7 @@ class _Gone:
     def close(self) -> None: ...
 
 
-_GONE = _Gone()
+_CLOSED: Any = _Closed()
 
 
 _buffers: weakref.WeakKeyDictionary[Any, tuple[bytearray, memoryview]] = weakref.WeakKeyDictionary()
@@ -108,7 +95,7 @@ def _buffers_of(hub: Any) -> tuple[bytearray, memoryview]:
     return buffers
 
 
-class Transport(TransportPath):
+class Transport(FastTransport):
     """Carries bytes between a socket and its ``owner`` without ever waiting."""
 
     __slots__ = (
@@ -131,7 +118,7 @@ class Transport(TransportPath):
         self._loop = loop = hub.loop
         self._turn = turns_of(hub)
         self._buffer, self._usual = _buffers_of(hub)
-        self._window = self._usual
+        self._window: memoryview | bytearray = self._usual
         self._outbox = []
         self.outbox_size = 0
         """Bytes that wait for the peer to read."""
@@ -266,7 +253,7 @@ class Transport(TransportPath):
         if outbox:
             self._watch_writable()
             return
-        self.outbox_size = 0  # an exception between two lines may have left the sum wrong
+        self.outbox_size = 0  # an exception between two lines may have made the sum wrong
         if self._finish is not None:
             self._finish_now()
 
@@ -297,7 +284,7 @@ class Transport(TransportPath):
             self._writer = self.blocked_since = None
 
     def _break(self) -> None:
-        """The peer has gone as far as writing is concerned. What it sent before may still be unread, its close frame
+        """The kernel has refused a write. What the peer sent before may still be unread, its close frame
         too: the reader goes on to the end.
         """
         self.broken = True
@@ -371,7 +358,7 @@ class Transport(TransportPath):
         try:
             if not self.closed:
                 self._end()
-        except BaseException:  # of a signal handler, say: what it has interrupted is done once more
+        except BaseException:  # e.g. of a signal handler: what it has interrupted is done once more
             self._loop.run_callback(self._end)
             raise
 
@@ -384,11 +371,11 @@ class Transport(TransportPath):
             pass
         self.drop()
         self._owner._connection_lost()
-        self._owner = _NOBODY
+        self._owner = _NO_OWNER
 
     def drop(self) -> None:
-        """Close the descriptor and the watchers, and tell neither the peer nor the owner: all that a forked child may
-        do with a connection of its parent's.
+        """Close the descriptor and the watchers, without a byte to the peer or a call of the owner: all that a forked
+        child may do with a connection of its parent's.
         """
         self._reading = False
         self._reader.stop()
@@ -404,12 +391,12 @@ class Transport(TransportPath):
             self._channel.close()
         except OSError:
             pass
-        self._channel = _GONE
+        self._channel = _CLOSED
 
     @property
     def closed(self) -> bool:
-        """Whether the socket is gone."""
-        return self._channel is _GONE
+        """Whether the socket is closed."""
+        return self._channel is _CLOSED
 
 
 def _drop(outbox: list[Any], sent: int) -> None:

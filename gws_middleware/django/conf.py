@@ -14,7 +14,8 @@ from django.core.exceptions import DisallowedHost
 from django.core.signals import setting_changed
 from django.http import HttpRequest
 
-from ..config import SAME_ORIGIN, Config, closest, is_ours, knob, optional, seconds
+from ..config import SAME_ORIGIN, Config, closest, is_ours, optional, seconds, setting
+from ..connection import control
 from ..connection.websocket import WebSocket
 from ..exceptions import ConfigError
 from ..protocol.handshake import origin_allowed
@@ -35,14 +36,14 @@ def _switch(value: object) -> str | None:
 class DjangoConfig(Config):
     """The knobs of ``Config`` and these."""
 
-    database_grace: float | None = knob(
+    database_grace: float | None = setting(
         1.0,
         optional(seconds),
         """Seconds that a WebSocket's greenlet waits, for a message or for the peer to read, before its database
         connections that are in no transaction are given back; the next query opens one again. None: only at the
         end, for views that keep something in the connection, e.g. a cursor or LISTEN.""",
     )
-    close_on_logout: bool = knob(
+    close_on_logout: bool = setting(
         True,
         _switch,
         """Whether the sockets of a session close with 4401 when its user logs out, and all of a user's when the user is
@@ -130,7 +131,7 @@ def host_allowed(request: HttpRequest, ws: WebSocket) -> bool:
     try:
         request.get_host()
     except DisallowedHost:
-        others = [entry for entry in ws._config.allowed_origins if entry != SAME_ORIGIN]
+        others = [entry for entry in control.config_of(ws).allowed_origins if entry != SAME_ORIGIN]
         return origin_allowed(ws.origin, "", others)
     return True
 

@@ -18,6 +18,7 @@ from django.db import Error, connections, transaction
 from django.db.backends.signals import connection_created
 from gevent import getcurrent
 
+from ..connection import control
 from ..connection.websocket import WebSocket
 
 __all__ = [
@@ -47,13 +48,13 @@ def watch(ws: WebSocket) -> None:
     """This greenlet has accepted ``ws``, and may have queried before."""
     _views[getcurrent()] = ws
     if any(connection.connection is not None for connection in connections.all(initialized_only=True)):
-        ws.expect_idle()
+        control.expect_idle(ws)
 
 
 def _created(**arguments: Any) -> None:
     ws = _views.get(getcurrent())
     if ws is not None:
-        ws.expect_idle()
+        control.expect_idle(ws)
 
 
 def _finished(**arguments: Any) -> None:

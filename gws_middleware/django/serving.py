@@ -13,6 +13,7 @@ from django.http.response import HttpResponseBase
 from gevent import GreenletExit
 
 from ..codes import CloseCode
+from ..connection import control
 from ..connection.websocket import WebSocket
 from ..exceptions import ConnectionClosed
 from . import conf, databases, sessions, unavailable, users
@@ -114,10 +115,10 @@ def serve(
         if not ws.accepted:
             databases.abandon_request()
             raise
-        ws.close(ws._config.shutdown_close_code)
+        ws.close(control.config_of(ws).shutdown_close_code)
         response = None  # Django ends the request as any other: the worker stops, and has no more to say
     except Exception as error:
-        if not (isinstance(error, ConnectionClosed) and ws._is_closed):
+        if not (isinstance(error, ConnectionClosed) and control.is_closed(ws)):
             ws.close(CloseCode.INTERNAL_ERROR)
             raise
         response = None  # the peer has gone while the view was sending
@@ -127,11 +128,11 @@ def serve(
         raise
     finally:
         _leave(request, ws)
-    if ws.accepted or ws.vanished:
+    if control.is_http_over(ws):
         return _swallowed(response)
     if response is not None:
         return response
-    if ws._is_closed:
+    if control.is_closed(ws):
         return HttpResponseForbidden("The WebSocket was refused.\n", content_type="text/plain")
     raise ValueError(f"the view {view!r} returned None, and neither accepted nor closed the WebSocket")
 

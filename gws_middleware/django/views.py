@@ -9,6 +9,7 @@ from django.http import HttpRequest, HttpResponse
 from django.views import View
 
 from ..codes import CloseCode
+from ..connection import control
 from ..connection.websocket import WebSocket
 from ..typing import Message
 from .decorators import accept_websocket, require_websocket
@@ -43,7 +44,7 @@ class WebSocketView(View):
         try:
             refusal = self.connect(*args, **kwargs)
             if not ws.accepted:
-                if refusal is not None or ws._is_closed:
+                if refusal is not None or control.is_closed(ws):
                     return refusal
                 ws.accept(next((name for name in ws.offered_subprotocols if name in self.subprotocols), None))
             for message in ws:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..connection.channel import Channel
+from ..connection.compat import client_of
 from ..typing import Headers, StartResponse
 from .pywsgi import PyWSGI
 
@@ -34,4 +35,4 @@ class GeventWebSocket(PyWSGI):
     def opened(self, ws: Any) -> None:
         super().opened(ws)
         # Their list has had their object until now. Their handler removes the entry when the view has returned.
-        self._handler.server.clients[self._handler.client_address] = ws._as_client()
+        self._handler.server.clients[self._handler.client_address] = client_of(ws)

@@ -11,6 +11,7 @@ from gevent import monkey, pywsgi
 
 from .. import hooks
 from ..connection.channel import Channel, check_peer
+from ..connection.control import set_server
 from ..typing import Environ, Headers, StartResponse, Write
 from .base import (
     HIDDEN,
@@ -100,7 +101,8 @@ class PyWSGI(Server):
             self._handler.close_connection = True
 
     def opened(self, ws: Any) -> None:
-        ws._server = server = self._handler.server
+        server = self._handler.server
+        set_server(ws, server)
         websockets = getattr(server, "websockets", None)
         if websockets is not None:
             websockets.add(ws)

@@ -14,6 +14,7 @@ import pytest
 
 from gws_middleware import ConnectionClosed, HandshakeRefused, WebSocket
 from gws_middleware.codes import Opcode
+from gws_middleware.connection.states import has_ended
 from gws_middleware.connection.transport import Transport
 from gws_middleware.middleware import _Lifetime
 from gws_middleware.process.registry import Registry
@@ -264,7 +265,7 @@ class TestOnClose:
             until(lambda: ws.closed)
             if told:
                 assert list(iter(ws.receive, None)) == (["last"] if "behind" in end else [])
-            until(lambda: ws._ended)
+            until(lambda: has_ended(ws._state))
             ws.detach(diary.on_message, diary.on_close)
             until(lambda: diary.closes)
         ticks(5)
@@ -334,7 +335,7 @@ class TestOnClose:
         with connected() as (ws, peer):
             ws.detach()
             peer.close(4001)
-            until(lambda: ws._told)
+            until(lambda: ws._end_delivered)
             assert peer.close_frame() == (4001, "")
 
     def test_loop_behind_the_end_finds_nothing(self) -> None:
@@ -342,7 +343,7 @@ class TestOnClose:
         with connected() as (ws, peer):
             ws.detach()
             peer.vanish()
-            until(lambda: ws._told)
+            until(lambda: ws._end_delivered)
             assert (list(ws), ws.closed) == ([], True)
 
 

@@ -38,7 +38,7 @@ TWICE = [
 ]
 """What tests the short path and what builds on it."""
 
-SHORT = [(fastpath, "TransportPath"), (fastpath, "WebSocketPath"), (frames, "ShortPath")]
+SHORT = [(fastpath, "FastTransport"), (fastpath, "FastWebSocket"), (frames, "ShortPath")]
 C_TYPES = [getattr(module, name) for module, name in SHORT if "._s" in getattr(module, name).__module__]
 
 
@@ -57,7 +57,7 @@ def test_the_choice() -> None:
     program = (
         "from gws_middleware.connection import fastpath\n"
         "from gws_middleware.protocol import frames\n"
-        "for kind in (fastpath.TransportPath, fastpath.WebSocketPath, frames.ShortPath): print(kind.__module__)\n"
+        "for kind in (fastpath.FastTransport, fastpath.FastWebSocket, frames.ShortPath): print(kind.__module__)\n"
     )
     pure = _run(program, {"GWS_SPEEDUPS": "0"})
     assert pure == [
@@ -106,7 +106,7 @@ class TestMisuse:
         with pytest.raises(self.ERRORS):
             call(kind.__new__(kind))
 
-    @pytest.mark.skipif(fastpath.WebSocketPath not in C_TYPES, reason="the C extension is not built")
+    @pytest.mark.skipif(fastpath.FastWebSocket not in C_TYPES, reason="the C extension is not built")
     @pytest.mark.parametrize("inbox", [None, (), {"a": 1}])
     def test_inbox_of_another_kind(self, inbox: Any) -> None:
         """Nothing is taken for a list that is none."""
@@ -123,7 +123,7 @@ def test_types_in_c_cannot_be_changed(kind: type[Any]) -> None:
         kind.extra = 1
 
 
-@pytest.mark.parametrize("base", [fastpath.TransportPath, fastpath.WebSocketPath])
+@pytest.mark.parametrize("base", [fastpath.FastTransport, fastpath.FastWebSocket])
 def test_a_cycle_through_a_member_is_collected(base: type[Any]) -> None:
     """The garbage collector sees what the members refer to."""
 
@@ -131,7 +131,7 @@ def test_a_cycle_through_a_member_is_collected(base: type[Any]) -> None:
         __slots__ = ("__weakref__",)
 
     it = Kind()
-    name = "_outbox" if base is fastpath.TransportPath else "_inbox"
+    name = "_outbox" if base is fastpath.FastTransport else "_inbox"
     setattr(it, name, [it])
     gone = weakref.ref(it)
     del it

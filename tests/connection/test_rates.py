@@ -115,7 +115,7 @@ class TestMessages:
             ws.detach(lambda ws, message: got.append(message))
             peer.sock.sendall(X * 9000)
             assert peer.close_frame() == TOO_MANY
-            until(lambda: ws._told)
+            until(lambda: ws._end_delivered)
             assert got == ["x"] * 5
 
 

@@ -18,9 +18,10 @@ import pytest
 
 from gws_middleware import Config, ConfigError, ConnectionClosed, HandshakeRefused, WebSocket, prepare
 from gws_middleware.codes import CloseCode, Opcode
+from gws_middleware.connection import control
 from gws_middleware.connection.channel import Channel
 from gws_middleware.connection.transport import BIG_READ, READ_SIZE, Transport
-from gws_middleware.connection.wire import MAX_PINGS_DROPPED
+from gws_middleware.connection.websocket import MAX_PINGS_DROPPED
 from gws_middleware.process.registry import Registry
 from gws_middleware.protocol.connection import MAX_PONGS
 from gws_middleware.protocol.deflate import Parameters
@@ -73,7 +74,7 @@ class TestAccept:
     def test_accept_behind_an_http_response_raises(self) -> None:
         """The response has gone out: nothing can be upgraded any more, and the first use is such an accept too."""
         ws = unaccepted(refuse_switch)
-        ws._refuse()
+        control.answer(ws)
         for use in (ws.accept, ws.receive, lambda: ws.send("x"), ws.detach):
             with pytest.raises(RuntimeError, match="has been refused: an HTTP response has been started"):
                 use()
@@ -1358,7 +1359,7 @@ class TestFacts:
             until(lambda: ws.closed)
             texts.append(repr(ws))
         assert texts == [
-            r"<WebSocket '/\x1b[31m\u20ac' not accepted>",
+            r"<WebSocket '/\x1b[31m\u20ac' pending>",
             "<WebSocket '/chat' open>",
             "<WebSocket '/chat' closed>",
         ]

@@ -64,7 +64,7 @@ class TestSettings:
     @override_settings(GWS={"user_key": None, "max_connections_per_user": 3})
     def test_limit_of_users_without_a_key_stops_the_server(self) -> None:
         """The project has said that there is none."""
-        with pytest.raises(ConfigError, match=r"^max_connections_per_user is set, but no user_key that tells"):
+        with pytest.raises(ConfigError, match=r"^max_connections_per_user is set, but user_key is not"):
             wrapped()
 
     def test_defaults_need_no_setting(self) -> None:

@@ -10,8 +10,7 @@ import pytest
 from django.core.signals import request_finished, request_started
 from django.dispatch import Signal
 
-from gws_middleware.connection.websocket import WebSocket
-from gws_middleware.connection.wire import Stats
+from gws_middleware.connection.websocket import Stats, WebSocket
 from gws_middleware.django import databases
 from gws_middleware.django.signals import websocket_closed, websocket_opened
 from gws_middleware.django.test import WebSocketClient, WebSocketRefused

@@ -14,10 +14,10 @@ import gevent.event
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from gws_middleware import ConnectionClosed, WebSocketMiddleware
+from gws_middleware.connection import control
 from gws_middleware.coroutines import run
 from gws_middleware.typing import Environ, StartResponse
 
-from ..support.seam import is_over
 from .common import Router, configure_logging, query, record, text_response
 
 configure_logging(logging.DEBUG)
@@ -235,7 +235,7 @@ def detached_outlived(environ: Environ, start_response: StartResponse) -> Iterab
         record(environ, "view")
         view_left.set()
     else:
-        while not is_over(ws):
+        while not control.is_finished(ws):
             gevent.sleep(0.01)
         record(environ, "view")
     return []

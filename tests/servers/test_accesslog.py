@@ -222,7 +222,7 @@ def test_nothing_is_kept_where_pywsgi_has_no_log(log: Any, handler: type[WebSock
         with gsocket.create_connection(server.address) as client:
             client.sendall(upgrade_request("/"))
             assert client.recv(1000).startswith(b"HTTP/1.1 101 ")
-            found = opened[0]._log_line is not None
+            found = opened[0]._callbacks.log_line is not None
             told = list(Telling.lines)
     finally:
         server.stop()

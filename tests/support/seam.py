@@ -15,7 +15,6 @@ __all__ = [
     "application_of",
     "cut",
     "descriptor_of",
-    "is_over",
     "limit_messages",
     "log_line_of",
     "running_views",
@@ -39,15 +38,9 @@ def descriptor_of(ws: Any) -> int:
     return number
 
 
-def is_over(ws: Any) -> bool:
-    """Whether nothing of it is left to do, ``on_close`` included."""
-    over: bool = ws._is_over
-    return over
-
-
 def log_line_of(ws: Any) -> Any:
     """What is kept for its line in the access log, None where nothing is."""
-    return ws._log_line
+    return ws._callbacks.log_line
 
 
 # --- the registry --------------------------------------------------------------------------------------------------

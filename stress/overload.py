@@ -1,4 +1,4 @@
-"""What ``fair`` starts as a process of its own: WebSockets that send more than their share, and read all that comes.
+"""The process that ``fair`` starts: WebSockets that send as much as they can, and read everything.
 
 Not patched by gevent: it is one loop around one epoll.
 """
@@ -41,7 +41,7 @@ DATA = {
 
 
 def main(argument: str) -> None:
-    """Open the sockets, send, say so, and go on until the standard input ends; then tell how much was sent and read."""
+    """Open the sockets, send, print "ready", and go on until the standard input ends; then print the counts."""
     port, path, count, data, again, cores = json.loads(argument)
     os.sched_setaffinity(0, cores)
     allow_files(count + 100)

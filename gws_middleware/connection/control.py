@@ -1,0 +1,132 @@
+"""What the middleware, the servers and the adapters of frameworks do with a WebSocket, beside what applications do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..config import Config
+from ..protocol.handshake import accept_headers
+from .callbacks import LogLine
+from .states import ANSWERED, CLOSING, LOST, PENDING, has_ended, is_accepted
+from .websocket import WebSocket
+
+__all__ = [
+    "accept_switched",
+    "answer",
+    "config_of",
+    "expect_idle",
+    "finish",
+    "forget",
+    "is_closed",
+    "is_finished",
+    "is_http_over",
+    "is_lost",
+    "is_pending",
+    "release",
+    "set_server",
+    "set_view",
+]
+
+
+# --- the middleware ---------------------------------------------------------------------------------------------------
+
+
+def config_of(ws: WebSocket) -> Config:
+    """Its settings: those of the middleware, or what the view has set by ``limits()``."""
+    return ws._config
+
+
+def is_pending(ws: WebSocket) -> bool:
+    """Whether nothing was sent for it so far, neither a 101 nor another response."""
+    return ws._state == PENDING
+
+
+def is_lost(ws: WebSocket) -> bool:
+    """Whether the peer had disconnected before the 101 could be sent: nothing can be answered."""
+    return ws._state == LOST
+
+
+def is_closed(ws: WebSocket) -> bool:
+    """Whether the connection has ended or is ending; unlike ``ws.closed`` this does not accept."""
+    return ws._state >= CLOSING
+
+
+def is_http_over(ws: WebSocket) -> bool:
+    """Whether nothing of HTTP may be written any more: the 101 was sent, or the peer had disconnected before it."""
+    return ws.accepted or is_lost(ws)
+
+
+def set_view(ws: WebSocket, view: Any) -> None:
+    """The 101 is about to be sent; ``view`` is the greenlet of the view."""
+    ws._registry.began(ws, view)
+
+
+def accept_switched(ws: WebSocket, subprotocol: str | None) -> None:
+    """The server has sent the 101 itself, with this subprotocol. The application may still call ``accept()``, once.
+
+    The connection is taken first: whatever raises then finds it open, and it is closed with 1011.
+    """
+    pending = ws._pending
+    assert pending is not None
+    ws.subprotocol = subprotocol
+    ws._take(pending, accept_headers(pending.handshake, None))
+    pending.switched = True
+    ws._pending = pending
+    ws._adapter.accepting(ws)
+    ws._check_user_limit()
+
+
+def answer(ws: WebSocket) -> None:
+    """An HTTP response was started: there will be no 101."""
+    ws._pending = None
+    if ws._state == PENDING:
+        ws._state = ANSWERED
+
+
+def finish(ws: WebSocket, code: int) -> None:
+    """The application is done with the connection: close it, and send what waits."""
+    ws.close(code)
+    ws._transport.flush()
+
+
+def is_finished(ws: WebSocket) -> bool:
+    """Whether it was detached, and its ``on_close`` has been called."""
+    return ws._callbacks is not None and ws._callbacks.is_finished
+
+
+def release(ws: WebSocket, log_line: LogLine | None) -> None:
+    """The view has returned. ``log_line`` is for the end of a detached connection."""
+    if ws._callbacks is None:
+        ws._finish(None)
+        return
+    if not ws._callbacks.is_finished:
+        ws._registry.left(ws)
+        ws._callbacks.log_line = log_line
+    ws._adapter.ran(ws)
+
+
+def forget(ws: WebSocket, *, cut: bool) -> None:
+    """The request is over. ``cut``: an exception came out of it before ``release()``."""
+    if is_accepted(ws._state):
+        if cut:
+            if not has_ended(ws._state):
+                ws.abort()
+            if ws._callbacks is None:
+                ws._registry.ended(ws)
+        return
+    ws._registry.release(ws)
+    ws._registry.ended(ws)
+
+
+# --- servers and adapters ---------------------------------------------------------------------------------------------
+
+
+def set_server(ws: WebSocket, server: Any) -> None:
+    """It came to this server of ``gevent.pywsgi``."""
+    ws._server = server
+
+
+def expect_idle(ws: WebSocket) -> None:
+    """The view has begun to hold what ``Adapter.idle()`` gives back: it is called once the view has waited for long."""
+    ws._holds = ws._adapter.grace is not None
+    ws._waited = 0.0
