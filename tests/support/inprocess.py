@@ -442,7 +442,7 @@ ENDS: dict[str, tuple[Callable[[WebSocket, Peer], object], tuple[int, str]]] = {
     "RST": (lambda ws, peer: peer.reset(), (1006, "")),
     "we abort": (lambda ws, peer: ws.abort(), (1006, "")),
     "a violation": (lambda ws, peer: peer.send_frame(0x3), (1002, "opcode 0x3 is reserved")),
-    "a violation after a message": (
+    "a violation behind a message": (
         lambda ws, peer: peer.sock.sendall(masked_frame(Opcode.TEXT, b"last") + masked_frame(Opcode.PING, bytes(126))),
         (1002, "a control frame has more than 125 bytes"),
     ),
