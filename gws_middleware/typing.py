@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeAlias
 
-__all__ = ["Environ", "Headers", "Message", "Sink", "StartResponse", "WSGIApp", "Write"]
+__all__ = ["Environ", "Headers", "Message", "Sendable", "Sink", "StartResponse", "WSGIApp", "Write"]
 
 Message: TypeAlias = "str | bytes"
 """A whole message: text is ``str``, binary is ``bytes`` (RFC 6455 5.6)."""
+
+Sendable: TypeAlias = "str | bytes | bytearray | memoryview | int | float"
+"""What can be sent: text, binary, and numbers, which are sent as text."""
 
 Headers: TypeAlias = "list[tuple[str, str]]"
 Environ: TypeAlias = "dict[str, Any]"

@@ -70,6 +70,9 @@ def receives(ws: WebSocket) -> Message | None:
 def on_message(ws: WebSocket, message: Message) -> None:
     """A callback."""
     ws.send(message)
+    ws.send(bytearray(b"x"))
+    ws.send(5)
+    ws.offer(2.5)
 
 
 def on_close(ws: WebSocket) -> None:

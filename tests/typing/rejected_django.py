@@ -14,7 +14,7 @@ def chat(request: WebSocketRequest) -> None:
     """Of plain HTTP ``request.websocket`` is None."""
     request.websocket.send("x")  # error: Item "None" of "WebSocket | None" has no attribute "send"
     assert request.websocket is not None
-    request.websocket.send(5)  # error: incompatible type "int"
+    request.websocket.send([5])  # error: incompatible type "list[int]"
     request.websocket.limits(max_mesage_size=5)  # error: Unexpected keyword argument "max_mesage_size"
 
 
