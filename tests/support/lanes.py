@@ -26,7 +26,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["FAST", "MARKERS", "pytest_collection_modifyitems", "pytest_configure", "pytest_runtest_protocol"]
+__all__ = ["MARKERS", "pytest_collection_modifyitems", "pytest_configure", "pytest_runtest_protocol"]
 
 MARKERS = {
     "real_server": "starts a server process",
@@ -34,8 +34,6 @@ MARKERS = {
     "database": "starts PostgreSQL",
     "slow": "starts an interpreter of its own, or takes more than about five seconds",
 }
-FAST = " and ".join(f"not {name}" for name in MARKERS)
-"""The marker expression of the lane for every save."""
 
 FIXTURES = {"postgres": "database"}
 """Which fixture gives which marker."""
