@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import random
 import time
-import zlib
 from collections.abc import Callable
 
 from tests.support.rawclient import (
     BINARY,
     CLOSE,
     CONTINUATION,
+    DEFLATE,
     PING,
     TEXT,
     Frame,
     close_frame,
+    deflated,
     frame,
     request,
     upgrade_request,
@@ -27,7 +28,7 @@ from tests.support.rawclient import (
 from .gunicorn import has_setting
 from .peer import Peer, can_close_silently
 
-__all__ = ["DEFLATE", "EXPECTED_RECORDS", "SHUTDOWN", "Attack", "attacks", "deflated", "resource_attacks", "settings"]
+__all__ = ["EXPECTED_RECORDS", "SHUTDOWN", "Attack", "attacks", "resource_attacks", "settings"]
 
 LIMIT = 2**18
 
@@ -56,7 +57,6 @@ EXPECTED_RECORDS = [
 SHUTDOWN = 1012
 """The close code of a worker that stops meanwhile."""
 ECHOES = ("/echo", "/detached", "/db/echo", "/db/detached")
-DEFLATE = ("Sec-WebSocket-Extensions", "permessage-deflate")
 
 Attack = Callable[[Peer, random.Random], None]
 ATTACKS: dict[str, Attack] = {}
@@ -132,12 +132,6 @@ for _name, (_code, _choices) in BROKEN.items():
 
 
 # --- bombs and floods (rows 2, 7, 8, 10, 11) -----------------------------------------------------------------------
-
-
-def deflated(payload: bytes) -> bytes:
-    """A message's payload under permessage-deflate (RFC 7692 7.2.1)."""
-    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
-    return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
 BOMB = deflated(bytes(16 * LIMIT))

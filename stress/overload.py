@@ -10,20 +10,12 @@ import os
 import select
 import socket
 import sys
-import zlib
 
 from benchmarks.meters import allow_files
-from tests.support.rawclient import BINARY, CONTINUATION, PING, TEXT, frame, upgrade_request
-
-from .attacks import DEFLATE
+from tests.support.rawclient import BINARY, CONTINUATION, DEFLATE, PING, TEXT, deflated, frame, upgrade_request
 
 SEGMENT = 65536
 """Bytes of one read of the server's."""
-
-
-def _inflating(size: int) -> bytes:
-    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
-    return (compressor.compress(bytes(size)) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
 def _segment(piece: bytes) -> bytes:
@@ -34,7 +26,7 @@ DATA = {
     "messages": _segment(frame(TEXT, b"x")),
     "fragments": frame(TEXT, b"x", fin=False) + _segment(frame(CONTINUATION, b"x", fin=False)) + frame(CONTINUATION),
     "pings": _segment(frame(PING, b"x")),
-    "inflating": frame(BINARY, _inflating(2**18), rsv=4) * 100,
+    "inflating": frame(BINARY, deflated(bytes(2**18)), rsv=4) * 100,
     "nothing": b"",
 }
 """What one socket sends at once."""

@@ -26,9 +26,9 @@ from typing import NamedTuple
 import gevent
 from gevent.pool import Group
 
-from tests.support.rawclient import CLOSE, CONTINUATION, PING, TEXT, Frame, close_frame, frame
+from tests.support.rawclient import CLOSE, CONTINUATION, DEFLATE, PING, TEXT, Frame, close_frame, deflated, frame
 
-from .attacks import DEFLATE, EXPECTED_RECORDS, Attack, deflated, resource_attacks
+from .attacks import EXPECTED_RECORDS, Attack, resource_attacks
 from .gunicorn import Gunicorn, resident_bytes, run_gunicorn, until
 from .peer import Ended, Numbered, Peer, tally
 from .report import Report, arguments_of

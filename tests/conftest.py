@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import uuid
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import pytest
 import trustme
 
 from .support import servers
+from .support.lanes import pytest_collection_modifyitems, pytest_configure, pytest_runtest_protocol  # noqa: F401
 from .support.notices import pytest_sessionfinish  # noqa: F401 - importing the hook here registers it
 from .support.servers import BEHAVIOURS, Certificate, Server
 
@@ -31,6 +33,15 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     client = ssl.create_default_context()
     authority.configure_trust(client)
     return Certificate(certfile, keyfile, client)
+
+
+def pytest_collection_finish() -> None:
+    """Take what the collection made out of the garbage collector's sight.
+
+    Thousands of tests lie in memory. Each test that collects garbage or counts objects would go through them all.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 SharedServer = Callable[..., Server]
@@ -58,7 +69,7 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory, certificate: Certifi
 @pytest.fixture
 def server(request: pytest.FixtureRequest, shared_server: SharedServer) -> Iterator[Server]:
     """The shared server of the kind that the test is parametrized with, ``kind`` or ``kind/carrier``; its log is
-    checked behind each test.
+    checked after each test.
     """
     kind, _, carrier = request.param.partition("/")
     lacking = servers.missing(kind)

@@ -23,6 +23,7 @@ from gws_middleware.testing import connect
 from .support.documents import blocks, command, serve
 from .support.inprocess import hub_errors, until
 from .support.rawclient import RawClient, upgrade_request
+from .support.seam import cut
 from .support.servers import ROOT, STOP_TIMEOUT, eventually
 
 __all__ = ["hub_errors"]
@@ -188,7 +189,7 @@ def test_server_without_websockets_is_named_once(app: Flask, caplog: pytest.LogC
 
 
 def send_for_ever(ws: WebSocket) -> None:
-    """Until the peer has disconnected, which ``send`` tells by ConnectionClosed."""
+    """Until the peer has disconnected, which ``send`` reports by ConnectionClosed."""
     while True:
         ws.send("x")
         try:
@@ -232,8 +233,7 @@ def test_peer_that_disconnects_is_no_error(
     with connect(app) as client:
         assert client.receive() == "x"
         if end == "EOF":
-            client._sock.close()
-            client._lost = True
+            cut(client)
     until(lambda: ended)
     assert records(caplog) == []
 
@@ -370,7 +370,7 @@ class Running:
         return self._log.read_text()
 
     def listening(self) -> int:
-        """The port, once the log tells it."""
+        """The port, once the log has it."""
         found = re.search(r"http://127\.0\.0\.1:(\d+)", self.log())
         assert self.process.poll() is None, self.log()
         return int(found[1]) if found else 0

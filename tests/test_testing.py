@@ -15,6 +15,7 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent.socket import wait_read
 
 from gws_middleware import ConnectionClosed, HandshakeRefused, WebSocket, WebSocketMiddleware
 from gws_middleware.codes import Opcode
@@ -23,6 +24,7 @@ from gws_middleware.testing import Client, connect
 from gws_middleware.typing import Environ, StartResponse
 
 from .support.inprocess import PING_FRAME, forever, hub_errors, masked_frame, package_path, problems, ticks, until
+from .support.seam import application_of, descriptor_of, limit_messages, socket_of, transport_of
 
 __all__ = ["hub_errors"]
 
@@ -128,7 +130,7 @@ class TestConnect:
 
 class TestRefusal:
     def test_response_instead_of_a_101_is_raised(self) -> None:
-        """With all that a test may want to look at."""
+        """With all that a test may want to check."""
 
         def app(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
             write = start_response("302 Found", [("Location", "/login")])
@@ -152,7 +154,7 @@ class TestRefusal:
         )
         with pytest.raises(ValueError, match="the 101 answers another key"):
             connection.__enter__()
-        assert (seen, connection._sock.fileno()) == ([None], -1)
+        assert (seen, socket_of(connection).fileno()) == ([None], -1)
 
     def test_response_is_closed(self) -> None:
         """As a server does it: frameworks clean up there."""
@@ -275,7 +277,7 @@ class TestTalking:
             forever(client.send, bytes(2**20))
 
     def test_end_is_none_once_and_then_connection_closed(self) -> None:
-        """Behind the messages that came before it; code and reason are the application's."""
+        """After the messages that came before it; code and reason are the application's."""
         with connect(close_with_4001) as client:
             assert (client.close_code, client.close_reason) == (None, None)
             assert (client.receive(), client.receive()) == ("last", None)
@@ -310,8 +312,8 @@ class TestTalking:
         def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
             ws = environ["wsgi.websocket"]
             ws.accept()
-            ws._transport.pause()
-            gevent.sleep(0.01)
+            transport_of(ws).pause()
+            wait_read(descriptor_of(ws), timeout=5)
             ws.abort()
             return []
 
@@ -329,11 +331,11 @@ class TestTalking:
     def test_bytes_to_a_connection_that_is_gone_are_dropped(self) -> None:
         """The end shows in ``receive``."""
         with connect(abort) as client:
-            until(lambda: client.send_raw(PING_FRAME) or client._lost)
+            until(lambda: client.send_raw(PING_FRAME) or client.close_code)
             assert client.receive() is None
 
     def test_reason_for_which_a_long_message_was_cut_off_is_seen(self) -> None:
-        """Though the application had gone before all of it was sent."""
+        """Though the application had returned before all of it was sent."""
         with connect(echo) as ws:
             ws.send(bytes(2**22))
             assert ws.receive() is None
@@ -368,7 +370,7 @@ class TestTalking:
             return []
 
         with connect(WebSocketMiddleware(app, compression="shared"), compression=Parameters()) as client:
-            client._engine._max_message_size = 10_000
+            limit_messages(client, 10_000)
             client.send("go")
             ticks()
             assert list(client) == ["x" * 10_000] * 10
@@ -393,7 +395,7 @@ class TestEnd:
         assert seen == [None, 4002, "enough"]
 
     def test_block_closes_with_1000_and_waits_for_the_application(self) -> None:
-        """Behind it everything that the application does has been done."""
+        """After it everything that the application does has been done."""
         seen: list[Any] = []
 
         def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
@@ -443,7 +445,7 @@ class TestEnd:
         stuck[0].kill()
 
     def test_error_in_the_block_passes_through(self) -> None:
-        """And ends the application by the end of the connection, without a goodbye."""
+        """And ends the application by the end of the connection, without a close frame."""
         seen: list[Any] = []
 
         def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
@@ -463,7 +465,7 @@ class TestEnd:
             connect(sleep, timeout=0.05) as client,
         ):
             pass
-        assert client._greenlet.dead
+        assert application_of(client).dead
 
     def test_application_that_does_not_end_hides_no_error(self) -> None:
         """The test's own error is the one to see."""
@@ -471,7 +473,7 @@ class TestEnd:
             raise KeyError
 
     def test_error_of_the_application_is_logged_as_on_a_server(self, caplog: pytest.LogCaptureFixture) -> None:
-        """Behind the 101 it is a close with 1011."""
+        """After the 101 it is a close with 1011."""
 
         def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
             environ["wsgi.websocket"].receive()
@@ -489,7 +491,7 @@ class TestEnd:
         class Faulty(WebSocketMiddleware):
             def __call__(self, environ: Environ, start_response: StartResponse) -> Any:
                 super().__call__(environ, start_response)
-                raise KeyError("a fault behind the 101")
+                raise KeyError("a fault after the 101")
 
         with connect(Faulty(echo)):
             pass
@@ -603,6 +605,7 @@ WAITS: dict[str, Callable[[Client], object]] = {
 }
 
 
+@pytest.mark.slow  # each waits for a timeout
 class TestHeldLoop:
     @pytest.mark.parametrize(
         ("app", "function"),
@@ -639,7 +642,7 @@ class TestHeldLoop:
         """Whatever the test waits for; the application ends with the block."""
         with pytest.raises(TimeoutError, match="in computes_early"), connect(computes_later, timeout=0.2) as client:
             WAITS[wait](client)
-        assert client._greenlet.dead
+        assert application_of(client).dead
 
     def test_waits_after_it_end_at_once(self) -> None:
         """With the same error, also where the test has caught the first."""
@@ -695,7 +698,7 @@ class TestHeldLoop:
         until(lambda: native_threads() <= threads)
 
     def test_debugger_is_not_interrupted(self) -> None:
-        """One stops at a line of the view for as long as one looks at it."""
+        """One stops at a line of the view for as long as its user likes."""
         commands = "import time\np time.sleep(2) or 'still ' + 'here'\ncontinue\n"
         done = subprocess.run(
             [sys.executable, "-c", DEBUGGED],

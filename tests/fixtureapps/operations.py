@@ -14,6 +14,7 @@ from gws_middleware.metrics import health
 from gws_middleware.process import registry
 from gws_middleware.typing import Environ, StartResponse
 
+from ..support.seam import log_line_of
 from .behaviours import app, wrapped
 from .common import json_response, query, record, text_response
 
@@ -86,4 +87,4 @@ def busy(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 @app.at("/kept")
 def kept(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """Of how many open WebSockets something is kept for the access log."""
-    return json_response(start_response, sum(ws._callbacks.log_line is not None for ws in registry.current()))  # type: ignore[attr-defined]
+    return json_response(start_response, sum(log_line_of(ws) is not None for ws in registry.current()))

@@ -88,7 +88,7 @@ OURS = {
 
 @pytest.mark.parametrize("name", OURS)
 def test_header_of_the_handshake_is_not_the_views(worker: Server, name: str) -> None:
-    """What would contradict the handshake, or make a proxy look for a body behind the 101 (RFC 9112 6.1)."""
+    """What would contradict the handshake, or make a proxy look for a body after the 101 (RFC 9112 6.1)."""
     with worker.connect() as client:
         client.send(mirrored("/mirroring/and-answer", name=name, room=OURS[name]))
         response = client.read_response()

@@ -21,12 +21,12 @@ from gws_middleware.metrics import health
 from gws_middleware.metrics.prometheus import Exporter
 from gws_middleware.metrics.table import METRICS
 
+from ..support.browsing import ARGUMENTS
 from ..support.documents import blocks, command, serve, url
 from ..support.inprocess import connected, until
 from ..support.notices import find_chromium
 from ..support.rawclient import CLOSE, Frame, close_frame
 from ..support.servers import BEHAVIOURS, ROOT, Server, eventually, launch
-from ..test_browser import ARGUMENTS
 from .test_prometheus import parsed
 
 PAGE = ROOT / "docs" / "operations.md"

@@ -57,5 +57,6 @@ def serve(
 
 def url(server: Server, path: str = "/", scheme: str = "ws") -> str:
     """An address of the server."""
+    assert isinstance(server.tcp, tuple), server.tcp
     host, port = server.tcp
     return f"{scheme}://{host}:{port}{path}"

@@ -36,6 +36,8 @@ from gws_middleware.protocol.handshake import Handshake
 from gws_middleware.servers.pywsgi import warn_if_views_block
 from gws_middleware.typing import Environ, Headers, StartResponse
 
+from .waiting import eventually
+
 DEADLINE = 5.0
 """Seconds after which a wait that should have ended fails its test."""
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -80,11 +82,8 @@ def deadline(what: str, seconds: float = DEADLINE) -> Iterator[None]:
 
 
 def until(condition: Callable[[], object], what: str = "the condition", seconds: float = DEADLINE) -> None:
-    """Let the loop run until ``condition()`` holds. It holds no timer while it looks."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"{what}: not within {seconds} s"
-        gevent.sleep(0.001)
+    """Let the loop run until ``condition()`` holds. Between two checks there is no timer on the loop."""
+    eventually(condition, what, seconds, sleep=gevent.sleep, interval=0.001)
 
 
 def ticks(count: int = 3) -> None:
@@ -139,7 +138,7 @@ def in_a_thread(function: Callable[..., Any], *arguments: Any) -> Any:
     return returned
 
 
-# --- what no test may leave behind --------------------------------------------------------------------------------
+# --- what no test may leave open -----------------------------------------------------------------------------------
 
 
 def open_descriptors() -> int:
@@ -176,7 +175,7 @@ def hub_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BaseException]]
 
 
 def problems(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """What was logged that somebody should look at."""
+    """The warnings and errors that were logged."""
     return [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
@@ -228,7 +227,7 @@ def tls_pair(buffers: int | None = None) -> tuple[Any, Any]:
 
 
 def reset(sock: Any) -> None:
-    """Vanish with a RST instead of a FIN."""
+    """Disconnect with a RST instead of a FIN."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
 
@@ -267,7 +266,7 @@ class CountingChannel:
 
 
 class Recorder:
-    """The owner of a transport that keeps what it is told."""
+    """The owner of a transport that keeps what it receives."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -327,7 +326,7 @@ class Peer:
 
     def send(self, *messages: str | bytes) -> None:
         """All in one system call."""
-        self.sock.sendall(b"".join(self.engine.encode(message) for message in messages))
+        self.sock.sendall(b"".join(joined(self.engine.encode(message)) for message in messages))
 
     def send_frame(self, opcode: int, payload: bytes = b"", first: int = FIN) -> None:
         """One masked frame, lawful or not."""
@@ -340,7 +339,7 @@ class Peer:
 
     def read(self) -> None:
         """One read; answers nothing."""
-        with deadline("the peer hears something"):
+        with deadline("the peer receives something"):
             try:
                 data = self.sock.recv(1 << 16)
             except ConnectionError:
@@ -375,6 +374,11 @@ class Peer:
         reset(self.sock)
 
 
+def joined(encoded: bytes | tuple[bytes, bytes]) -> bytes:
+    """The bytes of a message that an engine has encoded: header and payload may be two objects."""
+    return encoded if isinstance(encoded, bytes) else b"".join(encoded)
+
+
 def masked_frame(opcode: int, payload: bytes = b"", first: int = FIN) -> bytes:
     """One frame as a client sends it."""
     return encode_frame(first | opcode, payload, MASK)
@@ -392,7 +396,7 @@ def connected(
     compression: Parameters | None = None,
     **options: Any,
 ) -> Iterator[tuple[WebSocket, Peer]]:
-    """An accepted WebSocket and its peer, without an application. Both are gone when the block ends."""
+    """An accepted WebSocket and its peer, without an application. Both are closed when the block ends."""
     ours, theirs = pair(buffers)
     registry = Registry()
     channel = tls_channel if isinstance(ours, gssl.SSLSocket) else plain_channel
@@ -409,7 +413,7 @@ def connected(
 
 
 def refuse_switch(headers: object) -> Any:
-    """For ``unaccepted``: the peer has gone before the 101 could be sent."""
+    """For ``unaccepted``: the peer has disconnected before the 101 could be sent."""
     raise BrokenPipeError
 
 
@@ -443,6 +447,6 @@ ENDS: dict[str, tuple[Callable[[WebSocket, Peer], object], tuple[int, str]]] = {
         (1002, "a control frame has more than 125 bytes"),
     ),
 }
-"""How a connection can end, and the close code and reason that tell of it."""
+"""How a connection can end, and the close code and reason of each."""
 
 every_end = pytest.mark.parametrize("end", list(ENDS))

@@ -1,4 +1,4 @@
-"""What this machine could not test, said where nobody can miss it: in the last lines of the run.
+"""What this machine could not test, and how to install what is missing: the last lines of every run.
 
 ``conftest.py`` imports the hook, which makes it one.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from importlib.util import find_spec
+from typing import NamedTuple
 
 import pytest
 
@@ -20,15 +21,6 @@ EXTENSIONS = [
     "gws_middleware.protocol._speedups",
 ]
 """What is built where there is a C compiler."""
-
-PROGRAMS = {
-    "nginx": "examples/deploy/nginx.conf",
-    "haproxy": "examples/deploy/haproxy.cfg",
-    "caddy": "examples/deploy/Caddyfile",
-    "systemd-analyze": "the settings of the systemd units",
-    "systemd-socket-activate": "socket activation",
-}
-"""What is tested with a program of somebody else's."""
 
 
 def find(program: str) -> str | None:
@@ -48,28 +40,65 @@ def gunicorn_speaks_http2() -> bool:
     return "http_protocols" in Config().settings and find_spec("h2") is not None
 
 
+def unbuilt() -> list[str]:
+    """The modules in C that are not there."""
+    return [name for name in EXTENSIONS if find_spec(name) is None]
+
+
+class Need(NamedTuple):
+    """Something that is tested only where it is installed."""
+
+    name: str
+    what: str
+    """The tests that use it."""
+    is_there: Callable[[], object]
+    install: str
+    """The command that installs it."""
+
+
+def _program(name: str, what: str, package: str) -> Need:
+    return Need(name, what, lambda: find(name), f"apt-get install {package}")
+
+
+NEEDS = [
+    Need("chromium", "pages in a real browser", find_chromium, "apt-get install chromium"),
+    _program("nginx", "examples/deploy/nginx.conf", "nginx"),
+    _program("haproxy", "examples/deploy/haproxy.cfg", "haproxy"),
+    _program("caddy", "examples/deploy/Caddyfile", "caddy"),
+    _program("systemd-analyze", "the settings of the systemd units", "systemd"),
+    _program("systemd-socket-activate", "socket activation", "systemd"),
+    Need(
+        "gunicorn_h1c",
+        "gunicorn's C parser",
+        lambda: find_spec("gunicorn_h1c"),
+        ".venv/bin/pip install 'gunicorn_h1c>=0.6.6'",
+    ),
+    Need(
+        "HTTP/2 in gunicorn",
+        "handshakes inside of HTTP/2",
+        gunicorn_speaks_http2,
+        ".venv/bin/pip install --upgrade h2 gunicorn",
+    ),
+    Need(
+        "a module in C",
+        "the fast path in C",
+        lambda: not unbuilt(),
+        "apt-get install gcc python3-dev && .venv/bin/python setup.py build_ext --inplace",
+    ),
+]
+
+
 def untested() -> list[str]:
-    """One sentence for each thing that is tested only where it is installed."""
-    sentences = []
-    if find_chromium() is None:
-        sentences.append("the example's page in a real browser: chromium was not found")
-    sentences += [f"{what}: {program} was not found" for program, what in PROGRAMS.items() if find(program) is None]
-    if find_spec("gunicorn_h1c") is None:
-        sentences.append("gunicorn's C parser: gunicorn_h1c is not installed")
-    if not gunicorn_speaks_http2():
-        sentences.append("handshakes inside of HTTP/2: h2 is not installed, or gunicorn is too old")
-    unbuilt = [name for name in EXTENSIONS if find_spec(name) is None]
-    if unbuilt:
-        sentences.append(f"the C speedups: not built: {', '.join(unbuilt)}")
-    return sentences
+    """One line for each thing that is tested only where it is installed, and is not."""
+    return [f"{need.what}: no {need.name}. To install: {need.install}" for need in NEEDS if not need.is_there()]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
-    """Outermost wrapper of the end, so that it comes behind the summary and its "passed" line."""
+    """Write these lines after the summary. The outermost wrapper of the end comes after its "passed" line."""
     result = yield
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:
-        for sentence in untested():
-            reporter.write_line(f"NOT TESTED HERE: {sentence}", yellow=True, bold=True)
+        for line in untested():
+            reporter.write_line(f"NOT TESTED HERE: {line}", yellow=True, bold=True)
     return result

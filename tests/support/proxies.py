@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import grp
-import http.client
 import os
 import pwd
 import signal
@@ -18,6 +17,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -65,7 +65,7 @@ class Front:
     proxy: str
     tls: bool = False
     reads_http: bool = True
-    """Whether the proxy looks at requests, or passes bytes on."""
+    """Whether the proxy reads requests, or passes bytes on."""
     cuts_silence: bool = True
     """Whether it ends a WebSocket on which nothing happens."""
 
@@ -164,7 +164,7 @@ def _free_port() -> int:
 
 
 class Client:
-    """A connection of ``websockets``: of its asyncio client, on a loop that runs while somebody waits.
+    """A connection of ``websockets``: of its asyncio client, on a loop that runs while a call waits.
 
     Its client with threads will not do: one of them reads from an SSLSocket while the other writes to it, and now and
     then the handshake never leaves.
@@ -194,25 +194,27 @@ class Client:
     @property
     def subprotocol(self) -> str | None:
         """What was agreed on."""
-        return self._ws.subprotocol
+        agreed: str | None = self._ws.subprotocol
+        return agreed
 
     def send(self, message: str | bytes) -> None:
         """Send a message."""
         self._loop.run_until_complete(self._ws.send(message))
 
     def pong(self) -> None:
-        """Send a pong that nobody asked for, and to which nobody answers."""
+        """Send a pong that was not asked for, and that is not answered."""
         self._loop.run_until_complete(self._ws.pong())
 
     def recv(self, timeout: float) -> str | bytes:
         """The next message; TimeoutError when none comes in time."""
         try:
-            return self._loop.run_until_complete(asyncio.wait_for(self._ws.recv(), timeout))
+            message: str | bytes = self._loop.run_until_complete(asyncio.wait_for(self._ws.recv(), timeout))
         except asyncio.TimeoutError:  # before 3.11 not the builtin one
             raise TimeoutError from None
+        return message
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Say goodbye and wait for the end."""
+        """Close and wait for the end."""
         self._loop.run_until_complete(self._ws.close(code, reason))
         self._loop.run_until_complete(self._ws.wait_closed())
         self._ws.transport.close()  # before 3.11 asyncio has a TLS transport for unclosed that the peer has closed
@@ -247,15 +249,15 @@ class Way:
             **{"open_timeout": TIMEOUT, "max_size": None, "ping_interval": None, "proxy": None, **options},
         )
 
-    def http(self, source: str = ADDRESS) -> http.client.HTTPConnection:
+    def http(self, source: str = ADDRESS) -> HTTPConnection:
         """A connection for plain requests."""
         options: Any = {"timeout": TIMEOUT, "source_address": (source, 0)}
         if self.client is None:
-            return http.client.HTTPConnection(ADDRESS, self.port, **options)
-        return http.client.HTTPSConnection(ADDRESS, self.port, context=self.client, **options)
+            return HTTPConnection(ADDRESS, self.port, **options)
+        return HTTPSConnection(ADDRESS, self.port, context=self.client, **options)
 
     def ask(
-        self, connection: http.client.HTTPConnection, path: str = "/", headers: Mapping[str, str] | None = None
+        self, connection: HTTPConnection, path: str = "/", headers: Mapping[str, str] | None = None
     ) -> tuple[int, str]:
         """Status and text of one request on a connection."""
         connection.request("GET", path, headers={**dict([self.host]), **(headers or {})})
