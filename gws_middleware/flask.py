@@ -129,7 +129,7 @@ def _not_websocket(error: WebsocketMismatch) -> Response | WebsocketMismatch:
     """The path has a rule, but for the other one of HTTP and WebSocket."""
     if "websocket" in request.headers.get("Upgrade", "").lower():
         return error
-    response = Response("This address speaks WebSocket alone.\n", 426, content_type="text/plain; charset=utf-8")
+    response = Response("This address serves only WebSockets.\n", 426, content_type="text/plain; charset=utf-8")
     if not request.environ.get("SERVER_SOFTWARE", "").startswith(STRICT_SERVERS):
         response.headers["Upgrade"] = "websocket"
         response.headers["Connection"] = "Upgrade"

@@ -142,7 +142,7 @@ def test_plain_http_is_answered_with_426(app: Flask, through: str) -> None:
         init_app(app)
         app.route("/echo", websocket=True)(lambda: "")
     response = app.test_client().get("/echo")
-    assert (response.status_code, response.text) == (426, "This address speaks WebSocket alone.\n")
+    assert (response.status_code, response.text) == (426, "This address serves only WebSockets.\n")
     assert (response.headers["Upgrade"], response.headers["Connection"]) == ("websocket", "Upgrade")
 
 

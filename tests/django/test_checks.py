@@ -104,9 +104,9 @@ def test_middleware_above_sessions_is_an_error() -> None:
 
 @override_settings(MIDDLEWARE=[SESSION, MIDDLEWARE, "django.middleware.common.CommonMiddleware"])
 def test_middleware_that_is_not_last_is_a_warning() -> None:
-    """It names the one behind."""
+    """It names the middleware below."""
     assert one().startswith("gws_middleware.W001 ")
-    assert "django.middleware.common.CommonMiddleware comes later" in one()
+    assert "process_view() of django.middleware.common.CommonMiddleware is not called then" in one()
 
 
 @override_settings(MIDDLEWARE=[*settings.MIDDLEWARE, MIDDLEWARE])

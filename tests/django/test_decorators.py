@@ -76,7 +76,7 @@ class TestRequireWebsocket:
         response = client.get("/echo/")
         assert response.status_code == 426
         assert (response["Upgrade"], response["Connection"]) == ("websocket", "Upgrade")
-        assert response.content == b"This address speaks WebSocket alone.\n"
+        assert response.content == b"This address serves only WebSockets.\n"
 
     def test_http_is_answered_with_426_by_django_s_own_server(self) -> None:
         """Which takes no header that is about the connection, e.g. behind ``LiveServerTestCase``."""
@@ -87,7 +87,7 @@ class TestRequireWebsocket:
         client = HTTPConnection("127.0.0.1", server.server_port, timeout=5)
         client.request("GET", "/echo/")
         response = client.getresponse()
-        assert (response.status, response.read()) == (426, b"This address speaks WebSocket alone.\n")
+        assert (response.status, response.read()) == (426, b"This address serves only WebSockets.\n")
         client.close()
         serving.join()
         server.server_close()

@@ -14,21 +14,21 @@ import gws_middleware.django as app
 from tests.support.inprocess import package_path
 
 
-def test_names_are_loaded_from_their_homes() -> None:
+def test_names_are_loaded_from_their_modules() -> None:
     """Each name is the object that its module defines, not a copy."""
     from gws_middleware.django import WebSocketView, accept_websocket, close_user_sockets, require_websocket
 
     names = [WebSocketView, accept_websocket, close_user_sockets, require_websocket]
     assert [name.__name__ for name in names] == sorted(app.__all__)
-    for name, home in app._HOMES.items():
-        assert getattr(app, name) is getattr(importlib.import_module(f"gws_middleware.django.{home}"), name)
+    for name, module in app._MODULES.items():
+        assert getattr(app, name) is getattr(importlib.import_module(f"gws_middleware.django.{module}"), name)
 
 
-def test_type_checkers_see_the_same_homes() -> None:
+def test_type_checkers_see_the_same_modules() -> None:
     """What is imported under ``if TYPE_CHECKING`` is what is loaded at run time."""
     tree = ast.parse(Path(app.__file__).read_text())
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
-    assert {alias.name: node.module for node in imports for alias in node.names} == app._HOMES
+    assert {alias.name: node.module for node in imports for alias in node.names} == app._MODULES
 
 
 def test_dir_lists_the_public_names() -> None:

@@ -54,7 +54,7 @@ def test_undecorated_view_is_spared_websockets(client: WebSocketClient, path: st
     with pytest.raises(WebSocketRefused) as refused, client.websocket(path):
         pass
     assert refused.value.status_code == 400
-    assert refused.value.body == b"This address does not speak WebSocket.\n"
+    assert refused.value.body == b"This address serves no WebSockets.\n"
 
 
 @override_settings(WEBSOCKET_ACCEPT_ALL=True)

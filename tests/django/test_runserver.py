@@ -261,7 +261,7 @@ class TestServing:
             "Django version [^ ]+, using settings 'site1.settings'",
             r"Starting (WSGI )?development server at http://127.0.0.1:[1-9]\d+/$",
         ]
-        plain.printed("^WebSockets are served too, at ws" + re.escape(plain.url.removeprefix("http")) + "/$")
+        plain.printed("^WebSockets are served at ws" + re.escape(plain.url.removeprefix("http")) + "/$")
         assert re.search("^" + "[^$]*^".join(lines), plain.log, re.MULTILINE), plain.log
 
     def test_request_is_logged_in_djangos_format(self, plain: Runserver) -> None:
@@ -387,7 +387,7 @@ class TestOptions:
         """On ::1."""
         with running(project, "0", "--noreload", "--ipv6") as server:
             assert server.url.startswith("http://[::1]:")
-            server.printed(r"^WebSockets are served too, at ws://\[::1\]:[1-9]\d+/$")
+            server.printed(r"^WebSockets are served at ws://\[::1\]:[1-9]\d+/$")
             assert server.get("/hello/")[0] == 200
             with server.connect("/echo/") as client:
                 client.send("hello")

@@ -62,7 +62,7 @@ def test_each_comes_once(client: WebSocketClient, heard: Any, path: str, code: i
 
 def test_greenlet_beside_the_view_gives_nothing_of_the_view_s_back() -> None:
     """So the view's next wait is to ask once more."""
-    assert gevent.spawn(databases.give_back).get(timeout=5) is True
+    assert gevent.spawn(databases.release_idle).get(timeout=5) is True
 
 
 def test_detached_connection_closes_after_its_request(client: WebSocketClient, heard: Any) -> None:

@@ -173,12 +173,12 @@ class TestUsers(WebSocketTestMixin, TestCase):
 
     def test_sessions_that_have_ended_are_forgotten(self) -> None:
         """The oldest first: they are of interest for as long as a handshake takes."""
-        with patch.object(users, "REMEMBERED", 2), patch.dict(users._ended, clear=True):
+        with patch.object(users, "MAX_ENDED_SESSIONS", 2), patch.dict(users._ended_sessions, clear=True):
             for letter in "abc":
                 request = RequestFactory().get("/")
                 request.session = SessionStore(letter * 32)
                 user_logged_out.send(User, request=request, user=self.bob)
-            assert list(users._ended) == ["b" * 32, "c" * 32]
+            assert list(users._ended_sessions) == ["b" * 32, "c" * 32]
 
     def test_logout_without_a_session_closes_all(self) -> None:
         """The signal sent by hand, e.g. by a backend that ends every session of a user."""
@@ -417,10 +417,10 @@ from types import SimpleNamespace
 
 from accounts.models import Account
 from django.core.management import call_command
-from gws_middleware.django.users import Visitor, refresh_user
+from gws_middleware.django.users import Login, refresh_user
 
 call_command("migrate", run_syncdb=True, verbosity=0)
-ws = SimpleNamespace(visitor=Visitor(Account.objects.create(name="bob").pk))
+ws = SimpleNamespace(login=Login(Account.objects.create(name="bob").pk))
 print(refresh_user(ws))
 Account.objects.all().delete()
 print(refresh_user(ws))

@@ -168,7 +168,7 @@ def test_flask_view_has_a_page(flask_view: Server) -> None:
 
 def test_flask_view_over_http_answers_426(flask_view: Server) -> None:
     """The route is for WebSockets alone."""
-    assert get(url(flask_view, "/clock", scheme="http")) == (426, "This address speaks WebSocket alone.\n")
+    assert get(url(flask_view, "/clock", scheme="http")) == (426, "This address serves only WebSockets.\n")
 
 
 # --- gevent_websocket_app ------------------------------------------------------------------------------------------
