@@ -558,10 +558,10 @@ def test_goodbye_has_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     server.start()
     peer = gevent.socket.create_connection(server.address)
     peer.sendall(upgrade_request())
-    until(lambda: server.views, "the view has accepted")
+    until(lambda: server.view_greenlets, "the view has accepted")
     began = monotonic()
     server.shut_down(1.0)
     took = monotonic() - began
     peer.close()
-    gevent.killall(list(server.views))
+    gevent.killall(list(server.view_greenlets))
     assert 0.9 < took < 1.8

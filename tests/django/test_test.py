@@ -356,7 +356,7 @@ class TestTimeouts:
         """With its name and the line where it is."""
         with pytest.raises(TimeoutError) as caught, client.websocket("/never-waits/", timeout=0.2) as ws:
             list(ws)
-        assert "the application has held the event loop for more than 0.2 s" in str(caught.value)
+        assert "the application has blocked the event loop for more than 0.2 s" in str(caught.value)
         assert f'File "{__file__}", line ' in str(caught.value)
         assert ", in never_waits\n" in str(caught.value)
 
