@@ -96,7 +96,7 @@ def test_programs_run_as_printed(program: tuple[str, ...], project: Path) -> Non
     done = run(project, "test", "guide", program=program)
     assert done.returncode == 0, done.stderr
     assert "Ran 5 tests" in done.stderr
-    assert re.search(r"left with 1000", done.stdout)
+    assert re.search(r"closed with 1000", done.stdout)
 
 
 def test_project_has_nothing_to_be_warned_of(project: Path) -> None:
