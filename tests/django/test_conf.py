@@ -14,6 +14,8 @@ from gws_middleware.django import conf
 from gws_middleware.django.test import WebSocketClient, WebSocketRefused
 from gws_middleware.django.users import user_key
 
+from .support import answer
+
 
 def wrapped(**options: Any) -> Config:
     """What a wrapper made now goes by."""
@@ -148,8 +150,7 @@ class TestOrigins:
             override_settings(ALLOWED_HOSTS=["testserver", *hosts]),
             client.websocket("/both/", origin=origin) as ws,
         ):
-            ws.send("x")
-            assert ws.receive() == "0: x"
+            assert answer(ws, "x") == "0: x"
 
     @pytest.mark.parametrize(
         ("hosts", "origin"),
@@ -255,8 +256,7 @@ class TestHost:
             override_settings(GWS={"allowed_origins": ["same-origin", "https://partner.org"]}),
             client.websocket("/both/", origin=origin, headers={"Host": host}) as ws,
         ):
-            ws.send("x")
-            assert ws.receive() == "0: x"
+            assert answer(ws, "x") == "0: x"
 
 
 def wrapped_allows(origin: str) -> bool:

@@ -27,6 +27,7 @@ from tests.support.inprocess import package_path
 from tests.support.servers import ROOT
 
 from .project.views import EVENTS
+from .support import answer, refusal
 
 
 @require_websocket
@@ -230,8 +231,7 @@ class TestLogin(WebSocketTestMixin, TestCase):
     def test_session_of_the_view_is_the_client_s(self) -> None:
         """A new one, whose cookie came with the 101."""
         with self.client.websocket("/session/?early=1") as ws:
-            ws.send("")
-            ws.receive()
+            answer(ws, "")
         assert self.client.session["early"] == "1"
 
 
@@ -320,9 +320,7 @@ class TestExceptions:
     def test_flag_of_django_s_client_keeps_it_in(self, client: WebSocketClient) -> None:
         """``raise_request_exception``: the client sees what a browser would."""
         client.raise_request_exception = False
-        with pytest.raises(WebSocketRefused) as refused, client.websocket("/answers/broken/"):
-            pass
-        assert refused.value.status_code == 500
+        assert refusal(client, "/answers/broken/").status_code == 500
         with client.websocket("/raises/") as ws:
             assert ws.receive() is None
             assert ws.close_code == 1011
@@ -333,8 +331,7 @@ class TestExceptions:
         with client.websocket("/both/") as ws:
             with other.websocket("/raises/") as raising:
                 assert raising.receive() is None
-            ws.send("x")
-            assert ws.receive() == "0: x"
+            assert answer(ws, "x") == "0: x"
 
 
 class TestTimeouts:
@@ -376,46 +373,39 @@ class TestTransaction(WebSocketTestMixin, TestCase):
     def test_view_is_in_the_transaction_of_the_test(self) -> None:
         """Each sees what the other has written."""
         with self.client.websocket("/users/") as ws:
-            ws.send("theirs")
-            assert ws.receive() == "2"
+            assert answer(ws, "theirs") == "2"
             User.objects.create(username="ours")
-            ws.send("count")
-            assert ws.receive() == "3"
+            assert answer(ws, "count") == "3"
         assert User.objects.filter(username="theirs").exists()
 
     def test_nothing_is_left_of_another_test(self) -> None:
         """It is rolled back."""
         with self.client.websocket("/users/") as ws:
-            ws.send("count")
-            assert ws.receive() == "1"
+            assert answer(ws, "count") == "1"
 
     def test_callbacks_of_a_detached_connection_are_in_it_too(self) -> None:
         """Each in a greenlet of its own."""
         with self.client.websocket("/detached/") as ws:
-            ws.send("theirs")
-            assert ws.receive() == "2"
+            assert answer(ws, "theirs") == "2"
         assert User.objects.count() == 2
 
     def test_queries_are_counted(self) -> None:
         """Those of the view."""
         with self.assertNumQueries(1), self.client.websocket("/users/") as ws:
-            ws.send("count")
-            ws.receive()
+            answer(ws, "count")
 
     def test_requests_in_between_leave_the_transaction_alone(self) -> None:
         """Django's client turns signals off and on meanwhile."""
         with self.client.websocket("/users/") as ws:
             self.client.get("/both/")
-            ws.send("theirs")
-            ws.receive()
+            answer(ws, "theirs")
         assert transaction.get_connection().in_atomic_block
         assert User.objects.count() == 2
 
     def test_queries_are_captured(self) -> None:
         """Their SQL."""
         with CaptureQueriesContext(connection) as queries, self.client.websocket("/users/") as ws:
-            ws.send("count")
-            ws.receive()
+            answer(ws, "count")
         assert "auth_user" in queries[0]["sql"]
 
     def test_greenlet_beside_the_view_is_in_the_transaction_too(self) -> None:
@@ -448,11 +438,9 @@ class TestTransaction(WebSocketTestMixin, TestCase):
         users: Callable[[], Any] = lambda: self.client.websocket("/users/")  # noqa: E731
         first, second = users(), users()
         one, two = first.__enter__(), second.__enter__()
-        one.send("one")
-        one.receive()
+        answer(one, "one")
         first.__exit__(None, None, None)
-        two.send("two")
-        assert two.receive() == "3"
+        assert answer(two, "two") == "3"
         second.__exit__(None, None, None)
 
 
@@ -463,10 +451,8 @@ class TestOverriding(WebSocketTestMixin, TestCase):
     def test_overridden_settings_hold(self) -> None:
         """They are read for each connection."""
         with self.client.websocket("/elsewhere/") as ws:
-            ws.send("abc")
-            assert ws.receive() == "0: abc"
-            ws.send("abcd")
-            assert ws.receive() is None
+            assert answer(ws, "abc") == "0: abc"
+            assert answer(ws, "abcd") is None
             assert ws.close_code == 1009
 
     def test_overridden_middleware_holds(self) -> None:
@@ -482,9 +468,7 @@ class TestOverriding(WebSocketTestMixin, TestCase):
         """Django answers 400 to others."""
         with self.client.websocket("/asked/", SERVER_NAME="localhost") as ws:
             assert ws.receive_json() == ["localhost", False, None]
-        with pytest.raises(WebSocketRefused) as refused, self.client.websocket("/asked/"):
-            pass
-        assert refused.value.status_code == 400
+        assert refusal(self.client, "/asked/").status_code == 400
 
 
 def nobody(get_response: Any) -> Callable[[HttpRequest], HttpResponse]:
@@ -504,8 +488,7 @@ class TestProcess:
         request_finished.connect(finished)
         try:
             with client.websocket("/both/") as ws:
-                ws.send("x")
-                ws.receive()
+                answer(ws, "x")
                 assert heard == ["started"]
         finally:
             request_started.disconnect(started)
@@ -517,8 +500,7 @@ class TestProcess:
         connection.ensure_connection()  # an earlier test has left it open
         refused = patch.object(connection, "ensure_connection", side_effect=AssertionError("a use of the database"))
         with refused, client.websocket("/both/") as ws:
-            ws.send("x")
-            assert ws.receive() == "0: x"
+            assert answer(ws, "x") == "0: x"
 
     def test_other_threads_have_connections_of_their_own(self, client: WebSocketClient) -> None:
         """A connection is not for two threads at once."""
@@ -546,8 +528,7 @@ class TestTransactions(WebSocketTestMixin, TransactionTestCase):
         """What is committed."""
         User.objects.create(username="ours")
         with self.client.websocket("/users/") as ws:
-            ws.send("theirs")
-            assert ws.receive() == "2"
+            assert answer(ws, "theirs") == "2"
         assert User.objects.count() == 2
 
 
