@@ -1,7 +1,7 @@
 """Decorators for WebSocket views: ``accept_websocket`` and ``require_websocket``. They need no middleware.
 
 Rule: a decorated view has ``request.websocket`` and ``request.is_websocket()``, may return None after it has accepted
-    or closed the WebSocket, and is in a transaction of ``ATOMIC_REQUESTS`` only until it accepts.
+or closed the WebSocket, and is in a transaction of ``ATOMIC_REQUESTS`` only until it accepts.
 """
 
 from __future__ import annotations

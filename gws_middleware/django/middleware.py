@@ -1,7 +1,7 @@
 """The middleware class, which is optional.
 
 Rule: every request has ``request.websocket``, and a WebSocket reaches only views that are decorated for it. The class
-    is the last in ``MIDDLEWARE``, because it answers in place of some views.
+is the last in ``MIDDLEWARE``, because it answers in place of some views.
 """
 
 from __future__ import annotations

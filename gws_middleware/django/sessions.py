@@ -1,8 +1,8 @@
 """The session of a WebSocket.
 
 Rule: the session is saved when the WebSocket is accepted, and later only by ``save_session``. ``SessionMiddleware``
-    saves a session when the response has been made. For a WebSocket that may be hours later: it would overwrite values
-    that other requests have stored meanwhile, or find that the session has been deleted.
+saves a session when the response has been made. For a WebSocket that may be hours later: it would overwrite values
+that other requests have stored meanwhile, or find that the session has been deleted.
 """
 
 from __future__ import annotations

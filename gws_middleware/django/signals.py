@@ -1,7 +1,7 @@
 """The signals ``websocket_opened`` and ``websocket_closed``.
 
 Rule: receivers run in the greenlet of the WebSocket and may use the ORM. An exception of a receiver is logged and has
-    no other effect.
+no other effect.
 """
 
 from __future__ import annotations
