@@ -19,7 +19,7 @@ import django
 import psutil
 import pytest
 
-from tests.support.rawclient import RawClient, close_frame, upgrade_request
+from tests.support.rawclient import PING, RawClient, close_frame, upgrade_request
 from tests.support.servers import ROOT, Server, eventually, launch
 
 from .postgres import LIMIT, Postgres, postgres  # noqa: F401 - importing the fixture here makes it one of this module's
@@ -166,8 +166,11 @@ def stack() -> Iterator[ExitStack]:
 
 
 def next_text(client: RawClient) -> str:
-    """The next message."""
-    return client.read_frame().payload.decode()
+    """The next message. A ping may come before it, where a test takes longer than the interval of pings."""
+    frame = client.read_frame()
+    while frame.opcode == PING:
+        frame = client.read_frame()
+    return frame.payload.decode()
 
 
 # --- waiting -------------------------------------------------------------------------------------------------------
