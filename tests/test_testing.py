@@ -624,7 +624,7 @@ class TestHeldLoop:
         with pytest.raises(TimeoutError) as caught, connect(app, timeout=0.2) as client:
             exchange(client)
         sentence = str(caught.value)
-        assert sentence.startswith("the application has held the event loop for more than 0.2 s")
+        assert sentence.startswith("the application has blocked the event loop for more than 0.2 s")
         assert f'File "{__file__}", line ' in sentence
         assert f", in {function}\n" in sentence
         assert "gevent has not patched this process" in sentence

@@ -119,7 +119,7 @@ def test_django_view_has_a_page(django_view: Server) -> None:
 
 def test_django_view_over_http_answers_400(django_view: Server) -> None:
     """Without an upgrade there is no WebSocket in request.META."""
-    assert get(url(django_view, "/ws/", scheme="http")) == (400, "This address speaks WebSocket.\n")
+    assert get(url(django_view, "/ws/", scheme="http")) == (400, "This address serves only WebSockets.\n")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_flask_view_has_a_page(flask_view: Server) -> None:
 
 def test_flask_view_over_http_answers_426(flask_view: Server) -> None:
     """The route is for WebSockets alone."""
-    assert get(url(flask_view, "/clock", scheme="http")) == (426, "This address speaks WebSocket alone.\n")
+    assert get(url(flask_view, "/clock", scheme="http")) == (426, "This address serves only WebSockets.\n")
 
 
 # --- gevent_websocket_app ------------------------------------------------------------------------------------------
