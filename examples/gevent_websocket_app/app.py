@@ -30,7 +30,7 @@ class Chat(WebSocketApplication):
 
     def on_close(self, reason: object = None) -> None:
         Chat.members.remove(self)
-        send_to_all(f"* {self.name} has left, {len(Chat.members)} in the room")
+        send_to_all(f"* {self.name} has disconnected, {len(Chat.members)} in the room")
 
 
 def send_to_all(line: str) -> None:

@@ -144,7 +144,7 @@ class GunicornGevent(Server):
     def _end_stream(self) -> bytes | None:
         """Take what gunicorn's parser has read after the head of the request, and let the parser find the end of the
         stream from now on. ``force_close()`` alone is not enough: a wrapper may hide the Response, and gunicorn 22 asks
-        the parser for the next request before it looks at the Response, when an exception has ended the view.
+        the parser for the next request before it checks the Response, when an exception has ended the view.
 
         Returns:
             The bytes, which waited in the unreader; None where the unreader cannot be reached.

@@ -1314,7 +1314,7 @@ class TestClose:
             assert ws.receive() is None
 
     @pytest.mark.parametrize("end", ["EOF", "RST"])
-    def test_peer_that_vanishes_during_our_close_is_no_error(self, end: str) -> None:
+    def test_peer_lost_during_our_close_is_no_error(self, end: str) -> None:
         """The end is the end."""
         with connected(close_timeout=60) as (ws, peer):
             ws.close(4002)

@@ -97,7 +97,7 @@ def test_header_of_the_handshake_is_not_the_views(worker: Server, name: str) -> 
 
 
 @pytest.mark.parametrize("arguments", [{"subprotocol": 1}, {"headers": [["X", None]]}, {"headers": [[1, "x"]]}])
-def test_argument_of_another_type_is_told_as_one(worker: Server, arguments: dict[str, object]) -> None:
+def test_argument_of_another_type_is_named_in_the_error(worker: Server, arguments: dict[str, object]) -> None:
     """Not text at all: the same ValueError, before anything is written."""
     with worker.connect() as client:
         client.send(upgrade_request(f"/accept?arguments={quote(json.dumps(arguments))}"))

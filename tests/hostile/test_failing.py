@@ -60,7 +60,7 @@ def test_view_that_fails_is_one_record_and_1011(worker: Server, ending: str, pip
 
 
 @pytest.mark.parametrize("ending", QUIET)
-def test_response_behind_the_101_is_no_error(worker: Server, ending: str) -> None:
+def test_response_after_the_101_is_no_error(worker: Server, ending: str) -> None:
     """It is swallowed, the record is not written, and the connection closes as ever."""
     start = len(worker.log.records())
     with worker.connect() as client:
@@ -110,7 +110,7 @@ def test_last_callback_that_fails_is_one_record(worker: Server) -> None:
     assert len(logged(worker, start)) == 1
 
 
-def test_failing_neighbours_leave_an_open_connection_alone(worker: Server, token: str) -> None:
+def test_failing_connections_leave_an_open_one_alone(worker: Server, token: str) -> None:
     """One that was open before, in the middle of a message, has it whole after all of the others' ends."""
     with worker.connect() as client:
         client.upgrade(f"/echo?id={token}", then=frame(TEXT, b"begun, ", fin=False))

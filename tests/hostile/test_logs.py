@@ -97,7 +97,7 @@ def test_path_and_reason_are_escaped(worker: Server, written: Written, view: str
     assert record.text.startswith(f"{record.level} gws_middleware: WebSocket {view + '/' + IN_PATH!a}: ")
 
 
-def test_reason_is_told_escaped(worker: Server, written: Written, token: str) -> None:
+def test_reason_is_logged_escaped(worker: Server, written: Written, token: str) -> None:
     """It is not left out: it can be searched for."""
     with worker.connect() as client:
         client.upgrade(f"/pushing?id={token}")

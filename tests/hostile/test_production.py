@@ -147,7 +147,7 @@ def disconnect(client: RawClient) -> None:
 
 
 @pytest.mark.parametrize("path", ["/echo", "/detached"])
-def test_peer_that_vanished_is_found_by_ping(impatient: Server, token: str, path: str) -> None:
+def test_lost_peer_is_found_by_ping(impatient: Server, token: str, path: str) -> None:
     """Without a FIN, in the interval and the time to answer; the view, or ``on_close``, sees the end with 1011."""
     with impatient.connect() as client:
         begin = time.monotonic()
@@ -163,7 +163,7 @@ def test_peer_that_vanished_is_found_by_ping(impatient: Server, token: str, path
 
 
 @pytest.mark.parametrize("path", ["/pushing", "/sleeping"])
-def test_peer_that_vanished_is_found_though_the_view_never_receives(impatient: Server, token: str, path: str) -> None:
+def test_lost_peer_is_found_though_the_view_never_receives(impatient: Server, token: str, path: str) -> None:
     """It only sends, or sleeps: pongs are missed all the same."""
     with impatient.connect() as client:
         client.upgrade(f"{path}?id={token}")
@@ -272,7 +272,7 @@ def test_connection_beyond_the_limit_of_its_address_is_a_429(small: Server) -> N
 
 
 @pytest.mark.parametrize("end", ["close", "reset", "refused by the application", "violation"])
-def test_ended_connections_give_their_places_back(small: Server, end: str) -> None:
+def test_ended_connections_release_their_slots(small: Server, end: str) -> None:
     """Whatever ended them."""
     for _ in range(10):
         with small.connect() as client:
@@ -320,7 +320,7 @@ def crowd(stack: ExitStack, server: Server) -> list[RawClient]:
     return clients
 
 
-def test_goodbyes_of_a_stop_are_spread_and_say_1012(server_directory: Path) -> None:
+def test_close_frames_of_a_stop_are_spread_and_have_1012(server_directory: Path) -> None:
     """All connections receive it."""
     with launch("worker", server_directory, HOSTILE) as server, ExitStack() as stack:
         clients = crowd(stack, server)
@@ -330,7 +330,7 @@ def test_goodbyes_of_a_stop_are_spread_and_say_1012(server_directory: Path) -> N
     assert seconds > 0.5 * CROWD / 500  # half: the test may read the first frame late
 
 
-def test_goodbyes_of_a_reload_say_1012(server_directory: Path) -> None:
+def test_close_frames_of_a_reload_have_1012(server_directory: Path) -> None:
     """Spread as well, while the new worker takes connections."""
     with launch("worker", server_directory, HOSTILE) as server, ExitStack() as stack:
         clients = crowd(stack, server)
@@ -342,7 +342,7 @@ def test_goodbyes_of_a_reload_say_1012(server_directory: Path) -> None:
     assert seconds > 0.5 * CROWD / 500  # half: the test may read the first frame late
 
 
-def test_all_are_gone_before_the_graceful_timeout(server_directory: Path) -> None:
+def test_all_are_closed_before_the_graceful_timeout(server_directory: Path) -> None:
     """Those too that answer nothing: the server has not been killed, and its views have cleaned up."""
     with launch("worker", server_directory, HOSTILE, options=["--graceful-timeout", "6"]) as server:
         with ExitStack() as stack:

@@ -41,7 +41,7 @@ def test_peer_that_reads_slowly_is_served(worker: Server, memory: Memory, token:
     worker.events(token, "left by ConnectionClosed")
 
 
-def test_stuck_members_of_a_broadcast_are_let_go(worker: Server, memory: Memory, token: str) -> None:
+def test_stuck_members_of_a_broadcast_are_closed(worker: Server, memory: Memory, token: str) -> None:
     """They are not waited for: the others get every message while memory is bounded by ``send_limit`` for each."""
     message, count, number = b"x" * 64 * KIB, 200, 3
     with ExitStack() as stack:
@@ -101,7 +101,7 @@ def test_peer_that_never_answers_our_close_is_cut(worker: Server, path: str, pee
     assert agrees(waited, CLOSE_TIMEOUT)
 
 
-def test_peer_that_stays_behind_a_violation_is_cut(worker: Server) -> None:
+def test_peer_that_stays_after_a_violation_is_cut(worker: Server) -> None:
     """The same where we close because a rule was broken."""
     with worker.connect(timeout=CLOSE_TIMEOUT + SPARE) as client:
         start = time.monotonic()
@@ -119,7 +119,7 @@ def flooding(client: RawClient) -> None:
         client.send(b"x" * MIB)
 
 
-def test_peer_that_floods_behind_a_violation_is_cut(worker: Server) -> None:
+def test_peer_that_floods_after_a_violation_is_cut(worker: Server) -> None:
     """What it sends is dropped, and not without end: it is cut long before the deadline."""
     with worker.connect(timeout=CLOSE_TIMEOUT + SPARE) as client:
         client.upgrade("/echo")

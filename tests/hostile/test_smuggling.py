@@ -95,7 +95,7 @@ ERRORS = {
 
 @pytest.mark.parametrize("what", AFTER)
 @pytest.mark.parametrize("rule", BY_A_RULE)
-def test_nothing_behind_a_broken_rule_is_served(worker: Server, token: str, rule: str, what: str) -> None:
+def test_nothing_after_a_broken_rule_is_served(worker: Server, token: str, rule: str, what: str) -> None:
     """The refusal is the last byte on the connection."""
     sent, status = BY_A_RULE[rule]
     response, rest = answered(worker, sent, after(what, token))
@@ -105,7 +105,7 @@ def test_nothing_behind_a_broken_rule_is_served(worker: Server, token: str, rule
 
 @pytest.mark.parametrize("what", AFTER)
 @pytest.mark.parametrize("path", BY_THE_VIEW)
-def test_nothing_behind_a_refusal_of_the_view_is_served(worker: Server, token: str, path: str, what: str) -> None:
+def test_nothing_after_a_refusal_of_the_view_is_served(worker: Server, token: str, path: str, what: str) -> None:
     """The view's own answer, by whatever means of WSGI, is the last byte too."""
     response, rest = answered(worker, upgrade_request(path), after(what, token))
     assert (response.status, response.headers["connection"].lower(), rest) == (BY_THE_VIEW[path], "close", b"")
@@ -113,7 +113,7 @@ def test_nothing_behind_a_refusal_of_the_view_is_served(worker: Server, token: s
 
 
 @pytest.mark.parametrize("path", ERRORS)
-def test_nothing_behind_an_error_of_the_view_is_served(worker: Server, token: str, path: str) -> None:
+def test_nothing_after_an_error_of_the_view_is_served(worker: Server, token: str, path: str) -> None:
     """The same for a view that fails before the 101."""
     response, rest = answered(worker, upgrade_request(path), smuggled(token))
     worker.log.expect(ERRORS[path], 2)
@@ -121,7 +121,7 @@ def test_nothing_behind_an_error_of_the_view_is_served(worker: Server, token: st
 
 
 @pytest.mark.parametrize("before", [1, 5])
-def test_refusal_behind_served_requests_is_the_end(worker: Server, token: str, before: int) -> None:
+def test_refusal_after_served_requests_is_the_end(worker: Server, token: str, before: int) -> None:
     """Requests before the handshake, on the same connection, are served as ever; none after it."""
     with worker.connect() as client:
         client.send(request("/") * before + upgrade_request("/no-such-path") + smuggled(token))
@@ -175,14 +175,14 @@ def served(server: Server, token: str) -> int:
 
 
 @pytest.mark.parametrize("path", BY_DJANGO)
-def test_nothing_behind_a_refusal_of_django_is_served(django: Server, token: str, path: str) -> None:
+def test_nothing_after_a_refusal_of_django_is_served(django: Server, token: str, path: str) -> None:
     """Whatever answers: the URLconf, a middleware, a decorator, a mixin, the view, or the exception that it raised."""
     response, rest = answered(django, upgrade_request(path), request(f"/?id={token}"))
     assert (response.status, response.headers["connection"].lower(), rest) == (BY_DJANGO[path], "close", b"")
     assert served(django, token) == 0
 
 
-def test_nothing_behind_a_host_that_django_refuses_is_served(django: Server, token: str) -> None:
+def test_nothing_after_a_host_that_django_refuses_is_served(django: Server, token: str) -> None:
     """ALLOWED_HOSTS answers with a 400."""
     handshake = upgrade_request("/both/", ("Host", "evil.test"))
     response, rest = answered(django, handshake, request(f"/?id={token}"))

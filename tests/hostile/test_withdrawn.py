@@ -257,7 +257,7 @@ def test_view_may_ask_whether_the_session_is_still_there(site: Server, token: st
         assert is_open(client, "AnonymousUser")
 
 
-def test_peer_that_ignores_it_is_not_heard_any_more(site: Server, token: str) -> None:
+def test_peer_that_ignores_it_is_not_read_any_more(site: Server, token: str) -> None:
     """What it sends after our close frame reaches no view."""
     with ExitStack() as stack:
         client = Browser(site, token).opened(stack, "/private/")

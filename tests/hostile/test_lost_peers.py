@@ -33,7 +33,7 @@ MOMENTS = {  # what the peer has sent last, before a view that waits in receive(
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_peer_that_vanishes_ends_the_view_that_receives(worker: Server, token: str, moment: str) -> None:
+def test_lost_peer_ends_the_view_that_receives(worker: Server, token: str, moment: str) -> None:
     """Whatever it was in the middle of."""
     for _ in range(CROWD):
         client = worker.connect()
@@ -44,7 +44,7 @@ def test_peer_that_vanishes_ends_the_view_that_receives(worker: Server, token: s
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_peer_that_vanishes_ends_a_detached_connection(worker: Server, token: str, moment: str) -> None:
+def test_lost_peer_ends_a_detached_connection(worker: Server, token: str, moment: str) -> None:
     """``on_close`` is called once for each."""
     for _ in range(CROWD):
         client = worker.connect()
@@ -59,7 +59,7 @@ def test_peer_that_vanishes_ends_a_detached_connection(worker: Server, token: st
 
 
 @pytest.mark.parametrize("reads", [0, 10], ids=["at once", "while it is served"])
-def test_peer_that_vanishes_ends_the_view_that_sends(worker: Server, token: str, reads: int) -> None:
+def test_lost_peer_ends_the_view_that_sends(worker: Server, token: str, reads: int) -> None:
     """``send`` raises ConnectionClosed, be it waiting for room or not; the log has no error for it."""
     for _ in range(CROWD):
         client = worker.connect(receive_buffer=65536)
@@ -71,7 +71,7 @@ def test_peer_that_vanishes_ends_the_view_that_sends(worker: Server, token: str,
     assert set(worker.events(token)) == {"left by ConnectionClosed"}
 
 
-def test_members_that_vanish_leave_a_broadcast_to_the_others(worker: Server, token: str) -> None:
+def test_lost_members_leave_a_broadcast_to_the_others(worker: Server, token: str) -> None:
     """Every message reaches those who are there, while others go in the middle of it."""
     with ExitStack() as stack:
         speaker, reader = (stack.enter_context(worker.connect()) for _ in range(2))
@@ -94,7 +94,7 @@ def test_members_that_vanish_leave_a_broadcast_to_the_others(worker: Server, tok
 
 @pytest.mark.parametrize("path", ["/after/nothing", "/after/list", "/idle"])
 @pytest.mark.parametrize("answers", [False, True])
-def test_peer_that_vanishes_during_our_close_is_no_error(worker: Server, path: str, answers: bool) -> None:
+def test_peer_lost_during_our_close_is_no_error(worker: Server, path: str, answers: bool) -> None:
     """Between our close frame and its answer, or after that; ``close_timeout`` is not waited for."""
     there = worker.status()["websockets"]
     for _ in range(CROWD):
@@ -108,7 +108,7 @@ def test_peer_that_vanishes_during_our_close_is_no_error(worker: Server, path: s
     assert worker.settled(websockets=there)["websockets"] == there
 
 
-def test_peer_that_vanishes_before_the_101_is_no_error(worker: Server) -> None:
+def test_peer_lost_before_the_101_is_no_error(worker: Server) -> None:
     """The handshake has been sent, the answer is not awaited."""
     there = worker.status()["websockets"]
     for _ in range(CROWD):
