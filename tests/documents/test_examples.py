@@ -187,7 +187,7 @@ def test_gevent_websocket_app_lets_two_talk(gevent_websocket_app: Server, opened
         heard.append(first.recv())
     said = f"{you}: hello"
     assert me != you
-    assert heard == [f"* {you} is here, 2 in the room", said, said, f"* {you} has left, 1 in the room"]
+    assert heard == [f"* {you} is here, 2 in the room", said, said, f"* {you} has disconnected, 1 in the room"]
 
 
 def name_in(line: str) -> str:
