@@ -1,6 +1,6 @@
 """gunicorn for WebSockets: ``gunicorn --config gunicorn_conf.py project.wsgi``. Copy it, and change the numbers.
 
-Each number has its reason beside it, and every setting that is not here is better left alone. Options on the command
+The reason for each value stands above it. A setting that is not here keeps gunicorn's default. Options on the command
 line win over this file. The settings of gws_middleware itself are ``GWS_*`` environment variables: docs/settings.md.
 """
 
@@ -17,61 +17,62 @@ def _cores() -> int:
 # gunicorn's gevent worker, with the application wrapped: each request and each WebSocket is a greenlet.
 worker_class = "gws_middleware.worker.GeventWebSocketWorker"
 
-# One for each core: a worker that waits for one connection serves another one meanwhile, so that more of them only cost
-# memory (the "2 x cores + 1" of the sync worker does not hold here). What an application keeps in memory, e.g. a list
-# of connections, is each worker's own. A limit on CPU time (docker --cpus) does not show in the cores: there, and on
-# shared machines, say it with WEB_CONCURRENCY.
+# One for each core. A worker that waits for one connection serves the others meanwhile, so more workers than cores only
+# cost memory (the "2 x cores + 1" of the sync worker does not apply). What an application keeps in memory, e.g. a list
+# of connections, belongs to one worker. A limit on CPU time (docker --cpus) does not change the number of cores: set
+# WEB_CONCURRENCY there, and on shared machines.
 workers = int(os.environ.get("WEB_CONCURRENCY") or _cores())
 
-# Connections of one worker, idle and busy, HTTP and WebSocket; gunicorn's 1000 is meant for HTTP. A WebSocket holds its
-# place until its view returns, or calls detach(). At the limit the worker stops accepting without a word, and new
-# clients wait in the backlog: so keep it above what you expect, and below what memory allows (about 31 KB for an idle
-# Django view: 10,000 are 310 MB) and what `ulimit -n` does, since each is a descriptor, and so is each database
+# Connections of one worker: idle and busy, HTTP and WebSocket. gunicorn's 1000 is meant for HTTP. A WebSocket counts
+# until its view returns or calls detach(). At the limit the worker stops accepting and logs nothing, and new clients
+# wait in the backlog: so keep it above what you expect, and below what memory allows (about 31 KB for an idle Django
+# view: 10,000 are 310 MB) and below `ulimit -n`, since each connection is a descriptor, and so is each database
 # connection. With too few descriptors accept() fails with EMFILE, and new clients wait until some are free.
 worker_connections = 10_000
 
-# Connections that the kernel holds for us while all workers are busy: after a deploy every client comes back at once.
-# The kernel cuts this at net.core.somaxconn (4096 on Linux since 5.4).
+# Connections that the kernel holds while all workers are busy: after a deploy every client reconnects at once. The
+# kernel cuts this at net.core.somaxconn (4096 on Linux since 5.4).
 backlog = 4096
 
-# Two things in one for this worker. How long an idle HTTP connection stays: behind a proxy that keeps connections to us
-# open, it has to be longer than the proxy's own time, or requests are lost in between. And how long a client has for
-# all of a request's head: gunicorn's 2 seconds are short for a phone, and 0 is no limit at all, which gives every place
-# above to whoever dribbles. An open WebSocket is not concerned.
+# Two timeouts in one for this worker. First, how long an idle HTTP connection stays open: with a proxy that keeps
+# connections open, it has to be longer than the proxy's own timeout, or requests are lost. Second, how long a client
+# has for the whole head of a request: gunicorn's 2 seconds are short for a phone, and 0 is no limit at all, so that
+# clients which send a byte now and then could take every connection above. An open WebSocket is not affected.
 keepalive = 5
 
-# After this many seconds without a heartbeat the worker is killed, and all of its connections with it. The heartbeat
-# comes from the event loop, once a second: no WebSocket is too long for it, and no view that waits; only code that
-# computes or blocks for so long without giving way.
+# A worker that sends no heartbeat for this many seconds is killed, with all of its connections. The heartbeat comes
+# from the event loop, once a second: no WebSocket is too long for it, and no view that waits; only code that computes
+# or blocks for so long without letting the event loop run.
 timeout = 30
 
-# What a worker has from "stop" to "kill". WebSockets are sent a close frame, 1012 (service restart) unless
+# What a worker has between "stop" and "kill". WebSockets are sent a close frame, 1012 (service restart) unless
 # shutdown_close_code says otherwise, within a third of it, and their peers have another third to answer. Ordinary
-# requests and views that clean up have nearly all of it. It has to be shorter than what stops gunicorn waits: systemd
-# for 90 seconds, Kubernetes and Heroku for 30, but Docker for 10 (docker stop --time 25).
+# requests and views that clean up have nearly all of it. It has to be shorter than the timeout of what stops gunicorn:
+# 90 seconds in systemd, 30 in Kubernetes and Heroku, but 10 in Docker (docker stop --time 25).
 graceful_timeout = 20
 
-# Off. Each WebSocket counts as one request, and the restart ends all the others of that worker with 1012: they come
-# back in a wave, and the worker's place is empty until its last request has gone, or graceful_timeout is over. Where
-# memory leaks, look for the leak; if you cannot, set it and max_requests_jitter, so that workers do not go all at once.
+# Off. Each WebSocket counts as one request, and the restart ends all others of that worker with 1012: they reconnect at
+# once, and there is one worker less until its last request has ended, or graceful_timeout is over. Where memory leaks,
+# look for the leak; if you cannot, set it together with max_requests_jitter, so that workers do not restart at the same
+# time.
 max_requests = 0
 
-# Off: gunicorn would import the application before gevent patches the standard library, and what is made during that
-# import, e.g. locks and thread-locals, would block the worker or be shared by all of its greenlets. Nor would a reload
-# (SIGHUP) load new code.
+# Off: gunicorn would import the application before gevent patches the standard library. What is made during that
+# import, e.g. locks and thread-locals, would then block the worker or be shared by all of its greenlets. Nor would a
+# reload (SIGHUP) load new code.
 preload_app = False
 
 # The heartbeat is a file that each worker touches every second. In memory that never waits for a disk; on a disk the
-# whole event loop does.
+# whole event loop may wait.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
-# One line for each request, to standard output. That of a WebSocket has status 101 and comes at its end, with the bytes
-# that were sent on it and, as the last field, how many seconds it was open (gunicorn begins again at 0 after a day).
-# Behind a proxy %(h)s is the proxy, or "-" on a unix socket, and the field before the last is the client that the proxy
-# names (without a proxy, what the client says of itself). %(r)s has the query in it: keep secrets out of that.
+# One line for each request, to standard output. The line of a WebSocket has status 101 and is written at its end, with
+# the bytes that were sent on it and, as the last field, how many seconds it was open (gunicorn starts again at 0 after
+# a day). Behind a proxy %(h)s is the proxy, or "-" on a unix socket, and the field before the last is the client that
+# the proxy names (without a proxy, what the client states itself). %(r)s contains the query: keep secrets out of that.
 accesslog = "-"
 access_log_format = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s" "%({x-forwarded-for}i)s" %(L)s'
 
-# gunicorn (since 25.1) opens a control socket at one path for all servers of this user, where the second takes it from
-# the first. Give each a path of its own (control_socket) if you use gunicornc.
+# gunicorn (since 25.1) opens a control socket at one path for all servers of this user, and the second server takes it
+# from the first. Give each a path of its own (control_socket) if you use gunicornc.
 control_socket_disable = True

@@ -1,5 +1,5 @@
-"""The suite on every CPython that this machine has, and the Django app's part of it with every Django that each of them
-runs: ``python -m nox``, or ``make test-all``.
+"""The suite on every CPython that this machine has, and the tests of the Django app with every Django that supports it:
+``python -m nox``, or ``make test-all``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DJANGO = {
 
 
 def _candidates(version: str) -> Iterator[str]:
-    """Where an interpreter of this version may be: on the PATH, or below pyenv."""
+    """Where an interpreter of this version may be: on the PATH, or in a folder of pyenv."""
     on_path = shutil.which(f"python{version}")
     if on_path is not None:
         yield on_path
@@ -34,8 +34,8 @@ def _candidates(version: str) -> Iterator[str]:
 
 def _runs(interpreter: str) -> bool:
     """Whether it is more than a shim of pyenv's for a version that is not selected."""
-    look = "import sys; sys.exit(sys.implementation.name != 'cpython')"
-    return subprocess.run([interpreter, "-c", look], capture_output=True, check=False).returncode == 0
+    check = "import sys; sys.exit(sys.implementation.name != 'cpython')"
+    return subprocess.run([interpreter, "-c", check], capture_output=True, check=False).returncode == 0
 
 
 FOUND = {version: next(filter(_runs, _candidates(version)), None) for version in VERSIONS}
@@ -48,9 +48,9 @@ nox.options.error_on_missing_interpreters = True
 
 
 def tests(session: nox.Session) -> None:
-    """Install the package with all that the tests need, and run them; arguments behind ``--`` go to pytest."""
+    """Install the package with all that the tests need, and run them; arguments after ``--`` go to pytest."""
     session.install("--editable", ".[dev]")
-    # gunicorn's C parser is tested where it can be built; elsewhere the run's last lines say that it was not.
+    # gunicorn's C parser is tested where it can be built; elsewhere the last lines of the run report that it was not.
     session.run("python", "-m", "pip", "install", "--quiet", "gunicorn_h1c>=0.6.6", success_codes=[0, 1], silent=True)
     session.run("python", "-m", "pytest", *PARALLEL, *session.posargs)
     if MISSING:
@@ -58,7 +58,7 @@ def tests(session: nox.Session) -> None:
 
 
 def django(session: nox.Session, version: str) -> None:
-    """The tests of the Django app with one version of Django. (Other people's apps decide which one they run on.)"""
+    """The tests of the Django app with one version of Django. The apps of other projects choose their own Django."""
     session.install("--editable", ".[dev]")
     session.install(f"django=={version}.*")
     others = "--ignore=tests/django/test_thirdparty.py"

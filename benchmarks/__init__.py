@@ -1,4 +1,4 @@
-"""Benchmarks: what this server costs beside others, measured in one run. The package imports nothing of this.
+"""Benchmarks: the cost of this server and of others, measured in one run. gws_middleware does not import them.
 
-``python -m benchmarks.echo`` is the door; README.md beside this file says what the figures mean.
+``python -m benchmarks.echo`` runs them; README.md in this folder explains the figures.
 """

@@ -1,7 +1,7 @@
-"""The benchmark's door: ``python -m benchmarks.echo``, or ``main(scale)`` from a test.
+"""The command of the benchmark: ``python -m benchmarks.echo``, or ``main(scale)`` from a test.
 
-All servers are measured in one run and take turns, so that whatever else the machine does falls on all of
-them; the server has one core for itself and the load generator the other.
+All servers are measured in one run and take turns, so that other load of the machine affects all of them. The server
+has one core for itself, and the load generator another.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["DEFAULT_SERVERS", "main"]
 
 DEFAULT_SERVERS = ("ours", "gevent-websocket", "uvicorn", "picows")
 
-_CROWD = max(getattr(scenario, "connections", 1) for scenario in SCENARIOS.values())
+_MOST_CONNECTIONS = max(getattr(scenario, "connections", 1) for scenario in SCENARIOS.values())
 _SPARE_FILES = 500
 
 
@@ -34,7 +34,7 @@ def main(
     scenarios: Sequence[str] = tuple(SCENARIOS),
     rounds: int | None = None,
 ) -> Report:
-    """Measure and return what was found. ``scale`` 1 takes minutes; 0.01 takes seconds and does one round."""
+    """Measure, and return the results. ``scale`` 1 takes minutes; 0.01 takes seconds and does one round."""
     rounds = rounds or (3 if scale >= 0.1 else 1)
     absent = {name: reason for name in servers if (reason := SERVERS[name].absence())}
     absent |= {name: reason for name in scenarios if (reason := SCENARIOS[name].absence())}
@@ -42,7 +42,7 @@ def main(
     scenarios = [name for name in scenarios if name not in absent]
     cores = Cores()
     report = Report(scale, rounds, present, scenarios, absent, cores.apart, environment())
-    allow_files(_SPARE_FILES + 2 * Scale(scale).connections(_CROWD))
+    allow_files(_SPARE_FILES + 2 * Scale(scale).connections(_MOST_CONNECTIONS))
     with pinned(cores.load), Fleet(cores) as fleet, _Progress() as progress:
         for number in range(rounds):
             for scenario in (SCENARIOS[name] for name in scenarios):
@@ -59,7 +59,7 @@ def _in_turn(servers: Sequence[str], number: int) -> Sequence[str]:
 
 
 def _measure(report: Report, fleet: Fleet, scenario: Scenario, server: Server) -> None:
-    """Add one sample. A server that fails is reported as such, and the others are measured all the same."""
+    """Add one sample. A server that fails is reported as FAILED, and the others are measured."""
     if not scenario.takes(server):
         return
     result = report.result(scenario.name, server.name)
@@ -73,7 +73,7 @@ def _measure(report: Report, fleet: Fleet, scenario: Scenario, server: Server) -
 
 
 class _Progress:
-    """What is going on, on stderr: one line that changes on a terminal, nothing elsewhere."""
+    """The progress on stderr: one line that is overwritten on a terminal, nothing elsewhere."""
 
     def __init__(self) -> None:
         self._on = sys.stderr.isatty()

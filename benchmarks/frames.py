@@ -1,4 +1,4 @@
-"""The bytes that travel, built once, before any clock runs. Rule: no socket and no clock here.
+"""The bytes that are sent and expected, built once, before time is measured. Rule: no socket and no clock here.
 
 A client's frame is masked with a key of its own that stays the same, a server's reply is the same payload
 unmasked: so both are known in advance, and a whole burst of replies is checked with one comparison.
@@ -33,18 +33,18 @@ CLOSE = 0x8
 _FIN = 0x80
 _MASKED = 0x80
 
-# RFC 6455 1.3: the key and the answer of the RFC's own example; nobody checks that keys differ.
+# RFC 6455 1.3: the key and the answer of the RFC's example; no server checks that keys differ.
 _KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 _ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 
 class WrongReplyError(Exception):
-    """The server sent something else than it had to, or nothing: its figures would be worth nothing."""
+    """The server sent something else than expected, or nothing: its figures would be invalid."""
 
 
 @dataclass(frozen=True)
 class Payload:
-    """What one message carries; ``build`` is called when a scenario starts: importing builds nothing."""
+    """The payload of one message; ``build`` is called when a scenario starts, so that an import builds nothing."""
 
     name: str
     opcode: int
@@ -133,6 +133,6 @@ def upgrade_request(host: str, path: str) -> bytes:
 
 
 def check_upgrade(head: bytes) -> None:
-    """Pass a complete 101 that answers our key, and nothing behind it."""
+    """Pass a complete 101 that answers our key, and no byte after it."""
     if not (head.startswith(b"HTTP/1.1 101 ") and _ACCEPT in head and head.endswith(b"\r\n\r\n")):
         raise WrongReplyError(f"the handshake was answered with {head[:200]!r}")

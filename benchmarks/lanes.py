@@ -1,8 +1,8 @@
 """Connections of the load generator: opened, driven and closed; every byte that comes back is compared.
 
 A lane keeps one burst (``in_flight`` frames, sent with one system call) and the exact bytes that must answer
-it. A reply is read into a buffer of exactly that size: too few bytes and the run stops for want of a reply,
-other bytes fail the comparison, surplus bytes fail the next one, or else the close handshake.
+it. A reply is read into a buffer of exactly that size: with too few bytes the run stops for want of a reply,
+other bytes fail the comparison, surplus bytes fail the next one, or the closing handshake.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from .frames import (
     upgrade_request,
 )
 
-__all__ = ["PATIENCE", "Address", "Lane", "close_all", "connect", "echo_lanes", "opened"]
+__all__ = ["REPLY_TIMEOUT", "Address", "Lane", "close_all", "connect", "echo_lanes", "opened"]
 
 Address: TypeAlias = tuple[str, int]
 
-PATIENCE = 30.0
-"""Seconds without any sign of life after which a server counts as stuck."""
+REPLY_TIMEOUT = 30.0
+"""Seconds without a byte from a server after which it has failed."""
 
 _TOGETHER = 64
-"""Handshakes under way at a time while many connections are opened."""
+"""Handshakes in progress at a time while many connections are opened."""
 
 
 class Lane:
@@ -68,7 +68,7 @@ class Lane:
         return self.flush()
 
     def flush(self) -> bool:
-        """Hand the rest of the burst to the kernel as far as it takes it. True when nothing is left."""
+        """Pass the rest of the burst to the kernel, as much as it takes. True when nothing remains."""
         try:
             sent = self.sock.send(self._unsent)
         except BlockingIOError:
@@ -108,7 +108,7 @@ def echo_lanes(sockets: Sequence[socket.socket], payload: Payload, in_flight: in
 
 def connect(address: Address) -> socket.socket:
     """A TCP connection to a server on this machine."""
-    sock = socket.create_connection(address, timeout=PATIENCE)
+    sock = socket.create_connection(address, timeout=REPLY_TIMEOUT)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 
@@ -160,7 +160,7 @@ def opened(address: Address, path: str, count: int) -> Iterator[list[socket.sock
 def close_all(sockets: Sequence[socket.socket]) -> None:
     """Close cleanly. Nothing may come but the answer to our close frame and the end of the connection."""
     for sock in sockets:
-        sock.settimeout(PATIENCE)
+        sock.settimeout(REPLY_TIMEOUT)
         sock.sendall(client_close())
     for sock in sockets:
         check_close(_read_rest(sock))

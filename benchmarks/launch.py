@@ -1,7 +1,7 @@
 """The servers and how each is started and stopped.
 
 Every server gets a socket that is bound and listening already, so that there is no race for a port and a
-client may connect before the server is up; it is asked for the pid that answers, and that process alone is
+client may connect before the server is up; it is asked for the pid that answers, and only that process is
 measured.
 """
 
@@ -31,7 +31,7 @@ _STOP_WITHIN = 10.0
 
 
 class ServerError(Exception):
-    """A server did not start; its log is in the sentence."""
+    """A server did not start; the text contains its log."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,9 @@ class Running(AbstractContextManager["Running"]):
             os.sched_setaffinity(self._process.pid, cores.server)
             self.pid = self._answering_pid()
         except (OSError, WrongReplyError, ValueError) as error:
-            said = self._end_of_log()
+            log = self._end_of_log()
             stop_all([self])
-            raise ServerError(f"{server.name} did not start: {error}\n{said}") from error
+            raise ServerError(f"{server.name} did not start: {error}\n{log}") from error
         except BaseException:
             stop_all([self])
             raise
@@ -159,7 +159,7 @@ class Running(AbstractContextManager["Running"]):
 
 
 def stop_all(running: Sequence[Running]) -> None:
-    """Stop servers together: each takes a second to see that it is meant."""
+    """Stop servers together: each takes a second to notice the signal."""
     for server in running:
         server.ask_to_stop()
     for server in running:
@@ -182,7 +182,7 @@ class Fleet(AbstractContextManager["Fleet"]):
         return Running(server, application or server.application, self._cores)
 
     def drop(self, server: Server) -> None:
-        """Stop a shared server that has failed: whoever needs it next gets a new one."""
+        """Stop a shared server that has failed; a new one is started when it is needed again."""
         stop_all([running for name, running in self._shared.items() if name == server.name])
         self._shared.pop(server.name, None)
 

@@ -1,7 +1,7 @@
 """The load generator: one process, one epoll, no event loop that could have a bug of its own.
 
-Each of the three drivers ends with nothing under way, so that what was counted and what the server spent are
-about the same messages, and returns how many replies it has checked.
+Each of the three drivers ends when no message is in flight, so that the count and the CPU time are of the same
+messages, and returns the number of checked replies.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .frames import (
     server_frame,
     upgrade_request,
 )
-from .lanes import PATIENCE, Address, Lane, connect
+from .lanes import REPLY_TIMEOUT, Address, Lane, connect
 
 __all__ = ["broadcast", "cycles", "saturate"]
 
@@ -31,14 +31,14 @@ _OUT = select.EPOLLOUT
 
 
 def _wait(poll: select.epoll) -> list[tuple[int, int]]:
-    ready = poll.poll(PATIENCE)
+    ready = poll.poll(REPLY_TIMEOUT)
     if not ready:
-        raise WrongReplyError(f"no reply within {PATIENCE:g} s")
+        raise WrongReplyError(f"no reply within {REPLY_TIMEOUT:g} s")
     return ready
 
 
 def saturate(lanes: Sequence[Lane], seconds: float) -> int:
-    """Keep every lane busy for ``seconds``, then let what is under way arrive; at least one burst each."""
+    """Keep every lane busy for ``seconds``, then receive what is in flight; at least one burst each."""
     by_fd = {lane.fd: lane for lane in lanes}
     replies = 0
     with select.epoll() as poll:
@@ -80,32 +80,32 @@ def broadcast(lanes: Sequence[Lane], seconds: float) -> int:
 def cycles(address: Address, path: str, payload: Payload, slots: int, seconds: float) -> int:
     """Connect, upgrade, echo, close cleanly, again and again in each slot; at least one cycle each."""
     script = _Script.of(address, path, payload)
-    under_way: dict[int, _Cycle] = {}
+    in_progress: dict[int, _Cycle] = {}
     done = 0
     with select.epoll() as poll:
         try:
             deadline = perf_counter() + seconds
             for _ in range(slots):
-                _start(address, script, poll, under_way)
-            while under_way:
+                _start(address, script, poll, in_progress)
+            while in_progress:
                 for fd, _ in _wait(poll):
-                    if not under_way[fd].receive():
+                    if not in_progress[fd].receive():
                         continue
                     done += 1
                     poll.unregister(fd)
-                    under_way.pop(fd).sock.close()
+                    in_progress.pop(fd).sock.close()
                     if perf_counter() < deadline:
-                        _start(address, script, poll, under_way)
+                        _start(address, script, poll, in_progress)
         finally:
-            for cycle in under_way.values():
+            for cycle in in_progress.values():
                 cycle.sock.close()
     return done
 
 
 class _Script(NamedTuple):
-    """What the client says in a cycle, and the echo that it expects."""
+    """What the client sends in a cycle, and the echo that it expects."""
 
-    hello: bytes
+    upgrade: bytes
     request: bytes
     expected: bytes
 
@@ -119,11 +119,11 @@ class _Script(NamedTuple):
         )
 
 
-def _start(address: Address, script: _Script, poll: select.epoll, under_way: dict[int, _Cycle]) -> None:
+def _start(address: Address, script: _Script, poll: select.epoll, in_progress: dict[int, _Cycle]) -> None:
     cycle = _Cycle(connect(address), script)
-    under_way[cycle.sock.fileno()] = cycle
+    in_progress[cycle.sock.fileno()] = cycle
     poll.register(cycle.sock, _IN)
-    cycle.sock.sendall(script.hello)
+    cycle.sock.sendall(script.upgrade)
 
 
 class _Cycle:

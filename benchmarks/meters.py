@@ -40,14 +40,14 @@ def waits(pid: int) -> dict[str, int]:
 
 
 def waited_seconds(before: dict[str, int], after: dict[str, int]) -> float:
-    """What the process has waited between two ``waits()``: the work of others shows here. A thread that has ended
-    meanwhile takes its count with it, and does not make the sum less.
+    """What the process has waited between two ``waits()``, because of other processes. A thread that has ended
+    in between is not counted, and does not reduce the sum.
     """
     return sum(count - before.get(thread, 0) for thread, count in after.items()) / 1e9
 
 
 def stolen_seconds() -> float:
-    """How long a core of this machine, on average, was not there because the hypervisor ran something else on it."""
+    """How long a core of this machine, on average, was not available because the hypervisor ran something else."""
     total = Path("/proc/stat").read_text().split("\n", 1)[0].split()
     return int(total[8]) / os.sysconf("SC_CLK_TCK") / (os.cpu_count() or 1)
 

@@ -1,4 +1,4 @@
-"""A run's findings for people: tables that read in a terminal and as Markdown."""
+"""The report of a run: tables for a terminal, which are also Markdown."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _cell(report: Report, scenario: str, server: str, cell: Callable[[Result], s
 
 
 def _number(value: float | None) -> str:
-    """Three digits that count."""
+    """Three significant digits."""
     if value is None:
         return "–"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.1 else f"{value:.2g}"
@@ -119,10 +119,10 @@ def _targets(report: Report) -> str:
 
 
 def _notes(report: Report) -> str:
-    """Whatever makes a number less than it looks."""
+    """What makes a number less reliable."""
     lines = [f"FAILED: {result.scenario}, {result.server}: {result.failure}" for result in report.failures]
     measured = [result for result in report.results.values() if result.figure is not None]
-    lines += _grouped("the rounds lie far apart, %", measured, _spread)
+    lines += _grouped("the rounds differ much, %", measured, _spread)
     lines += _disturbances(measured)
     worked = [result for result in measured if _saturates(result.scenario)]
     lines += _grouped("THE LOAD GENERATOR WAS THE LIMIT, the server busy %", worked, _outrun)
@@ -136,8 +136,8 @@ def _grouped(title: str, results: Sequence[Result], share: Callable[[Result], fl
     """One line for all results that have such a share."""
     found = [(result, value) for result in results if (value := share(result)) is not None]
     if found:
-        places = (f"{result.scenario} {result.server} {_percent(value)}" for result, value in found)
-        yield f"{title}: {', '.join(places)}"
+        shares = (f"{result.scenario} {result.server} {_percent(value)}" for result, value in found)
+        yield f"{title}: {', '.join(shares)}"
 
 
 def _spread(result: Result) -> float | None:

@@ -1,4 +1,4 @@
-"""What a run has found, as data. Rule: nothing is printed here."""
+"""The results of a run, as data. Rule: nothing is printed here."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Result:
     failure: str | None = None
 
     def middle(self, quantity: Callable[[Sample], float]) -> float | None:
-        """The median over the rounds; None for a result with a failure, whose other rounds prove nothing."""
+        """The median over the rounds; None for a result with a failure, whose other rounds are not valid either."""
         if self.failure or not self.samples:
             return None
         return median(quantity(sample) for sample in self.samples)
@@ -108,7 +108,7 @@ def _plain(result: Result) -> dict[str, Any]:
 
 
 def environment() -> dict[str, str]:
-    """The machine and the versions, without which no figure means anything."""
+    """The machine and the versions, without which a figure has no meaning."""
     found = {"python": platform.python_version(), "kernel": platform.release(), "cpu": _cpu_model()}
     found["cores"] = str(len(os.sched_getaffinity(0)))
     found["load average"] = f"{os.getloadavg()[0]:.2f}"

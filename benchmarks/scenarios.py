@@ -99,7 +99,7 @@ class Sample:
 
 
 def _measure(pid: int, connections: int, work: Callable[[], int]) -> Sample:
-    """Do the work, which returns its number of checked replies, between two looks at all clocks."""
+    """Do the work, which returns its number of checked replies, between two readings of all clocks."""
     before, waits_before = _clocks(pid), (waits(pid), waits(os.getpid()))
     messages = work()
     after, waits_after = _clocks(pid), (waits(pid), waits(os.getpid()))
@@ -115,7 +115,7 @@ def _clocks(pid: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Scenario:
-    """The base: a name for the command line and for JSON, a title for people, and who takes part."""
+    """The base: a name for the command line and for JSON, a title for the report, and the servers that take part."""
 
     name: str
     title: str

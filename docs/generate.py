@@ -1,4 +1,4 @@
-"""Writes docs/settings.md from the fields of ``Config`` and ``DjangoConfig``: ``python docs/generate.py``."""
+"""Write docs/settings.md from the fields of ``Config`` and ``DjangoConfig``: ``python docs/generate.py``."""
 
 from __future__ import annotations
 
@@ -9,32 +9,33 @@ from typing import Any
 from gws_middleware.config import PREFIX, Config
 from gws_middleware.django.conf import DjangoConfig
 
-CORE = {knob.name for knob in fields(Config)}
+CORE = {each.name for each in fields(Config)}
 SETTINGS = Path(__file__).parent / "settings.md"
 
 HEAD = """\
 <!-- Written by docs/generate.py from gws_middleware/config.py and gws_middleware/django/conf.py: change it there. -->
 # Settings
 
-Each can be given in four ways:
+A setting has a value from one of four sources:
 
-- as a keyword argument of the wrapper: `WebSocketMiddleware(app, max_message_size=65536)`;
-- as an environment variable, which is the worker class' way: `GWS_MAX_MESSAGE_SIZE=65536`, a list with commas between,
-  `none` for None;
-- as the `options` of a worker class of your own:
+- a keyword argument of the wrapper: `WebSocketMiddleware(app, max_message_size=65536)`;
+- an environment variable, for the worker class: `GWS_MAX_MESSAGE_SIZE=65536`; the entries of a list are separated by
+  commas, and `none` is None;
+- `options` of a subclass of the worker class:
 
       from gws_middleware.worker import GeventWebSocketWorker
 
       class Worker(GeventWebSocketWorker):
           options = {"max_message_size": 65536}
 
-- in Django's settings, with `"gws_middleware.django"` in `INSTALLED_APPS`: `GWS = {"max_message_size": 65536}`.
+- in Django, with `"gws_middleware.django"` in `INSTALLED_APPS`: `GWS = {"max_message_size": 65536}`.
 
-An argument wins over Django's settings, those over a variable, and a variable over the default. A misspelt name or a
-wrong value raises `gws_middleware.ConfigError` when the application is wrapped, so that a worker with one does not
-start; in Django's settings it is an error of `manage.py check`, too.
+A keyword argument wins over Django's settings, those over an environment variable, and that over the default. A misspelt
+name or a wrong value raises `gws_middleware.ConfigError` when the application is wrapped, so that a worker does not start
+with it; in Django's settings it is an error of `manage.py check`, too. Type checkers and editors know the names and the
+types of all keyword arguments (`gws_middleware.config.Options`).
 
-What is marked "Per view" can be set for one connection too, before it is accepted:
+A setting that is marked "Per view" can also be set for one connection, before it is accepted:
 `request.websocket.limits(max_message_size=2**24, message_rate=5)`.
 
 """
@@ -42,10 +43,10 @@ What is marked "Per view" can be set for one connection too, before it is accept
 DJANGO = """
 ## In Django
 
-What follows is in `GWS` alone: as an environment variable, or as one of Django's settings beside `GWS`, it is an error.
-In a Django project `allowed_origins` has another default: the same origin, the hosts of
-`ALLOWED_HOSTS` (but not `"*"`, which says that the Host header is checked elsewhere) and `CSRF_TRUSTED_ORIGINS`.
-`WEBSOCKET_ACCEPT_ALL = True` stands beside `GWS`: with the middleware class, undecorated views take WebSockets too.
+These settings are read from `GWS` alone; as an environment variable, or as a Django setting outside of `GWS`, each is an
+error. In a Django project the default of `allowed_origins` is: the same origin, the hosts of `ALLOWED_HOSTS` (but not
+`"*"`, which means that the Host header is checked elsewhere) and `CSRF_TRUSTED_ORIGINS`. `WEBSOCKET_ACCEPT_ALL = True` is
+a setting outside of `GWS`: with the middleware class, undecorated views take WebSockets too.
 
 """
 
@@ -57,9 +58,10 @@ def settings() -> str:
     return HEAD + "\n".join(map(_section, core)) + DJANGO + "\n".join(map(_section, django))
 
 
-def _section(knob: Field[Any]) -> str:
-    name, default, metadata = knob.name, knob.default, knob.metadata
-    wanted = metadata["check"](object()).replace("*", "\\*")  # what no knob takes is answered with what it does take
+def _section(setting: Field[Any]) -> str:
+    name, default, metadata = setting.name, setting.default, setting.metadata
+    # No setting takes this value, so the check returns what it wants.
+    wanted = metadata["check"](object()).replace("*", "\\*")
     doc: str = metadata["doc"]
     environment = f" Environment: `{PREFIX}{name.upper()}`." if name in CORE else ""
     per_view = " Per view." if metadata["per_view"] else ""

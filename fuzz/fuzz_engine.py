@@ -1,7 +1,7 @@
 """Fuzz the engine with atheris: any bytes end in messages or in a close, nothing escapes.
 
 The invariants are the suite's (``tests/protocol/invariants.py``). The first byte of an input chooses the engine: its
-side, its compression, whether it has said goodbye. Run from the top of the repository::
+side, its compression, whether it has sent a close frame. Run from the top of the repository::
 
     python -m fuzz.fuzz_engine CORPUS_DIRECTORY -max_total_time=600
 """
@@ -21,7 +21,7 @@ from tests.protocol.invariants import PROFILES, check_engine, check_inflate, che
 
 SEEDS = 400
 MOST = 1024
-"""Bytes of one input that are looked at: enough for every limit of the profiles, and quick."""
+"""Bytes of one input that are used: enough for every limit of the profiles, and fast."""
 
 
 def test_one_input(data: bytes) -> None:
@@ -36,8 +36,8 @@ def test_one_input(data: bytes) -> None:
         check_inflate(stream, profile.max_message_size, profile.deflate)
 
 
-def sow(directory: Path) -> None:
-    """Fill an empty corpus with streams of peers that keep to the rules: mutations of these get past the first rule."""
+def write_seeds(directory: Path) -> None:
+    """Fill an empty corpus with streams of correct peers, so that mutations of them reach more than the first rule."""
     directory.mkdir(parents=True, exist_ok=True)
     if any(directory.iterdir()):
         return
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> None:
     """Fuzz until libFuzzer ends; ``arguments`` are its own, the first directory among them is the corpus."""
     directories = [argument for argument in arguments[1:] if not argument.startswith("-")]
     if directories:
-        sow(Path(directories[0]))
+        write_seeds(Path(directories[0]))
     atheris.Setup(arguments, test_one_input)
     atheris.Fuzz()
 

@@ -50,7 +50,7 @@ def test_one_input(data: bytes) -> None:
         check_headers(value)
 
 
-def sow(directory: Path) -> None:
+def write_seeds(directory: Path) -> None:
     """Fill an empty corpus with the good request, and with each of its headers left out."""
     directory.mkdir(parents=True, exist_ok=True)
     if any(directory.iterdir()):
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> None:
     """Fuzz until libFuzzer ends; ``arguments`` are its own, the first directory among them is the corpus."""
     directories = [argument for argument in arguments[1:] if not argument.startswith("-")]
     if directories:
-        sow(Path(directories[0]))
+        write_seeds(Path(directories[0]))
     atheris.Setup(arguments, test_one_input)
     atheris.Fuzz()
 

@@ -1,4 +1,4 @@
-"""Numbers of RFC 6455 that every other module speaks of. Rule: nothing of ours is imported here."""
+"""The numbers of RFC 6455: opcodes and close codes. Rule: no module of this package is imported here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["CloseCode", "Opcode", "may_travel"]
 
 
 class Opcode(IntEnum):
-    """What a frame carries (RFC 6455 5.2)."""
+    """The type of a frame (RFC 6455 5.2)."""
 
     CONTINUATION = 0x0
     TEXT = 0x1
@@ -26,9 +26,9 @@ class CloseCode(IntEnum):
     PROTOCOL_ERROR = 1002
     UNSUPPORTED_DATA = 1003
     NO_STATUS = 1005
-    """The peer's close frame had no code. Never travels."""
+    """The peer's close frame had no code. Never sent."""
     ABNORMAL = 1006
-    """The connection was lost without a close frame. Never travels."""
+    """The connection was lost without a close frame. Never sent."""
     INVALID_DATA = 1007
     POLICY_VIOLATION = 1008
     MESSAGE_TOO_BIG = 1009
@@ -38,15 +38,21 @@ class CloseCode(IntEnum):
     TRY_AGAIN_LATER = 1013
     BAD_GATEWAY = 1014
     TLS_HANDSHAKE = 1015
-    """The TLS handshake failed. Never travels."""
+    """The TLS handshake failed. Never sent."""
 
 
 _REGISTERED = frozenset(CloseCode) - {CloseCode.NO_STATUS, CloseCode.ABNORMAL, CloseCode.TLS_HANDSHAKE}
 
 
 def may_travel(code: int) -> bool:
-    """Whether ``code`` may stand in a close frame (RFC 6455 7.4).
+    """Whether a close frame may contain a code (RFC 6455 7.4).
 
-    1000-1014 where registered; 3000-3999 belong to libraries, 4000-4999 to applications.
+    1000 to 1014 may if they are registered. 3000 to 3999 are for libraries, 4000 to 4999 for applications.
+
+    Args:
+        code: The close code.
+
+    Returns:
+        False for 1005, 1006 and 1015, which an endpoint reports and never sends, and for numbers without a meaning.
     """
     return code in _REGISTERED or 3000 <= code < 5000

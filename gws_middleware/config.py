@@ -1,6 +1,7 @@
-"""The one table of knobs: keyword arguments, ``GWS_*`` environment variables and the docs derive from it.
+"""The one table of settings: keyword arguments, ``GWS_*`` environment variables and docs/settings.md derive from it.
 
-Each field has its default, what it is counted in, where the default comes from, and its check.
+Rule: each field of ``Config`` has its default, its unit, the precedent of the default and its check in one place.
+``Options`` repeats the names and types for type checkers, which cannot read them from the fields; a test compares both.
 """
 
 from __future__ import annotations
@@ -11,23 +12,88 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal, Protocol, SupportsIndex, TypeAlias, TypedDict
 
 from . import hooks
 from .codes import CloseCode, may_travel
 from .exceptions import ConfigError
 
-__all__ = ["PREFIX", "SAME_ORIGIN", "Config", "closest", "hashable", "is_ours", "knob", "optional", "seconds"]
+__all__ = [
+    "PREFIX",
+    "SAME_ORIGIN",
+    "ClientOptions",
+    "Config",
+    "Options",
+    "ViewOptions",
+    "closest",
+    "hashable",
+    "is_ours",
+    "optional",
+    "seconds",
+    "setting",
+]
 
 PREFIX = "GWS_"
 SAME_ORIGIN = "same-origin"
-_NOT_KNOBS = {"GWS_SPEEDUPS"}
+_NOT_SETTINGS = {"GWS_SPEEDUPS"}
+"""Variables with the prefix that other modules read."""
+
+Compression: TypeAlias = Literal["off", "shared", "dedicated"]
 
 _ORIGIN = re.compile(
+    # The pattern of a name and all of its subdomains.
     r"(?i:https?|wss?)://\*\.[^\s/?#@*,]+"
-    # Any other one matches literally. Refused: what no client sends, because it is a misspelt one of the others.
+    # Any other entry matches literally. Refused is what no client sends: it is a misspelt form of another entry.
     r"|(?!(?i:(?:https?|wss?)://(?:[^/]+/)?$|same.origin$|null$))[!-)+\--~\x80-\xff]+"
 )
+
+
+class Origins(Protocol):
+    """A list or tuple of origins. ``Sequence`` would also match one string, which is the most likely mistake."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: SupportsIndex, /) -> str | re.Pattern[str]: ...
+
+    def __contains__(self, value: object, /) -> bool:
+        """``str`` has this with another argument, so it does not match."""
+
+
+class ViewOptions(TypedDict, total=False):
+    """The keyword arguments of ``WebSocket.limits``: the settings that one connection may have for itself."""
+
+    max_message_size: int
+    max_fragments: int
+    inbox_messages: int
+    send_high_water: int
+    send_limit: int
+    send_timeout: float
+    close_timeout: float
+    ping_interval: float | None
+    ping_timeout: float | None
+    message_timeout: float | None
+    message_rate: float | None
+    byte_rate: float | None
+    rate_burst: float
+
+
+class ClientOptions(ViewOptions, total=False):
+    """The settings that ``testing.connect`` takes: all but ``compression``, which there is what the client offers."""
+
+    allowed_origins: Origins
+    shutdown_close_code: int
+    accept_timeout: float | None
+    max_connections: int | None
+    max_connections_per_address: int | None
+    client_address: Callable[..., Hashable] | str | None
+    max_connections_per_user: int | None
+    user_key: Callable[..., Hashable] | str | None
+
+
+class Options(ClientOptions, total=False):
+    """The keyword arguments of ``WebSocketMiddleware``, and ``options`` of a worker class: all settings."""
+
+    compression: Compression
 
 
 def _count(low: int, high: int = 2**40) -> Any:
@@ -39,13 +105,27 @@ def _count(low: int, high: int = 2**40) -> Any:
 
 
 def seconds(value: object) -> str | None:
-    """The check of a knob that takes a number of seconds."""
+    """The check of a setting that is a number of seconds.
+
+    Args:
+        value: What the setting is given.
+
+    Returns:
+        What is wanted instead, or None if the value is right.
+    """
     fits = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")
     return None if fits else "a number of seconds above 0"
 
 
 def optional(check: Any) -> Any:
-    """The check of a knob that may be None, too: that there is no such limit."""
+    """The check of a setting that may also be None, which means that there is no such limit.
+
+    Args:
+        check: The check of any other value.
+
+    Returns:
+        The check of both.
+    """
 
     def check_or_none(value: object) -> str | None:
         wanted = None if value is None else check(value)
@@ -75,13 +155,35 @@ def _function(value: object) -> str | None:
 
 
 def load(name: str) -> Any:
-    """What ``package.module.name`` names."""
+    """Import what ``name`` names.
+
+    Args:
+        name: "package.module.name".
+
+    Returns:
+        The attribute of the module.
+
+    Raises:
+        ImportError: There is no such module.
+        AttributeError: The module has no such attribute.
+    """
     module, _, attribute = name.rpartition(".")
     return getattr(import_module(module), attribute)
 
 
 def hashable(value: object, name: str) -> Hashable:
-    """``value``, which the function of the setting ``name`` has returned. TypeError if nothing can be counted by it."""
+    """Check a key by which connections are counted.
+
+    Args:
+        value: What the function of a setting has returned.
+        name: The name of the setting.
+
+    Returns:
+        ``value``.
+
+    Raises:
+        TypeError: It is not hashable.
+    """
     try:
         hash(value)
     except TypeError:
@@ -121,9 +223,18 @@ def _mistake_in(entry: str) -> str | None:
     return None
 
 
-def knob(default: Any, check: Any, doc: str, *, kind: Any = None, per_view: bool = False) -> Any:
-    """A field of ``Config``; ``check`` tells what was wanted instead of a wrong value, or None. ``kind`` makes a value
-    of an environment variable's text, where the default's type does not. ``per_view``: ``WebSocket.limits`` takes it.
+def setting(default: Any, check: Any, doc: str, *, kind: Any = None, per_view: bool = False) -> Any:
+    """Declare a field of ``Config``.
+
+    Args:
+        default: Its default.
+        check: Called with a value; returns what is wanted instead of a wrong one, or None.
+        doc: Its text in docs/settings.md.
+        kind: Makes a value of an environment variable's text; the type of the default unless given.
+        per_view: Whether ``WebSocket.limits`` takes it.
+
+    Returns:
+        The field of the dataclass.
     """
     doc = " ".join(doc.split())
     kind = type(default) if kind is None else kind
@@ -132,24 +243,28 @@ def knob(default: Any, check: Any, doc: str, *, kind: Any = None, per_view: bool
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Every knob with its default. ``Config(max_message_size=…)`` raises ConfigError on a wrong value."""
+    """Every setting with its default. The arguments are the fields, by name.
 
-    allowed_origins: tuple[str | re.Pattern[str], ...] = knob(
+    Raises:
+        ConfigError: A value is wrong.
+    """
+
+    allowed_origins: tuple[str | re.Pattern[str], ...] = setting(
         (SAME_ORIGIN,),
         _origins,
         """The origins whose pages may connect, against cross-site WebSocket hijacking (RFC 6455 10.2). The default
-        is the request's own host (as gorilla and tornado do); a list replaces it. A request without an Origin
-        header, which no browser sends, passes. Programs that are no browsers send anything as their Origin ("file://",
-        "localhost:8025"): such an entry allows the same text.""",
+        is the request's own host (as in gorilla and tornado); a list replaces it. A request without an Origin header
+        is allowed, because every browser sends one. Programs that are not browsers may send any text as their Origin
+        ("file://", "localhost:8025"): an entry with the same text allows them.""",
     )
-    max_message_size: int = knob(
+    max_message_size: int = setting(
         2**20,
         _count(1),
         """Bytes of one message, after inflation; a larger one ends the connection with 1009 before it is stored
         (websockets and daphne: 1 MiB).""",
         per_view=True,
     )
-    max_fragments: int = knob(
+    max_fragments: int = setting(
         2**17,
         _count(1),
         """Fragments of one message, empty ones counted; one more ends the connection with 1008. Pieces are merged as
@@ -157,139 +272,142 @@ class Config:
         16384).""",
         per_view=True,
     )
-    inbox_messages: int = knob(
+    inbox_messages: int = setting(
         16,
         _count(1),
-        """Messages that wait for the application before reading from the socket pauses and TCP holds the peer back; 256
-        that came in the same read may wait beyond it. It also pauses when they take as many bytes of memory as one
-        message may have (websockets: 16).""",
+        """Messages that wait for the application before reading from the socket pauses, so that TCP flow control stops
+        the peer. Up to 256 more that came in the same read may wait. Reading also pauses when the messages take as many
+        bytes of memory as one message may have (websockets: 16).""",
         per_view=True,
     )
-    send_high_water: int = knob(
+    send_high_water: int = setting(
         2**16,
         _count(0),
-        """Bytes that may wait for the peer before ``send()`` waits too (uWebSockets: 64 KiB).""",
+        """Bytes that may wait in the outbox before ``send()`` waits for the peer to read (uWebSockets: 64 KiB).""",
         per_view=True,
     )
-    send_limit: int = knob(
+    send_limit: int = setting(
         2**20,
         _count(1),
-        """Bytes that may wait for the peer before ``offer()``, which never waits, ends the connection with 1013
+        """Bytes that may wait in the outbox before ``offer()``, which never waits, ends the connection with 1013
         (Centrifugo: 1 MiB).""",
         per_view=True,
     )
-    send_timeout: float = knob(
+    send_timeout: float = setting(
         30.0,
         seconds,
-        """Seconds that ``send()`` waits for a peer that reads nothing before the connection is cut; also each write of
-        the 101, or of an answer by HTTP in its place.""",
+        """Seconds that ``send()`` waits for a peer that reads nothing before the connection is aborted; also the
+        deadline of each write of the 101, or of an HTTP response in its place.""",
         per_view=True,
     )
-    close_timeout: float = knob(
+    close_timeout: float = setting(
         10.0,
         seconds,
-        """Seconds that a peer has to answer our close frame before the connection is cut (websockets: 10).""",
+        """Seconds that a peer has to answer our close frame before the connection is aborted (websockets: 10).""",
         per_view=True,
     )
-    shutdown_close_code: int = knob(
+    shutdown_close_code: int = setting(
         int(CloseCode.SERVICE_RESTART),
         _close_code,
-        """The code of the close frame that each WebSocket is sent when its worker or server stops, at a restart as at a
-        stop: no server can know whether another one follows. After 1012 (service restart) clients reconnect, some of
-        which (htmx 2) do not after 1001 (going away). For a server that stops for good: 1001.""",
+        """The code of the close frame that is sent on each WebSocket when its worker or server stops. A restart and a
+        stop have the same code, because a server cannot know whether another one follows. Clients reconnect after 1012
+        (service restart); some of them (htmx 2) do not after 1001 (going away). For a server that stops for good:
+        1001.""",
     )
-    ping_interval: float | None = knob(
+    ping_interval: float | None = setting(
         20.0,
         optional(seconds),
-        """Seconds of silence after which the peer is sent a ping, whatever the view does; up to an eighth more. Proxies
-        cut silent connections, often after 60 s (websockets and uvicorn: 20). None: no pings.""",
+        """Seconds without activity after which a ping is sent, whatever the view does; up to an eighth more. Proxies
+        close inactive connections, often after 60 s (websockets and uvicorn: 20). None: no pings.""",
         kind=float,
         per_view=True,
     )
-    ping_timeout: float | None = knob(
+    ping_timeout: float | None = setting(
         20.0,
         optional(seconds),
-        """Seconds that the peer then has to show life, by a pong or any other byte, before the connection ends with
-        1011; up to an eighth more (websockets and uvicorn: 20). None: it may stay silent, and is sent pings all the
-        same.""",
+        """Seconds after a ping in which a pong or any other byte must come from the peer, before the connection ends
+        with 1011; up to an eighth more (websockets and uvicorn: 20). None: there is no such deadline, and pings are
+        still sent.""",
         kind=float,
         per_view=True,
     )
-    message_timeout: float | None = knob(
+    message_timeout: float | None = setting(
         60.0,
         optional(seconds),
         """Seconds between the first byte of a message and its last, before the connection ends with 1008; up to an
-        eighth more. None: as long as it takes.""",
+        eighth more. None: no deadline.""",
         kind=float,
         per_view=True,
     )
-    message_rate: float | None = knob(
+    message_rate: float | None = setting(
         None,
         optional(_rate),
-        """Messages a second that the peer may send, in the long run; above it the connection ends with 1008.""",
+        """Messages per second that the peer may send, on average; above it the connection ends with 1008.""",
         kind=float,
         per_view=True,
     )
-    byte_rate: float | None = knob(
+    byte_rate: float | None = setting(
         None,
         optional(_rate),
-        """Bytes a second that the peer may send, in the long run, frame headers and control frames counted; above it
+        """Bytes per second that the peer may send, on average, frame headers and control frames counted; above it
         the connection ends with 1008.""",
         kind=float,
         per_view=True,
     )
-    rate_burst: float = knob(
+    rate_burst: float = setting(
         10.0,
         seconds,
-        """Seconds for which a peer that was quiet may save up its two rates: so much it may send at once.""",
+        """Seconds of ``message_rate`` and ``byte_rate`` that a peer may send at once after it has sent nothing: the
+        size of the token bucket, as a time.""",
         per_view=True,
     )
-    accept_timeout: float | None = knob(
+    accept_timeout: float | None = setting(
         None,
         optional(seconds),
-        """Seconds that the application has to accept or refuse a handshake. Then it gets a gevent.Timeout, and the
-        client a 503. Without it nothing ends a view that waits for something else before it accepts: that the client
-        has disconnected it learns when it accepts.""",
+        """Seconds that the application has to accept or refuse a handshake. After that a gevent.Timeout is raised in
+        it, and the client is sent a 503. None: a view that waits for something else before it accepts waits without a
+        deadline, also for a client that has disconnected, which is noticed when the view accepts.""",
         kind=float,
     )
-    max_connections: int | None = knob(
+    max_connections: int | None = setting(
         None,
         optional(_count(1)),
-        """WebSockets of one worker process; one more is answered with 503 and Retry-After, while plain HTTP is served
-        on. Keep it below gunicorn's worker_connections, at which a worker stops accepting without a word.""",
+        """WebSockets of one worker process; one more is answered with 503 and Retry-After, and plain HTTP is still
+        served. Keep it below gunicorn's worker_connections: a worker that reaches that one stops accepting and logs
+        nothing.""",
         kind=int,
     )
-    max_connections_per_address: int | None = knob(
+    max_connections_per_address: int | None = setting(
         None,
         optional(_count(1)),
         """WebSockets of one worker process that come from one address; one more is answered with 429 and
         Retry-After.""",
         kind=int,
     )
-    client_address: Callable[..., Hashable] | None = knob(  # noqa: RUF009
+    client_address: Callable[..., Hashable] | None = setting(  # noqa: RUF009
         None,
         optional(_function),
-        """A function of the WSGI environ that returns the client's address, or None for one that is not counted. The
-        default is REMOTE_ADDR, which behind a proxy is the proxy: there name a function that reads the header which the
-        proxy sets.""",
+        """A function of the WSGI environ that returns the client's address, or None for a request that is not counted.
+        The default is REMOTE_ADDR, which is the proxy's address behind a proxy: there use a function that reads the
+        header which the proxy sets.""",
         kind=str,
     )
-    max_connections_per_user: int | None = knob(
+    max_connections_per_user: int | None = setting(
         None,
         optional(_count(1)),
-        """WebSockets of one worker process that ``user_key`` gives the same key; one more is accepted and ends at once
-        with 1008, which a page can read. Needs ``user_key``; in Django that is the user, once something has looked at
-        ``request.user``.""",
+        """WebSockets of one worker process for which ``user_key`` returns the same key; one more is accepted and ends
+        at once with 1008, which a page can read. Needs ``user_key``; in Django the key is the user, if something has
+        read ``request.user``.""",
         kind=int,
     )
-    user_key: Callable[..., Hashable] | None = knob(  # noqa: RUF009
+    user_key: Callable[..., Hashable] | None = setting(  # noqa: RUF009
         None,
         optional(_function),
-        """A function of the WebSocket, called when it is accepted, that returns whose it is: anything hashable, or None
-        for one that is not counted.""",
+        """A function of the WebSocket, called when it is accepted, that returns the key of its user: anything hashable,
+        or None for a WebSocket that is not counted.""",
         kind=str,
     )
-    compression: str = knob(
+    compression: Compression = setting(  # noqa: RUF009
         "off",
         _compression,
         """permessage-deflate (RFC 7692). "shared": no context takeover, one compressor for all connections, messages
@@ -308,10 +426,22 @@ class Config:
                 object.__setattr__(self, name, load(function))
         object.__setattr__(self, "allowed_origins", tuple(self.allowed_origins))
         if self.max_connections_per_user is not None and self.user_key is None:
-            raise ConfigError("max_connections_per_user is set, but no user_key that tells whose a WebSocket is")
+            raise ConfigError(
+                "max_connections_per_user is set, but user_key is not: it returns the user of a WebSocket"
+            )
 
     def for_view(self, options: Mapping[str, Any]) -> Config:
-        """This with other values for one view. ConfigError for those that are decided before a view is called."""
+        """A copy with other values for one view.
+
+        Args:
+            options: Values of the settings that may be set for one view.
+
+        Returns:
+            The copy.
+
+        Raises:
+            ConfigError: A value or a name is wrong, or the setting is used before a view is called.
+        """
         self.check_names(options)
         for each in fields(self):
             if each.name in options and not each.metadata["per_view"]:
@@ -320,8 +450,20 @@ class Config:
 
     @classmethod
     def load(cls, options: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Config:
-        """Options over the project's settings (``Adapter.settings``) over ``GWS_*`` environment variables over the
-        defaults; a misspelt name names the nearest known one.
+        """The settings of an application.
+
+        An option wins over a setting of the project (``Adapter.settings``), that over a ``GWS_*`` environment variable,
+        and that over the default.
+
+        Args:
+            options: Keyword arguments; none by default.
+            environ: Environment variables; those of the process by default.
+
+        Returns:
+            The settings.
+
+        Raises:
+            ConfigError: A value or a name is wrong; for a misspelt name it names the nearest known one.
         """
         options = {**hooks.current().settings(), **(options or {})}
         cls.check_names(options)
@@ -330,7 +472,14 @@ class Config:
 
     @classmethod
     def check_names(cls, options: Iterable[str]) -> None:
-        """ConfigError for the first that is no field, with the nearest one that is."""
+        """Refuse names that are no settings.
+
+        Args:
+            options: The names.
+
+        Raises:
+            ConfigError: For the first name that is no field; it names the nearest one.
+        """
         known = [each.name for each in fields(cls)]
         for name in options:
             if name not in known:
@@ -345,7 +494,7 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
         if known is not None:
             values[known.name] = _parse(variable, text, known.metadata)
         elif is_ours(variable) and _nearest(variable, variables):
-            # Not ours unless it is almost one of ours: other software may use the prefix too.
+            # Other software may use the prefix too: only a name that is almost one of ours is refused.
             raise ConfigError(f"the environment variable {variable} is not a setting{_nearest(variable, variables)}")
     return values
 
@@ -364,12 +513,20 @@ def _parse(variable: str, text: str, metadata: Mapping[str, Any]) -> object:
 
 
 def is_ours(variable: str) -> bool:
-    """Whether an environment variable has the prefix of the settings, in whatever case, and may be one of them."""
-    return variable.upper().startswith(PREFIX) and variable not in _NOT_KNOBS
+    """Whether an environment variable has the prefix of the settings, in any case, and may be one of them."""
+    return variable.upper().startswith(PREFIX) and variable not in _NOT_SETTINGS
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that was probably meant: capitals and the prefix make no difference."""
+    """The known name that was probably meant.
+
+    Args:
+        name: A name that is not known; capitals and the prefix make no difference.
+        known: The names that are known.
+
+    Returns:
+        One of ``known``, or None if none is near.
+    """
     forms = {_plain(each): each for each in known}
     match = difflib.get_close_matches(_plain(name), forms, n=1, cutoff=0.75)
     return forms[match[0]] if match else None

@@ -1,13 +1,14 @@
-"""Coroutines in synchronous code: ``run(awaitable)`` waits for one as a view waits for a message, and
-``iterate(iterable)`` for each item of an asynchronous iterable.
+"""Coroutines in synchronous code: ``run(awaitable)`` waits for a result, and ``iterate(iterable)`` for each item of an
+asynchronous iterable. Both wait with gevent, as a view waits for a message.
 
-asyncio allows one running event loop for each thread, and gevent runs all views in one thread: a second
-``asyncio.run()`` at the same time raises RuntimeError there.
+Rule 1: there is one asyncio event loop for each process. It runs in a native thread of its own, which the first
+``run()`` starts. So an object that belongs to an event loop (an ``httpx.AsyncClient``, a connection pool) can be used
+by all views.
+Rule 2: the event loop waits on a gevent hub of its own thread, so that monkey-patched locks, threads and sockets work
+in coroutines too. ``asyncio.to_thread`` uses native threads.
 
-Rule 1: one event loop for each process, in a native thread of its own, started by the first ``run()``. So an object
-that belongs to an event loop (an ``httpx.AsyncClient``, a connection pool) can be used by all views.
-Rule 2: that loop selects on a gevent hub of its own thread, so that monkey-patched locks, threads and sockets work in
-coroutines too. ``asyncio.to_thread`` uses native threads.
+Why not ``asyncio.run()``: asyncio allows one running event loop for each thread, and gevent runs all views in one
+thread, so a second ``asyncio.run()`` at the same time raises RuntimeError.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ __all__ = ["iterate", "run"]
 T = TypeVar("T")
 
 THREADS = 32
-"""Native threads of ``asyncio.to_thread`` at the most, as many as asyncio itself would have."""
+"""The most native threads of ``asyncio.to_thread``: asyncio's own maximum."""
 STOP_WITHIN = 1.0
 """Seconds to handle a cancellation, for coroutines at the exit of the process and for an iterable that is closed."""
 
@@ -46,21 +47,24 @@ _getaddrinfo = get_original("socket", "getaddrinfo")
 
 
 def run(awaitable: Awaitable[T], timeout: float | None = None) -> T:
-    """What the coroutine returns; its exception is raised here. Other greenlets run meanwhile.
+    """Run a coroutine and wait for its result. Other greenlets run meanwhile.
 
-    The coroutine runs in the process's asyncio thread, with a copy of the caller's context variables. It is cancelled
-    when ``timeout`` seconds have passed, and when this greenlet is ended or a ``gevent.Timeout`` is raised in it.
-    It must not block: it would hold up all other coroutines.
+    The coroutine runs in the asyncio thread of the process, with a copy of the caller's context variables. It is
+    cancelled when ``timeout`` seconds have passed, and when this greenlet is killed or a ``gevent.Timeout`` is raised
+    in it. It must not block, because all other coroutines would wait. An exception of the coroutine is raised here.
 
     Args:
         awaitable: A coroutine, or another object that can be awaited.
-        timeout: Seconds, or None for no limit.
+        timeout: Seconds, or None for no limit. Default: None.
+
+    Returns:
+        The result of the coroutine.
 
     Raises:
         TimeoutError: The coroutine did not end in time.
-        concurrent.futures.CancelledError: The coroutine was cancelled by something else.
-        TypeError: Not an awaitable.
-        RuntimeError: Called by a coroutine that ``run()`` runs: there, use ``await``.
+        concurrent.futures.CancelledError: The coroutine was cancelled by other code.
+        TypeError: ``awaitable`` cannot be awaited.
+        RuntimeError: The caller is a coroutine that ``run()`` runs. Use ``await`` there.
 
     """
     if not inspect.isawaitable(awaitable):
@@ -72,18 +76,21 @@ def run(awaitable: Awaitable[T], timeout: float | None = None) -> T:
 
 
 def iterate(iterable: AsyncIterable[T], timeout: float | None = None) -> Iterator[T]:
-    """The items of an asynchronous generator or iterable, for ``for``.
+    """Iterate over an asynchronous generator or iterable in a ``for`` loop.
 
-    It runs in one task, which goes on when the next item is asked for. It is closed when the loop is left, however that
-    is: then the task is cancelled, if it has not ended.
+    The iterable runs in one task, which continues when the next item is requested. At the end of the loop, also by
+    ``break`` or an exception, the iterable is closed: its task is cancelled if it has not ended.
 
     Args:
-        iterable: What ``async for`` takes.
-        timeout: Seconds for each item, or None for no limit.
+        iterable: An object for ``async for``.
+        timeout: Seconds for each item, or None for no limit. Default: None.
+
+    Returns:
+        An iterator over the items.
 
     Raises:
-        TimeoutError: No item came in time; the iteration has ended.
-        TypeError: Nothing that ``async for`` takes.
+        TimeoutError: The iterator raises it when no item came in time. The iteration has ended then.
+        TypeError: ``iterable`` is not an asynchronous iterable.
 
     """
     if not isinstance(iterable, AsyncIterable):
@@ -100,7 +107,7 @@ def _items(iteration: _Iteration[T], timeout: float | None) -> Iterator[T]:
 
 
 class _Iteration(Generic[T]):
-    """An asynchronous iterable in a task that goes one step at a time. All of it is for the asyncio thread."""
+    """An asynchronous iterable in a task that runs one step at a time. All methods run in the asyncio thread."""
 
     def __init__(self, iterable: AsyncIterable[T]) -> None:
         self._iterable = iterable
@@ -117,7 +124,7 @@ class _Iteration(Generic[T]):
         await asyncio.wait((self._item, self._task), return_when=asyncio.FIRST_COMPLETED)
         if self._item.done():
             return self._item.result()
-        self._task.result()  # raises what has ended it
+        self._task.result()  # raises the exception of the iterable
         return _END
 
     async def _work(self) -> None:
@@ -138,7 +145,7 @@ class _Iteration(Generic[T]):
 
 
 class _Call(Generic[T]):
-    """One ``run()``: the greenlet that waits and the task in the other thread."""
+    """One call of ``run()``: the greenlet that waits, and the task in the asyncio thread."""
 
     def __init__(self, awaitable: Awaitable[T]) -> None:
         self._awaitable = awaitable
@@ -153,7 +160,7 @@ class _Call(Generic[T]):
         timer = None
         if timeout is not None:
             timer = self._hub.loop.timer(timeout)
-            # The loop's clock stands still while a view computes: the seconds count from now.
+            # "update": gevent's loop does not update its clock while a view computes.
             timer.start(self._waiter.switch, _TIMED_OUT, update=True)
         end = None
         try:
@@ -177,7 +184,7 @@ class _Call(Generic[T]):
         finally:
             del task  # the traceback of an exception refers to this frame, and the task to the exception
 
-    # In the asyncio thread.
+    # The methods below run in the asyncio thread.
 
     def _begin(self) -> None:
         self._task = asyncio.ensure_future(_await(self._awaitable))
@@ -193,7 +200,7 @@ class _Call(Generic[T]):
 
 
 async def _await(awaitable: Awaitable[T]) -> T:
-    """Any awaitable as a coroutine, whose faults are then those of a task."""
+    """Await it in a coroutine, so that an error of ``__await__`` is the exception of the task."""
     return await awaitable
 
 
@@ -211,7 +218,8 @@ class _Thread:
         self._began.acquire()
         self._ended.acquire()
         _start_thread(self._main, ())
-        self._began.acquire()  # without the hub: it takes milliseconds, and only one thread may be started
+        # Blocks all greenlets for some milliseconds. Otherwise another one could start a second thread meanwhile.
+        self._began.acquire()
         if self._error is not None:
             raise self._error
 
@@ -230,12 +238,13 @@ class _Thread:
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
         self._ended.release()
-        # The interpreter ends threads that run while it exits, and C++ code of greenlet must not be ended so.
+        # Wait until the process exits: the interpreter ends running threads then, and must not do so in C++ code of
+        # greenlet.
         self._began.acquire()
 
     def stop(self) -> None:
-        """Cancel what runs, and wait for its end. Called at the exit of the process."""
-        if os.getpid() != self._pid:  # a child, which inherits this call and not the thread
+        """Cancel all coroutines and wait until they have ended. Called at the exit of the process."""
+        if os.getpid() != self._pid:  # a forked child inherits this call, but not the thread
             return
         self._stopped = True
         self.loop.call_soon_threadsafe(self.loop.stop)
@@ -246,7 +255,7 @@ def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
     try:
         loop.run_forever()
     except (SystemExit, KeyboardInterrupt):
-        pass  # raised by one coroutine, whose run() raises it too; asyncio would stop the loop of all others
+        pass  # run() raises it for its coroutine; asyncio would also stop the event loop of all other coroutines
 
 
 async def _cancel_all() -> None:
@@ -258,7 +267,7 @@ async def _cancel_all() -> None:
 
 class _Selector(GeventSelector):
     def select(self, timeout: float | None = None) -> Any:
-        """At least a millisecond: gevent on libuv warns of less."""
+        """Wait at least one millisecond, because gevent on libuv warns about less."""
         return super().select(max(timeout, 0.001) if timeout is not None and timeout > 0 else timeout)
 
 
@@ -269,7 +278,7 @@ class _EventLoop(asyncio.SelectorEventLoop):
         self._executors: WeakKeyDictionary[Any, _Executor] = WeakKeyDictionary()
 
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]
-        """In as many native threads as ``executor`` would have."""
+        """Call ``func`` in a native thread; there are as many as ``executor`` would have."""
         if isinstance(executor, concurrent.futures.ThreadPoolExecutor) and not isinstance(executor, _Executor):
             native = self._executors.get(executor)
             if native is None:
@@ -278,13 +287,13 @@ class _EventLoop(asyncio.SelectorEventLoop):
         return super().run_in_executor(executor, func, *args)
 
     async def getaddrinfo(self, host: Any, port: Any, **hints: Any) -> Any:
-        """Without gevent, whose own function needs a hub in each native thread."""
+        """Resolve without gevent, whose function would need a hub in each native thread."""
         return await self.run_in_executor(None, partial(_getaddrinfo, host, port, **hints))
 
 
 class _Executor(concurrent.futures.ThreadPoolExecutor):
-    """Native threads: those of the base class are greenlets where ``threading`` is monkey-patched. What blocks in one
-    would block the event loop, and at the exit of the process they could not be waited for in another thread.
+    """An executor with native threads. Those of the base class are greenlets where ``threading`` is monkey-patched: a
+    blocking call would block the event loop, and at the exit of the process no other thread could wait for them.
     """
 
     def __init__(self, threads: int) -> None:
@@ -292,7 +301,7 @@ class _Executor(concurrent.futures.ThreadPoolExecutor):
         self._native = ThreadPool(threads)
 
     def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[T]:
-        """Called in the asyncio thread. A greenlet waits for a thread that is free."""
+        """Call the function in a native thread. A greenlet of the asyncio thread waits for a free one."""
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
         gevent.spawn(self._work, future, function, args, kwargs)
         return future
@@ -315,7 +324,7 @@ class _Executor(concurrent.futures.ThreadPoolExecutor):
 
 
 class _Process:
-    """What this process has: a fork begins without a thread."""
+    """The asyncio thread of this process. A forked child starts without one."""
 
     def __init__(self) -> None:
         self.lock = _lock()
@@ -334,7 +343,8 @@ def _thread() -> _Thread:
 
 
 def _begin_child() -> None:
-    global _process  # in a process that has just been forked
+    """Runs in a child process right after the fork."""
+    global _process
     _process = _Process()
 
 

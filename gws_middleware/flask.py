@@ -9,7 +9,7 @@
         for message in ws:
             ws.send(message)
 
-Rule: Flask routes, and the wrapper around the application opens the WebSocket; nothing here touches a socket.
+Rule: Flask finds the view, and the wrapper around the application opens the WebSocket. Nothing here uses a socket.
 """
 
 from __future__ import annotations
@@ -46,11 +46,23 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 def websocket_route(app: Flask | Blueprint, rule: str, **options: Any) -> Callable[[View], View]:
-    """A decorator: ``app.route(rule, websocket=True, **options)`` for a view of the WebSocket and the rule's variables.
+    """Decorate a view that serves WebSockets.
 
-    The view may return None, before the 101 also an ordinary response. Plain HTTP is answered with 426, unless another
-    route has the same rule. ConnectionClosed in the view is the end of the connection and no error. What else the view
-    raises is logged by Flask, and closes with 1011. TypeError for an async view.
+    The view is called with the WebSocket and the variables of the rule. It returns None, or before the 101 a response.
+    Plain HTTP is answered with 426, unless another route has the same rule. ConnectionClosed in the view is the end of
+    the connection and not an error. Any other exception is logged by Flask, and closes the connection with 1011.
+
+    Args:
+        app: A Flask application or a blueprint.
+        rule: The URL rule, as for ``app.route``.
+        **options: Options of ``app.route``.
+
+    Returns:
+        A decorator, which returns the view unchanged.
+
+    Raises:
+        TypeError: The decorator raises it for an async view.
+
     """
 
     def decorate(view: View) -> View:
@@ -67,8 +79,13 @@ def websocket_route(app: Flask | Blueprint, rule: str, **options: Any) -> Callab
 
 
 def init_app(app: Flask) -> None:
-    """Register the error handlers, for an application whose views are routed by ``app.route(…, websocket=True)`` alone:
-    a peer that disconnects is no error, and plain HTTP gets 426. ``websocket_route`` calls this by itself.
+    """Register the error handlers: a peer that disconnects is not an error, and plain HTTP is answered with 426.
+
+    ``websocket_route`` calls this. Call it for an application whose views use ``app.route(…, websocket=True)``.
+
+    Args:
+        app: The Flask application.
+
     """
     if _EXTENSION not in app.extensions:
         app.extensions[_EXTENSION] = {"logged": False}
@@ -77,7 +94,7 @@ def init_app(app: Flask) -> None:
 
 
 class _NoResponse(Response):
-    """What a view that returns None has answered: the wrapper knows whether that is an end or a refusal."""
+    """The response of a view that returns None. It sends nothing: the wrapper answers, or has answered."""
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         self.close()
@@ -95,12 +112,12 @@ def _serving(view: Callable[..., Any]) -> Callable[..., Any]:
         except HTTPException:
             raise
         except ConnectionClosed:
-            if not _has_ended(ws):  # another connection's
+            if not _has_ended(ws):  # the exception is of another connection
                 raise
             result = None
         except Exception:
             if ws.accepted:
-                ws.close(CloseCode.INTERNAL_ERROR)  # Flask logs it: the wrapper has nothing to add
+                ws.close(CloseCode.INTERNAL_ERROR)  # so that only Flask logs it, and not also the wrapper
             raise
         return _NoResponse() if result is None else result
 
@@ -113,7 +130,7 @@ def _has_ended(ws: WebSocket) -> bool:
 
 def _no_server() -> Response:
     state = current_app.extensions[_EXTENSION]
-    if not state["logged"]:  # once: a client can repeat it at will
+    if not state["logged"]:  # once, because a client can repeat the handshake
         state["logged"] = True
         log.warning(NO_SERVER)
     return Response(f"{NO_SERVER}\n", 501, content_type="text/plain; charset=utf-8")
@@ -127,10 +144,10 @@ def _disconnected(error: ConnectionClosed) -> Response:
 
 
 def _not_websocket(error: WebsocketMismatch) -> Response | WebsocketMismatch:
-    """The path has a rule, but for the other one of HTTP and WebSocket."""
+    """The rule is for WebSockets and the request is HTTP, or the other way round."""
     if "websocket" in request.headers.get("Upgrade", "").lower():
         return error
-    response = Response("This address speaks WebSocket alone.\n", 426, content_type="text/plain; charset=utf-8")
+    response = Response("This address serves only WebSockets.\n", 426, content_type="text/plain; charset=utf-8")
     if not request.environ.get("SERVER_SOFTWARE", "").startswith(STRICT_SERVERS):
         response.headers["Upgrade"] = "websocket"
         response.headers["Connection"] = "Upgrade"

@@ -1,7 +1,8 @@
-"""``flask gws-run``: the application of ``--app`` on gunicorn with this package's worker. ``flask run`` serves it on
-Werkzeug's server, which has no WebSockets.
+"""``flask gws-run``: runs the application of ``--app`` on gunicorn with the worker of this package. ``flask run`` uses
+Werkzeug's server, which cannot open WebSockets.
 
-The command replaces its process by gunicorn, whose worker patches the standard library before it loads the application.
+Rule: the command replaces its process by gunicorn (``exec``), whose worker patches the standard library before it loads
+the application.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ WORKER = "gws_middleware.worker.GeventWebSocketWorker"
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 @pass_script_info
 def command(info: ScriptInfo, host: str, port: int, reload: bool | None, options: tuple[str, ...]) -> None:
-    """Run the application on gunicorn with the worker that opens WebSockets.
+    """Run the application on gunicorn, with WebSockets.
 
-    OPTIONS are gunicorn's, e.g. --workers 2 or --config gunicorn_conf.py.
+    OPTIONS are those of gunicorn, e.g. --workers 2 or --config gunicorn_conf.py.
     """
     if find_spec("gunicorn") is None:
         raise click.ClickException("gunicorn is not installed: pip install 'gws-middleware[flask]'")
@@ -52,12 +53,17 @@ def command(info: ScriptInfo, host: str, port: int, reload: bool | None, options
 
 
 def _no_control_socket() -> list[str]:
-    """Since 25.1 gunicorn opens one at a path that all servers of a user have in common."""
+    """The option without which gunicorn 25.1 and later open a control socket at one path for all servers of a user."""
     from gunicorn.config import Config
 
     return ["--no-control-socket"] if "control_socket_disable" in Config().settings else []
 
 
 def application() -> Flask:
-    """What ``FLASK_APP`` names, or ``wsgi.py`` or ``app.py``. gunicorn calls this in the worker."""
+    """Load the application; gunicorn calls this in the worker.
+
+    Returns:
+        The application that ``FLASK_APP`` names, or else that of ``wsgi.py`` or ``app.py``.
+
+    """
     return ScriptInfo(os.environ.get("FLASK_APP")).load_app()

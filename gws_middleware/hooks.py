@@ -1,6 +1,7 @@
-"""What the adapter of a framework is asked and told about the WebSockets of this process.
+"""What core calls of a framework's adapter.
 
-``gws_middleware.django`` installs one; without it nothing is asked. Rule: nothing of ours is imported here but shapes.
+``gws_middleware.django`` installs one; without it nothing is called. Rule: of this package only ``typing`` is imported
+here, so that any module may import this one.
 """
 
 from __future__ import annotations
@@ -14,18 +15,24 @@ __all__ = ["Adapter", "current", "install"]
 
 
 class Adapter:
-    """One that wants to know nothing: the base of a framework's. Every method runs in a greenlet, never in the hub."""
+    """The base of a framework's adapter, which does nothing. Every method runs in a greenlet, never in the hub."""
 
     grace: float | None = None
     """Seconds that a greenlet waits in ``receive()`` or ``send()`` before ``idle()`` is called; None: it never is."""
 
     def settings(self) -> Mapping[str, Any]:
-        """The project's values for fields of ``Config``; asked for each application that is wrapped."""
+        """The project's values for fields of ``Config``. Called for each application that is wrapped."""
         return {}
 
     def accepting(self, ws: Any) -> Headers:
-        """The WebSocket is about to be accepted: headers for its 101. An exception comes out of ``accept()``, which
-        then has not happened.
+        """The WebSocket is about to be accepted.
+
+        Returns:
+            Headers for its 101.
+
+        Raises:
+            Exception: Any. ``accept()`` raises it, and the WebSocket is not accepted.
+
         """
         return []
 
@@ -33,23 +40,26 @@ class Adapter:
         """It has been accepted, by this greenlet."""
 
     def idle(self) -> bool:
-        """This greenlet has been waiting for ``grace`` seconds, and waits on: give back what it does not need
-        meanwhile. True if it still holds something.
+        """This greenlet has waited for ``grace`` seconds, and goes on to wait: release what it does not need meanwhile.
+
+        Returns:
+            Whether it still holds something, so that its next wait calls this again.
+
         """
         return False
 
     def ran(self, ws: Any) -> None:
-        """A greenlet of a detached connection is about to end: the view's, or one that worked through the inbox."""
+        """A greenlet of a detached connection ends: that of the view, or one that has emptied the inbox."""
 
     def closed(self, ws: Any) -> None:
-        """The connection has ended, and so have its view and ``on_close``. Called once for each ``opened``."""
+        """The connection has ended; its view and ``on_close`` have returned. Called once for each ``opened``."""
 
 
 _adapter = Adapter()
 
 
 def install(adapter: Adapter) -> None:
-    """Make it the adapter of this process, for the WebSockets and the wrappers made from now on."""
+    """Make this the adapter of the process, for WebSockets and wrappers that are made from now on."""
     global _adapter  # one for each process, by definition
     _adapter = adapter
 

@@ -10,25 +10,27 @@ import errno
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from functools import partial
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gevent import GreenletExit, Timeout, getcurrent
 
 from .codes import CloseCode
-from .config import Config
+from .config import Config, Options
 from .connection import control, logs
 from .connection.channel import Channel
 from .connection.websocket import WebSocket
 from .exceptions import ConnectionClosed
 from .process import registry, shutdown
-from .process.limits import full
+from .process.limits import reserve_request_slots
 from .protocol.handshake import Handshake, Refusal, Request, judge, upgrade_dropped, wants_websocket
 from .servers.base import Server
-from .servers.find import close_after, find
-from .servers.gunicorn import watch_worker
+from .servers.find import close_after_response, find_server
+from .servers.gunicornworker import watch_worker
 from .typing import Environ, Headers, StartResponse, Write, WSGIApp
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["WebSocketMiddleware", "is_wrapped"]
 
@@ -47,7 +49,7 @@ class WebSocketMiddleware:
     ``Config``; ConfigError names a wrong or misspelt one.
     """
 
-    def __init__(self, app: WSGIApp, **options: Any) -> None:
+    def __init__(self, app: WSGIApp, **options: Unpack[Options]) -> None:
         self.app = app
         # As a bound method, a callable object runs in its caller's C frame: 0.7 KiB less stack for each waiting view.
         call = getattr(app, "__call__", None)  # noqa: B004
@@ -66,7 +68,7 @@ class WebSocketMiddleware:
         elif upgrade is None or not wants_websocket(upgrade) or isinstance(environ.get("wsgi.websocket"), WebSocket):
             return self.app(environ, start_response)
         else:
-            server = find(environ, start_response)
+            server = find_server(environ, start_response)
         if server is None:
             return self._no_socket(environ, start_response)
         config = self.config
@@ -119,7 +121,7 @@ class WebSocketMiddleware:
             log.warning(NO_SOCKET)
         body = NO_SOCKET.encode() + b"\n"
         start_response("501 Not Implemented", _text_headers(body))
-        close_after(environ, start_response)
+        close_after_response(environ, start_response)
         return _body(environ, body)
 
 
@@ -294,13 +296,14 @@ class _Lifetime:
                 self._deadline = _AcceptTimeout(seconds, server)
             if server.switched:
                 control.accept_switched(ws, server.subprotocol)
-            found = full(control.config_of(ws), self._environ, partial(registry.current().reserve, ws))
-            if found is None:
+            slots = registry.current().slots
+            reached = reserve_request_slots(slots, ws, control.config_of(ws), self._environ)
+            if reached is None:
                 result = app(self._environ, self.start_response)
             elif not server.switched:
-                return self._refuse(found.refusal, found.reason)
+                return self._refuse(reached.refusal, reached.setting)
             else:
-                ws.close(CloseCode.TRY_AGAIN_LATER, found.refusal.sentence)
+                ws.close(CloseCode.TRY_AGAIN_LATER, reached.refusal.sentence)
         except BaseException as error:
             if error is self._deadline:
                 return _Response(self._too_late(), server, self._seconds)

@@ -13,8 +13,8 @@ from gevent import pywsgi
 
 from .connection.compat import Clients
 from .middleware import WebSocketMiddleware, is_wrapped
-from .process import registry
-from .servers.pywsgi import HANDLER_KEY
+from .process import registry, shutdown
+from .servers.pywsgi import leave_handler
 from .typing import Environ, WSGIApp
 
 __all__ = ["WSGIServer", "WebSocketHandler"]
@@ -22,7 +22,7 @@ __all__ = ["WSGIServer", "WebSocketHandler"]
 log = logging.getLogger("gws_middleware")
 
 _WRAPPED = "_gws_middleware_wrapped"
-"""The attribute of a server that keeps its application and the same with the wrapper."""
+"""The attribute of a server object for its application and the same application wrapped."""
 
 
 class WebSocketHandler(pywsgi.WSGIHandler):
@@ -33,10 +33,8 @@ class WebSocketHandler(pywsgi.WSGIHandler):
     """
 
     def get_environ(self) -> Environ:
-        """The request's environ, with the way to its connection."""
-        environ: Environ = super().get_environ()
-        environ[HANDLER_KEY] = weakref.ref(self)
-        return environ
+        """The request's environ, with a reference to this handler."""
+        return leave_handler(super().get_environ(), self)
 
     def run_application(self) -> None:
         """Call the application, wrapped."""
@@ -51,19 +49,26 @@ class WebSocketHandler(pywsgi.WSGIHandler):
 def _wrapped(server: Any, app: Any) -> WSGIApp:
     if isinstance(app, WebSocketMiddleware):
         return app
-    known: tuple[WSGIApp, WSGIApp] | None = getattr(server, _WRAPPED, None)
-    if known is None or known[0] is not app:
-        known = app, app if is_wrapped(app) else WebSocketMiddleware(app)
-        setattr(server, _WRAPPED, known)
-    return known[1]
+    cached: tuple[WSGIApp, WSGIApp] | None = getattr(server, _WRAPPED, None)
+    if cached is None or cached[0] is not app:
+        cached = app, app if is_wrapped(app) else WebSocketMiddleware(app)
+        setattr(server, _WRAPPED, cached)
+    return cached[1]
 
 
 class WSGIServer(pywsgi.WSGIServer):
-    """``gevent.pywsgi.WSGIServer`` with the handler above, and the application wrapped if it is not yet.
+    """``gevent.pywsgi.WSGIServer`` with ``WebSocketHandler``. The application is wrapped if it is not yet.
 
-    ``debug`` and ``pre_start_hook`` are gevent-websocket's: the first sets the level of the logger ``gws_middleware``,
-    the second is called as ``WebSocketHandler`` says. TypeError for an argument that neither this class nor
-    ``gevent.pywsgi.WSGIServer`` has.
+    Args:
+        listener: As for ``gevent.pywsgi.WSGIServer``.
+        application: The WSGI application.
+        debug: Whether the logger ``gws_middleware`` has the level DEBUG (as in gevent-websocket); False by default.
+        pre_start_hook: Called with the handler for each request, as ``WebSocketHandler`` says (as in gevent-websocket).
+        arguments: Those of ``gevent.pywsgi.WSGIServer``.
+
+    Raises:
+        TypeError: An argument that neither this class nor ``gevent.pywsgi.WSGIServer`` has.
+
     """
 
     handler_class = WebSocketHandler
@@ -82,7 +87,7 @@ class WSGIServer(pywsgi.WSGIServer):
             application = WebSocketMiddleware(application)
         super().__init__(listener, application, **arguments)
         self.websockets: weakref.WeakSet[Any] = weakref.WeakSet()
-        """The WebSockets that came in here."""
+        """The WebSockets of this server."""
         if issubclass(self.handler_class, WebSocketHandler):  # gevent-websocket's fills a dictionary
             self.clients = Clients(self)
         self.debug = debug
@@ -91,17 +96,20 @@ class WSGIServer(pywsgi.WSGIServer):
             log.setLevel(logging.DEBUG)
 
     def stop(self, timeout: float | None = None) -> None:
-        """Accept no more, close this server's WebSockets (``shutdown_close_code``), and stop as ``gevent.pywsgi`` does;
-        ``timeout`` (s, ``stop_timeout`` unless given) is for the peers' answers, and once more for requests.
+        """Stop accepting, close this server's WebSockets (``shutdown_close_code``), and stop as ``gevent.pywsgi`` does.
+
+        Args:
+            timeout: Seconds for the peers' answers, and once more for requests; ``stop_timeout`` by default.
+
         """
         self.close()
         seconds = self.stop_timeout if timeout is None else timeout
-        registry.current().drain(timeout=seconds, members=self.websockets)
+        shutdown.drain(registry.current(), timeout=seconds, members=self.websockets)
         super().stop(timeout)
 
 
 def _check(arguments: Iterable[str]) -> None:
-    """Gevent takes any argument that it does not know for one of TLS, and each connection fails later."""
+    """Refuse a misspelt argument: gevent would take it for one of TLS, and each connection would fail later."""
     wrap = gevent.ssl.SSLContext.wrap_socket if "ssl_context" in arguments else gevent.ssl.wrap_socket
     known = {"ssl_context", *inspect.signature(pywsgi.WSGIServer).parameters, *inspect.signature(wrap).parameters}
     for name in arguments:

@@ -1,4 +1,7 @@
-"""Tests of WebSocket applications in one process: the real middleware and engine over a socket pair, no server.
+"""A client for tests of WebSocket applications.
+
+Rule: the application runs in the process of the test, with the real middleware and engine, over a socket pair. There is
+no server, and each wait of the client has a timeout.
 
 ::
 
@@ -17,7 +20,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 import gevent
@@ -25,6 +28,7 @@ from gevent import socket as gsocket
 from gevent.event import AsyncResult, Event
 
 from .codes import CloseCode
+from .config import ClientOptions
 from .connection import jsontext
 from .connection.channel import Channel, plain_channel
 from .exceptions import ConnectionClosed, HandshakeRefused
@@ -36,12 +40,16 @@ from .servers.base import SERVER_KEY, SWITCHING, Server
 from .typing import Environ, Headers, Message, StartResponse, Write, WSGIApp
 from .watchdog import StuckError, Watchdog
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 __all__ = ["Client", "connect"]
 
 HOST = "testserver"
 READ_SIZE = 65536
 OF_THE_APPLICATION = (Exception, gevent.GreenletExit, gevent.Timeout, GeneratorExit, KeyboardInterrupt, SystemExit)
-"""What an application raises that its server deals with. All else is meant for the test, e.g. pytest's outcomes."""
+"""Exceptions of an application that its server handles. All others are for the test, e.g. those of ``pytest.fail()``.
+"""
 
 _watchdog = Watchdog()
 
@@ -56,16 +64,34 @@ def connect(
     compression: deflate.Parameters | None = None,
     environ: Mapping[str, Any] | None = None,
     timeout: float = 5.0,
-    **options: Any,
+    **options: Unpack[ClientOptions],
 ) -> Client:
-    """A client for one connection to ``app``; the handshake is done when its ``with`` block is entered.
+    """Create a client for one connection, for a ``with`` block, which does the handshake.
 
-    ``app`` is wrapped with ``options`` unless it is wrapped already. ``path`` may have a query. ``compression`` is what
-    the client offers, ``environ`` is laid over the WSGI environ, and ``timeout`` (s) bounds each wait, so that no test
-    hangs: not even on an application that never gives way to the client, in a test that runs in the main thread.
+    An exception of the application before the 101 is raised by the ``with`` statement. So is at any time a
+    BaseException of a test framework, e.g. that of ``pytest.fail()`` or ``pytest --timeout``.
 
-    HandshakeRefused: the application answered with HTTP. An exception that it raised before the 101 comes out as it is,
-    and a BaseException of a test framework's, e.g. of ``pytest.fail()`` or ``pytest --timeout``, after it, too.
+    Args:
+        app: The WSGI application. It is wrapped in ``WebSocketMiddleware`` unless it is wrapped already.
+        path: The path, with a query if there is one.
+        subprotocols: The subprotocols to offer, the preferred one first. Default: none.
+        headers: More headers of the handshake, or other values for its headers.
+        origin: The header ``Origin``. Default: none.
+        compression: The parameters of permessage-deflate to offer. Default: none.
+        environ: Values that are added to the WSGI environ, or replace its values.
+        timeout: Seconds that each wait may take. Default: 5. In the main thread it also holds for an application that
+            blocks the event loop.
+        **options: Settings of ``WebSocketMiddleware``.
+
+    Returns:
+        The client.
+
+    Raises:
+        TypeError: There are ``options``, but ``app`` is wrapped already.
+        HandshakeRefused: The ``with`` statement raises it where the application answered with HTTP.
+        TimeoutError: A wait took more than ``timeout`` seconds. An application that blocks the event loop gives a
+            subclass, whose message has its stack.
+
     """
     if not isinstance(app, WebSocketMiddleware):
         app = WebSocketMiddleware(app, **options)
@@ -111,14 +137,14 @@ def _environ(path: str, headers: Mapping[str, str]) -> Environ:
 
 
 class _PairServer(Server):
-    """The server's side of the socket pair; it tells ``answered`` whether a 101 or a response came out."""
+    """The server's side of the socket pair. ``answered`` gets the 101 or the response."""
 
     def __init__(self, sock: Any) -> None:
         self.sock = sock
         self.answered: AsyncResult[tuple[str, Headers, bytes]] = AsyncResult()
-        self.told: _Told | None = None
+        self.end_recorder: _EndRecorder | None = None
         self.failure: BaseException | None = None
-        """What the application raised for the test."""
+        """An exception of the application that is for the test."""
         self._environ: Environ = {}
         self._status: tuple[str, Headers] | None = None
         self._body: list[bytes] = []
@@ -130,17 +156,17 @@ class _PairServer(Server):
     def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
         start_response(SWITCHING, headers)
         ws = self._environ["wsgi.websocket"]
-        ws._adapter = self.told = _Told(ws._adapter)
+        ws._adapter = self.end_recorder = _EndRecorder(ws._adapter)
         self.answered.set((SWITCHING, headers, b""))
         return plain_channel(self.sock), b""
 
     def serve(self, app: WebSocketMiddleware, environ: Environ) -> None:
-        """One request, as a WSGI server serves it. Runs in a greenlet of its own."""
+        """Serve one request as a WSGI server does. Runs in a greenlet of its own."""
         self._environ = environ
-        noting = copy.copy(app)
-        noting._call = _Noting(app._call, self)
+        recording = copy.copy(app)
+        recording._call = _FailureRecorder(app._call, self)
         try:
-            result = noting(environ, self.start_response)
+            result = recording(environ, self.start_response)
             try:
                 for chunk in result:
                     self._body.append(chunk)
@@ -164,16 +190,16 @@ class _PairServer(Server):
             self.sock.close()
 
 
-class _Noting:
-    """The application, or its response. What is raised in it after the 101 is logged by the middleware; this notes what
-    of it is meant for the test.
+class _FailureRecorder:
+    """Wraps the application or its response, and records an exception that is for the test. After the 101 the
+    middleware only logs it.
     """
 
     def __init__(self, inside: Any, server: _PairServer) -> None:
         self._inside, self._server = inside, server
 
     @contextmanager
-    def _noted(self) -> Iterator[None]:
+    def _recorded(self) -> Iterator[None]:
         try:
             yield
         except OF_THE_APPLICATION:
@@ -183,21 +209,21 @@ class _Noting:
             raise
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Any:
-        with self._noted():
+        with self._recorded():
             result = self._inside(environ, start_response)
-        return _Noting(result, self._server) if hasattr(result, "__iter__") else result
+        return _FailureRecorder(result, self._server) if hasattr(result, "__iter__") else result
 
     def __iter__(self) -> Iterator[bytes]:
-        with self._noted():
+        with self._recorded():
             yield from self._inside
 
     def close(self) -> None:
-        with self._noted():
+        with self._recorded():
             getattr(self._inside, "close", lambda: None)()
 
 
-class _Told:
-    """A WebSocket's adapter, which notes that the connection has ended, and its view or ``on_close`` too."""
+class _EndRecorder:
+    """Wraps the adapter of a WebSocket, and records that the connection and its view or ``on_close`` have ended."""
 
     def __init__(self, adapter: Any) -> None:
         self._adapter, self.end = adapter, Event()
@@ -213,8 +239,10 @@ class _Told:
 
 
 class Client:
-    """The client's end of one connection. Use it as a ``with`` block; its end waits for the application's: for that of
-    the view, and of the callbacks of a detached connection.
+    """The client of one connection, made by ``connect()``. Use it in a ``with`` statement.
+
+    The end of the ``with`` block closes the connection and waits until the view, or the callbacks of a detached
+    connection, have ended.
     """
 
     def __init__(
@@ -227,8 +255,9 @@ class Client:
         timeout: float,
     ) -> None:
         self.timeout = timeout
-        """Seconds that each wait may take before TimeoutError is raised."""
+        """Seconds that each wait may take."""
         self.subprotocol: str | None = None
+        """The selected subprotocol, or None."""
         self.headers: Headers = []
         """The headers of the 101."""
         self._app, self._environ, self._key = app, environ, key
@@ -239,7 +268,7 @@ class Client:
         self._server: Any = None
         self._inbox: list[Message] = []
         self._lost = False
-        self._told = False
+        self._end_delivered = False
         self._stuck: StuckError | None = None
 
     def __enter__(self) -> Client:
@@ -282,8 +311,8 @@ class Client:
         try:
             with self._within(self.timeout, sentence):
                 self._greenlet.join()
-                if self._server.told is not None:
-                    self._server.told.end.wait()
+                if self._server.end_recorder is not None:
+                    self._server.end_recorder.end.wait()
         except TimeoutError:
             if not raising:
                 raise
@@ -296,8 +325,8 @@ class Client:
 
     @contextmanager
     def _within(self, timeout: float, sentence: str) -> Iterator[None]:
-        """TimeoutError with the sentence if the block takes longer. What the application raised for the test is raised
-        here, and where it holds the event loop, each further wait ends at once.
+        """Raise TimeoutError with the sentence if the block takes more than ``timeout`` s, and an exception of the
+        application that is for the test. After a StuckError each further wait ends at once.
         """
         if self._stuck is not None:
             raise self._stuck
@@ -310,10 +339,20 @@ class Client:
         if self._server.failure is not None:
             raise self._server.failure
 
-    # --- talking ---------------------------------------------------------------------------------------------------
+    # --- messages --------------------------------------------------------------------------------------------------
 
     def send(self, message: Message, binary: bool | None = None) -> None:
-        """Send a message: ``str`` as text, bytes as binary. ConnectionClosed on an ended connection."""
+        """Send a message.
+
+        Args:
+            message: ``str`` or bytes.
+            binary: Whether to send it as a binary message. Default: ``str`` as text, bytes as binary.
+
+        Raises:
+            ConnectionClosed: The connection has ended.
+            TimeoutError: The application did not read in time.
+
+        """
         engine = self._connection()
         if engine.state is not State.OPEN or self._lost:
             raise self._closed_error()
@@ -322,33 +361,76 @@ class Client:
         self.send_raw(frame)
 
     def send_json(self, value: Any) -> None:
-        """Send a value as JSON text. TypeError for a value that has no JSON, ValueError for NaN and infinity."""
+        """Send a value as a JSON text message.
+
+        Args:
+            value: A value that JSON can represent.
+
+        Raises:
+            TypeError: The value has no JSON representation.
+            ValueError: The value has NaN or an infinity.
+            ConnectionClosed: The connection has ended.
+
+        """
         self.send(jsontext.dumps(value))
 
     def send_raw(self, data: bytes) -> None:
-        """Put bytes on the wire as they are, to play a broken peer."""
+        """Send bytes as they are, e.g. an invalid frame.
+
+        Args:
+            data: The bytes.
+
+        Raises:
+            TimeoutError: The application did not read in time.
+
+        """
         try:
             with self._within(self.timeout, f"the application did not read within {self.timeout} s"):
                 self._sock.sendall(data)
         except TimeoutError:
             raise
-        except OSError:  # the application has gone; what it said before, e.g. why, can still be read
+        except OSError:  # the application has closed; what it sent before, e.g. a close frame, can still be read
             while not self._lost:
                 self._read(self.timeout)
 
     def receive(self, timeout: float | None = None) -> Message | None:
-        """The next message; None, once, when the connection has ended, then ConnectionClosed. TimeoutError in time."""
+        """Wait for the next message.
+
+        Args:
+            timeout: Seconds to wait. Default: ``timeout`` of the client.
+
+        Returns:
+            ``str`` for a text message, ``bytes`` for a binary one; None, once, when the connection has ended.
+
+        Raises:
+            ConnectionClosed: The end has been returned already.
+            TimeoutError: No message came in time.
+
+        """
         while not self._inbox:
             if self._lost or self._connection().state is not State.OPEN:
-                if self._told:
+                if self._end_delivered:
                     raise self._closed_error()
-                self._told = True
+                self._end_delivered = True
                 return None
             self._read(self.timeout if timeout is None else timeout)
         return self._inbox.pop(0)
 
     def receive_json(self, timeout: float | None = None) -> Any:
-        """The next message as JSON; ConnectionClosed at the end, ValueError where the application sent none."""
+        """Wait for the next message, and decode it as JSON.
+
+        Args:
+            timeout: Seconds to wait. Default: ``timeout`` of the client.
+
+        Returns:
+            The value.
+
+        Raises:
+            ConnectionClosed: The connection has ended.
+            TimeoutError: No message came in time.
+            ValueError: The message is not JSON.
+
+        """
         message = self.receive(timeout)
         if message is None:
             raise self._closed_error()
@@ -356,14 +438,23 @@ class Client:
 
     def __iter__(self) -> Iterator[Message]:
         """The messages until the connection ends."""
-        while not self._told:
+        while not self._end_delivered:
             message = self.receive()
             if message is None:
                 return
             yield message
 
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
-        """Close, and wait for the answer. Messages that come before it can still be received."""
+        """Send a close frame, and wait for that of the application. Messages before it can still be received.
+
+        Args:
+            code: The close code. Default: 1000.
+            reason: The close reason, at most 123 bytes in UTF-8. Default: empty.
+
+        Raises:
+            TimeoutError: The close frame of the application did not come in time.
+
+        """
         engine = self._connection()
         engine.close(code, reason)
         self.send_raw(engine.take_replies())
@@ -405,7 +496,7 @@ class Client:
 
     @property
     def close_reason(self) -> str | None:
-        """The reason beside ``close_code``."""
+        """The reason in the application's close frame, "" if it sent none, None while the connection is open."""
         received = self._connection().received_close
         if received is not None:
             return received[1]

@@ -1,6 +1,4 @@
-"""``GeventWebSocketWorker``: gunicorn's gevent worker with every application wrapped, not a line of the project
-changed.
-"""
+"""``GeventWebSocketWorker``: gunicorn's gevent worker, with every application wrapped."""
 
 from __future__ import annotations
 
@@ -10,8 +8,9 @@ from typing import Any, ClassVar
 import gevent
 from gunicorn.workers.ggevent import GeventWorker
 
+from .config import Options
 from .metrics.health import status
-from .metrics.statsd import Statsd
+from .metrics.statsd import Statsd, find_statsd
 from .middleware import WebSocketMiddleware, is_wrapped
 from .process.shutdown import ShutdownCoordinator
 from .typing import WSGIApp
@@ -20,7 +19,7 @@ __all__ = ["GeventWebSocketWorker", "status"]
 
 
 def __getattr__(name: str) -> Any:
-    if name.lower().endswith("worker"):  # no AttributeError: that would not come out of gunicorn's configuration
+    if name.lower().endswith("worker"):  # not AttributeError, which gunicorn's configuration replaces by its own
         raise ImportError(f"{__name__} has no {name}: the worker class is {__name__}.{__all__[0]}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -37,7 +36,7 @@ class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]
     """
 
     wsgi: WSGIApp
-    options: ClassVar[dict[str, Any]] = {}
+    options: ClassVar[Options] = {}
     """Fields of ``Config``."""
     _statsd: Statsd | None = None
 
@@ -48,8 +47,7 @@ class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]
     def load_wsgi(self) -> None:
         """Load the application and wrap it."""
         super().load_wsgi()
-        if self.cfg.statsd_host and hasattr(self.log, "increment"):
-            self._statsd = Statsd(self.log)
+        self._statsd = find_statsd(self)
         wsgi = self.wsgi
         if not is_wrapped(wsgi):
             wsgi = WebSocketMiddleware(wsgi, **self.options)
@@ -58,13 +56,13 @@ class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]
         self.wsgi = wsgi
 
     def run(self) -> None:
-        """Serve until told to stop, and until all connections are closed, those too that have no view."""
+        """Serve until the worker is to stop and all connections are closed, those too whose view has returned."""
         try:
             super().run()
             while not self.shutdown.is_finished:
                 self.notify()
                 gevent.sleep(POLL)
-        except SystemExit:  # SIGQUIT, or no arbiter any more
+        except SystemExit:  # SIGQUIT, or the arbiter has ended
             self.shutdown.close_quickly()
             raise
         finally:
@@ -72,14 +70,14 @@ class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]
                 self._statsd.send()
 
     def notify(self) -> None:
-        """Tell the arbiter that this worker lives; once it is to stop, close every WebSocket too."""
+        """Let the arbiter know that this worker runs; once the worker is to stop, close every WebSocket."""
         super().notify()
         if self.booted:
             self.shutdown.check()
             if self._statsd is not None:
-                self._statsd.beat()
+                self._statsd.send_if_due()
 
     def handle_abort(self, sig: int, frame: FrameType | None) -> None:
-        """SIGABRT: something has kept the loop from running for ``timeout`` seconds, and SIGKILL follows soon."""
+        """SIGABRT: the event loop has not run for ``timeout`` seconds. Close all connections before SIGKILL follows."""
         gevent.spawn(self.shutdown.close_quickly)
         super().handle_abort(sig, frame)

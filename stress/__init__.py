@@ -1,1 +1,1 @@
-"""Programs that treat a server badly, or for long, and look at what is left: see README.md."""
+"""Programs that run a server for long, or under attack, and check the result: see README.md."""

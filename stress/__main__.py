@@ -1,7 +1,7 @@
-"""The door to the five programs: ``python -m stress chaos --seconds 60``.
+"""The command of the five programs: ``python -m stress chaos --seconds 60``.
 
 Their clients are greenlets around blocking sockets, so the standard library is patched before anything else is
-imported: that is why they are not started as modules of their own.
+imported. So the programs cannot be started as modules of their own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The application under stress: plain WSGI views, a Django one with its ORM, and faults that can be switched on.
+"""The application under test: plain WSGI views, a Django view with its ORM, and faults that can be enabled.
 
 Environment: ``STRESS_DIRECTORY`` is where stored messages and the database are; ``STRESS_DJANGO=1`` loads the views
-below ``/db``; ``STRESS_FAULTS`` names faults (see ``FAULTS``), which show that a program sees what it looks for.
+below ``/db``; ``STRESS_FAULTS`` names faults (see ``FAULTS``), which prove that the programs detect them.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from gws_middleware.typing import Environ, StartResponse, WSGIApp
 from tests.fixtureapps.common import configure_logging, json_response, text_response
 
 FAULTS = {
-    "leak": "each WebSocket leaves a KiB behind",
-    "greenlet": "each WebSocket of /echo leaves a greenlet behind",
-    "wrong": "every twentieth answer of /echo and /detached is another than the message",
+    "leak": "each WebSocket leaks one KiB",
+    "greenlet": "each WebSocket of /echo leaks a greenlet",
+    "wrong": "every twentieth answer of /echo and /detached differs from the message",
     "forget": "every fiftieth message of /stored is acknowledged and not stored",
-    "cut": "each WebSocket of /stored is cut after a second or two, without a goodbye",
-    "block": "each message keeps the worker from everything else for 20 ms",
+    "cut": "each WebSocket of /stored is aborted after a second or two, without a close frame",
+    "block": "each message blocks the event loop for 20 ms",
 }
 
 PID = str(os.getpid())
 DIRECTORY = Path(os.environ.get("STRESS_DIRECTORY", "."))
 STORE = DIRECTORY / os.environ.get("STRESS_STORE", "stored.txt")
 WORKER = "X-Worker"
-"""The header that tells which worker answers, of HTTP responses and of the 101."""
+"""The header with the pid of the worker, in HTTP responses and in the 101."""
 
 _faults = frozenset(filter(None, os.environ.get("STRESS_FAULTS", "").split(",")))
 assert _faults <= set(FAULTS), _faults
@@ -50,7 +50,7 @@ _answered, _stored = itertools.count(1), itertools.count(1)
 
 
 def client_address(environ: Environ) -> Any:
-    """For the setting of that name: a header that a proxy sets. It fails where the proxy has let a wrong one pass."""
+    """The setting of that name: a header that a proxy sets. It raises if the proxy has let an invalid value pass."""
     return environ["HTTP_X_ADDRESS"].encode("ascii") if "HTTP_X_ADDRESS" in environ else None
 
 
@@ -76,7 +76,7 @@ def application(environ: Environ, start_response: StartResponse) -> Iterable[byt
 
 
 def _signed(start_response: StartResponse) -> StartResponse:
-    """``start_response`` with the worker's name among the headers of an HTTP response."""
+    """``start_response`` that adds the pid of the worker to the headers of an HTTP response."""
 
     def signed(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
         return start_response(status, [*headers, (WORKER, PID)], *rest)
@@ -89,20 +89,20 @@ def _signed(start_response: StartResponse) -> StartResponse:
 
 @at("/")
 def hello(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """A request that needs nothing."""
+    """A request without work."""
     return text_response(start_response, "hello")
 
 
 @at("/work")
 def work(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """A request that takes its time, so that a stopping worker has some under way."""
+    """A request that takes 0.2 s, so that a stopping worker has some in progress."""
     gevent.sleep(0.2)
     return text_response(start_response, "done")
 
 
 @at("/held")
 def held(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """What this worker holds, garbage not counted."""
+    """The resources that this worker holds, garbage not counted."""
     for _ in range(3):
         gc.collect()
     living = gc.get_objects()
@@ -116,7 +116,7 @@ def held(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
             "greenlets": sum(isinstance(item, greenlet) and not item.dead for item in living),
             "watchers": loop.activecnt,
             "websockets": len(registry.current()),
-            "slots": sum(registry.current().reserved.values()),
+            "slots": sum(registry.current().slots.reserved.values()),
             "databases": sum(issubclass(kind, sqlite3.Connection) for kind in kinds),
             "our objects": ours.total(),
             "kinds": ours,
@@ -135,7 +135,7 @@ def _ours(living: list[Any]) -> Counter[str]:
 
 
 def opened(environ: Environ, start_response: StartResponse) -> Any:
-    """The WebSocket of a request, accepted; None where it is none, and then a 400 has been started."""
+    """The accepted WebSocket of a request; None for a request without one, and then a 400 has been started."""
     ws = environ.get("wsgi.websocket")
     if ws is None:
         start_response("400 Bad Request", [("Content-Type", "text/plain"), ("Content-Length", "0")])
@@ -148,7 +148,7 @@ def opened(environ: Environ, start_response: StartResponse) -> Any:
 
 @at("/echo")
 def echo(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """A view that stays."""
+    """A view that runs as long as the connection is open."""
     ws = opened(environ, start_response)
     if ws is not None:
         for message in ws:
@@ -159,7 +159,7 @@ def echo(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 
 def answer(ws: Any, message: Any) -> None:
-    """Send a message back, as the faults allow."""
+    """Send a message back, with the enabled faults."""
     if "block" in _faults:
         _block(0.02)
     if "wrong" in _faults and next(_answered) % 20 == 0:
@@ -168,7 +168,7 @@ def answer(ws: Any, message: Any) -> None:
 
 
 def _block(seconds: float) -> None:
-    """Compute, without giving way."""
+    """Compute, and block the event loop."""
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         pass
@@ -176,7 +176,7 @@ def _block(seconds: float) -> None:
 
 @at("/detached")
 def detached(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """A view that leaves."""
+    """A view that detaches and returns."""
     ws = opened(environ, start_response)
     if ws is not None:
         ws.detach(on_message=answer)
@@ -185,7 +185,7 @@ def detached(environ: Environ, start_response: StartResponse) -> Iterable[bytes]
 
 @at("/room")
 def room(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """What comes goes to everybody in this worker's room."""
+    """A message is sent to all members of this worker's room."""
     ws = opened(environ, start_response)
     if ws is None:
         return []
@@ -202,7 +202,7 @@ def room(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 @at("/quiet-room")
 def quiet_room(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """A member of the room that is detached and never speaks."""
+    """A member of the room that is detached; its messages are dropped."""
     ws = opened(environ, start_response)
     if ws is not None:
         ws.detach(on_close=_members.discard)
@@ -212,23 +212,23 @@ def quiet_room(environ: Environ, start_response: StartResponse) -> Iterable[byte
 
 @at("/raise")
 def raising(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """A view with a mistake in it."""
+    """A view that raises."""
     ws = opened(environ, start_response)
     if ws is not None:
         ws.receive()
-        raise LookupError("as told")
+        raise LookupError("expected")
     return []
 
 
 @at("/page")
 def page(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """More than a connection's buffers may hold."""
+    """A response that is larger than the buffers of a connection."""
     return text_response(start_response, "x" * 2**20)
 
 
 @at("/late")
 def late(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Waits for something else, accepts, and looks at nothing but the end."""
+    """Waits for something else, accepts, and then only checks for the end."""
     gevent.sleep(0.3)
     ws = environ["wsgi.websocket"]
     while not ws.closed:
@@ -238,7 +238,7 @@ def late(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 @at("/flood")
 def flood(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Sends as fast as the peer takes it, and more."""
+    """Sends without a pause, and waits for the peer to read."""
     ws = opened(environ, start_response)
     while ws is not None:
         ws.send(b"x" * 16384)
@@ -265,16 +265,16 @@ def computing_detached(environ: Environ, start_response: StartResponse) -> Itera
 
 @at("/limited")
 def limited(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Echoes ten messages that come at once, and no more."""
+    """Echoes ten messages that come at once, and not more."""
     ws = environ.get("wsgi.websocket")
     if ws is not None:
         ws.limits(message_rate=5, rate_burst=2)
     return echo(environ, start_response)
 
 
-@at("/deaf")
-def deaf(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """A view that takes nothing of what comes."""
+@at("/unread")
+def not_receiving(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """A view that does not receive."""
     ws = opened(environ, start_response)
     if ws is not None:
         gevent.sleep(1)
@@ -283,7 +283,7 @@ def deaf(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 @at("/sink")
 def sink(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """A view that takes what comes."""
+    """A view that receives and sends nothing."""
     for _ in opened(environ, start_response) or ():
         pass
     return []
@@ -300,7 +300,7 @@ def push(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 @at("/push-offer")
 def push_offer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """The same with what never waits."""
+    """The same with ``offer``, which never waits."""
     ws, message = opened(environ, start_response), prepare("x" * 10)
     while ws is not None and ws.offer(message):
         pass
@@ -309,8 +309,8 @@ def push_offer(environ: Environ, start_response: StartResponse) -> Iterable[byte
 
 @at("/stored")
 def stored(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Acknowledges a message when it is stored: one write to a file that is opened for appending is all or nothing,
-    also between processes, and outlives its process.
+    """Acknowledges a message when it is stored: one write to a file that is opened for appending is atomic, also
+    between processes, and stays when its process ends.
     """
     ws = opened(environ, start_response)
     if ws is None:
@@ -367,4 +367,4 @@ wrapped = WebSocketMiddleware(application)
 _django = _load_django() if os.environ.get("STRESS_DJANGO") else None
 configure_logging()
 _at_boot = _ours(gc.get_objects())
-"""What came along with the fork, e.g. the arbiter's objects for the other workers, as many as there were just then."""
+"""Objects that the fork has copied, e.g. those of the arbiter for the workers that it had then."""

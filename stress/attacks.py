@@ -1,39 +1,40 @@
-"""What hostile and broken peers do, and what must come of it, one function or one row of ``BROKEN`` for each kind.
+"""The attacks of hostile and broken peers, and the answer that each must have: a function, or a row of ``BROKEN``.
 
-Each gets a fresh connection and either returns, having seen what must happen, or raises AssertionError, EOFError or
-OSError. Views that stay and views that leave take turns.
+Each gets a new connection. It returns if the answer is right, and raises AssertionError, EOFError or OSError if not.
+Attached and detached views alternate.
 """
 
 from __future__ import annotations
 
 import random
 import time
-import zlib
 from collections.abc import Callable
 
 from tests.support.rawclient import (
     BINARY,
     CLOSE,
     CONTINUATION,
+    DEFLATE,
     PING,
     TEXT,
     Frame,
     close_frame,
+    deflated,
     frame,
     request,
     upgrade_request,
 )
 
-from .crew import knows
-from .peer import Peer, can_vanish
+from .gunicorn import has_setting
+from .peer import Peer, can_close_silently
 
-__all__ = ["DEFLATE", "EXPECTED_RECORDS", "SHUTDOWN", "Attack", "attacks", "deflated", "resource_attacks", "settings"]
+__all__ = ["EXPECTED_RECORDS", "SHUTDOWN", "Attack", "attacks", "resource_attacks", "settings"]
 
 LIMIT = 2**18
 
 
 def settings() -> dict[str, object]:
-    """Limits that an attack can reach, and deadlines that it can wait for."""
+    """Limits that an attack can reach, and deadlines that it can wait for, for all attacks."""
     return {
         "max_message_size": LIMIT,
         "max_fragments": 2048,
@@ -43,27 +44,26 @@ def settings() -> dict[str, object]:
         "client_address": "stress.app.client_address",
         "max_connections_per_address": 10_000,
         "max_connections": 10_000,
-        **({"ping_interval": 2.0, "ping_timeout": 2.0} if knows("ping_interval") else {}),
+        **({"ping_interval": 2.0, "ping_timeout": 2.0} if has_setting("ping_interval") else {}),
     }
 
 
 EXPECTED_RECORDS = [
     r"\[WARNING\] Invalid request from ip=",
-    r"WebSocket '/raise': the application raised.*as told$",
+    r"WebSocket '/raise': the application raised.*expected$",
     r"Error handling request.*UnicodeEncodeError",  # attack 29
 ]
-"""Records of the log that the attacks make, and that are as they should be."""
+"""Log records that the attacks cause, and that are right."""
 SHUTDOWN = 1012
-"""What a worker says that is told to stop in between."""
+"""The close code of a worker that stops meanwhile."""
 ECHOES = ("/echo", "/detached", "/db/echo", "/db/detached")
-DEFLATE = ("Sec-WebSocket-Extensions", "permessage-deflate")
 
 Attack = Callable[[Peer, random.Random], None]
 ATTACKS: dict[str, Attack] = {}
 
 
 def attack(name: str) -> Callable[[Attack], Attack]:
-    """Decorator: one of ``ATTACKS``; the name begins with the row of the table of attacks that it belongs to."""
+    """Decorator: one of ``ATTACKS``; the name begins with the number of its row in docs/security.md."""
 
     def add(one: Attack) -> Attack:
         assert name not in ATTACKS, name
@@ -74,16 +74,16 @@ def attack(name: str) -> Callable[[Attack], Attack]:
 
 
 def expect_close(peer: Peer, *codes: int) -> None:
-    """The next close frame has one of these codes, and the connection ends behind it."""
+    """The next close frame has one of these codes, and the connection ends after it."""
     while (received := peer.read_frame()).opcode != CLOSE:
         pass
     assert received.code in (*codes, SHUTDOWN), f"closed with {received.code} {received.reason!r}, not {codes}"
-    peer.say(close_frame(received.code))
+    peer.write(close_frame(received.code))
     rest = peer.read_until_eof()
-    assert rest == b"", f"behind the close frame: {rest[:80]!r}"
+    assert rest == b"", f"after the close frame: {rest[:80]!r}"
 
 
-def talk(peer: Peer, chance: random.Random) -> None:
+def echo_once(peer: Peer, chance: random.Random) -> None:
     """Open, and have one message echoed, as an honest peer does."""
     peer.open(chance.choice(ECHOES))
     peer.text("honest so far")
@@ -117,11 +117,11 @@ BROKEN: dict[str, tuple[int, list[bytes]]] = {
 
 
 def broken(code: int, choices: list[bytes]) -> Attack:
-    """An honest beginning, then one of these."""
+    """A correct message, then one of these."""
 
     def run(peer: Peer, chance: random.Random) -> None:
-        talk(peer, chance)
-        peer.say(chance.choice(choices))
+        echo_once(peer, chance)
+        peer.write(chance.choice(choices))
         expect_close(peer, code)
 
     return run
@@ -134,12 +134,6 @@ for _name, (_code, _choices) in BROKEN.items():
 # --- bombs and floods (rows 2, 7, 8, 10, 11) -----------------------------------------------------------------------
 
 
-def deflated(payload: bytes) -> bytes:
-    """A message's payload under permessage-deflate (RFC 7692 7.2.1)."""
-    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
-    return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
-
-
 BOMB = deflated(bytes(16 * LIMIT))
 
 
@@ -147,7 +141,7 @@ BOMB = deflated(bytes(16 * LIMIT))
 def bomb(peer: Peer, chance: random.Random) -> None:
     """Sixteen times the limit."""
     peer.open("/echo", DEFLATE)
-    peer.say(frame(BINARY, BOMB, rsv=4))
+    peer.write(frame(BINARY, BOMB, rsv=4))
     expect_close(peer, 1009)
 
 
@@ -156,7 +150,7 @@ def bomb_in_fragments(peer: Peer, chance: random.Random) -> None:
     """The same, in small pieces."""
     peer.open("/detached", DEFLATE)
     parts = [BOMB[start : start + 100] for start in range(0, len(BOMB), 100)]
-    peer.say(
+    peer.write(
         frame(BINARY, parts[0], fin=False, rsv=4)
         + b"".join(frame(CONTINUATION, part, fin=False) for part in parts[1:])
         + frame(CONTINUATION)
@@ -166,11 +160,11 @@ def bomb_in_fragments(peer: Peer, chance: random.Random) -> None:
 
 @attack("7 big frame announced and dribbled")
 def dribbled_message(peer: Peer, chance: random.Random) -> None:
-    """A few bytes now and again, and gone in the middle."""
-    talk(peer, chance)
-    peer.say(frame(BINARY, b"x" * 100, length=LIMIT - 1))
+    """A few bytes at a time, and the end in the middle."""
+    echo_once(peer, chance)
+    peer.write(frame(BINARY, b"x" * 100, length=LIMIT - 1))
     for _ in range(chance.randrange(20)):
-        peer.say(b"x")
+        peer.write(b"x")
         time.sleep(0.1)
     chance.choice((peer.reset, peer.close))()
 
@@ -180,24 +174,24 @@ def fragments(peer: Peer, chance: random.Random) -> None:
     """Of no byte or of one."""
     peer.open(chance.choice(ECHOES))
     payload = chance.choice((b"", b"x"))
-    peer.say(frame(BINARY, payload, fin=False) + frame(CONTINUATION, payload, fin=False) * 4000)
+    peer.write(frame(BINARY, payload, fin=False) + frame(CONTINUATION, payload, fin=False) * 4000)
     expect_close(peer, 1008)
 
 
 @attack("10 ping flood, pongs unread")
 def pings(peer: Peer, chance: random.Random) -> None:
-    """Two megabytes of pings, and gone."""
-    talk(peer, chance)
+    """Two megabytes of pings, and the end."""
+    echo_once(peer, chance)
     for _ in range(20):
-        peer.say(frame(PING, b"p" * 125) * 800)
+        peer.write(frame(PING, b"p" * 125) * 800)
     chance.choice((peer.reset, peer.close))()
 
 
 @attack("10 ping flood, pongs read")
 def pings_read(peer: Peer, chance: random.Random) -> None:
     """The last one is answered."""
-    talk(peer, chance)
-    peer.say(frame(PING, b"flood") * 2000 + frame(PING, b"last"))
+    echo_once(peer, chance)
+    peer.write(frame(PING, b"flood") * 2000 + frame(PING, b"last"))
     while (received := peer.read_frame()).payload != b"last":
         assert received.opcode != CLOSE, f"closed with {received.code}"
     peer.say_goodbye()
@@ -205,7 +199,7 @@ def pings_read(peer: Peer, chance: random.Random) -> None:
 
 @attack("11 stuck reader")
 def stuck(peer: Peer, chance: random.Random) -> None:
-    """A view sends and sends; nobody reads, for a while or until the server has had enough."""
+    """A view sends without a pause, and the peer does not read, for some time or until the server aborts."""
     peer.open("/flood")
     time.sleep(chance.uniform(0, 4))
     chance.choice((peer.reset, peer.close))()
@@ -213,7 +207,7 @@ def stuck(peer: Peer, chance: random.Random) -> None:
 
 @attack("11 slow reader of a broadcast")
 def slow_member(peer: Peer, chance: random.Random) -> None:
-    """A member of the room that takes a little now and again."""
+    """A member of the room that reads a few bytes at a time."""
     peer.open("/quiet-room")
     end = time.monotonic() + chance.uniform(1, 4)
     peer.sock.settimeout(0.2)
@@ -221,27 +215,27 @@ def slow_member(peer: Peer, chance: random.Random) -> None:
         try:
             peer.sock.recv(100)
         except TimeoutError:
-            pass  # nobody speaks
+            pass  # no message was sent to the room
         time.sleep(0.1)
     chance.choice((peer.reset, peer.close))()
 
 
 @attack("11 burst, answers unread")
 def burst(peer: Peer, chance: random.Random) -> None:
-    """Many messages at once, and gone."""
+    """Many messages at once, and the end."""
     peer.open(chance.choice(ECHOES))
-    peer.say(frame(TEXT, b"x" * 500) * 60)
+    peer.write(frame(TEXT, b"x" * 500) * 60)
     peer.reset()
 
 
-# --- more than its share (rows 26 to 29) ---------------------------------------------------------------------------
+# --- much work at once (rows 26 to 29) -----------------------------------------------------------------------------
 
 
 @attack("26 burst for a view that computes")
 def burst_for_a_slow_view(peer: Peer, chance: random.Random) -> None:
-    """Many small messages at once, which take their time, and gone or not."""
+    """Many small messages at once, each of which takes time; then the end, at once or later."""
     peer.open(chance.choice(("/compute", "/compute-detached")))
-    peer.say(frame(TEXT, b"x") * 300)
+    peer.write(frame(TEXT, b"x") * 300)
     if chance.random() < 0.5:
         time.sleep(chance.uniform(0, 0.5))
     chance.choice((peer.reset, peer.close))()
@@ -251,7 +245,7 @@ def burst_for_a_slow_view(peer: Peer, chance: random.Random) -> None:
 def burst_of_small_messages(peer: Peer, chance: random.Random) -> None:
     """All are echoed, in order."""
     peer.open("/echo")
-    peer.say(b"".join(frame(TEXT, b"%d" % number) for number in range(2000)))
+    peer.write(b"".join(frame(TEXT, b"%d" % number) for number in range(2000)))
     for number in range(2000):
         received = peer.read_frame()
         if received.opcode == CLOSE and received.code == SHUTDOWN:
@@ -264,31 +258,31 @@ def burst_of_small_messages(peer: Peer, chance: random.Random) -> None:
 def burst_above_the_rate(peer: Peer, chance: random.Random) -> None:
     """Ten are echoed, then 1008."""
     peer.open("/limited")
-    peer.say(frame(TEXT, b"x") * 500)
+    peer.write(frame(TEXT, b"x") * 500)
     echoes = 0
     while (received := peer.read_frame()).opcode != CLOSE:
         echoes += 1
     assert received.code in (1008, SHUTDOWN), f"closed with {received.code}"
     assert echoes <= 12, f"{echoes} echoes"
-    peer.say(close_frame(received.code))
+    peer.write(close_frame(received.code))
     peer.read_until_eof()
 
 
 @attack("28 large texts for a view that takes nothing")
 def large_texts(peer: Peer, chance: random.Random) -> None:
-    """With a character that makes four bytes of each in memory, whole, compressed or unfinished; and gone."""
-    peer.open("/deaf", DEFLATE)
+    """With a character that makes four bytes of each in memory; complete, compressed or unfinished; then the end."""
+    peer.open("/unread", DEFLATE)
     text = "😀".encode() + b"x" * (LIMIT - 4)
     whole = frame(TEXT, deflated(text), rsv=4)
-    peer.say(chance.choice((whole * 20, frame(TEXT, text)[:-1], frame(TEXT, text) * 2)))
+    peer.write(chance.choice((whole * 20, frame(TEXT, text)[:-1], frame(TEXT, text) * 2)))
     time.sleep(chance.uniform(0, 1))
     chance.choice((peer.reset, peer.close))()
 
 
 @attack("29 header on which client_address fails")
 def bad_address(peer: Peer, chance: random.Random) -> None:
-    """500, and nothing is lost by it."""
-    peer.say(upgrade_request("/echo", ("X-Address", "caf\xe9")))
+    """500, and all slots are released."""
+    peer.write(upgrade_request("/echo", ("X-Address", "caf\xe9")))
     response = peer.read_response()
     assert response.status == 500, response
     peer.read_until_eof()
@@ -298,14 +292,14 @@ def bad_address(peer: Peer, chance: random.Random) -> None:
 
 
 def refused(sent: Callable[[random.Random], bytes], *statuses: int) -> Attack:
-    """One HTTP answer, and the end: a second request behind the first is never served."""
+    """One HTTP answer, and the end: a second request after the first is never served."""
 
     def run(peer: Peer, chance: random.Random) -> None:
-        peer.say(sent(chance) + request("/held"))
+        peer.write(sent(chance) + request("/held"))
         response = peer.read_response()
         assert response.status in statuses, response
         rest = peer.read_until_eof()
-        assert rest == b"", f"behind a refusal: {rest[:80]!r}"
+        assert rest == b"", f"after a refusal: {rest[:80]!r}"
 
     return run
 
@@ -335,15 +329,15 @@ def _not_get(chance: random.Random) -> bytes:
 ATTACKS["1 foreign origin"] = refused(_foreign_origin, 400, 403)
 ATTACKS["4 long header"] = refused(_long_header, 400)
 ATTACKS["16 bad key"] = refused(_bad_key, 400)
-ATTACKS["18 refused, a request behind it"] = refused(lambda chance: upgrade_request("/nowhere"), 404)
+ATTACKS["18 refused, a request after it"] = refused(lambda chance: upgrade_request("/nowhere"), 404)
 ATTACKS["20 wrong version"] = refused(_wrong_version, 400, 426)
 ATTACKS["20 other protocol"] = refused(lambda chance: upgrade_request("/echo", ("Upgrade", "websocket, h2c")), 400, 426)
 
 
 @attack("20 not GET")
 def not_get(peer: Peer, chance: random.Random) -> None:
-    """Refused, and the end. (Nothing behind it: what follows a HEAD is not for us to read.)"""
-    peer.say(_not_get(chance))
+    """Refused, and the end. (No second request: the end of the answer to a HEAD is not known.)"""
+    peer.write(_not_get(chance))
     head = peer.read_until(b"\r\n\r\n")
     assert head.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 405 ")), head
     peer.read_until_eof()
@@ -353,7 +347,7 @@ def not_get(peer: Peer, chance: random.Random) -> None:
 def with_body(peer: Peer, chance: random.Random) -> None:
     """Refused; what is in the body is never served."""
     hidden = request("/held")
-    peer.say(upgrade_request("/echo", ("Content-Length", str(len(hidden)))) + hidden)
+    peer.write(upgrade_request("/echo", ("Content-Length", str(len(hidden)))) + hidden)
     response = peer.read_response()
     assert response.status in (400, 413), response
     rest = peer.read_until_eof()
@@ -362,7 +356,7 @@ def with_body(peer: Peer, chance: random.Random) -> None:
 
 @attack("3 handshake dribbled")
 def dribbled_handshake(peer: Peer, chance: random.Random) -> None:
-    """One byte at a time, until the server has had enough (its --keep-alive is two seconds)."""
+    """One byte at a time, until the server closes (its --keep-alive is two seconds)."""
     began = time.monotonic()
     for byte in upgrade_request("/echo", ("X-Padding", "x" * 500)):
         try:
@@ -371,23 +365,23 @@ def dribbled_handshake(peer: Peer, chance: random.Random) -> None:
             break
         time.sleep(0.05)
         if time.monotonic() - began > 20:
-            raise AssertionError("a handshake may be dribbled for 20 seconds")
+            raise AssertionError("a handshake byte by byte may take 20 seconds")
     peer.read_until_eof()
 
 
 @attack("3 half a handshake")
 def half_handshake(peer: Peer, chance: random.Random) -> None:
-    """And gone."""
+    """And the end."""
     sent = upgrade_request("/echo")
-    peer.say(sent[: chance.randrange(1, len(sent))])
+    peer.write(sent[: chance.randrange(1, len(sent))])
     time.sleep(chance.uniform(0, 0.5))
     chance.choice((peer.reset, peer.close))()
 
 
-@attack("16 bytes that are no HTTP")
-def noise(peer: Peer, chance: random.Random) -> None:
-    """Anything but a request: answered with 400 or not at all."""
-    peer.say(chance.randbytes(chance.randrange(1, 3000)) + b"\r\n\r\n")
+@attack("16 bytes that are not HTTP")
+def random_bytes(peer: Peer, chance: random.Random) -> None:
+    """Random bytes: answered with 400 or not at all."""
+    peer.write(chance.randbytes(chance.randrange(1, 3000)) + b"\r\n\r\n")
     answer = peer.read_until_eof()
     assert answer[:12] in (b"", b"HTTP/1.1 400", b"HTTP/1.1 414", b"HTTP/1.1 431", b"HTTP/1.1 505"), answer[:80]
 
@@ -397,22 +391,22 @@ def noise(peer: Peer, chance: random.Random) -> None:
 
 @attack("13 our close is not answered")
 def unanswered(peer: Peer, chance: random.Random) -> None:
-    """The server gives up after ``close_timeout``, also when data keeps coming."""
-    talk(peer, chance)
-    peer.say(frame(TEXT, b"\xff"))
+    """The server aborts after ``close_timeout``, also when data keeps coming."""
+    echo_once(peer, chance)
+    peer.write(frame(TEXT, b"\xff"))
     while peer.read_frame().opcode != CLOSE:
         pass
     if chance.random() < 0.5:
-        peer.say(frame(TEXT, b"data behind the end") * 50)
+        peer.write(frame(TEXT, b"data after the end") * 50)
     began = time.monotonic()
     peer.read_until_eof()
-    assert time.monotonic() - began < 15, "a peer that does not answer a close is held for 15 seconds"
+    assert time.monotonic() - began < 15, "a peer that does not answer a close frame is kept for 15 seconds"
 
 
 @attack("17 control characters for the log")
 def control_characters(peer: Peer, chance: random.Random) -> None:
     """In the path, and in the reason of a close."""
-    peer.say(upgrade_request("/no%0d%0a[2000-01-01%0900:00:00]%1b[31m"))
+    peer.write(upgrade_request("/no%0d%0a[2000-01-01%0900:00:00]%1b[31m"))
     response = peer.read_response()
     assert response.status == 404, response
     with Peer(peer.sock.getpeername()) as other:
@@ -420,12 +414,12 @@ def control_characters(peer: Peer, chance: random.Random) -> None:
         other.say_goodbye(4000, "\r\nERROR forged: \x1b[31m")
 
 
-@attack("19 frames behind the handshake")
+@attack("19 frames after the handshake")
 def pipelined(peer: Peer, chance: random.Random) -> None:
-    """They are taken as frames."""
+    """They are processed as frames."""
     count = chance.randrange(1, 15)
     path = chance.choice(ECHOES)
-    peer.say(upgrade_request(path) + b"".join(frame(TEXT, b"%d" % number) for number in range(count)))
+    peer.write(upgrade_request(path) + b"".join(frame(TEXT, b"%d" % number) for number in range(count)))
     response = peer.read_response()
     assert response.status == 101, response
     peer.note_worker(response)
@@ -441,30 +435,32 @@ def pipelined(peer: Peer, chance: random.Random) -> None:
 def application_raises(peer: Peer, chance: random.Random) -> None:
     """1011, and one record in the log."""
     peer.open("/raise")
-    peer.text("go")
+    peer.text("raise")
     expect_close(peer, 1011)
 
 
 @attack("24 RST before the 101 is read")
 def reset_at_once(peer: Peer, chance: random.Random) -> None:
-    """The handshake may have been read by then, or not."""
-    peer.say(upgrade_request(chance.choice(ECHOES)) + frame(TEXT, b"x" * 500))
+    """The handshake may have been read before, or not."""
+    peer.write(upgrade_request(chance.choice(ECHOES)) + frame(TEXT, b"x" * 500))
     time.sleep(chance.choice((0, 0.001, 0.01)))
     peer.reset()
 
 
-@attack("24 left before the view accepts")
+@attack("24 disconnected before the view accepts")
 def left_early(peer: Peer, chance: random.Random) -> None:
     """The view waits for something else meanwhile, or has just accepted."""
-    peer.say(upgrade_request("/late"))
+    peer.write(upgrade_request("/late"))
     time.sleep(chance.uniform(0, 0.4))
     chance.choice((peer.reset, peer.close))()
 
 
 @attack("30 page and handshake, both unread")
 def unread_page(peer: Peer, chance: random.Random) -> None:
-    """The 101, or the answer that refuses, waits behind a page that nobody reads."""
-    peer.say(request("/page") * chance.randrange(1, 4) + upgrade_request(chance.choice(("/echo", "/late", "/nowhere"))))
+    """The 101, or the answer that refuses, waits after a page that the peer does not read."""
+    peer.write(
+        request("/page") * chance.randrange(1, 4) + upgrade_request(chance.choice(("/echo", "/late", "/nowhere")))
+    )
     time.sleep(chance.uniform(0, 4))
     chance.choice((peer.reset, peer.close))()
 
@@ -480,51 +476,51 @@ def reset_of_a_flood(peer: Peer, chance: random.Random) -> None:
 @attack("24 RST inside a message")
 def reset_inside(peer: Peer, chance: random.Random) -> None:
     """Half a frame, or two of three fragments."""
-    talk(peer, chance)
+    echo_once(peer, chance)
     half = frame(BINARY, b"x" * 100, length=10_000)
-    peer.say(chance.choice((half, BEGUN + frame(CONTINUATION, b"x" * 5000, fin=False))))
+    peer.write(chance.choice((half, BEGUN + frame(CONTINUATION, b"x" * 5000, fin=False))))
     chance.choice((peer.reset, peer.close))()
 
 
 @attack("24 RST of a member of the room")
 def reset_of_a_member(peer: Peer, chance: random.Random) -> None:
-    """While others speak."""
+    """While other members send."""
     peer.open(chance.choice(("/room", "/quiet-room")))
-    peer.say(frame(TEXT, b"here I am") * chance.randrange(4))
+    peer.write(frame(TEXT, b"a message") * chance.randrange(4))
     time.sleep(chance.uniform(0, 2))
     peer.reset()
 
 
-@attack("24 RST behind a violation")
+@attack("24 RST after a violation")
 def reset_of_a_violator(peer: Peer, chance: random.Random) -> None:
-    """The answer meets nobody."""
-    talk(peer, chance)
-    peer.say(frame(TEXT, b"\xff"))
+    """The answer cannot be delivered."""
+    echo_once(peer, chance)
+    peer.write(frame(TEXT, b"\xff"))
     peer.reset()
 
 
-@attack("12 silent, gone later")
+@attack("12 inactive, then closed")
 def silence(peer: Peer, chance: random.Random) -> None:
-    """A peer that goes quiet, and then closes its socket."""
+    """A peer that sends nothing, and then closes its socket."""
     peer.open(chance.choice((*ECHOES, "/quiet-room")))
     time.sleep(chance.uniform(0, 5))
     peer.close()
 
 
-def vanishing(peer: Peer, chance: random.Random) -> None:
-    """The same without a FIN: the server's pings alone can find it."""
+def lost(peer: Peer, chance: random.Random) -> None:
+    """The same without a FIN: only the server's pings can detect it."""
     peer.open(chance.choice((*ECHOES, "/quiet-room")))
     time.sleep(chance.uniform(0, 2))
-    peer.vanish()
+    peer.close_silently()
 
 
 def resource_attacks() -> list[Attack]:
-    """Those that take memory, a slot or a write of the server, and leave: what they have taken is released."""
+    """Those that use memory, a slot or a write of the server, and disconnect: what they have used is released."""
     return [large_texts, unread_page, bad_address]
 
 
 def attacks() -> dict[str, Attack]:
     """Those that can be made here, against this version of the package."""
-    if knows("ping_interval") and can_vanish():
-        return {**ATTACKS, "12 vanished for good": vanishing}
+    if has_setting("ping_interval") and can_close_silently():
+        return {**ATTACKS, "12 lost without FIN or RST": lost}
     return dict(ATTACKS)

@@ -1,7 +1,7 @@
-"""How long one client waits for an answer while others of the same worker send more than their share.
+"""How long one client waits for an answer while other clients of the same worker send as much as they can.
 
-One worker with ``--timeout 4``: one that keeps its event loop for longer is killed. Another process sends bursts to
-views that compute, floods of fragments, pings and small frames that inflate, from one socket or from a thousand at
+One worker with ``--timeout 4``: gunicorn kills it if its event loop is blocked for longer. Another process sends bursts
+to views that compute, floods of fragments, pings and small frames that inflate, from one socket or from a thousand at
 once, or reads as fast as it can from a view that sends without a pause. Meanwhile one client has one message echoed
 after the other. The worker has a core of its own.
 
@@ -25,7 +25,7 @@ from benchmarks.meters import Cores, allow_files, pinned
 from tests.support.rawclient import TEXT, Frame
 from tests.support.servers import ROOT
 
-from .crew import Crew, crew, without_pings
+from .gunicorn import Gunicorn, run_gunicorn, without_pings
 from .peer import Peer
 from .report import Report, arguments_of, percentile
 
@@ -36,15 +36,15 @@ PAUSE = 0.003
 
 
 class Load(NamedTuple):
-    """What the other process does."""
+    """The work of the other process."""
 
     name: str
     path: str
     sockets: int
     data: str
-    """A key of ``crowd.DATA``."""
+    """A key of ``overload.DATA``."""
     again: bool = False
-    """Whether each socket begins anew when all has been sent."""
+    """Whether each socket sends its data again and again."""
 
 
 LOADS = (
@@ -65,14 +65,14 @@ LOADS = (
 
 
 @contextmanager
-def crowd(load: Load, address: Any, cores: set[int]) -> Iterator[dict[str, int]]:
-    """That load for a ``with`` block, which is given what came of it."""
+def overload(load: Load, address: Any, cores: set[int]) -> Iterator[dict[str, int]]:
+    """Run that load for a ``with`` block; its counts are in the dictionary after it."""
     found: dict[str, int] = {}
     if not load.sockets:
         yield found
         return
     arguments = json.dumps([address[1], load.path, load.sockets, load.data, load.again, sorted(cores)])
-    command = [sys.executable, "-m", "stress.crowd", arguments]
+    command = [sys.executable, "-m", "stress.overload", arguments]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None
         try:
@@ -86,7 +86,7 @@ def crowd(load: Load, address: Any, cores: set[int]) -> Iterator[dict[str, int]]
 
 
 def echoes(report: Report, load: Load, peer: Peer, seconds: float) -> list[float]:
-    """Message after message; how long each took."""
+    """Echo one message after the other; the seconds of each."""
     times: list[float] = []
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -104,12 +104,12 @@ def echoes(report: Report, load: Load, peer: Peer, seconds: float) -> list[float
     return times
 
 
-def measure(report: Report, running: Crew, load: Load, seconds: float, bound: float, cores: Cores) -> None:
+def measure(report: Report, running: Gunicorn, load: Load, seconds: float, bound: float, cores: Cores) -> None:
     """One client's echoes under this load."""
     workers = running.workers()
     with Peer(running.address) as peer:
         peer.open("/echo")
-        with crowd(load, running.address, cores.load) as found:
+        with overload(load, running.address, cores.load) as found:
             times = echoes(report, load, peer, seconds)
     p99 = percentile(times, 0.99)
     shown = ", ".join(f"{percentile(times, share) * 1000:8.2f}" for share in (0.5, 0.99, 1))
@@ -119,7 +119,7 @@ def measure(report: Report, running: Crew, load: Load, seconds: float, bound: fl
         if not found.get("sent") and not found.get("received"):
             report.violation("load", f"{load.name}: nothing was sent or read")
     report.figures[load.name] = line
-    report.say(f"{load.name}: {line}")
+    report.log(f"{load.name}: {line}")
     if p99 > bound:
         report.violation("bound", f"{load.name}: p99 {p99 * 1000:.1f} ms, above {bound * 1000:g} ms")
     if running.workers() != workers:
@@ -127,8 +127,8 @@ def measure(report: Report, running: Crew, load: Load, seconds: float, bound: fl
 
 
 def main(report: Report, directory: Path, seconds: float, bound: float, faults: str = "") -> None:
-    """All loads in turn; each takes ``seconds``, and has a server of its own: what the kernel has received of the one
-    before would still be worked through.
+    """All loads in turn; each takes ``seconds``, and has a server of its own, because a server would first process what
+    the kernel has received of the load before.
     """
     cores = Cores()
     allow_files(2000)
@@ -136,7 +136,7 @@ def main(report: Report, directory: Path, seconds: float, bound: float, faults: 
     for number, load in enumerate(LOADS):
         with ExitStack() as stack:
             with pinned(cores.server):  # the server inherits it
-                server = crew(report, directory / str(number), 1, options=["--timeout", "4"], env=env)
+                server = run_gunicorn(report, directory / str(number), 1, options=["--timeout", "4"], env=env)
                 running = stack.enter_context(server)
             with pinned(cores.load):
                 measure(report, running, load, seconds, bound, cores)
@@ -149,7 +149,7 @@ def run(arguments: list[str]) -> int:
     parser = arguments_of("fair", __doc__, 5)
     parser.add_argument("--bound", type=float, default=BOUND, help="seconds within which 99 of 100 echoes have to come")
     options = parser.parse_args(arguments)
-    report = Report("one client beside others that send more than their share")
+    report = Report("one client beside others that send as much as they can")
     with TemporaryDirectory() as temporary:
         main(report, options.directory or Path(temporary), options.seconds, options.bound, options.faults)
     return report.end(options.json)

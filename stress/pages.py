@@ -1,4 +1,4 @@
-"""The Django views of the application under stress: each message is stored with the ORM and read back."""
+"""The Django views of the application under test: each message is stored with the ORM and read again."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Note(models.Model):
         """Not of an installed application."""
 
         app_label = "stress"
-        db_table = "stress_note"  # crew.py makes it
+        db_table = "stress_note"  # make_database() creates it
 
     def __str__(self) -> str:
         return self.text
 
 
 def do_not_wait_for_the_disk(sender: Any, connection: Any, **kwargs: Any) -> None:
-    """A worker's loop stands still while SQLite waits for the disk, and nobody turns the power off here."""
+    """The event loop of a worker is blocked while SQLite waits for the disk, and a test needs no durability."""
     with connection.cursor() as cursor:
         cursor.execute("PRAGMA synchronous = OFF")
 
@@ -55,7 +55,7 @@ def page(request: HttpRequest) -> HttpResponse:
 
 @require_websocket
 def echo(request: Any) -> None:
-    """A view that stays."""
+    """A view that runs as long as the connection is open."""
     ws = request.websocket
     ws.accept(headers=HEADERS)
     for message in ws:
@@ -64,7 +64,7 @@ def echo(request: Any) -> None:
 
 @require_websocket
 def detached(request: Any) -> None:
-    """A view that leaves."""
+    """A view that detaches and returns."""
     ws = request.websocket
     ws.accept(headers=HEADERS)
     ws.detach(on_message=lambda ws, message: ws.send(through_the_database(message)))

@@ -1,6 +1,4 @@
-"""The other side: a raw client that can wait for a frame and lose nothing when none comes, and one that numbers what it
-says.
-"""
+"""The clients: a raw client that can wait for a frame without losing bytes at a timeout, and numbered messages."""
 
 from __future__ import annotations
 
@@ -12,13 +10,13 @@ from typing import Any
 
 from tests.support.rawclient import CLOSE, PING, PONG, TEXT, Address, Frame, RawClient, Response, close_frame, frame
 
-__all__ = ["Address", "Ended", "Numbered", "Peer", "can_vanish", "tally"]
+__all__ = ["Address", "Ended", "Numbered", "Peer", "can_close_silently", "tally"]
 
 TCP_REPAIR = 19
 
 
-class Ended(Exception):  # noqa: N818 - it is a fact
-    """The connection has ended: ``code`` is that of the server's close frame, 1006 where there was none."""
+class Ended(Exception):  # noqa: N818 - it is not an error
+    """The connection has ended: ``code`` is that of the server's close frame, 1006 if there was none."""
 
     def __init__(self, code: int) -> None:
         self.code = code
@@ -31,7 +29,7 @@ def _code_of(received: Frame) -> int:
 
 
 class Peer(RawClient):
-    """One connection. ``worker`` is the pid of the worker that has it, 0 while nobody has said so."""
+    """One connection. ``worker`` is the pid of the worker that has it, 0 while it is not known."""
 
     def __init__(self, address: Address, timeout: float = 15.0, **options: Any) -> None:
         super().__init__(address, timeout=timeout, **options)
@@ -43,11 +41,11 @@ class Peer(RawClient):
         return self
 
     def note_worker(self, response: Response) -> None:
-        """Remember who has answered."""
+        """Store the pid of the worker that has answered."""
         self.worker = int(response.headers.get("x-worker", "0").split(",")[0])
 
     def open(self, path: str, *headers: tuple[str, str]) -> None:
-        """The handshake; AssertionError where the answer is no 101, EOFError where there is none."""
+        """The handshake; AssertionError if the answer is not a 101, EOFError if there is none."""
         self.note_worker(self.upgrade(path, *headers))
 
     def wait(self, seconds: float) -> Frame | None:
@@ -61,15 +59,15 @@ class Peer(RawClient):
                 if not self._more_before(deadline):
                     return None
             if received.opcode == PING:
-                self.say(frame(PONG, received.payload))
+                self.write(frame(PONG, received.payload))
             elif received.opcode == CLOSE:
-                self.say(close_frame(None if received.code is None else received.code))
+                self.write(close_frame(None if received.code is None else received.code))
                 raise Ended(_code_of(received))
             elif received.opcode != PONG:
                 return received
 
-    def say(self, data: bytes) -> None:
-        """Send; a peer that has gone shows when we read, where its goodbye may wait still."""
+    def write(self, data: bytes) -> None:
+        """Send. That the connection is closed is found by reading, where a close frame may still wait."""
         self.sock.settimeout(self.timeout)  # wait() leaves its own
         try:
             self.sock.sendall(data)
@@ -98,9 +96,9 @@ class Peer(RawClient):
             raise Ended(1006)
         return True
 
-    def vanish(self) -> None:
-        """Go without a word: neither FIN nor RST leaves this machine's side. Where that is not allowed (it takes
-        CAP_NET_ADMIN on Linux), a RST.
+    def close_silently(self) -> None:
+        """Close the socket so that neither FIN nor RST is sent; with a RST where that is not allowed (it needs
+        CAP_NET_ADMIN on Linux).
         """
         try:
             self.sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
@@ -109,8 +107,8 @@ class Peer(RawClient):
             self.reset()
 
 
-def can_vanish() -> bool:
-    """Whether a socket of ours can go without a word."""
+def can_close_silently() -> bool:
+    """Whether a socket can be closed without FIN and RST here."""
     with socket.socket() as probe:
         try:
             probe.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
@@ -125,7 +123,7 @@ class Numbered:
     def __init__(self, name: str, chance: random.Random) -> None:
         self.name, self.chance = name, chance
         self.sent = 0
-        self._under_way: list[tuple[bytes, float]] = []
+        self._in_flight: list[tuple[bytes, float]] = []
         self.answered = 0
         self.worst = 0.0
         """Seconds of the slowest echo."""
@@ -133,31 +131,31 @@ class Numbered:
     @property
     def waiting(self) -> int:
         """Messages whose echo has not come."""
-        return len(self._under_way)
+        return len(self._in_flight)
 
     @property
     def oldest(self) -> float:
         """Seconds since the oldest of them was sent."""
-        return time.monotonic() - self._under_way[0][1] if self._under_way else 0.0
+        return time.monotonic() - self._in_flight[0][1] if self._in_flight else 0.0
 
     def fresh_connection(self) -> None:
-        """What was under way on the last connection will not come any more."""
-        self._under_way.clear()
+        """The missing echoes of the last connection will not come."""
+        self._in_flight.clear()
 
     def next(self) -> bytes:
         """The frame of the next message."""
         self.sent += 1
         size = self.chance.choice((0, 10, 100, 1000, 20_000))
         payload = f"{self.name}:{self.sent}:".encode() + b"x" * size
-        self._under_way.append((payload, time.monotonic()))
+        self._in_flight.append((payload, time.monotonic()))
         return frame(TEXT, payload)
 
     def check(self, received: Frame) -> bool:
-        """Take an echo; AssertionError unless it is the next one. False for a message that somebody else said."""
+        """Take an echo; AssertionError unless it is the next one. False for a message of another client."""
         if not received.payload.startswith(f"{self.name}:".encode()):
             return False
-        assert self._under_way, f"{self.name}: an echo of nothing: {received.payload[:40]!r}"
-        payload, at = self._under_way.pop(0)
+        assert self._in_flight, f"{self.name}: an echo without a message: {received.payload[:40]!r}"
+        payload, at = self._in_flight.pop(0)
         assert received.payload == payload, f"{self.name}: {received.payload[:40]!r} instead of {payload[:40]!r}"
         self.answered += 1
         self.worst = max(self.worst, time.monotonic() - at)

@@ -1,4 +1,4 @@
-"""What a program tells: a line every ten seconds, its figures at the end, and what it has seen that must not be."""
+"""The output of a program: a line every ten seconds, its figures at the end, and the violations."""
 
 from __future__ import annotations
 
@@ -39,28 +39,28 @@ class Report:
         """Seconds since the beginning."""
         return time.monotonic() - self._began
 
-    def say(self, sentence: str) -> None:
+    def log(self, sentence: str) -> None:
         """One line, with the time."""
         print(f"{self.elapsed:7.1f} s  {sentence}", flush=True)
 
     def violation(self, kind: str, sentence: str) -> None:
-        """Something that must not be: the exit status will be 1."""
+        """Count something that must not happen: the exit status will be 1."""
         self.violations[kind] += 1
         if self.violations[kind] <= SHOWN:
-            self.say(f"VIOLATION ({kind}): {sentence}")
+            self.log(f"VIOLATION ({kind}): {sentence}")
 
     def progress(self, line: Callable[[], str], every: float = EVERY) -> gevent.Greenlet:
-        """A greenlet that says ``line()`` now and again; kill it when it is enough."""
+        """A greenlet that prints ``line()`` every so many seconds, until it is killed."""
 
         def go() -> None:
             while True:
                 gevent.sleep(every)
-                self.say(line())
+                self.log(line())
 
         return gevent.spawn(go)
 
     def end(self, file: Path | None) -> int:
-        """Print all, write it as JSON where that was asked for; the exit status."""
+        """Print everything, and write it as JSON if there is a file; the exit status."""
         print(f"\n{self.title}: {self.elapsed:.0f} s")
         width = max(map(len, self.figures), default=0)
         for name, value in self.figures.items():
@@ -79,7 +79,7 @@ def arguments_of(name: str, doc: str | None, seconds: float) -> argparse.Argumen
     """The options that all programs have."""
     parser = argparse.ArgumentParser(prog=f"python -m stress {name}", description=doc)
     parser.add_argument("--seconds", type=float, default=seconds, help=f"how long (default {seconds:g})")
-    parser.add_argument("--faults", default="", help="faults of the application, to see that they are found: app.py")
+    parser.add_argument("--faults", default="", help="faults of the application, to test the program: app.py")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--directory", type=Path, help="where the server's logs go (default: one that is removed)")
     return parser

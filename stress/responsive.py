@@ -1,12 +1,11 @@
-"""How long an HTTP request takes on a worker while a thousand WebSockets of the same worker echo.
+"""The time of an HTTP request to a worker while a thousand WebSockets of the same worker echo.
 
-One worker, one run: HTTP alone; with the sockets open and quiet; with each socket saying a message per ``--interval``
-seconds; and saturated, each saying the next as soon as the last has come back. Then HTTP alone once more, which shows
-how much of the difference was the machine's. Each request has a connection of its own; its time runs from the connect
-to the last byte. The sockets are another process's, so that what is measured is the worker and not the queue inside of
-the measuring process.
+One worker, one run: HTTP alone; with the sockets open and inactive; with each socket sending a message per
+``--interval`` seconds; and saturated, each sending the next as soon as the last has come back. Then HTTP alone again,
+which shows the variation of the machine. Each request has a connection of its own; its time is from the connect to the
+last byte. The sockets are in another process, so that the queue inside of the measuring process is not measured.
 
-The exit status is 1 when a request or an echo fails, or when the steady rate was not kept; never for a figure.
+The exit status is 1 when a request or an echo fails, or when the steady rate was not reached; never for a figure.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from typing import Any, NamedTuple
 from benchmarks.meters import Cores, allow_files, pinned
 from tests.support.servers import ROOT
 
-from .crew import Crew, crew, without_pings
+from .gunicorn import Gunicorn, run_gunicorn, without_pings
 from .report import Report, arguments_of, percentile
 
 SOCKETS = 1000
@@ -32,26 +31,26 @@ PAUSE = 0.01
 """Seconds between two HTTP requests."""
 KEPT = 0.9
 """Share of the steady rate that has to be reached."""
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 
 class Load(NamedTuple):
-    """What the other process does."""
+    """The work of the other process."""
 
     name: str
     sockets: int
     interval: float | None
-    """Seconds between two messages of one socket; 0: as many as can be; None: none."""
+    """Seconds between two messages of one socket; 0: as many as possible; None: no messages."""
 
 
 @contextmanager
-def noise(load: Load, address: Any, pid: int, cores: set[int], found: dict[str, float]) -> Iterator[None]:
-    """That load for a ``with`` block; what came of it is put into ``found``."""
+def echo_load(load: Load, address: Any, pid: int, cores: set[int], found: dict[str, float]) -> Iterator[None]:
+    """Run that load for a ``with`` block; its results are put into ``found``."""
     if not load.sockets:
         yield
         return
     arguments = json.dumps([address[1], load.sockets, load.interval, pid, sorted(cores)])
-    command = [sys.executable, "-m", "stress.noise", arguments]
+    command = [sys.executable, "-m", "stress.echo_load", arguments]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None
         try:
@@ -62,12 +61,12 @@ def noise(load: Load, address: Any, pid: int, cores: set[int], found: dict[str, 
             found.update(json.loads(process.stdout.readline() or "{}"))
         finally:
             process.stdin.close()
-            if process.wait(PATIENCE) != 0:
+            if process.wait(TIMEOUT) != 0:
                 found.clear()
 
 
-def browse(report: Report, running: Crew, seconds: float) -> list[float]:
-    """Request after request; how long each took."""
+def browse(report: Report, running: Gunicorn, seconds: float) -> list[float]:
+    """One request after the other; the seconds of each."""
     times: list[float] = []
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -82,14 +81,14 @@ def browse(report: Report, running: Crew, seconds: float) -> list[float]:
     return times
 
 
-def measure(report: Report, running: Crew, load: Load, seconds: float, cores: Cores) -> None:
+def measure(report: Report, running: Gunicorn, load: Load, seconds: float, cores: Cores) -> None:
     """HTTP under this load."""
     [worker] = running.workers()
     found: dict[str, float] = {}
-    with noise(load, running.address, worker, cores.load, found):
+    with echo_load(load, running.address, worker, cores.load, found):
         times = browse(report, running, seconds)
-    told = ", ".join(f"{percentile(times, share) * 1000:8.2f}" for share in (0.5, 0.99, 1))
-    line = f"{len(times):5} requests, p50/p99/worst {told} ms"
+    shown = ", ".join(f"{percentile(times, share) * 1000:8.2f}" for share in (0.5, 0.99, 1))
+    line = f"{len(times):5} requests, p50/p99/worst {shown} ms"
     if load.sockets:
         rate = found.get("echoes", 0) / max(found.get("seconds", 0), 1e-9)
         line += f"; {rate:8,.0f} echoes/s, worker {found.get('cpu', 0) / max(found.get('seconds', 0), 1e-9):4.0%} busy"
@@ -100,7 +99,7 @@ def measure(report: Report, running: Crew, load: Load, seconds: float, cores: Co
         if "worst" in found:
             line += f", worst echo {found['worst'] * 1000:.1f} ms"
     report.figures[load.name] = line
-    report.say(f"{load.name}: {line}")
+    report.log(f"{load.name}: {line}")
 
 
 def main(report: Report, directory: Path, seconds: float, sockets: int, interval: float, faults: str = "") -> None:
@@ -109,7 +108,7 @@ def main(report: Report, directory: Path, seconds: float, sockets: int, interval
     allow_files(sockets + 500)
     loads = [
         Load("HTTP alone", 0, None),
-        Load(f"{sockets:,} sockets, quiet", sockets, None),
+        Load(f"{sockets:,} sockets, inactive", sockets, None),
         Load(f"{sockets:,} sockets, a message each {interval:g} s", sockets, interval),
         Load(f"{sockets:,} sockets, saturated", sockets, 0),
         Load("HTTP alone again", 0, None),
@@ -117,7 +116,7 @@ def main(report: Report, directory: Path, seconds: float, sockets: int, interval
     with ExitStack() as stack:
         with pinned(cores.server):  # the server inherits it
             env = {"STRESS_FAULTS": faults, **without_pings()}
-            running = stack.enter_context(crew(report, directory, 1, env=env))
+            running = stack.enter_context(run_gunicorn(report, directory, 1, env=env))
         with pinned(cores.load):
             for load in loads:
                 measure(report, running, load, seconds, cores)

@@ -1,15 +1,14 @@
 """A soak: one worker, every kind of use at a steady rate, and the slope of its memory.
 
-Beside each other: connections that come, have a few messages echoed and go (in a view, detached, compressed, in the
-room; ended by a close frame, an EOF or a RST), members that stay and chat, members of a room that receive what one of
-them sends, attacks on memory, slots and writes, and HTTP. The worker's resident memory is read every second. After a
-warm-up a line is laid through it (least squares).
+At the same time: short connections with a few echoes (in a view, detached, compressed, in the room; ended by a close
+frame, an EOF or a RST), long connections, members of a room that receive what one of them sends, attacks on memory,
+slots and writes, and HTTP. The resident memory of the worker is read every second. After a warm-up a line is fitted to
+it (least squares).
 
 The exit status is 1 when it clearly rises: the line gains more than ``GROWTH`` in what was measured, and more than
-``EACH`` bytes for each connection that came and went, and so does its lower bound (two standard errors below). What an
-allocator takes and gives back as connections happen to overlap is below the first, which decides in a short run; the
-second is less than the smallest object, be it one for each connection or, with four messages a connection, one for each
-message, and decides in a long one.
+``EACH`` bytes for each short connection, and so does its lower bound (two standard errors below). The first decides in
+a short run; it is more than the variation of an allocator, which depends on how connections overlap. The second decides
+in a long run; it is less than the smallest object, also with one object for each of the four messages of a connection.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from typing import NamedTuple
 import gevent
 from gevent.pool import Group
 
-from tests.support.rawclient import CLOSE, CONTINUATION, PING, TEXT, Frame, close_frame, frame
+from tests.support.rawclient import CLOSE, CONTINUATION, DEFLATE, PING, TEXT, Frame, close_frame, deflated, frame
 
-from .attacks import DEFLATE, EXPECTED_RECORDS, Attack, deflated, resource_attacks
-from .crew import Crew, crew, resident_bytes, until
+from .attacks import EXPECTED_RECORDS, Attack, resource_attacks
+from .gunicorn import Gunicorn, resident_bytes, run_gunicorn, until
 from .peer import Ended, Numbered, Peer, tally
 from .report import Report, arguments_of
 
@@ -40,19 +39,19 @@ GROWTH = MIB // 2
 EACH = 16
 """Bytes that it may gain for each connection."""
 RATE = 50.0
-"""Connections that come and go in a second."""
-RESIDENTS = 40
-"""Connections of each kind that stay."""
+"""Short connections per second."""
+LASTING = 40
+"""Long connections of each kind."""
 WARM_UP = 0.4
 """Part of the run that is not measured, at most ``LONGEST_WARM_UP`` seconds."""
 LONGEST_WARM_UP = 300.0
 PAUSE = 7.5
 """Seconds before each round of attacks."""
-PATIENCE = 20.0
+TIMEOUT = 20.0
 
 
 class Sample(NamedTuple):
-    """One look at the worker."""
+    """One measurement of the worker."""
 
     at: float
     resident: int
@@ -104,19 +103,19 @@ def chart(samples: Sequence[Sample], columns: int = 72, rows: int = 8) -> str:
 class Soak:
     """One run."""
 
-    def __init__(self, report: Report, running: Crew, seconds: float, rate: float) -> None:
-        self.report, self.crew, self.seconds, self.rate = report, running, seconds, rate
+    def __init__(self, report: Report, running: Gunicorn, seconds: float, rate: float) -> None:
+        self.report, self.gunicorn, self.seconds, self.rate = report, running, seconds, rate
         self.over = self.quiet = self.attacked = False
         self.samples: list[Sample] = []
         self.counts: Counter[str] = Counter()
         self.ends: Counter[str] = Counter()
-        self.residents: list[Numbered] = []
+        self.lasting: list[Numbered] = []
         [self.worker] = running.workers()
 
-    # --- those that come and go ------------------------------------------------------------------------------------
+    # --- short connections -----------------------------------------------------------------------------------------
 
-    def come_and_go(self, slot: int, slots: int) -> None:
-        """A connection whenever it is time for one: all slots together keep to the rate."""
+    def short_connections(self, slot: int, slots: int) -> None:
+        """One connection after the other; all slots together keep the rate."""
         chance = random.Random(slot)
         due = time.monotonic() + slot / self.rate
         ways = [self.echoes, self.detached, self.compressed, self.in_the_room, self.bursts]
@@ -127,17 +126,17 @@ class Soak:
             way = ways[number % len(ways)]
             number += 1
             try:
-                with Peer(self.crew.address) as peer:
+                with Peer(self.gunicorn.address) as peer:
                     way(peer)
-                    self.leave(peer, chance.choice(("goodbye", "goodbye", "EOF", "RST")))
+                    self.end(peer, chance.choice(("close frame", "close frame", "EOF", "RST")))
                 self.counts[way.__name__.replace("_", " ")] += 1
             except (OSError, EOFError, AssertionError) as error:
                 self.report.violation("connection", f"{way.__name__}: {error!r}")
 
-    def leave(self, peer: Peer, how: str) -> None:
-        """One of three ways."""
+    def end(self, peer: Peer, how: str) -> None:
+        """End the connection in one of three ways."""
         self.ends[how] += 1
-        if how == "goodbye":
+        if how == "close frame":
             peer.say_goodbye()
         elif how == "EOF":
             peer.close()
@@ -145,78 +144,78 @@ class Soak:
             peer.reset()
 
     def echoes(self, peer: Peer) -> None:
-        """A view that stays."""
+        """A view that runs as long as the connection is open."""
         self._echo(peer, "/echo")
 
     def detached(self, peer: Peer) -> None:
-        """A view that leaves."""
+        """A view that detaches and returns."""
         self._echo(peer, "/detached")
 
     def _echo(self, peer: Peer, path: str) -> None:
         peer.open(path)
         for size in (10, 1000, 20_000):
-            peer.say(frame(TEXT, b"x" * size))
+            peer.write(frame(TEXT, b"x" * size))
             assert _unpinged(peer) == Frame(TEXT, b"x" * size)
 
     def compressed(self, peer: Peer) -> None:
         """With permessage-deflate; the answer comes compressed, too."""
         peer.open("/echo", DEFLATE)
-        peer.say(frame(TEXT, deflated(b"compressed " * 500), rsv=4))
+        peer.write(frame(TEXT, deflated(b"compressed " * 500), rsv=4))
         received = _unpinged(peer)
         assert received.rsv == 4 and 0 < len(received.payload) < 1000, received
 
     def in_the_room(self, peer: Peer) -> None:
-        """Hear one message of the room."""
+        """Receive one message of the room."""
         peer.open("/quiet-room")
-        assert _unpinged(peer).payload.startswith(b"speaker:")
+        assert _unpinged(peer).payload.startswith(b"sender:")
 
     def bursts(self, peer: Peer) -> None:
         """More messages, fragments and pings at once than are parsed in one turn of the loop, and 1008 for too many."""
         peer.open("/limited" if self.counts["bursts"] % 4 == 3 else "/echo")
         fragments = frame(TEXT, b"f", fin=False) + frame(CONTINUATION, b"f", fin=False) * 40 + frame(CONTINUATION)
-        peer.say(frame(TEXT, b"x") * 300 + frame(PING) * 40 + fragments)
+        peer.write(frame(TEXT, b"x") * 300 + frame(PING) * 40 + fragments)
         while True:
             received = peer.read_frame()
             if received.opcode == CLOSE or received.payload == b"f" * 41:
                 break
 
     def attacks(self) -> None:
-        """A pause, then all of them at once, and again. What they make the worker hold meanwhile is not measured;
-        what stays after them is.
+        """A pause, then all of them at once, and again. What the worker holds during an attack is not measured; what it
+        holds after the attack is.
         """
         chance = random.Random("attacks")
         while not self.over:
             gevent.sleep(PAUSE)
             self.attacked = True
             gevent.joinall([gevent.spawn(self._attack, attack, chance) for attack in resource_attacks()])
-            gevent.sleep(1.2)  # the view of /deaf takes a second
+            gevent.sleep(1.2)  # the view of /unread takes a second
             self.attacked = False
 
     def _attack(self, attack: Attack, chance: random.Random) -> None:
         try:
-            with Peer(self.crew.address) as peer:
+            with Peer(self.gunicorn.address) as peer:
                 attack(peer, chance)
             self.counts[attack.__name__.replace("_", " ")] += 1
         except (OSError, EOFError, AssertionError) as error:
             self.report.violation("attack", f"{attack.__name__}: {error!r}")
 
-    # --- those that stay -------------------------------------------------------------------------------------------
+    # --- long connections ------------------------------------------------------------------------------------------
 
-    def stay(self, name: str, path: str, pause: float) -> None:
-        """Talk on one connection until nobody is there who would listen."""
+    def long_connection(self, name: str, path: str, pause: float) -> None:
+        """Exchange messages on one connection until the end."""
         numbered = Numbered(name, random.Random(name))
-        self.residents.append(numbered)
-        with Peer(self.crew.address) as peer:
+        self.lasting.append(numbered)
+        with Peer(self.gunicorn.address) as peer:
             try:
                 peer.open(path)
                 gevent.sleep(numbered.chance.uniform(0, pause))
                 while not self.quiet:
-                    peer.say(numbered.next())
-                    self._listen(peer, numbered, pause)
+                    peer.write(numbered.next())
+                    self._receive(peer, numbered, pause)
                 while numbered.waiting:
-                    self._listen(peer, numbered, 0.1)
-                peer.say(close_frame(1000))
-                while peer.wait(PATIENCE) is not None:
+                    self._receive(peer, numbered, 0.1)
+                peer.write(close_frame(1000))
+                while peer.wait(TIMEOUT) is not None:
                     pass
                 raise AssertionError("the close was not answered")
             except Ended as ended:
@@ -225,19 +224,19 @@ class Soak:
             except (OSError, EOFError, AssertionError) as error:
                 self.report.violation("order", f"{name}: {error!r}")
 
-    def _listen(self, peer: Peer, numbered: Numbered, seconds: float) -> None:
+    def _receive(self, peer: Peer, numbered: Numbered, seconds: float) -> None:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             received = peer.wait(left)
             if received is not None:
                 numbered.check(received)
-        assert numbered.oldest < PATIENCE, f"no echo within {PATIENCE:g} s"
+        assert numbered.oldest < TIMEOUT, f"no echo within {TIMEOUT:g} s"
 
     def http(self) -> None:
         """Ten requests a second."""
         while not self.over:
             try:
-                status, _ = self.crew.get("/")
+                status, _ = self.gunicorn.get("/")
                 assert status == 200, status
                 self.counts["HTTP requests"] += 1
             except (OSError, EOFError, AssertionError) as error:
@@ -248,11 +247,11 @@ class Soak:
 
     @property
     def connections(self) -> int:
-        """Connections that have come and gone."""
+        """Short connections that have ended."""
         return self.ends.total()
 
     def sample(self, pause: float) -> None:
-        """Read the memory now and again."""
+        """Read the memory at regular times."""
         while not self.over:
             if not self.attacked or not self.samples:
                 self.samples.append(Sample(time.monotonic(), resident_bytes(self.worker), self.connections))
@@ -260,33 +259,33 @@ class Soak:
 
     def run(self) -> None:
         """Everything."""
-        crowd, residents = Group(), Group()
-        for number in range(RESIDENTS):
-            residents.spawn(self.stay, f"resident{number}", "/echo", 1.0)
-            residents.spawn(self.stay, f"detached{number}", "/detached", 1.0)
-        residents.spawn(self.stay, "speaker", "/room", 0.2)
-        crowd.spawn(self.http)
+        group, lasting = Group(), Group()
+        for number in range(LASTING):
+            lasting.spawn(self.long_connection, f"view{number}", "/echo", 1.0)
+            lasting.spawn(self.long_connection, f"detached{number}", "/detached", 1.0)
+        lasting.spawn(self.long_connection, "sender", "/room", 0.2)
+        group.spawn(self.http)
         slots = 20
         for slot in range(slots):
-            crowd.spawn(self.come_and_go, slot, slots)
-        crowd.spawn(self.attacks)
-        crowd.spawn(self.sample, min(1.0, self.seconds / 100))
+            group.spawn(self.short_connections, slot, slots)
+        group.spawn(self.attacks)
+        group.spawn(self.sample, min(1.0, self.seconds / 100))
         progress = self.report.progress(self.line)
         gevent.sleep(self.seconds)
         self.over = True
-        crowd.join(60)
+        group.join(60)
         self.quiet = True
-        residents.join(60)
+        lasting.join(60)
         progress.kill()
-        if len(crowd) + len(residents):
-            self.report.violation("stuck", f"{len(crowd)} peers and {len(residents)} residents came to no end")
+        if len(group) + len(lasting):
+            self.report.violation("stuck", f"{len(group)} short and {len(lasting)} long connections did not end")
         for kind in ("websockets", "slots"):
-            if not until(lambda kind=kind: self.crew.held(self.worker)[kind] == 0, 10):
+            if not until(lambda kind=kind: self.gunicorn.held(self.worker)[kind] == 0, 10):
                 self.report.violation("leak", f"the worker has {kind} after all peers have disconnected")
         self.judge()
 
     def line(self) -> str:
-        """How far it is."""
+        """The progress."""
         return f"{self.connections:,} connections, {self.samples[-1].resident / MIB:.2f} MiB"
 
     def judge(self) -> None:
@@ -296,14 +295,14 @@ class Soak:
         line = fit(measured)
         seconds, connections = measured[-1].at - measured[0].at, measured[-1].connections - measured[0].connections
         figures = self.report.figures
-        figures["connections that came and went"] = self.connections
+        figures["short connections"] = self.connections
         figures["their ends"] = tally(self.ends)
         figures["what was done"] = tally(self.counts)
-        figures["messages of residents"] = sum(one.answered for one in self.residents)
-        figures["worst echo of residents, ms"] = max(one.worst for one in self.residents) * 1000
+        figures["messages of long connections"] = sum(one.answered for one in self.lasting)
+        figures["worst echo of long connections, ms"] = max(one.worst for one in self.lasting) * 1000
         figures["connections per second"] = connections / seconds
         figures["memory at the start, MiB"] = self.samples[0].resident / MIB
-        figures["memory behind the warm-up, MiB"] = measured[0].resident / MIB
+        figures["memory after the warm-up, MiB"] = measured[0].resident / MIB
         figures["memory at the end, MiB"] = measured[-1].resident / MIB
         figures["slope, KiB per minute"] = line.slope * 60 / KIB
         figures["its standard error"] = line.error * 60 / KIB
@@ -315,12 +314,12 @@ class Soak:
 
 
 def _unpinged(peer: Peer) -> Frame:
-    """The next data frame; AssertionError where none comes, or the end."""
+    """The next data frame; AssertionError if none comes, or the end."""
     try:
-        received = peer.wait(PATIENCE)
+        received = peer.wait(TIMEOUT)
     except Ended as ended:
         raise AssertionError(str(ended)) from ended
-    assert received is not None, f"nothing within {PATIENCE:g} s"
+    assert received is not None, f"nothing within {TIMEOUT:g} s"
     return received
 
 
@@ -333,7 +332,7 @@ def main(report: Report, directory: Path, seconds: float, rate: float = RATE, fa
         "GWS_MAX_CONNECTIONS_PER_ADDRESS": "10000",
         "STRESS_FAULTS": faults,
     }
-    with crew(report, directory, 1, env=env) as running:
+    with run_gunicorn(report, directory, 1, env=env) as running:
         Soak(report, running, seconds, rate).run()
     expected = re.compile("|".join(EXPECTED_RECORDS), re.DOTALL).search
     for problem in running.log.problems():

@@ -69,7 +69,7 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory, certificate: Certifi
 @pytest.fixture
 def server(request: pytest.FixtureRequest, shared_server: SharedServer) -> Iterator[Server]:
     """The shared server of the kind that the test is parametrized with, ``kind`` or ``kind/carrier``; its log is
-    checked behind each test.
+    checked after each test.
     """
     kind, _, carrier = request.param.partition("/")
     lacking = servers.missing(kind)

@@ -40,12 +40,13 @@ PACKAGES: dict[str, tuple[int, set[str]]] = {
     "servers": (5, {"typing", "hooks", "process", "connection"}),
     "metrics": (5, {"typing", "process"}),
     "middleware": (6, {*BASE, "protocol", "exceptions", "config", "process", "connection", "servers"}),
-    "worker": (7, {"typing", "process", "metrics", "middleware"}),
+    "worker": (7, {"typing", "config", "process", "metrics", "middleware"}),
     "pywsgi": (7, {"typing", "process", "connection", "servers", "middleware"}),
     "monkey": (7, {"typing", "servers"}),
     "flask": (7, {*BASE, "exceptions", "connection"}),
     "flaskrun": (7, set()),
-    "testing": (7, {*BASE, "protocol", "exceptions", "connection", "servers", "middleware", "watchdog"}),
+    "__main__": (7, {"native"}),
+    "testing": (7, {*BASE, "protocol", "exceptions", "config", "connection", "servers", "middleware", "watchdog"}),
     "django": (
         8,
         {
@@ -66,7 +67,7 @@ PACKAGES: dict[str, tuple[int, set[str]]] = {
 
 ORDER: dict[str, list[str]] = {
     "protocol": ["masking", "frames", "headers", "deflate", "handshake", "connection"],
-    "process": ["counters", "keepalive", "registry", "limits", "shutdown"],
+    "process": ["counters", "keepalive", "limits", "registry", "shutdown"],
     "connection": [
         "states",
         "channel",
@@ -83,7 +84,7 @@ ORDER: dict[str, list[str]] = {
         "websocket",
         "control",
     ],
-    "servers": ["base", "gunicorn", "pywsgi", "geventwebsocket", "find"],
+    "servers": ["base", "gunicornworker", "gunicorn", "pywsgi", "geventwebsocket", "find"],
     "metrics": ["table", "prometheus", "statsd", "health"],
 }
 """The modules of a package: each imports only what stands before it."""
@@ -115,6 +116,7 @@ FOREIGN = {
     "flask": {"flask", "flaskrun"},
     "werkzeug": {"flask"},
     "click": {"flaskrun"},
+    "typing_extensions": {"connection", "middleware", "testing"},
 }
 """Packages of others, and what may import them. Nothing imports a package that is not here or in Python itself."""
 
@@ -250,6 +252,10 @@ class TestImports:
         """gunicorn, gevent-websocket and frameworks are imported where they are adapted, and nowhere else."""
         foreign = [found for found in imports() if not found.ours and found.of not in sys.stdlib_module_names]
         assert [found for found in foreign if found.package not in FOREIGN.get(found.of, ())] == []
+
+    def test_typing_extensions_are_for_type_checkers(self) -> None:
+        """Type checkers bring their own; the package does not depend on it."""
+        assert {found.kind for found in imports() if found.of == "typing_extensions"} == {"typing"}
 
     def test_sockets_stay_in_channel_and_transport(self) -> None:
         """No other module reads or writes; gevent's sockets are named by ``servers`` and ``testing``. (The live

@@ -92,7 +92,7 @@ class TestWhatCannotBeMeasured:
         assert report.failures == []
 
     def test_a_scenario_that_wants_what_is_not_installed_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The benchmark needs no Django, but says what it has left out."""
+        """The benchmark runs without Django, and reports what it has not measured."""
         unmeasurable = replace(SCENARIOS["idle-django"], needs=("no_such_module",))
         monkeypatch.setitem(SCENARIOS, "idle-django", unmeasurable)
         report = echo.main(SMALLEST, [], ["idle-django"])
@@ -179,14 +179,14 @@ class TestChecker:
             load.saturate(lanes.echo_lanes([client], frames.TEXT_64, 4), 0)
 
     def test_a_wrong_delivery_is_refused(self, pair: tuple[socket.socket, socket.socket]) -> None:
-        """The same comparison stands behind the fan-out."""
+        """The fan-out has the same comparison."""
         client, server = pair
         server.sendall(WRONG_REPLIES["another byte"])
         with pytest.raises(frames.WrongReplyError, match="wrong reply at byte 65 of 66"):
             load.broadcast(lanes.echo_lanes([client], frames.TEXT_64), 0)
 
     def test_surplus_bytes_fail_the_closing_handshake(self, pair: tuple[socket.socket, socket.socket]) -> None:
-        """A reply too many cannot hide behind the last one."""
+        """One reply too many, after the last one, is detected."""
         client, server = pair
         server.sendall(REPLY + b"\x88\x02\x03\xe8")
         server.shutdown(socket.SHUT_WR)
@@ -209,7 +209,7 @@ class TestChecker:
         ],
     )
     def test_wrong_handshakes_are_refused(self, head: bytes) -> None:
-        """Only a 101 that answers our key, with nothing behind it."""
+        """Only a 101 that answers our key, and no byte after it."""
         with pytest.raises(frames.WrongReplyError):
             frames.check_upgrade(head)
 

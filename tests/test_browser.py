@@ -6,38 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
+from .support.browsing import SIZES, TIMEOUT, browser, needs_chromium
 from .support.documents import command, serve, url
-from .support.notices import find_chromium
 from .support.servers import ROOT, Server, eventually
 
-CHROMIUM = find_chromium()
-ARGUMENTS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-TIMEOUT = 20_000  # ms
-SIZES = {"desktop": ViewportSize(width=1100, height=760), "phone": ViewportSize(width=360, height=640)}
+__all__ = ["browser"]
 
-expect.set_options(timeout=TIMEOUT)
-# The run ends with a line that says so (notices.py).
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium was not found")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One browser for the tests of this file."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +89,7 @@ def test_page_is_reloaded(page: Page, server: Server) -> None:
 
 
 def test_page_disconnects_and_connects(page: Page, server: Server) -> None:
-    """The goodbye of a browser is answered: the page sees 1000; then it comes back."""
+    """The close frame of a browser is answered: the page sees 1000; then it comes back."""
     visit(page, server)
     page.click("#toggle")
     expect(page.locator("#state")).to_have_text("Closed (1000)")

@@ -1,15 +1,16 @@
-"""``config``: every knob with its default, and every sentence that refuses a value. Messages are interface."""
+"""``config``: every setting with its default and its type, and every sentence that refuses a value."""
 
 from __future__ import annotations
 
 import dataclasses
 import os.path
 import re
+import typing
 from typing import Any
 
 import pytest
 
-from gws_middleware.config import SAME_ORIGIN, Config
+from gws_middleware.config import SAME_ORIGIN, ClientOptions, Config, Options, Origins, ViewOptions
 from gws_middleware.exceptions import ConfigError
 
 DEFAULTS = {
@@ -37,8 +38,8 @@ DEFAULTS = {
     "compression": "off",
 }
 
-HOLDS_USERS = {"user_key": len, "max_connections_per_user": 3}
-"""A function beside the number that needs one."""
+HOLDS_USERS: dict[str, Any] = {"user_key": len, "max_connections_per_user": 3}
+"""A limit, and the function that it needs."""
 
 CLOSE_CODE = "wanted a close code that may be sent: 1012, 1001, 1013, or one from 3000 to 4999"
 COUNT = "wanted a whole number from"
@@ -51,8 +52,8 @@ ORIGINS = (
 
 REFUSED: list[tuple[str, Any, str]] = [
     *[
-        (knob, value, f"{knob} is {value!r}: {COUNT} {low} to 1099511627776")
-        for knob, low in (
+        (name, value, f"{name} is {value!r}: {COUNT} {low} to 1099511627776")
+        for name, low in (
             ("max_message_size", 1),
             ("max_fragments", 1),
             ("inbox_messages", 1),
@@ -62,13 +63,13 @@ REFUSED: list[tuple[str, Any, str]] = [
         for value in (low - 1, 2**40 + 1, 1.0, "16", True, None)
     ],
     *[
-        (knob, value, f"{knob} is {value!r}: {SECONDS}")
-        for knob in ("send_timeout", "close_timeout")
+        (name, value, f"{name} is {value!r}: {SECONDS}")
+        for name in ("send_timeout", "close_timeout")
         for value in (0, -0.1, float("inf"), float("nan"), "30", True, None)
     ],
     *[
-        (knob, value, f"{knob} is {value!r}: {SECONDS}, or None")
-        for knob in ("ping_interval", "ping_timeout", "message_timeout", "accept_timeout")
+        (name, value, f"{name} is {value!r}: {SECONDS}, or None")
+        for name in ("ping_interval", "ping_timeout", "message_timeout", "accept_timeout")
         for value in (0, -1, float("inf"), float("nan"), "20", True)
     ],
     *[
@@ -80,23 +81,23 @@ REFUSED: list[tuple[str, Any, str]] = [
         for value in (0, -1, float("inf"), float("nan"), "10", True, None)
     ],
     *[
-        (knob, value, f"{knob} is {value!r}: wanted a number above 0, or None")
-        for knob in ("message_rate", "byte_rate")
+        (name, value, f"{name} is {value!r}: wanted a number above 0, or None")
+        for name in ("message_rate", "byte_rate")
         for value in (0, -1, float("inf"), float("nan"), "5", True)
     ],
     *[
-        (knob, value, f"{knob} is {value!r}: {COUNT} 1 to 1099511627776, or None")
-        for knob in ("max_connections", "max_connections_per_address", "max_connections_per_user")
+        (name, value, f"{name} is {value!r}: {COUNT} 1 to 1099511627776, or None")
+        for name in ("max_connections", "max_connections_per_address", "max_connections_per_user")
         for value in (0, -1, 2**40 + 1, 1.5, "7", True)
     ],
     *[
-        (knob, value, f"{knob} is {value!r}: {FUNCTION}, or None")
-        for knob in ("client_address", "user_key")
+        (name, value, f"{name} is {value!r}: {FUNCTION}, or None")
+        for name in ("client_address", "user_key")
         for value in (5, b"len", [len], "math.pi", "string.digits")
     ],
     *[
-        (knob, value, f"{knob} is {value!r}: {FUNCTION}, or None; {error}")
-        for knob in ("client_address", "user_key")
+        (name, value, f"{name} is {value!r}: {FUNCTION}, or None; {error}")
+        for name in ("client_address", "user_key")
         for value, error in (
             ("nowhere.to_be.found", "No module named 'nowhere'"),
             ("math.nothing", "module 'math' has no attribute 'nothing'"),
@@ -112,7 +113,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     (
         "max_connections_per_user",
         5,
-        "max_connections_per_user is set, but no user_key that tells whose a WebSocket is",
+        "max_connections_per_user is set, but user_key is not: it returns the user of a WebSocket",
     ),
     *[
         ("compression", value, f'compression is {value!r}: wanted "off", "shared" or "dedicated"')
@@ -193,38 +194,64 @@ ACCEPTED: list[tuple[str, Any]] = [
 ]
 
 
-def test_config_has_these_knobs_with_these_defaults() -> None:
+def test_config_has_these_settings_with_these_defaults() -> None:
     """The table that documentation and settings derive from; a change here is one for users."""
     assert dataclasses.asdict(Config()) == DEFAULTS
 
 
-@pytest.mark.parametrize("knob", dataclasses.fields(Config), ids=lambda knob: knob.name)
-def test_knob_explains_itself(knob: dataclasses.Field[Any]) -> None:
-    """In whole sentences without the line breaks of its source."""
-    doc = knob.metadata["doc"]
+WIDER = {
+    "allowed_origins": Origins,
+    **dict.fromkeys(["client_address", "user_key"], typing.get_type_hints(Config)["user_key"] | str),
+}
+"""The types of what is converted: a list to a tuple, the name of a function to the function."""
+
+
+def test_options_are_the_fields() -> None:
+    """A type checker knows each setting under its name and its type."""
+    types = typing.get_type_hints(Config)
+    assert typing.get_type_hints(Options) == {**types, **WIDER}
+    assert Options.__required_keys__ == frozenset()
+
+
+def test_options_of_a_client_are_all_but_one() -> None:
+    """``testing.connect`` has an argument with the name of the other one."""
+    assert set(Options.__annotations__) - set(ClientOptions.__annotations__) == {"compression"}
+
+
+def test_options_of_a_view_are_those_that_it_may_set() -> None:
+    """As docs/settings.md marks them."""
+    assert set(ViewOptions.__annotations__) == {
+        each.name for each in dataclasses.fields(Config) if each.metadata["per_view"]
+    }
+
+
+@pytest.mark.parametrize("setting", dataclasses.fields(Config), ids=lambda setting: setting.name)
+def test_setting_has_a_text(setting: dataclasses.Field[Any]) -> None:
+    """Whole sentences, without the line breaks of the source."""
+    doc = setting.metadata["doc"]
     assert len(doc) > 40
     assert doc == " ".join(doc.split())
     assert doc.endswith(".")
 
 
-@pytest.mark.parametrize(("knob", "value", "sentence"), REFUSED, ids=lambda value: repr(value)[:30])
-def test_wrong_value_is_refused(knob: str, value: Any, sentence: str) -> None:
+@pytest.mark.parametrize(("name", "value", "sentence"), REFUSED, ids=lambda value: repr(value)[:30])
+def test_wrong_value_is_refused(name: str, value: Any, sentence: str) -> None:
     """The sentence says which setting, what was found and what was wanted."""
     with pytest.raises(ConfigError) as caught:
-        Config(**{knob: value})
+        Config(**{name: value})
     assert str(caught.value) == sentence
 
 
-@pytest.mark.parametrize(("knob", "value"), ACCEPTED, ids=lambda value: repr(value)[:30])
-def test_right_value_is_kept(knob: str, value: Any) -> None:
-    """As it was given."""
-    assert getattr(Config(**{knob: value}), knob) == value
+@pytest.mark.parametrize(("name", "value"), ACCEPTED, ids=lambda value: repr(value)[:30])
+def test_right_value_is_kept(name: str, value: Any) -> None:
+    """Unchanged."""
+    assert getattr(Config(**{name: value}), name) == value
 
 
-@pytest.mark.parametrize("knob", ["client_address", "user_key"])
-def test_function_may_be_named(knob: str) -> None:
+@pytest.mark.parametrize("name", ["client_address", "user_key"])
+def test_function_may_be_named(name: str) -> None:
     """A file of settings, or the environment, has only text; what is kept is the function."""
-    assert getattr(Config(**{knob: "os.path.basename"}), knob) is os.path.basename
+    assert getattr(Config(**{name: "os.path.basename"}), name) is os.path.basename
 
 
 def test_limit_of_users_needs_a_key() -> None:
@@ -241,7 +268,7 @@ def test_view_s_own_settings_are_checked_as_any() -> None:
     assert config == Config(max_fragments=7, **HOLDS_USERS)
 
 
-def test_list_of_origins_cannot_be_changed_afterwards() -> None:
+def test_list_of_origins_is_copied() -> None:
     """A list of the application's own is copied, and a Config is frozen."""
     origins = ["https://example.com"]
     config = Config(allowed_origins=origins)  # type: ignore[arg-type]
@@ -251,8 +278,8 @@ def test_list_of_origins_cannot_be_changed_afterwards() -> None:
         config.send_limit = 5  # type: ignore[misc]
 
 
-def test_knobs_are_named() -> None:
-    """Positions would be a trap in a table that grows."""
+def test_settings_are_keyword_arguments() -> None:
+    """The position of a field changes when the table grows."""
     with pytest.raises(TypeError):
         Config(("*",))  # type: ignore[misc]
 
@@ -278,7 +305,7 @@ def test_misspelt_option_is_refused_with_the_nearest_name(name: str, sentence: s
 
 
 @pytest.mark.parametrize(
-    ("variable", "text", "knob", "value"),
+    ("variable", "text", "name", "value"),
     [
         ("GWS_MAX_MESSAGE_SIZE", "65536", "max_message_size", 65536),
         ("GWS_SEND_HIGH_WATER", "0", "send_high_water", 0),
@@ -310,9 +337,9 @@ def test_misspelt_option_is_refused_with_the_nearest_name(name: str, sentence: s
         ),
     ],
 )
-def test_environment_variable_sets_a_knob(variable: str, text: str, knob: str, value: Any) -> None:
-    """GWS_ and the knob's name in capitals; the other knobs keep their defaults."""
-    assert dataclasses.asdict(Config.load(None, {variable: text})) == {**DEFAULTS, knob: value}
+def test_environment_variable_is_a_setting(variable: str, text: str, name: str, value: Any) -> None:
+    """GWS_ and the name in capitals; the other settings keep their defaults."""
+    assert dataclasses.asdict(Config.load(None, {variable: text})) == {**DEFAULTS, name: value}
 
 
 @pytest.mark.parametrize(
@@ -340,7 +367,7 @@ def test_environment_variable_sets_a_knob(variable: str, text: str, knob: str, v
         (
             "GWS_MAX_CONNECTIONS_PER_USER",
             "5",
-            "max_connections_per_user is set, but no user_key that tells whose a WebSocket is",
+            "max_connections_per_user is set, but user_key is not: it returns the user of a WebSocket",
         ),
         ("GWS_SEND_TIMEOUT", "nan", f"send_timeout is nan: {SECONDS}"),
         ("GWS_SEND_LIMIT", "0", f"send_limit is 0: {COUNT} 1 to 1099511627776"),
@@ -358,7 +385,7 @@ def test_environment_variable_sets_a_knob(variable: str, text: str, knob: str, v
     ],
 )
 def test_wrong_environment_variable_is_refused(variable: str, text: str, sentence: str) -> None:
-    """Misspelt names too: a setting that silently has no effect is worse than a server that does not start."""
+    """Misspelt names too: a server that does not start is better than a setting without an effect."""
     with pytest.raises(ConfigError) as caught:
         Config.load({}, {variable: text})
     assert str(caught.value) == sentence
@@ -368,17 +395,17 @@ def test_wrong_environment_variable_is_refused(variable: str, text: str, sentenc
     "variable", ["GWS_SPEEDUPS", "GWS_REGION", "gws_profile", "GWSMAX_FRAGMENTS", "MAX_FRAGMENTS", "PATH"]
 )
 def test_foreign_environment_variable_is_left_alone(variable: str) -> None:
-    """Other software may use the prefix too; GWS_SPEEDUPS is ours and no knob."""
+    """Other software may use the prefix too; GWS_SPEEDUPS is ours and not a setting."""
     assert Config.load({}, {variable: "x"}) == Config()
 
 
 def test_options_come_before_the_environment() -> None:
-    """What is written in code is meant; the environment is for what code leaves open."""
+    """A keyword argument wins over a variable, and a variable over the default."""
     config = Config.load({"max_fragments": 5}, {"GWS_MAX_FRAGMENTS": "6", "GWS_INBOX_MESSAGES": "7"})
     assert (config.max_fragments, config.inbox_messages, config.send_limit) == (5, 7, DEFAULTS["send_limit"])
 
 
-def test_environment_is_the_processs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_is_that_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read when the configuration is loaded, not when the module is imported."""
     monkeypatch.setenv("GWS_INBOX_MESSAGES", "3")
     assert Config.load().inbox_messages == 3

@@ -1,13 +1,15 @@
-"""``exceptions``: the tree, what rides on an error, and its sentence."""
+"""``exceptions``: the tree, the attributes of an error, and its text."""
 
 from __future__ import annotations
 
 import pickle
+import re
 from typing import Any
 
 import pytest
 from geventwebsocket.exceptions import WebSocketError as GeventWebSocketError
 
+from gws_middleware import exceptions
 from gws_middleware.codes import CloseCode
 from gws_middleware.exceptions import ConfigError, ConnectionClosed, HandshakeRefused, WebSocketError
 
@@ -50,19 +52,42 @@ SENTENCES: list[tuple[Exception, str]] = [
 
 @pytest.mark.parametrize(("kind", "bases"), TREE.items(), ids=lambda value: getattr(value, "__name__", ""))
 def test_error_is_caught_by(kind: type[Exception], bases: tuple[type[Exception], ...]) -> None:
-    """The tree at the top of the module; gevent-websocket's own class stands in it."""
+    """The tree at the top of the module, with gevent-websocket's class in it."""
     assert all(issubclass(kind, base) for base in bases)
 
 
+def test_module_prints_its_tree() -> None:
+    """Each class of the module is in the tree at its top, below its base class."""
+    lines = re.findall(r"^    ((?: |└|─)*)([\w.]+)", exceptions.__doc__ or "", re.MULTILINE)
+    printed = [(len(indent) // 4, name) for indent, name in lines]
+    assert printed == [
+        (0, "OSError"),
+        (1, "geventwebsocket.exceptions.WebSocketError"),
+        (2, "WebSocketError"),
+        (3, "ConnectionClosed"),
+        (0, "Exception"),
+        (1, "HandshakeRefused"),
+        (0, "ValueError"),
+        (1, "ConfigError"),
+    ]
+    assert [kind.__base__ for kind in (ConnectionClosed, WebSocketError, GeventWebSocketError)] == [
+        WebSocketError,
+        GeventWebSocketError,
+        OSError,
+    ]
+    assert [kind.__base__ for kind in (HandshakeRefused, ConfigError)] == [Exception, ValueError]
+    assert set(exceptions.__all__) == {kind.__name__ for kind in TREE}
+
+
 def test_only_the_end_of_a_connection_is_a_websocket_error() -> None:
-    """A refusal and a wrong setting are not caught by mistake where ends are."""
+    """An ``except`` clause for the end of a connection catches neither a refusal nor a wrong setting."""
     assert not issubclass(HandshakeRefused, (OSError, ValueError))
     assert not issubclass(ConfigError, OSError)
 
 
 @pytest.mark.parametrize(("error", "sentence"), SENTENCES, ids=lambda value: str(value)[-30:])
-def test_error_says(error: Exception, sentence: str) -> None:
-    """What the peer sent is quoted, so that it cannot forge a log line."""
+def test_error_has_this_text(error: Exception, sentence: str) -> None:
+    """What the peer sent is quoted, so that it cannot forge a log record."""
     assert str(error) == sentence
 
 
@@ -84,13 +109,13 @@ def test_connection_closed_carries_its_facts(arguments: dict[str, Any], facts: t
 
 
 def test_connection_closed_is_no_system_call_that_failed() -> None:
-    """An OSError by descent alone: code that compares ``errno`` finds none."""
+    """It is an OSError, because gevent-websocket's class is one, but it has no ``errno``."""
     error = ConnectionClosed(4001, "bye", received=(4001, "bye"))
     assert (error.errno, error.args) == (None, (str(error),))
 
 
 def test_handshake_refused_carries_the_response() -> None:
-    """All of it, so that a test can look at the page that came instead."""
+    """All of it, so that a test can check the page that came instead."""
     error = HandshakeRefused("302 Found", [("Location", "/login")], b"moved")
     assert (error.status, error.status_code, error.headers, error.body) == (
         "302 Found",
@@ -111,7 +136,7 @@ def test_handshake_refused_carries_the_response() -> None:
     ],
 )
 def test_error_survives_a_pickle(error: Exception, facts: tuple[str, ...]) -> None:
-    """A task queue or a process pool hands it on with all of its facts and the same sentence."""
+    """A task queue or a process pool passes it on with all of its attributes and the same text."""
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is type(error)
     assert str(copy) == str(error)

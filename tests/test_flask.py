@@ -40,7 +40,7 @@ def app() -> Flask:
 
 
 def records(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
-    """What was logged at WARNING and above."""
+    """The log records of WARNING and above."""
     return [(one.name, one.getMessage()) for one in caplog.records if one.levelno >= logging.WARNING]
 
 
@@ -53,7 +53,7 @@ def echo(ws: WebSocket) -> None:
 
 
 def test_view_gets_the_websocket_and_the_variables_of_the_rule(app: Flask) -> None:
-    """``request`` is there as in any view, and the view may return None."""
+    """With ``request``, as in any view. The view may return None."""
 
     @websocket_route(app, "/rooms/<name>/<int:number>")
     def room(ws: WebSocket, name: str, number: int) -> None:
@@ -86,7 +86,7 @@ def test_view_is_returned_as_it_is(app: Flask) -> None:
 
 
 def test_async_view_is_refused(app: Flask) -> None:
-    """It would never be awaited."""
+    """Its coroutine would never be awaited."""
 
     async def view(ws: WebSocket) -> None: ...
 
@@ -95,7 +95,7 @@ def test_async_view_is_refused(app: Flask) -> None:
 
 
 def test_detached_connection_goes_on(app: Flask) -> None:
-    """The view has returned None, and the callbacks get what comes."""
+    """The view has returned None, and the callbacks get the messages."""
     websocket_route(app, "/")(lambda ws: ws.detach(lambda ws, message: ws.send(message * 2)))
     with connect(app) as client:
         client.send("x")
@@ -124,7 +124,7 @@ def test_view_answers_with_http_before_the_101(app: Flask, caplog: pytest.LogCap
 
 
 def test_view_that_does_nothing_is_a_500(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
-    """As in plain WSGI: it neither accepted nor answered, and the log says so."""
+    """As in plain WSGI: it neither accepted nor answered, and that is logged."""
     websocket_route(app, "/nothing")(lambda ws: None)
     with pytest.raises(HandshakeRefused) as refused, connect(app, "/nothing"):
         pass
@@ -136,20 +136,20 @@ def test_view_that_does_nothing_is_a_500(app: Flask, caplog: pytest.LogCaptureFi
 
 @pytest.mark.parametrize("through", ["websocket_route", "init_app"])
 def test_plain_http_is_answered_with_426(app: Flask, through: str) -> None:
-    """Werkzeug's 400 would not say what is wanted (RFC 9110 15.5.22)."""
+    """Instead of Werkzeug's 400 (RFC 9110 15.5.22)."""
     if through == "websocket_route":
         websocket_route(app, "/echo")(echo)
     else:
         init_app(app)
         app.route("/echo", websocket=True)(lambda: "")
     response = app.test_client().get("/echo")
-    assert (response.status_code, response.text) == (426, "This address speaks WebSocket alone.\n")
+    assert (response.status_code, response.text) == (426, "This address serves only WebSockets.\n")
     assert (response.headers["Upgrade"], response.headers["Connection"]) == ("websocket", "Upgrade")
 
 
 @pytest.mark.parametrize("software", ["WSGIServer/0.2", "waitress"])
 def test_strict_server_is_sent_no_hop_by_hop_header(app: Flask, software: str) -> None:
-    """It would answer with 500 instead (PEP 3333)."""
+    """Such a server would answer with 500 (PEP 3333)."""
     websocket_route(app, "/echo")(echo)
     response = app.test_client().get("/echo", environ_overrides={"SERVER_SOFTWARE": software})
     assert (response.status_code, "Upgrade" in response.headers, "Connection" in response.headers) == (
@@ -160,7 +160,7 @@ def test_strict_server_is_sent_no_hop_by_hop_header(app: Flask, software: str) -
 
 
 def test_page_may_have_the_same_rule(app: Flask) -> None:
-    """Then HTTP gets the page."""
+    """HTTP gets the page."""
     websocket_route(app, "/page")(echo)
     assert app.test_client().get("/page").text == "a page"
     with connect(app, "/page") as client:
@@ -169,7 +169,7 @@ def test_page_may_have_the_same_rule(app: Flask) -> None:
 
 
 def test_handshake_for_a_page_is_a_400(app: Flask) -> None:
-    """What is wrong there is not that the upgrade is missing."""
+    """The request has the upgrade, so 426 would be wrong."""
     init_app(app)
     with pytest.raises(HandshakeRefused) as refused, connect(app, "/page"):
         pass
@@ -177,7 +177,7 @@ def test_handshake_for_a_page_is_a_400(app: Flask) -> None:
 
 
 def test_server_without_websockets_is_named_once(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
-    """Without the wrapper the answer and the log say how to run the application; the log does so once."""
+    """The answer has the command that runs the application with WebSockets, and one log record has it too."""
     websocket_route(app, "/")(echo)
     for _ in range(2):
         response = app.test_client().get("/", headers={"Upgrade": "websocket", "Connection": "Upgrade"})
@@ -189,7 +189,7 @@ def test_server_without_websockets_is_named_once(app: Flask, caplog: pytest.LogC
 
 
 def send_for_ever(ws: WebSocket) -> None:
-    """Until the peer has disconnected, which ``send`` tells by ConnectionClosed."""
+    """Sends until the peer has disconnected and ``send`` raises ConnectionClosed."""
     while True:
         ws.send("x")
         try:
@@ -203,13 +203,13 @@ def by_decorator(app: Flask) -> None:
 
 
 def by_hand(app: Flask) -> None:
-    """A view that knows nothing of the decorator."""
+    """A view without the decorator."""
     init_app(app)
     app.route("/", websocket=True)(lambda: send_for_ever(request.environ["wsgi.websocket"]))
 
 
 def in_a_blueprint(app: Flask) -> None:
-    """One with an error handler of its own for everything."""
+    """An application with an error handler for all exceptions."""
     blueprint = Blueprint("all", __name__)
     blueprint.register_error_handler(Exception, lambda error: 1 / 0)
     websocket_route(blueprint, "/")(send_for_ever)
@@ -244,7 +244,7 @@ def raises(ws: WebSocket) -> None:
 
 
 def test_view_that_raises_is_logged_once(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
-    """By Flask, as any view is; the connection closes with 1011."""
+    """By Flask. The connection closes with 1011."""
     websocket_route(app, "/broken")(raises)
     with connect(app, "/broken") as client:
         assert list(client) == ["x"]
@@ -253,7 +253,7 @@ def test_view_that_raises_is_logged_once(app: Flask, caplog: pytest.LogCaptureFi
 
 
 def test_view_that_raises_before_the_101_is_a_500(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
-    """The ordinary one of Flask's."""
+    """Flask's ordinary error page."""
     websocket_route(app, "/")(lambda ws: 1 / 0)
     with pytest.raises(HandshakeRefused) as refused, connect(app):
         pass
@@ -263,7 +263,7 @@ def test_view_that_raises_before_the_101_is_a_500(app: Flask, caplog: pytest.Log
 
 @pytest.mark.parametrize("how", ["websocket_route", "init_app"])
 def test_end_of_another_connection_is_an_error(app: Flask, caplog: pytest.LogCaptureFixture, how: str) -> None:
-    """ConnectionClosed is no error of the view's own connection alone."""
+    """ConnectionClosed is the end of the view's connection only if that has ended."""
 
     def view(ws: WebSocket) -> None:
         ws.accept()
@@ -281,7 +281,7 @@ def test_end_of_another_connection_is_an_error(app: Flask, caplog: pytest.LogCap
 
 
 def test_error_page_of_an_accepted_view_is_swallowed(app: Flask) -> None:
-    """``abort()`` after the 101 ends the connection, as a response does."""
+    """``abort()`` after the 101 ends the connection, as a returned response does."""
 
     def view(ws: WebSocket) -> None:
         ws.accept()
@@ -299,7 +299,7 @@ GUIDE = ROOT / "docs" / "flask.md"
 
 
 def programs(directory: Path) -> dict[str, str]:
-    """The programs of the guide by their names, written into a folder."""
+    """Write the programs of the page into a folder."""
     found = {block.splitlines()[0].removeprefix("# "): block for block in blocks(GUIDE, "python")}
     for name, block in found.items():
         (directory / name).write_text(block)
@@ -307,7 +307,7 @@ def programs(directory: Path) -> dict[str, str]:
 
 
 def test_guide_s_test_passes(tmp_path: Path) -> None:
-    """The program at the top, with the test at the end."""
+    """The first program passes the test of the page."""
     assert sorted(programs(tmp_path)) == ["chatsite.py", "detached.py", "test_chatsite.py"]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_chatsite.py"]
     env = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
@@ -316,7 +316,7 @@ def test_guide_s_test_passes(tmp_path: Path) -> None:
 
 
 def test_guide_s_detached_view_has_its_context(tmp_path: Path) -> None:
-    """A callback pushes the application's context by itself."""
+    """The callback pushes the application's context."""
     namespace: dict[str, Any] = {"__name__": "detached"}
     exec(programs(tmp_path)["detached.py"], namespace)
     with connect(namespace["app"], "/echo") as client:
@@ -325,7 +325,7 @@ def test_guide_s_detached_view_has_its_context(tmp_path: Path) -> None:
 
 
 def test_guide_s_production_command_serves(tmp_path: Path) -> None:
-    """As printed."""
+    """As the page has them."""
     programs(tmp_path)
     with (
         serve(command(GUIDE, "chatsite:app"), tmp_path / "server", files=tmp_path) as server,
@@ -356,7 +356,7 @@ def echo(ws):
 
 
 class Running:
-    """A ``flask`` command that serves a program of ours, which it finds in ``directory``."""
+    """A ``flask`` command that serves the program in ``directory``."""
 
     def __init__(self, directory: Path, process: subprocess.Popen[bytes], log: Path) -> None:
         self.directory, self.process, self._log = directory, process, log
@@ -370,7 +370,7 @@ class Running:
         return self._log.read_text()
 
     def listening(self) -> int:
-        """The port, once the log tells it."""
+        """The port, read from the log."""
         found = re.search(r"http://127\.0\.0\.1:(\d+)", self.log())
         assert self.process.poll() is None, self.log()
         return int(found[1]) if found else 0
@@ -378,8 +378,8 @@ class Running:
     def connect(self) -> RawClient:
         return RawClient(("127.0.0.1", self.port), timeout=START)
 
-    def said(self, message: str) -> str:
-        """The answer to a message on a connection of its own."""
+    def answer(self, message: str) -> str:
+        """The answer to a message, on a new connection."""
         with self.connect() as client:
             client.upgrade("/echo")
             client.text(message)
@@ -390,7 +390,7 @@ class Running:
 
 @contextmanager
 def flask(directory: Path, *arguments: str, **env: str) -> Iterator[Running]:
-    """``flask --app site_of_flask …``, until the block is left."""
+    """``flask --app site_of_flask …``, until the end of the block."""
     log = directory / "log"
     running = Running(directory, None, log)  # type: ignore[arg-type]
     running.write("1")
@@ -417,9 +417,9 @@ def flask(directory: Path, *arguments: str, **env: str) -> Iterator[Running]:
 
 
 def test_gws_run_serves_websockets(tmp_path: Path) -> None:
-    """On gunicorn with the worker of this package, whose options follow; a stop ends it in order."""
+    """With the worker of this package and options of gunicorn. A stop closes the WebSockets."""
     with flask(tmp_path, "gws-run", "--port", "0", "--workers", "1", "--graceful-timeout", "9") as running:
-        answers = [running.said("x"), running.said("y")]
+        answers = [running.answer("x"), running.answer("y")]
     assert answers == ["1: x", "1: y"]
     assert "GeventWebSocketWorker" in running.log() and '"GET /echo HTTP/1.1" 101' in running.log()
     assert (running.process.returncode, "Traceback" in running.log()) == (0, False)
@@ -430,7 +430,7 @@ def test_gws_run_serves_websockets(tmp_path: Path) -> None:
     [(["--debug", "gws-run"], {}), (["gws-run", "--reload"], {}), (["gws-run"], {"FLASK_DEBUG": "1"})],
 )
 def test_gws_run_loads_new_code(tmp_path: Path, arguments: list[str], env: dict[str, str]) -> None:
-    """In debug mode, or with ``--reload``: open WebSockets get a close frame, and the next one finds the new code."""
+    """In debug mode, or with ``--reload``: open WebSockets are closed, and new ones get the new code."""
     with flask(tmp_path, *arguments, "--port", "0", **env) as running, running.connect() as client:
         client.upgrade("/echo")
         client.text("x")
@@ -438,7 +438,7 @@ def test_gws_run_loads_new_code(tmp_path: Path, arguments: list[str], env: dict[
         running.write("2, which is longer")
         code = client.read_frame().code
         client.say_goodbye()
-        eventually(lambda: running.said("x") == "2, which is longer: x", "the new code", START)
+        eventually(lambda: running.answer("x") == "2, which is longer: x", "the new code", START)
     assert (before, code in (1001, 1012)) == ("1: x", True)
 
 
@@ -446,7 +446,7 @@ def test_gws_run_loads_new_code(tmp_path: Path, arguments: list[str], env: dict[
     ("host", "bind"), [("127.0.0.1", "127.0.0.1:5000"), ("::1", "[::1]:5000"), ("localhost", "localhost:5000")]
 )
 def test_gws_run_binds_as_flask_run_does(tmp_path: Path, host: str, bind: str) -> None:
-    """The default port is Flask's, and an address of IPv6 gets its brackets."""
+    """The default port is that of Flask, and an IPv6 address is put into brackets."""
     (tmp_path / "site_of_flask.py").write_text(PROGRAM)
     command = [sys.executable, "-m", "flask", "--app", "site_of_flask", "gws-run", "--host", host, "--print-config"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -455,7 +455,7 @@ def test_gws_run_binds_as_flask_run_does(tmp_path: Path, host: str, bind: str) -
 
 
 def test_flask_run_names_the_command(tmp_path: Path) -> None:
-    """Werkzeug's server has no WebSockets: the answer and the log say what to use."""
+    """Werkzeug's server cannot open WebSockets: the answer and the log have the command to use."""
     with flask(tmp_path, "run", "--port", "0") as running, running.connect() as client:
         client.send(upgrade_request("/echo"))
         response = client.read_response()
@@ -464,7 +464,7 @@ def test_flask_run_names_the_command(tmp_path: Path) -> None:
 
 
 def test_gws_run_needs_an_application_that_gunicorn_can_load(tmp_path: Path) -> None:
-    """A command with a factory of its own has no name for the application."""
+    """A command with its own application factory has no name for the application."""
     script = "from flask.cli import FlaskGroup; from flask import Flask; FlaskGroup(create_app=lambda: Flask('x'))()"
     done = subprocess.run(
         [sys.executable, "-c", script, "gws-run"],
@@ -480,7 +480,7 @@ def test_gws_run_needs_an_application_that_gunicorn_can_load(tmp_path: Path) -> 
 
 
 def test_gws_run_is_a_command_of_flask() -> None:
-    """Found by its entry point."""
+    """By its entry point."""
     from click import Context
 
     group = FlaskGroup(add_default_commands=False)

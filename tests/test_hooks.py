@@ -1,4 +1,4 @@
-"""What the adapter of a framework is asked and told."""
+"""``hooks``: what core calls of a framework's adapter, when, and in which greenlet."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ __all__ = ["hub_errors"]
 GRACE = 0.02
 
 
-class Diary(adapter.Adapter):
-    """Writes down what it is told, and by which greenlet."""
+class Recorder(adapter.Adapter):
+    """Notes each call, and its greenlet."""
 
     def __init__(self) -> None:
         self.grace: float | None = GRACE
-        self.told: list[str] = []
+        self.calls: list[str] = []
         self.greenlets: list[Any] = []
-        self.left = False
+        self.holds_more = False
         self.taking = 0.0
         self.headers: Headers = []
         self.refuses = False
         self.values: Mapping[str, Any] = {}
 
     def _note(self, what: str) -> None:
-        self.told.append(what)
+        self.calls.append(what)
         self.greenlets.append(getcurrent())
 
     def settings(self) -> Mapping[str, Any]:
@@ -56,7 +56,7 @@ class Diary(adapter.Adapter):
     def idle(self) -> bool:
         self._note("idle")
         gevent.sleep(self.taking)
-        return self.left
+        return self.holds_more
 
     def ran(self, ws: WebSocket) -> None:
         self._note("ran")
@@ -67,13 +67,13 @@ class Diary(adapter.Adapter):
 
     @property
     def idles(self) -> int:
-        return self.told.count("idle")
+        return self.calls.count("idle")
 
 
 @pytest.fixture
-def diary() -> Iterator[Diary]:
+def recorder() -> Iterator[Recorder]:
     """Installed for one test."""
-    made = Diary()
+    made = Recorder()
     before = adapter.current()
     adapter.install(made)
     yield made
@@ -86,30 +86,30 @@ def received_by(ws: WebSocket, timeout: float | None = None) -> Any:
 
 
 class TestIdle:
-    def test_greenlet_that_waits_is_asked_once(self, diary: Diary) -> None:
+    def test_idle_is_called_once_for_a_wait(self, recorder: Recorder) -> None:
         """After ``grace``, in the greenlet itself; it then waits as long as it likes."""
         with connected() as (ws, peer):
             control.expect_idle(ws)
             reader = received_by(ws)
-            until(lambda: diary.idles == 1, "it is asked")
+            until(lambda: recorder.idles == 1, "idle() is called")
             gevent.sleep(3 * GRACE)
-            assert diary.idles == 1
-            assert diary.greenlets[-1] is reader
+            assert recorder.idles == 1
+            assert recorder.greenlets[-1] is reader
             peer.send("x")
             assert reader.get(timeout=5) == "x"
 
-    def test_greenlet_that_holds_nothing_is_not_asked(self, diary: Diary) -> None:
-        """It has no timer either."""
+    def test_idle_is_not_called_where_nothing_is_held(self, recorder: Recorder) -> None:
+        """The wait has no timer either."""
         with connected() as (ws, peer):
             reader = received_by(ws)
             gevent.sleep(3 * GRACE)
-            assert diary.idles == 0
+            assert recorder.idles == 0
             peer.send("x")
             assert reader.get(timeout=5) == "x"
 
-    def test_message_within_the_grace_asks_nothing(self, diary: Diary) -> None:
+    def test_idle_is_not_called_for_a_wait_within_the_grace(self, recorder: Recorder) -> None:
         """A busy view keeps what it has."""
-        diary.grace = 5.0
+        recorder.grace = 5.0
         with connected() as (ws, peer):
             control.expect_idle(ws)
             for _ in range(3):
@@ -117,48 +117,48 @@ class TestIdle:
                 ticks()
                 peer.send("x")
                 assert reader.get(timeout=5) == "x"
-        assert diary.idles == 0
+        assert recorder.idles == 0
 
-    def test_what_is_left_is_asked_for_again(self, diary: Diary) -> None:
+    def test_idle_is_called_again_where_something_is_still_held(self, recorder: Recorder) -> None:
         """By the next wait: e.g. a transaction was open, and has ended since."""
-        diary.left = True
+        recorder.holds_more = True
         with connected() as (ws, peer):
             control.expect_idle(ws)
-            for asked in (1, 2):
+            for calls in (1, 2):
                 reader = received_by(ws)
-                until(lambda asked=asked: diary.idles == asked, "it is asked")  # type: ignore[misc]
+                until(lambda calls=calls: recorder.idles == calls, "idle() is called")  # type: ignore[misc]
                 peer.send("x")
                 assert reader.get(timeout=5) == "x"
-            diary.left = False
+            recorder.holds_more = False
             for _ in range(2):
                 reader = received_by(ws)
                 gevent.sleep(3 * GRACE)
                 peer.send("x")
                 assert reader.get(timeout=5) == "x"
-            assert diary.idles == 3
+            assert recorder.idles == 3
 
-    def test_message_that_came_while_giving_back_is_not_missed(self, diary: Diary) -> None:
-        """Giving back may wait, too."""
-        diary.taking = 0.05
+    def test_message_that_came_during_idle_is_not_missed(self, recorder: Recorder) -> None:
+        """``idle()`` may wait, too."""
+        recorder.taking = 0.05
         with connected() as (ws, peer):
             control.expect_idle(ws)
             reader = received_by(ws)
-            until(lambda: diary.idles == 1, "it is asked")
+            until(lambda: recorder.idles == 1, "idle() is called")
             peer.send("x")
             assert reader.get(timeout=5) == "x"
 
-    def test_end_that_came_while_giving_back_is_not_missed(self, diary: Diary) -> None:
-        """Nor is that."""
-        diary.taking = 0.05
+    def test_end_that_came_during_idle_is_not_missed(self, recorder: Recorder) -> None:
+        """``receive()`` returns None."""
+        recorder.taking = 0.05
         with connected() as (ws, peer):
             control.expect_idle(ws)
             reader = received_by(ws)
-            until(lambda: diary.idles == 1, "it is asked")
+            until(lambda: recorder.idles == 1, "idle() is called")
             peer.vanish()
             assert reader.get(timeout=5) is None
 
-    def test_timeout_is_kept(self, diary: Diary, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Asked in between, and TimeoutError at its end: both waits together last as long as was said."""
+    def test_timeout_is_kept(self, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The wait before ``idle()`` and the one after it last as long as the timeout, together."""
         waits: list[float] = []
 
         def park(ws: WebSocket, timeout: float) -> bool:
@@ -170,46 +170,46 @@ class TestIdle:
             control.expect_idle(ws)
             with pytest.raises(TimeoutError):
                 ws.receive(5.0)
-        assert diary.idles == 1
+        assert recorder.idles == 1
         assert waits == [GRACE, 5.0 - GRACE]
 
-    def test_timeout_within_the_grace_asks_nothing(self, diary: Diary) -> None:
+    def test_idle_is_not_called_for_a_timeout_within_the_grace(self, recorder: Recorder) -> None:
         """As a poll does."""
         with connected() as (ws, _):
             control.expect_idle(ws)
             with pytest.raises(TimeoutError):
                 ws.receive(GRACE / 2)
-            assert diary.idles == 0
+            assert recorder.idles == 0
 
-    def test_no_grace_asks_never(self, diary: Diary) -> None:
-        """None."""
-        diary.grace = None
+    def test_idle_is_never_called_without_a_grace(self, recorder: Recorder) -> None:
+        """``grace`` is None."""
+        recorder.grace = None
         with connected() as (ws, peer):
             control.expect_idle(ws)
             reader = received_by(ws)
             ticks()
             peer.send("x")
             assert reader.get(timeout=5) == "x"
-        assert diary.idles == 0
+        assert recorder.idles == 0
 
-    def test_blocked_send_asks(self, diary: Diary) -> None:
+    def test_idle_is_called_in_a_blocked_send(self, recorder: Recorder) -> None:
         """The peer does not read: in the greenlet that sends, whatever it holds."""
         with connected(pair=tcp_pair, buffers=4096, send_high_water=1000) as (ws, peer):
             sender = gevent.spawn(lambda: [ws.send(bytes(10_000)) for _ in range(100)])
-            until(lambda: diary.idles == 1, "it is asked")
-            assert diary.greenlets[-1] is sender
+            until(lambda: recorder.idles == 1, "idle() is called")
+            assert recorder.greenlets[-1] is sender
             while not sender.ready():
                 peer.read()
             sender.get(timeout=5)
 
-    def test_peer_that_never_reads_is_cut_all_the_same(self, diary: Diary) -> None:
+    def test_peer_that_never_reads_is_disconnected_all_the_same(self, recorder: Recorder) -> None:
         """After ``send_timeout``."""
         with (
             connected(pair=tcp_pair, buffers=4096, send_high_water=1000, send_timeout=0.05) as (ws, _),
             pytest.raises(ConnectionClosed),
         ):
             forever(ws.send, bytes(10_000))
-        assert diary.idles >= 1
+        assert recorder.idles >= 1
 
 
 def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
@@ -237,34 +237,34 @@ def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
 
 class TestLife:
     @pytest.mark.parametrize("path", ["/echo", "/raise", "/kill"])
-    def test_attached_connection_is_told_of_from_beginning_to_end(self, diary: Diary, path: str) -> None:
+    def test_calls_for_an_attached_connection(self, recorder: Recorder, path: str) -> None:
         """Once each, by the view's greenlet."""
         with connect(application, path) as ws:
             if path == "/echo":
                 ws.send("x")
                 assert ws.receive() == "x"
-        assert diary.told == ["accepting", "opened", "closed"]
-        assert len(set(diary.greenlets)) == 1
+        assert recorder.calls == ["accepting", "opened", "closed"]
+        assert len(set(recorder.greenlets)) == 1
 
-    def test_detached_connection_is_told_of_each_run(self, diary: Diary) -> None:
+    def test_calls_for_a_detached_connection(self, recorder: Recorder) -> None:
         """The view's end, each greenlet that worked, and the end."""
         with connect(application, "/detach") as ws:
             for count in (2, 3):
                 ws.send("x")
                 assert ws.receive() == "x"
-                until(lambda count=count: diary.told.count("ran") == count, "the greenlet ends")  # type: ignore[misc]
-        until(lambda: "closed" in diary.told, "the end is told")
-        assert diary.told == ["accepting", "opened", "ran", "ran", "ran", "closed"]
+                until(lambda count=count: recorder.calls.count("ran") == count, "the greenlet ends")  # type: ignore[misc]
+        until(lambda: "closed" in recorder.calls, "closed() is called")
+        assert recorder.calls == ["accepting", "opened", "ran", "ran", "ran", "closed"]
 
-    def test_detached_view_that_raises_is_told_of_once(self, diary: Diary) -> None:
+    def test_closed_is_called_once_for_a_detached_view_that_raises(self, recorder: Recorder) -> None:
         """The connection ends with it."""
         with connect(application, "/detach-and-raise") as ws:
             assert ws.receive() is None
             assert ws.close_code == 1011
-        until(lambda: "closed" in diary.told, "the end is told")
-        assert diary.told.count("closed") == 1
+        until(lambda: "closed" in recorder.calls, "closed() is called")
+        assert recorder.calls.count("closed") == 1
 
-    def test_detached_connection_whose_end_is_killed_is_told_of(self, diary: Diary) -> None:
+    def test_closed_is_called_where_on_close_is_killed(self, recorder: Recorder) -> None:
         """``on_close`` waited too long for a worker that stops."""
 
         def killed(ws: WebSocket) -> None:
@@ -273,30 +273,30 @@ class TestLife:
         with connected() as (ws, peer):
             ws.detach(on_close=killed)
             peer.vanish()
-            until(lambda: "closed" in diary.told, "the end is told")
+            until(lambda: "closed" in recorder.calls, "closed() is called")
 
-    def test_refused_handshake_is_told_of_to_nobody(self, diary: Diary) -> None:
+    def test_nothing_is_called_for_a_refused_handshake(self, recorder: Recorder) -> None:
         """There is no WebSocket."""
         with pytest.raises(HandshakeRefused), connect(application, "/refuse"):
             pass
-        assert diary.told == []
+        assert recorder.calls == []
 
-    def test_headers_ride_on_the_101(self, diary: Diary) -> None:
+    def test_headers_of_accepting_are_those_of_the_101(self, recorder: Recorder) -> None:
         """Those that ``accepting`` returns."""
-        diary.headers = [("Set-Cookie", "a=b; HttpOnly")]
+        recorder.headers = [("Set-Cookie", "a=b; HttpOnly")]
         with connect(application) as ws:
             assert ("Set-Cookie", "a=b; HttpOnly") in ws.headers
 
-    def test_exception_of_accepting_comes_before_the_101(self, diary: Diary) -> None:
+    def test_exception_of_accepting_comes_before_the_101(self, recorder: Recorder) -> None:
         """Out of ``accept()``; the answer is still HTTP's."""
-        diary.refuses = True
+        recorder.refuses = True
         with pytest.raises(LookupError, match="not now"), connect(application):
             pass
-        assert diary.told == ["accepting"]
+        assert recorder.calls == ["accepting"]
 
-    def test_accept_that_failed_may_be_tried_again(self, diary: Diary) -> None:
+    def test_accept_that_failed_may_be_tried_again(self, recorder: Recorder) -> None:
         """Nothing was spent."""
-        diary.refuses = True
+        recorder.refuses = True
         ws = unaccepted(lambda headers: pytest.fail("the 101 was sent"))
         with pytest.raises(LookupError):
             ws.accept()
@@ -304,15 +304,15 @@ class TestLife:
 
 
 class TestSettings:
-    def test_settings_of_the_adapter_are_the_wrapper_s(self, diary: Diary) -> None:
+    def test_settings_of_the_adapter_are_those_of_the_wrapper(self, recorder: Recorder) -> None:
         """Under its own arguments, over the environment."""
-        diary.values = {"max_message_size": 5, "inbox_messages": 3}
+        recorder.values = {"max_message_size": 5, "inbox_messages": 3}
         config = WebSocketMiddleware(application, inbox_messages=4).config
         assert (config.max_message_size, config.inbox_messages) == (5, 4)
         assert Config.load({}, {"GWS_MAX_MESSAGE_SIZE": "6"}).max_message_size == 5
 
 
-def test_without_a_framework_nothing_is_asked() -> None:
+def test_adapter_of_no_framework_does_nothing() -> None:
     """The one that every process starts with."""
     none = adapter.Adapter()
     assert (none.grace, none.settings(), none.accepting(None), none.idle()) == (None, {}, [], False)

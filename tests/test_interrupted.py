@@ -24,14 +24,16 @@ from gws_middleware.connection.transport import Transport
 from gws_middleware.hooks import Adapter
 from gws_middleware.process import shutdown
 from gws_middleware.process.keepalive import Keepalive
+from gws_middleware.process.limits import Slots
 from gws_middleware.process.registry import Registry
 from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, StartResponse
 
 from .support.inprocess import hub_errors, until
-from .support.seam import PairServer, abandon, held_by, use_pair_server, use_registry
+from .support.registries import here
+from .support.seam import PairServer, abandon, use_pair_server
 
-__all__ = ["hub_errors"]
+__all__ = ["here", "hub_errors"]
 
 OPTIONS: dict[str, Any] = {
     "max_connections": 1,
@@ -45,12 +47,15 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
-    """The test's own, in place of the process'."""
-    own = Registry()
-    use_registry(monkeypatch, own)
-    return own
+def held_by(registry: Registry) -> dict[str, Any]:
+    """All that it holds for requests and connections; each value is empty or 0 when there are none."""
+    return {
+        "reserved": registry.slots.reserved,
+        "holders": len(registry.slots),
+        "connections": len(registry),
+        "unfinished": registry.unfinished,
+        "watched": len(registry.keepalive),
+    }
 
 
 def is_empty(registry: Registry) -> bool:
@@ -134,8 +139,8 @@ STEPS: dict[str, Callable[[pytest.MonkeyPatch], object]] = {
     "kernel options": lambda patch: patch.setattr(websocket, "give_up_silent", fails),
     "transport": lambda patch: patch.setattr(websocket, "Transport", fails),
     "transport.start": lambda patch: patch.setattr(Transport, "start", fails),
-    "registry.reserve": lambda patch: patch.setattr(Registry, "reserve", fails),
-    "registry.began": lambda patch: patch.setattr(Registry, "began", fails),
+    "slots.reserve": lambda patch: patch.setattr(Slots, "reserve", fails),
+    "registry.view_started": lambda patch: patch.setattr(Registry, "view_started", fails),
     "registry.add": lambda patch: patch.setattr(Registry, "add", fails),
     "keepalive.watch": lambda patch: patch.setattr(Keepalive, "watch", fails),
 }
@@ -145,7 +150,7 @@ STEPS: dict[str, Callable[[pytest.MonkeyPatch], object]] = {
 @pytest.mark.parametrize("step", [*STEPS, "client_address", "user_key"])
 @apps
 def test_step_that_raises_leaves_nothing_reserved(
-    registry: Registry,
+    here: Registry,
     monkeypatch: pytest.MonkeyPatch,
     hub_errors: list[BaseException],
     app: Any,
@@ -159,7 +164,7 @@ def test_step_that_raises_leaves_nothing_reserved(
         STEPS.get(step, lambda patch: None)(patch)
         for _ in range(2):
             talk(wrapped)
-            until(lambda: is_empty(registry), f"everything is released, not {held_by(registry)}")
+            until(lambda: is_empty(here), f"everything is released, not {held_by(here)}")
     assert {type(error) for error in hub_errors} <= {FailedError, BrokenPipeError}  # the latter is what servers drop
     hub_errors.clear()
     with connect(WebSocketMiddleware(echoes, **OPTIONS)) as client:
@@ -178,6 +183,7 @@ FILES = {
         *(f"connection/{name}" for name in ("websocket", "opening", "callbacks", "control", "transport")),
     )
 }
+assert all(Path(path).exists() for path in FILES)
 
 
 class Injected(BaseException):
@@ -247,7 +253,7 @@ CASES = [
     (echoes, True, *IN_THE_VIEW, set()),
     *((app, False, *IN_THE_HUB, set()) for app in (echoes, detaches, lazily)),
     # Nothing comes after the end of _run(), so there a line may be the last one.
-    (detaches, False, Callbacks, "_run", {"_run", "_take_end", "_end", "_finish", "ended"}),
+    (detaches, False, Callbacks, "_run", {"_run", "_take_end", "_end", "_finish", "finished"}),
 ]
 
 
@@ -259,7 +265,7 @@ CASES = [
     ids=[f"{case[0].__name__}-{'switched' if case[1] else 'late'}-{case[3]}" for case in CASES],
 )
 def test_exception_at_any_line_leaves_nothing_reserved(
-    registry: Registry,
+    here: Registry,
     monkeypatch: pytest.MonkeyPatch,
     hub_errors: list[BaseException],
     app: Any,
@@ -278,7 +284,7 @@ def test_exception_at_any_line_leaves_nothing_reserved(
         with monkeypatch.context() as patch:
             injected(patch, owner, name, injection)
             talk(wrapped)
-            until(lambda: is_empty(registry), f"everything is released after {injection.position}")
+            until(lambda: is_empty(here), f"everything is released after {injection.position}")
         number, total = number + 1, max(total, injection.count)
     gc.collect()  # a channel that was just made may be in a cycle with the exception
     assert total > 1

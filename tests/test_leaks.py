@@ -47,14 +47,14 @@ def way(one: Way) -> Way:
     return one
 
 
-def goodbye(client: RawClient) -> Iterator[None]:
+def closes(client: RawClient) -> Iterator[None]:
     """The peer closes as it should."""
     client.send(close_frame(4001))
     yield
     assert [one.code for one in client.read_frames_until_eof()] == [4001]
 
 
-def vanish(client: RawClient) -> Iterator[None]:
+def disconnects(client: RawClient) -> Iterator[None]:
     """The peer closes its socket."""
     client.close()
     yield
@@ -116,8 +116,8 @@ def burst_then_reset(client: RawClient) -> Iterator[None]:
 
 
 ENDS = [
-    goodbye,
-    vanish,
+    closes,
+    disconnects,
     reset,
     half_frame_then_vanish,
     half_frame_then_reset,
@@ -151,7 +151,7 @@ for _end in ENDS:
 
 
 def server_closes(path: str, code: int, then: Way, message: str = "go") -> Way:
-    """Handshake and one message; the server says goodbye with ``code``."""
+    """Handshake and one message; the server closes with ``code``."""
 
     def run(client: RawClient) -> Iterator[None]:
         client.send(upgrade_request(path) + frame(TEXT, message.encode()))
@@ -181,7 +181,7 @@ def silence(client: RawClient) -> Iterator[None]:
     assert client.read_until_eof() == b""
 
 
-for _then in (answer, vanish, reset, silence):
+for _then in (answer, disconnects, reset, silence):
     WAYS[f"view returns, {_then.__name__}"] = server_closes("/after/nothing", 1000, _then)
     WAYS[f"view reads nothing, {_then.__name__}"] = server_closes("/idle", 1000, _then)
     WAYS[f"view raises, {_then.__name__}"] = server_closes("/after/raise", 1011, _then)
@@ -221,15 +221,15 @@ def reset_before_the_101_is_read(client: RawClient) -> Iterator[None]:
 
 
 @way
-def vanish_before_the_101_is_sent(client: RawClient) -> Iterator[None]:
-    """The application accepts when nobody is there."""
+def disconnects_before_the_101_is_sent(client: RawClient) -> Iterator[None]:
+    """The application accepts when the peer has disconnected."""
     client.send(upgrade_request("/accept/late/and-return"))
     yield
     client.reset()
 
 
 @way
-def vanish_inside_the_handshake(client: RawClient) -> Iterator[None]:
+def disconnects_inside_the_handshake(client: RawClient) -> Iterator[None]:
     """Half a request."""
     client.send(upgrade_request("/echo")[:60])
     yield
@@ -249,7 +249,7 @@ def reset_while_the_view_sends(client: RawClient) -> Iterator[None]:
 
 @way
 def reset_while_the_view_sleeps(client: RawClient) -> Iterator[None]:
-    """The inbox is full: nobody reads from the socket."""
+    """The inbox is full: the socket is not read."""
     client.send(upgrade_request("/idle") + MESSAGE * 40)
     yield
     client.read_response()
@@ -260,7 +260,7 @@ def reset_while_the_view_sleeps(client: RawClient) -> Iterator[None]:
 
 TRACEBACKS = {  # the ways whose tracebacks are wanted, and what the log says of each
     "view raises": r"ERROR gws_middleware: WebSocket '/after/raise': the application raised; .* the reason$",
-    "callback raises": r"ERROR gws_middleware: WebSocket '/obedient': <function .* as told$",
+    "callback raises": r"ERROR gws_middleware: WebSocket '/obedient': <function .* as asked$",
     "application raises": r"\[ERROR\] Error handling request GET /answer/raise\n.*the reason$",
 }
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import json
+import os
+import re
+import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 from gws_middleware.native import MODULES, load
 
+ROOT = Path(__file__).resolve().parents[1]
 NAME = "gws_middleware.protocol._speedups"
 
 
@@ -52,3 +58,21 @@ def test_extension_unknown_value(choice: str) -> None:
     assert str(caught.value) == (
         f"GWS_SPEEDUPS is {choice!r}: set it to 1 (C or nothing), 0 (pure Python) or leave it unset"
     )
+
+
+def test_headers_are_known_to_the_build() -> None:
+    """A header of ours that a C file includes is in its ``depends``: so it is in the sdist, and a change rebuilds."""
+    program = (
+        "import setuptools, distutils.core, json\n"
+        "made = distutils.core.run_setup('setup.py', stop_after='init')\n"
+        "print(json.dumps([[e.name, e.sources, e.depends] for e in made.ext_modules]))\n"
+    )
+    environ = {name: value for name, value in os.environ.items() if name != "GWS_SPEEDUPS"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environ, capture_output=True, text=True, check=True
+    )
+    extensions = json.loads(done.stdout.splitlines()[-1])
+    assert sorted(name for name, _, _ in extensions) == sorted(MODULES)
+    for _, (source,), depends in extensions:
+        included = re.findall(r'^#include "(.*)"', (ROOT / source).read_text(), re.MULTILINE)
+        assert {(ROOT / source).parent.joinpath(name).resolve() for name in included} <= {ROOT / d for d in depends}

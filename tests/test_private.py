@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,18 @@ def test_private_names_are_found(tmp_path: Path) -> None:
         "self._own, cls._own, super()._own, os._exit(0), ws.__dict__\n"
     )
     assert private_names(file) == ["1: _Server", "4: _transport", "5: _paused", "6: _paused"]
+
+
+@pytest.mark.parametrize("folder", ["", "connection", "documents", "hostile", "process", "protocol", "servers"])
+def test_test_modules_do_not_import_each_other(folder: str) -> None:
+    """What several of them use stands in ``support``."""
+    files = sorted((TESTS / folder).glob("*.py"))
+    imports = [
+        f"{file.name}: {module}"
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom)
+        for module in [node.module or "", *(name.name for name in node.names)]
+        if module.rpartition(".")[2].startswith("test_")
+    ]
+    assert imports == []

@@ -1,5 +1,5 @@
-"""Our handler and server for ``gevent.pywsgi``, and the patch of a stock one, in this process; ``test_takeover`` and
-``test_middleware`` run them as servers of their own.
+"""Our handler and server for ``gevent.pywsgi``, and the patch of a stock one, in this process. The tests of ``servers``
+run them as servers of their own.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def from_outside(function: Callable[[RawClient], T], server: Any) -> T:
 
 
 def echo(client: RawClient) -> list[Frame]:
-    """What comes back of one message and a goodbye."""
+    """What comes back for one message and a close frame."""
     client.upgrade("/")
     client.text("x")
     return [client.read_frame(), *client.say_goodbye()]
@@ -117,8 +117,8 @@ def test_patch_serves_every_handler(server_class: Any) -> None:
 @pytest.mark.usefixtures("patched")
 @pytest.mark.parametrize("request_", [echo, hello], ids=["websocket", "http"])
 @pytest.mark.parametrize("server_class", [stock.WSGIServer, pywsgi.WSGIServer])
-def test_handler_goes_when_its_connection_does(server_class: Any, request_: Callable[[RawClient], Any]) -> None:
-    """What we leave in environ makes no cycle: a handler, and the TLS socket that it may hold, needs no collector."""
+def test_handler_is_freed_with_its_connection(server_class: Any, request_: Callable[[RawClient], Any]) -> None:
+    """The reference in environ makes no cycle: a handler, and the TLS socket that it may hold, needs no collector."""
     handlers: list[weakref.ref[Any]] = []
 
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -130,7 +130,7 @@ def test_handler_goes_when_its_connection_does(server_class: Any, request_: Call
     try:
         with serving(server_class, WebSocketMiddleware(app)) as server:
             from_outside(request_, server)
-            with gevent.Timeout(5, AssertionError("the handler is still there")):
+            with gevent.Timeout(5, AssertionError("the handler was not freed")):
                 while handlers[0]() is not None:
                     gevent.sleep(0.01)
     finally:
@@ -138,8 +138,8 @@ def test_handler_goes_when_its_connection_does(server_class: Any, request_: Call
     assert len(handlers) == 1
 
 
-def test_stopped_server_ends_its_views() -> None:
-    """With a pool, ``server.stop()`` kills the greenlets of views: ``finally`` runs and the peer hears 1012."""
+def test_stopped_server_kills_its_views() -> None:
+    """With a pool, ``server.stop()`` kills the greenlets of views: ``finally`` runs, the code is 1012."""
     events: list[str] = []
     sleeping = Event()
 
@@ -152,17 +152,17 @@ def test_stopped_server_ends_its_views() -> None:
             events.append("finally")
         return []
 
-    def listen(client: RawClient) -> list[Frame]:
+    def read(client: RawClient) -> list[Frame]:
         client.upgrade("/")
         frames = [client.read_frame(), client.read_frame()]
         client.send(close_frame(1012))
         return [*frames, *client.read_frames_until_eof()]
 
     with serving(pywsgi.WSGIServer, app, spawn=10) as server:
-        listening = gevent.spawn(from_outside, listen, server)
+        reading = gevent.spawn(from_outside, read, server)
         assert sleeping.wait(5)
         server.stop(timeout=0.1)
-        frames = listening.get()
+        frames = reading.get()
     assert (frames, events) == ([Frame(TEXT, b"ready"), Frame(CLOSE, b"\x03\xf4")], ["finally"])
 
 
@@ -200,7 +200,7 @@ server.stop()
 
 @pytest.mark.parametrize(("how", "count"), [("patched", 0), ("unpatched", 1)])
 def test_program_that_is_not_patched_is_warned_once(how: str, count: int) -> None:
-    """Each view that waits would block all the others, and nothing else says so."""
+    """Each view that waits would block all the others, and no error says so."""
     command = [sys.executable, "-c", UNPATCHED, how, upgrade_request("/").hex()]
     done = subprocess.run(command, env=package_path(), capture_output=True, text=True, timeout=60, check=True)
     warning = "WARNING gws_middleware: The standard library is not patched for gevent"

@@ -1,6 +1,6 @@
-"""stress/: each program runs, measures what it says, and sees what it looks for when an application is broken.
+"""stress/: each program runs, measures what its page states, and detects the faults of a broken application.
 
-The sound runs go side by side, and so do the broken ones: a machine has nothing to do most of the time.
+The sound runs are started at the same time, and so are the broken ones: the programs wait most of the time.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ BROKEN = {
 
 
 class Run(NamedTuple):
-    """What came of a program."""
+    """The result of a program."""
 
     status: int
     figures: dict[str, Any]
@@ -65,9 +65,9 @@ def run_all(programs: dict[str, list[str]], directory: Path) -> dict[str, Run]:
     for name, process in processes.items():
         with process:
             output, _ = process.communicate(timeout=LONGEST)
-        told = directory / f"{name}.json"
-        assert told.exists(), output
-        found[name] = Run(process.returncode, **json.loads(told.read_text()), output=output)
+        written = directory / f"{name}.json"
+        assert written.exists(), output
+        found[name] = Run(process.returncode, **json.loads(written.read_text()), output=output)
     return found
 
 
@@ -91,18 +91,18 @@ def numbers(figure: str) -> list[int]:
 class TestSoundRuns:
     @pytest.mark.parametrize("program", SOUND)
     def test_nothing_is_violated(self, sound: dict[str, Run], program: str) -> None:
-        """Exit status 0, and the last line says so."""
+        """Exit status 0, and the last line is "held"."""
         run = sound[program]
         assert (run.status, run.violations, run.output.splitlines()[-1].strip()) == (0, {}, "held"), run.output
 
     def test_chaos_uses_every_kind_of_attack(self, sound: dict[str, Run]) -> None:
-        """Each was seen through at least once."""
+        """Each was completed at least once."""
         figures = sound["chaos"].figures
         unused = [name for name in attacks() if not figures[f"  {name}"]]
         assert (unused, figures["attacks"] >= len(attacks())) == ([], True)
 
-    def test_chaos_harms_workers_and_honest_peers_talk(self, sound: dict[str, Run]) -> None:
-        """Restarts, connections that ended by them and others that left, echoes, and HTTP."""
+    def test_chaos_stops_workers_while_honest_peers_send(self, sound: dict[str, Run]) -> None:
+        """Restarts, connections that ended by them and connections that their clients closed, echoes, and HTTP."""
         figures = sound["chaos"].figures
         assert figures["honest connections"] > 60
         assert figures["echoes in order"] > 100
@@ -111,7 +111,7 @@ class TestSoundRuns:
         assert len(numbers(figures["closes by code"])) >= 2
 
     def test_soak_measures_memory_under_every_use(self, sound: dict[str, Run]) -> None:
-        """Hundreds of connections of each kind, all ends, messages of those that stay."""
+        """Many connections of each kind, all ends, messages of long connections."""
         figures = sound["soak"].figures
         assert [name.rpartition(" ×")[0] for name in figures["what was done"].split(", ") if " × " in name] == [
             "HTTP requests",
@@ -126,18 +126,18 @@ class TestSoundRuns:
         ]
         assert sum(count > 20 for count in numbers(figures["what was done"])) == 6  # the others are attacks
         assert len(numbers(figures["their ends"])) == 3
-        assert figures["messages of residents"] > 100
+        assert figures["messages of long connections"] > 100
         assert figures["memory at the start, MiB"] > 10
 
     def test_soak_draws_the_memory(self, sound: dict[str, Run]) -> None:
         """A chart with an axis."""
         assert " MiB |" in sound["soak"].output
 
-    def test_restart_sends_everybody_home_and_back(self, sound: dict[str, Run]) -> None:
+    def test_restart_closes_all_connections_and_clients_reconnect(self, sound: dict[str, Run]) -> None:
         """Each reload closes all connections, new workers take them, and messages go on being acknowledged."""
         figures = sound["restart"].figures
-        [home] = [part for part in figures["HUP: closes by code"].split(", ") if int(part.split()[0]) == SHUTDOWN]
-        assert numbers(home)[0] >= 2 * 60
+        [closes] = [part for part in figures["HUP: closes by code"].split(", ") if int(part.split()[0]) == SHUTDOWN]
+        assert numbers(closes)[0] >= 2 * 60
         assert figures["HUP: workers that took connections"] >= 3
         assert figures["max: workers used up"] >= 4
         for part in ("HUP", "max"):
@@ -163,7 +163,7 @@ class TestBrokenRuns:
         ],
     )
     def test_fault_is_found(self, broken: dict[str, Run], program: str, kinds: set[str]) -> None:
-        """Exit status 1, and what it is called."""
+        """Exit status 1, and the kind of the violation."""
         run = broken[program]
         assert run.status == 1
         assert kinds <= set(run.violations), run.output
@@ -173,7 +173,7 @@ class TestBrokenRuns:
 
 
 def samples(seconds: int, slope: float, rate: float, noise: float) -> list[Sample]:
-    """A sample each second of a memory that rises by ``slope`` bytes per second."""
+    """One sample per second of a memory that rises by ``slope`` bytes per second."""
     chance = random.Random(1)
     return [
         Sample(at, int(50 * 2**20 + slope * at + chance.uniform(-noise, noise)), int(rate * at))
@@ -218,7 +218,7 @@ class TestJudgement:
         return Chaos(Report("test"), None, 1, 1)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize(
-        ("code", "told", "killed", "violated"),
+        ("code", "signalled", "killed", "violated"),
         [
             (1000, False, False, False),
             (1001, False, False, True),
@@ -230,18 +230,20 @@ class TestJudgement:
             (1011, True, False, True),
         ],
     )
-    def test_end_of_an_honest_peer(self, chaos: Chaos, code: int, told: bool, killed: bool, violated: bool) -> None:
-        """Its own goodbye, that of a worker that was told to stop, or the death of one that was killed."""
+    def test_end_of_an_honest_peer(
+        self, chaos: Chaos, code: int, signalled: bool, killed: bool, violated: bool
+    ) -> None:
+        """Allowed: its own close frame, that of a worker that was signalled, and the loss of a killed worker."""
         peer = Peer.__new__(Peer)
         peer.worker, peer.started = 7, time.monotonic()
-        chaos.signalled |= {7} if told else set()
+        chaos.signalled |= {7} if signalled else set()
         chaos.killed |= {7} if killed else set()
         chaos.ended(peer, Numbered("one", random.Random(1)), "/echo", code)
         assert bool(chaos.report.violations) is violated
 
     @pytest.mark.parametrize(("since", "violated"), [(1.0, True), (-1.0, False)])
     def test_handshake_fails_only_beside_a_kill(self, chaos: Chaos, since: float, violated: bool) -> None:
-        """A kill before it began is no excuse."""
+        """A kill before the handshake does not count."""
         now = time.monotonic()
         chaos.kills.append(now)
         chaos.handshake_failed(now + since, EOFError())
@@ -261,8 +263,8 @@ class TestJudgement:
         with pytest.raises(AssertionError, match="instead of"):
             numbered.check(Frame(TEXT, payload + b"?"))
 
-    def test_word_of_others_is_no_echo(self) -> None:
-        """In a room everybody hears everybody."""
+    def test_message_of_another_client_is_no_echo(self) -> None:
+        """All members of a room receive all messages."""
         numbered = Numbered("one", random.Random(5))
         assert not numbered.check(Frame(TEXT, b"other:1:"))
 
@@ -278,10 +280,10 @@ class TestStore:
             ("client0 1\nclient0 2\n", 1),
             ("", 3),
         ],
-        ids=["all", "one twice", "said again", "a gap", "the last one", "nothing"],
+        ids=["all", "one twice", "sent again", "a gap", "the last one", "nothing"],
     )
     def test_acknowledged_and_not_stored_is_lost(self, tmp_path: Path, stored: str, lost: int) -> None:
-        """Counted for each client; more than once is well enough."""
+        """Counted for each client; a message may be stored twice."""
         report = Report("test")
         run = Restart(report, None, 1, "test")  # type: ignore[arg-type]
         run.clients[0].acknowledged = 3
@@ -290,8 +292,8 @@ class TestStore:
         assert (report.figures["test: acknowledged and not stored"], bool(report.violations)) == (lost, lost > 0)
 
     @pytest.mark.parametrize(("code", "violated"), [(1001, True), (1012, False), (1006, True), (1000, True)])
-    def test_connection_that_ends_otherwise_is_told(self, code: int, violated: bool) -> None:
-        """1012; 1000 is the clients' own and comes at the end."""
+    def test_other_close_code_is_a_violation(self, code: int, violated: bool) -> None:
+        """Only 1012 is right during a restart; 1000 is the clients' own, at the end."""
         report = Report("test")
         run = Restart(report, None, 1, "test")  # type: ignore[arg-type]
         peer = Peer.__new__(Peer)
@@ -301,12 +303,12 @@ class TestStore:
 
 
 @pytest.mark.parametrize(("share", "value"), [(0, 1), (0.5, 51), (0.99, 100), (1, 100)])
-def test_percentile_is_a_value_that_was_seen(share: float, value: float) -> None:
+def test_percentile_is_one_of_the_values(share: float, value: float) -> None:
     """Of the numbers from 1 to 100."""
     assert percentile(range(100, 0, -1), share) == value
 
 
-def test_program_that_there_is_not_is_refused() -> None:
-    """Status 2, and the names of those that there are."""
+def test_unknown_program_is_refused() -> None:
+    """Status 2, and the names of the programs."""
     done = subprocess.run([sys.executable, "-m", "stress", "riot"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, "chaos,soak,restart,responsive" in done.stderr) == (2, True)

@@ -15,6 +15,7 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent.socket import wait_read
 
 from gws_middleware import ConnectionClosed, HandshakeRefused, WebSocket, WebSocketMiddleware
 from gws_middleware.codes import Opcode
@@ -23,7 +24,7 @@ from gws_middleware.testing import Client, connect
 from gws_middleware.typing import Environ, StartResponse
 
 from .support.inprocess import PING_FRAME, forever, hub_errors, masked_frame, package_path, problems, ticks, until
-from .support.seam import application_of, limit_messages, socket_of, transport_of
+from .support.seam import application_of, descriptor_of, limit_messages, socket_of, transport_of
 
 __all__ = ["hub_errors"]
 
@@ -129,7 +130,7 @@ class TestConnect:
 
 class TestRefusal:
     def test_response_instead_of_a_101_is_raised(self) -> None:
-        """With all that a test may want to look at."""
+        """With all that a test may want to check."""
 
         def app(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
             write = start_response("302 Found", [("Location", "/login")])
@@ -276,7 +277,7 @@ class TestTalking:
             forever(client.send, bytes(2**20))
 
     def test_end_is_none_once_and_then_connection_closed(self) -> None:
-        """Behind the messages that came before it; code and reason are the application's."""
+        """After the messages that came before it; code and reason are the application's."""
         with connect(close_with_4001) as client:
             assert (client.close_code, client.close_reason) == (None, None)
             assert (client.receive(), client.receive()) == ("last", None)
@@ -312,7 +313,7 @@ class TestTalking:
             ws = environ["wsgi.websocket"]
             ws.accept()
             transport_of(ws).pause()
-            gevent.sleep(0.01)
+            wait_read(descriptor_of(ws), timeout=5)
             ws.abort()
             return []
 
@@ -334,7 +335,7 @@ class TestTalking:
             assert client.receive() is None
 
     def test_reason_for_which_a_long_message_was_cut_off_is_seen(self) -> None:
-        """Though the application had gone before all of it was sent."""
+        """Though the application had returned before all of it was sent."""
         with connect(echo) as ws:
             ws.send(bytes(2**22))
             assert ws.receive() is None
@@ -394,7 +395,7 @@ class TestEnd:
         assert seen == [None, 4002, "enough"]
 
     def test_block_closes_with_1000_and_waits_for_the_application(self) -> None:
-        """Behind it everything that the application does has been done."""
+        """After it everything that the application does has been done."""
         seen: list[Any] = []
 
         def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
@@ -444,7 +445,7 @@ class TestEnd:
         stuck[0].kill()
 
     def test_error_in_the_block_passes_through(self) -> None:
-        """And ends the application by the end of the connection, without a goodbye."""
+        """And ends the application by the end of the connection, without a close frame."""
         seen: list[Any] = []
 
         def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
@@ -472,7 +473,7 @@ class TestEnd:
             raise KeyError
 
     def test_error_of_the_application_is_logged_as_on_a_server(self, caplog: pytest.LogCaptureFixture) -> None:
-        """Behind the 101 it is a close with 1011."""
+        """After the 101 it is a close with 1011."""
 
         def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
             environ["wsgi.websocket"].receive()
@@ -490,7 +491,7 @@ class TestEnd:
         class Faulty(WebSocketMiddleware):
             def __call__(self, environ: Environ, start_response: StartResponse) -> Any:
                 super().__call__(environ, start_response)
-                raise KeyError("a fault behind the 101")
+                raise KeyError("a fault after the 101")
 
         with connect(Faulty(echo)):
             pass
@@ -623,7 +624,7 @@ class TestHeldLoop:
         with pytest.raises(TimeoutError) as caught, connect(app, timeout=0.2) as client:
             exchange(client)
         sentence = str(caught.value)
-        assert sentence.startswith("the application has held the event loop for more than 0.2 s")
+        assert sentence.startswith("the application has blocked the event loop for more than 0.2 s")
         assert f'File "{__file__}", line ' in sentence
         assert f", in {function}\n" in sentence
         assert "gevent has not patched this process" in sentence
@@ -697,7 +698,7 @@ class TestHeldLoop:
         until(lambda: native_threads() <= threads)
 
     def test_debugger_is_not_interrupted(self) -> None:
-        """One stops at a line of the view for as long as one looks at it."""
+        """One stops at a line of the view for as long as its user likes."""
         commands = "import time\np time.sleep(2) or 'still ' + 'here'\ncontinue\n"
         done = subprocess.run(
             [sys.executable, "-c", DEBUGGED],

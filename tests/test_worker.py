@@ -1,4 +1,4 @@
-"""``GeventWebSocketWorker`` in a real gunicorn: settings, signals, hooks, and what is left behind."""
+"""``GeventWebSocketWorker`` in a real gunicorn: settings, the name of the class, hooks, and leaks."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def limit(server: Server) -> int:
 def test_settings_come_from_the_nearest_place(
     server_directory: Path, env: dict[str, str], options: list[str], app: str, expected: int
 ) -> None:
-    """``GWS_*`` variables set a knob, a worker's ``options`` win over them, and an application that is wrapped already
-    keeps its own: it is not wrapped twice.
+    """``GWS_*`` variables are settings, a worker's ``options`` win over them, and an application that is wrapped
+    already keeps its own: it is not wrapped twice.
     """
     with launch("worker", server_directory, app, env=env, options=options) as server:
         found = limit(server)
@@ -87,7 +87,7 @@ def test_settings_come_from_the_nearest_place(
 def test_misspelt_setting_stops_the_server(
     server_directory: Path, kind: str, env: dict[str, str], options: list[str], app: str, sentence: str
 ) -> None:
-    """A server with a setting that there is not does not start, and its log names the nearest one that there is."""
+    """A server with a setting that does not exist does not start, and its log names the nearest one that does."""
     with (
         pytest.raises(ServerDied) as died,
         launch(kind, server_directory, app, env=env, options=options),
@@ -121,7 +121,7 @@ def test_worker_class_has_other_names(server_directory: Path, name: str) -> None
     ],
 )
 def test_worker_class_that_is_misspelt_names_the_right_one(server_directory: Path, name: str) -> None:
-    """The last line of what gunicorn prints says which class there is. (``-k gws_middleware`` does not reach us.)"""
+    """The last line of what gunicorn prints says which class there is. (``-k gws_middleware`` runs no code of ours.)"""
     with pytest.raises(ServerDied) as died, launch("worker", server_directory, options=["-k", name]):
         pass
     sentence = "worker class is gws_middleware.worker.GeventWebSocketWorker"
@@ -149,7 +149,7 @@ def test_post_request_hook_sees_the_response(server_directory: Path, kind: str) 
     assert [text.partition("post_request ")[2] for text in found] == ["/echo: 101 Switching Protocols, 7 bytes, GET"]
 
 
-# --- nothing stays -------------------------------------------------------------------------------------------------
+# --- leaks ----------------------------------------------------------------------------------------------------------
 
 
 def cycle(server: Server, number: int) -> None:
@@ -171,9 +171,7 @@ def cycle(server: Server, number: int) -> None:
 
 
 @pytest.mark.parametrize("over_tls", [False, True], ids=["plain", "tls"])
-def test_hundreds_of_connections_leave_nothing_behind(
-    server_directory: Path, certificate: Certificate, over_tls: bool
-) -> None:
+def test_hundreds_of_connections_leak_nothing(server_directory: Path, certificate: Certificate, over_tls: bool) -> None:
     """Descriptors, greenlets, watchers, objects and memory are those of a worker that has warmed up."""
     with launch("worker", server_directory, certificate=certificate if over_tls else None) as server:
         for number in range(48):

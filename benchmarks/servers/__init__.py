@@ -1,6 +1,5 @@
-"""One tiny echo application per server, each written as that server's own documentation would have it.
+"""One tiny echo application per server, each written as that server's documentation shows it.
 
-All of them know the same paths: ``/echo`` answers every message with itself, ``/fanout`` sends every message
-to everybody on that path, and ``/pid`` answers with the number of the process, so that the right one is
-measured.
+All have the same paths: ``/echo`` sends every message back, ``/fanout`` sends every message to all connections of that
+path, and ``/pid`` answers with the number of the process, so that the right one is measured.
 """

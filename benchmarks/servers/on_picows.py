@@ -64,7 +64,7 @@ class Echo(WSListener):
 
 
 class Fanout(Echo):
-    """Text goes to everybody who is connected here."""
+    """Text is sent to all connections of this path."""
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         MEMBERS.add(transport)

@@ -1,4 +1,4 @@
-"""Django's usual door: ``python manage.py migrate``."""
+"""Django's command line: ``python manage.py migrate``."""
 
 from __future__ import annotations
 

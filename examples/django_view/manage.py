@@ -1,4 +1,4 @@
-"""Django's usual door: ``python manage.py check``."""
+"""Django's command line: ``python manage.py check``."""
 
 from __future__ import annotations
 

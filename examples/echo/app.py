@@ -1,4 +1,4 @@
-"""Echo in plain WSGI: no framework, and no import of gws_middleware, because the worker wraps the application."""
+"""Echo in plain WSGI. gws_middleware is not imported, because the worker wraps the application."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Flask view that pushes the time and listens while it does so."""
+"""A Flask view that sends the time at an interval, and receives the interval."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from gws_middleware.flask import websocket_route
 app = Flask(__name__)
 
 SHORTEST, LONGEST = 0.01, 60.0
+"""Limits of the interval in seconds."""
 
 
 @app.get("/")
@@ -21,14 +22,14 @@ def index() -> str:
 
 @websocket_route(app, "/clock")
 def clock(ws: Any) -> None:
-    """Sends the time every second, or at the interval that the client sends as a number of seconds."""
+    """Send the time every second, or at the interval that the client sends as a number of seconds."""
     interval = 1.0
     while True:
         ws.send(datetime.now(timezone.utc).isoformat())
         try:
             message = ws.receive(timeout=interval)
         except TimeoutError:
-            continue  # nothing came in time, which is the usual case: the next tick is due
+            continue  # the usual case: no message came before the time has to be sent again
         if message is None:
             break
         try:

@@ -1,4 +1,4 @@
-"""A chat written for gevent-websocket: its ``WebSocketApplication`` and ``Resource``, unchanged, on our worker."""
+"""A chat with gevent-websocket's ``WebSocketApplication`` and ``Resource``, on the worker of this package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from geventwebsocket import Resource, WebSocketApplication, WebSocketError
 
 
 class Chat(WebSocketApplication):
-    """Everybody hears what anybody says. The members are those of one worker process: run it with one."""
+    """Sends each message to all members. The members are those of one worker process, so run it with one worker."""
 
     members: ClassVar[list[Chat]] = []
     joined: ClassVar[int] = 0
@@ -18,7 +18,7 @@ class Chat(WebSocketApplication):
         Chat.joined += 1
         self.name = f"guest {Chat.joined}"
         Chat.members.append(self)
-        tell_all(f"* {self.name} is here, {len(Chat.members)} in the room")
+        send_to_all(f"* {self.name} is here, {len(Chat.members)} in the room")
 
     def on_message(self, message: str | bytes | None) -> None:
         if message is None:  # the end; on_close() follows
@@ -26,20 +26,22 @@ class Chat(WebSocketApplication):
         if isinstance(message, bytes):
             self.ws.close(1003, "this chat is text")
             return
-        tell_all(f"{self.name}: {message}")
+        send_to_all(f"{self.name}: {message}")
 
     def on_close(self, reason: object = None) -> None:
         Chat.members.remove(self)
-        tell_all(f"* {self.name} has left, {len(Chat.members)} in the room")
+        send_to_all(f"* {self.name} has disconnected, {len(Chat.members)} in the room")
 
 
-def tell_all(line: str) -> None:
-    """A member who does not read makes this wait, 30 seconds (``send_timeout``) at the most; then it is out."""
+def send_to_all(line: str) -> None:
+    """Send a line to all members. It waits for a member who does not read, for at most 30 seconds (``send_timeout``);
+    then that connection is ended.
+    """
     for member in list(Chat.members):
         try:
             member.ws.send(line)
         except WebSocketError:
-            pass  # gone; its own on_close() follows
+            pass  # disconnected; its own on_close() follows
 
 
 def page(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:

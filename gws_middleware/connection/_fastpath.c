@@ -595,7 +595,7 @@ PyDoc_STRVAR(websocket_send_doc,
 "May be called in any thread of the operating system.\n"
 "\n"
 "Args:\n"
-"    message: ``str`` is sent as text, bytes are sent as binary.\n"
+"    message: ``str`` is sent as text, bytes are sent as binary, a number as text.\n"
 "    binary: True or False to choose the kind of message instead.\n"
 "\n"
 "Raises:\n"

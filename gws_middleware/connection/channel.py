@@ -1,7 +1,7 @@
 """A connection taken over from a server and used without waiting: plain (in C where that was built) or TLS.
 
-Rule: each call does what it can at once. A send that would wait raises BlockingIOError, a read that would wait that or
-SSLWantReadError; every other fault of the connection is an OSError.
+Rule: each call does what it can at once. A send that would wait raises BlockingIOError, a read that would wait raises
+that or SSLWantReadError; every other failure of the connection is another OSError.
 """
 
 from __future__ import annotations
@@ -9,38 +9,89 @@ from __future__ import annotations
 import _socket
 import errno
 import socket
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
 from ..native import load
 
-__all__ = ["Channel", "check_peer", "give_up_silent", "plain_channel", "tls_channel"]
+__all__ = ["Channel", "PlainChannel", "check_peer", "give_up_silent", "plain_channel", "tls_channel"]
 
 
 class Channel(Protocol):
     """What a transport needs of a non-blocking socket."""
 
-    def fileno(self) -> int: ...
-    def recv_into(self, buffer: Any, /) -> int: ...
-    def send(self, data: Any, /) -> int: ...
-    def close(self) -> None: ...
-    def shutdown(self, how: int, /) -> None: ...
-    def setsockopt(self, level: int, option: int, value: int, /) -> None: ...
+    def fileno(self) -> int:
+        """The descriptor; -1 once the channel is closed."""
+
+    def recv_into(self, buffer: Any, /) -> int:
+        """Read what has come, up to the size of a buffer.
+
+        Returns:
+            How many bytes were written to the buffer; 0 when the peer sends no more.
+
+        Raises:
+            BlockingIOError: Nothing has come.
+            OSError: The connection is broken.
+
+        """
+
+    def send(self, data: Any, /) -> int:
+        """Write what the kernel takes of a buffer.
+
+        Returns:
+            How many bytes that was.
+
+        Raises:
+            BlockingIOError: The kernel takes nothing.
+            OSError: The connection is broken.
+
+        """
+
+    def close(self) -> None:
+        """Close the descriptor; a second call does nothing."""
+
+    def shutdown(self, how: int, /) -> None:
+        """Shut down one direction, or both: ``socket.SHUT_RD``, ``SHUT_WR`` or ``SHUT_RDWR``."""
+
+    def setsockopt(self, level: int, option: int, value: int, /) -> None:
+        """Set a socket option that is a number."""
+
+
+class PlainChannel(Channel, Protocol):
+    """A channel without TLS: ``_channel.SocketChannel``, or the socket of the standard library."""
+
+    def sendmsg(self, buffers: Sequence[Any], /) -> int:
+        """Write what the kernel takes of several buffers, in order.
+
+        Returns:
+            How many bytes that was.
+
+        Raises:
+            BlockingIOError: The kernel takes nothing.
+            OSError: The connection is broken, or the buffers are more than ``IOV_MAX``.
+
+        """
 
 
 _in_c = load("gws_middleware.connection._channel")
 
 
-def plain_channel(sock: Any) -> Channel:
-    """Move the connection of a gevent or plain socket to an object of ours: the old one is left empty
-    (``detach()``), so that whatever its owner does to it later touches nothing.
+def plain_channel(sock: Any) -> PlainChannel:
+    """Move the connection of a gevent or plain socket to a channel.
+
+    The socket object is left without a descriptor (``detach()``), so nothing that its owner does later has an effect.
+
+    Args:
+        sock: A connected socket.
+
     """
     family, kind, proto = sock.family, sock.type, sock.proto
     if family != getattr(socket, "AF_UNIX", None):
-        # A lone small frame must not wait for the acknowledgement of the one before it.
+        # Without it a small frame would wait for the acknowledgement of the frame before it (Nagle's algorithm).
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if _in_c is not None:
-        in_c: Channel = _in_c.SocketChannel(sock.detach())
+        in_c: PlainChannel = _in_c.SocketChannel(sock.detach())
         return in_c
     channel = _socket.socket(family, kind, proto, fileno=sock.detach())
     channel.setblocking(False)
@@ -48,8 +99,14 @@ def plain_channel(sock: Any) -> Channel:
 
 
 def tls_channel(sock: Any) -> Channel:
-    """The connection of a TLS socket. Its SSL object is bound to the socket object, so that stays; the file object
-    counts as a user of it, which makes its owner's ``close()`` wait for ours.
+    """Use the connection of a gevent TLS socket.
+
+    Its SSL object is bound to the socket object, so that object stays. A file object of it counts as a user, so the
+    owner's ``close()`` does not close the descriptor before the channel does.
+
+    Args:
+        sock: A connected ``gevent.ssl.SSLSocket``.
+
     """
     keep_open = sock.makefile("rb", 0)
     sock.settimeout(0.0)
@@ -59,19 +116,27 @@ def tls_channel(sock: Any) -> Channel:
 
 
 PROBE_AFTER, PROBE_EVERY, PROBES = 60, 15, 4
-"""TCP keepalive, where no pings are sent: seconds of silence, seconds between two probes, probes without an answer."""
+"""TCP keepalive where no pings are sent: seconds without data, seconds between two probes, probes without an answer."""
 
 
 def give_up_silent(channel: Channel, ping_interval: float | None, ping_timeout: float | None, wait: float) -> None:
-    """Let the kernel too give up a peer that has vanished, as far as the system can: when what was sent stays
-    unacknowledged for as long as a peer may be silent, or may let ``send()`` wait (RFC 5482); where nothing is sent by
-    itself, by probes.
+    """Let the kernel, too, end the connection of a peer that no longer answers, as far as the system can.
+
+    With pings it does so when data stays unacknowledged for as long as a peer may be silent or may let ``send()`` wait
+    (RFC 5482). Without pings nothing is sent regularly, so the kernel probes.
+
+    Args:
+        channel: The channel.
+        ping_interval: Seconds between two pings; None where none are sent.
+        ping_timeout: Seconds that a peer may take to answer; None for no limit.
+        wait: Seconds that ``send()`` waits at most.
+
     """
     try:
         for level, option, value in _giving_up(ping_interval, ping_timeout, wait):
             channel.setsockopt(level, option, value)
     except OSError:
-        pass  # a unix socket has neither, and needs neither; or the peer has gone
+        pass  # a Unix socket has no such options and needs none; or the peer has disconnected
 
 
 @lru_cache
@@ -91,19 +156,22 @@ def _giving_up(ping_interval: float | None, ping_timeout: float | None, wait: fl
 
 
 def check_peer(sock: Any) -> None:
-    """BrokenPipeError when the peer of a socket of gevent's has disconnected, and nothing that it has sent is still to
-    be read.
+    """Check that the peer of a gevent socket is connected, or that data of it is still unread.
+
+    Raises:
+        BrokenPipeError: The peer has disconnected.
+
     """
     try:
-        left = not sock._sock.recv(1, socket.MSG_PEEK)  # gevent's own recv() would wait
+        disconnected = not sock._sock.recv(1, socket.MSG_PEEK)  # gevent's own recv() would wait
     except BlockingIOError:
-        left = False
-    if left:
+        disconnected = False
+    if disconnected:
         raise BrokenPipeError(errno.EPIPE, "the peer has disconnected")
 
 
 class _TLS:
-    """A TLS socket of gevent's, used without waiting."""
+    """A gevent TLS socket, used without waiting."""
 
     __slots__ = ("_keep_open", "_sock", "recv_into")
 
@@ -115,30 +183,32 @@ class _TLS:
         number: int = self._sock.fileno()
         return number
 
-    def setsockopt(self, level: int, option: int, value: int) -> None:
+    def setsockopt(self, level: int, option: int, value: int, /) -> None:
         self._sock.setsockopt(level, option, value)
 
     def pending(self) -> int:
-        """Bytes that are decrypted already: no watcher will tell of them."""
+        """Bytes that are decrypted already: the descriptor does not become readable for them."""
         count: int = self._sock.pending()
         return count
 
-    def send(self, data: Any) -> int:
+    def send(self, data: Any, /) -> int:
         sent: int = self._sock.send(data)
         if not sent and len(data):
-            raise BlockingIOError  # gevent's way to say it at timeout 0
+            raise BlockingIOError  # with a timeout of 0 gevent returns 0 instead
         return sent
 
-    def shutdown(self, how: int) -> None:
-        if how == socket.SHUT_WR:  # both ways is a cut, which must not look like an end that was meant
+    def shutdown(self, how: int, /) -> None:
+        # close_notify says that the data is complete (RFC 8446 6.1). Both directions at once is an abort, which must
+        # not look like that.
+        if how == socket.SHUT_WR:
             try:
-                self._sock.unwrap()  # sends close_notify; the peer's own is not waited for
+                self._sock.unwrap()  # the peer's close_notify is not awaited
             except (OSError, ValueError):
                 pass
         self._sock.shutdown(how)
 
     def close(self) -> None:
-        # gevent's own ways wait for the loop, which e.g. a forked child need not run.
+        # gevent's close() waits for the event loop, which does not run in a forked child.
         number = self._sock.detach()
         if number >= 0:
             _socket.close(number)

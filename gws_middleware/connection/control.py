@@ -58,7 +58,7 @@ def is_http_over(ws: WebSocket) -> bool:
 
 def set_view(ws: WebSocket, view: Any) -> None:
     """The 101 is about to be sent; ``view`` is the greenlet of the view."""
-    ws._registry.began(ws, view)
+    ws._registry.view_started(ws, view)
 
 
 def accept_switched(ws: WebSocket, subprotocol: str | None) -> None:
@@ -100,7 +100,7 @@ def release(ws: WebSocket, log_line: LogLine | None) -> None:
         ws._finish(None)
         return
     if not ws._callbacks.is_finished:
-        ws._registry.left(ws)
+        ws._registry.view_returned(ws)
         ws._callbacks.log_line = log_line
     ws._adapter.ran(ws)
 
@@ -112,10 +112,10 @@ def forget(ws: WebSocket, *, cut: bool) -> None:
             if not has_ended(ws._state):
                 ws.abort()
             if ws._callbacks is None:
-                ws._registry.ended(ws)
+                ws._registry.finished(ws)
         return
-    ws._registry.release(ws)
-    ws._registry.ended(ws)
+    ws._registry.slots.release(ws)
+    ws._registry.finished(ws)
 
 
 # --- servers and adapters ---------------------------------------------------------------------------------------------

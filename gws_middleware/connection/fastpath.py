@@ -17,7 +17,7 @@ from gevent.monkey import get_original
 
 from ..native import load
 from ..protocol.connection import Connection, PreparedMessage
-from ..typing import Message
+from ..typing import Message, Sendable
 from .channel import Channel
 from .states import OPEN
 
@@ -291,13 +291,13 @@ class FastWebSocket:
             raise StopIteration
         return message
 
-    def send(self, message: Message, binary: bool | None = None) -> None:
+    def send(self, message: Sendable | PreparedMessage, binary: bool | None = None) -> None:
         """Send a message. Waits while more than ``send_high_water`` bytes wait for the peer to read.
 
         May be called in any thread of the operating system.
 
         Args:
-            message: ``str`` is sent as text, bytes are sent as binary.
+            message: ``str`` is sent as text, bytes are sent as binary, a number as text.
             binary: True or False to choose the kind of message instead.
 
         Raises:
@@ -325,7 +325,7 @@ class FastWebSocket:
         else:
             transport.write(frame)
 
-    def offer(self, message: Message | PreparedMessage) -> bool:
+    def offer(self, message: Sendable | PreparedMessage) -> bool:
         """Send a message without ever waiting for the peer.
 
         A peer with more than ``send_limit`` bytes unread is too slow: its connection is closed with 1013. A greenlet

@@ -1,7 +1,7 @@
 """What is logged of a WebSocket, and how: a sentence for people, facts for programs, nothing of the peer's as it came.
 
 A record has the facts in ``extra``: ``websocket_path``, ``websocket_peer`` and, once it has ended, ``websocket_code``,
-``websocket_reason``, ``websocket_duration`` and the four of ``Stats``, each with that prefix. What a peer has chosen is
+``websocket_reason``, ``websocket_duration`` and the four of ``stats``, each with that prefix. What a peer has chosen is
 bounded and escaped in both, as Python escapes a string that is not ASCII. Rule: a peer's fault is never above INFO,
 since it can be repeated at will; but the first handshake that a wrong setting may have made fail is a warning.
 """

@@ -13,8 +13,8 @@ a message for a view that waits for it     the view is woken in another turn
 bytes that the engine has not parsed yet   they are parsed in another turn
 =========================================  ========================================================
 
-The queue is served after the sockets that are ready. So a connection with little to do is served before those that
-have used up a turn already.
+The queue is served after the sockets that are ready. Connections with one message come first, then those with more,
+then those that have used up a turn already.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class _Iterations:
 class Turns(Turn):
     """The turns of one hub's loop, and what waits for the next one."""
 
-    __slots__ = ("_armed", "_hub", "_resumed", "_woken")
+    __slots__ = ("_armed", "_hub", "_light", "_resumed", "_woken")
 
     def __init__(self, hub: Any) -> None:
         self._hub = hub
@@ -67,8 +67,10 @@ class Turns(Turn):
         self._iteration = -1
         self._began = 0.0
         self._thread = get_thread_ident()
+        self._light: deque[Callable[[], object]] = deque()
+        """What has not had a turn yet, and has one message to process."""
         self._woken: deque[Callable[[], object]] = deque()
-        """What has not had a turn yet."""
+        """What has not had a turn yet, and has more to process."""
         self._resumed: deque[Callable[[], object]] = deque()
         """What has used up a turn and goes on in another one."""
         self._armed = False
@@ -92,9 +94,11 @@ class Turns(Turn):
                 "there send, send_json, offer, ping, close and abort may be called"
             )
 
-    def wake(self, callback: Callable[[], object]) -> None:
-        """Call it in the hub in another turn, before what has used up one already."""
-        self._woken.append(callback)
+    def wake(self, callback: Callable[[], object], *, light: bool = False) -> None:
+        """Call it in the hub in another turn, before what has used up one already. ``light``: it has one message to
+        process, and comes before those that have more, each of which may use up a turn.
+        """
+        (self._light if light else self._woken).append(callback)
         self._arm()
 
     def later(self, callback: Callable[[], object]) -> None:
@@ -125,6 +129,7 @@ class Turns(Turn):
 
     def forked(self) -> None:
         """This is a process that has just been forked: what waits here are copies of the parent's greenlets."""
+        self._light.clear()
         self._woken.clear()
         self._resumed.clear()
 
@@ -144,17 +149,17 @@ class Turns(Turn):
         """Runs in the hub. ``resumable`` of those that have used up a turn had done so before the poll."""
         self._armed = False
         self._iteration, self._began = self.ticks.iteration, time.monotonic()  # the queue has a turn of its own
-        woken, resumed = self._woken, self._resumed
+        light, woken, resumed = self._light, self._woken, self._resumed
         try:
-            while woken and not self.is_over():
-                woken.popleft()()
+            while (queue := light or woken) and not self.is_over():
+                queue.popleft()()
             # One at least, or those that have used up a turn might never get another one.
             for _ in range(min(resumable, len(resumed))):
                 resumed.popleft()()
                 if self.is_over():
                     break
         finally:
-            if woken or resumed:
+            if light or woken or resumed:
                 self._arm()
 
 

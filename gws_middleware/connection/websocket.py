@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable
 from functools import partial
 from sys import getsizeof, maxsize
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent import get_hub, getcurrent
@@ -26,8 +26,10 @@ from gevent.hub import Hub, Waiter
 
 from .. import hooks
 from ..codes import CloseCode
-from ..config import Config, hashable
+from ..config import Config, ViewOptions
 from ..exceptions import ConnectionClosed
+from ..process.counters import Traffic
+from ..process.limits import reserve_user_slot
 from ..process.registry import Registry
 from ..protocol.connection import Connection, State, close_payload
 from ..protocol.deflate import Deflate
@@ -56,22 +58,16 @@ from .states import (
 from .transport import Transport
 from .turns import Turns, turns_of
 
-__all__ = ["Stats", "WebSocket"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["WebSocket"]
 
 log = logging.getLogger("gws_middleware")
 
 MAX_PINGS_DROPPED = 100_000
 """Pings of one connection that come faster than they can be answered, before it is closed: no honest peer has many."""
 _TIMED_OUT = object()
-
-
-class Stats(NamedTuple):
-    """What went over one connection so far; bytes count frames, not payloads."""
-
-    messages_received: int
-    messages_sent: int
-    bytes_received: int
-    bytes_sent: int
 
 
 def _is_full(messages: list[Message], config: Config) -> bool:
@@ -201,7 +197,7 @@ class WebSocket(FastWebSocket):
             subprotocol = self.subprotocol
         response = pending.headers(subprotocol, headers)
         response += self._adapter.accepting(self)
-        free = self._reserve_user_slot()
+        free = reserve_user_slot(self._registry.slots, self, self._config)
         self.subprotocol = subprotocol
         self._take(pending, response)
         if not free:
@@ -262,15 +258,8 @@ class WebSocket(FastWebSocket):
         else:
             self.close(close.code, close.reason)
 
-    def _reserve_user_slot(self) -> bool:
-        limit, user_key = self._config.max_connections_per_user, self._config.user_key
-        if limit is None or user_key is None:
-            return True
-        user = hashable(user_key(self), "user_key")
-        return user is None or self._registry.reserve(self, ("user", user), limit)
-
     def _check_user_limit(self) -> None:
-        if not self._reserve_user_slot():
+        if not reserve_user_slot(self._registry.slots, self, self._config):
             self._fail(CloseCode.POLICY_VIOLATION, "too many connections")
 
     def _accept_if_pending(self) -> None:
@@ -281,7 +270,7 @@ class WebSocket(FastWebSocket):
             except ConnectionClosed:
                 pass
 
-    def limits(self, **options: Any) -> None:
+    def limits(self, **options: Unpack[ViewOptions]) -> None:
         """Other settings for this connection alone, before it is accepted: those of sizes, rates and deadlines that
         docs/settings.md marks.
 
@@ -571,7 +560,7 @@ class WebSocket(FastWebSocket):
                 log.info(*logs.closing(self), extra=logs.of(self))
             self._adapter.closed(self)
         finally:
-            self._registry.ended(self)
+            self._registry.finished(self)
             if log_line is not None:
                 log_line(self.environ, self.duration, self.stats.bytes_sent)
 
@@ -620,7 +609,7 @@ class WebSocket(FastWebSocket):
         """A message has come for a view that waits, in a turn of the loop that has lasted long enough."""
         if not self._wakes:
             self._wakes = True
-            self._turn.wake(self._wake)
+            self._turn.wake(self._wake, light=len(self._inbox) == 1)
 
     def _wake(self) -> None:
         """Runs in the hub."""
@@ -724,7 +713,7 @@ class WebSocket(FastWebSocket):
         """The socket is closed. Runs in the hub. A second call does what the first one has not done."""
         registry = self._registry
         self._end()
-        registry.release(self)
+        registry.slots.release(self)
         if self in registry:
             registry.counters.add(self.stats, first_close(self._engine)[0], from_peer=self._engine.closed_by_peer)
             registry.remove(self)
@@ -922,12 +911,12 @@ class WebSocket(FastWebSocket):
         return self._latency
 
     @property
-    def stats(self) -> Stats:
+    def stats(self) -> Traffic:
         """Messages and bytes both ways so far."""
         received, sent = 0, 0
         if is_accepted(self._state):
             received, sent = self._transport.bytes_received, self._transport.bytes_sent
-        return Stats(self._messages_received, self._messages_sent, received, sent)
+        return Traffic(self._messages_received, self._messages_sent, received, sent)
 
     @property
     def origin(self) -> str | None:

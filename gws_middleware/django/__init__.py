@@ -1,8 +1,7 @@
 """The Django app: put ``"gws_middleware.django"`` into ``INSTALLED_APPS``, above ``django.contrib.staticfiles``.
 
-Each concept of Django's has a module of its own; importing one costs what Django itself costs, and changes nothing. The
-names that views need are here too, and are loaded when they are first used: Django imports this package before any app
-is ready.
+Rule: one module for each concept of Django, and importing a module changes nothing. The names that views need are also
+available here. They are loaded at first use, because Django imports this package before any app is ready.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WebSocketView", "accept_websocket", "close_user_sockets", "require_websocket"]
 
-_HOMES = {
+_MODULES = {
     "WebSocketView": "views",
     "accept_websocket": "decorators",
     "close_user_sockets": "users",
@@ -26,10 +25,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
+    module = _MODULES.get(name)
+    if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{home}", __name__), name)
+    return getattr(import_module(f".{module}", __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,8 @@
-"""What Django does for each WebSocket of the process, whichever way its view was found."""
+"""What the Django app does for each WebSocket of the process.
+
+Rule: the core calls this object and imports nothing of Django. The object only calls the module of each concept, in the
+right order.
+"""
 
 from __future__ import annotations
 
@@ -15,43 +19,61 @@ __all__ = ["DjangoAdapter"]
 
 
 class DjangoAdapter(Adapter):
-    """Settings, database connections, sessions and signals."""
+    """Passes the events of each WebSocket to settings, database connections, sessions and signals."""
 
     @property
     def grace(self) -> float | None:  # type: ignore[override]
-        """The setting ``database_grace``."""
+        """The setting ``database_grace``: seconds, or None."""
         return conf.load().database_grace
 
     def settings(self) -> Mapping[str, Any]:
-        """What ``settings.GWS`` says, and the origins that Django trusts."""
-        return conf.for_the_wrapper()
+        """The values of ``settings.GWS`` and the origins that Django trusts.
+
+        Returns:
+            Values for fields of ``Config``.
+
+        Raises:
+            ConfigError: A setting has a wrong name, a wrong value, or is in a place that is not read.
+
+        """
+        return conf.wrapper_settings()
 
     def accepting(self, ws: WebSocket) -> Headers:
-        """The request's transaction is committed, the session is saved, and its cookie goes with the 101."""
-        users.settle(ws)
+        """Commit the request's transaction and save the session, before the 101.
+
+        Returns:
+            The ``Set-Cookie`` headers for the 101.
+
+        """
+        users.load_rotated_session(ws)
         databases.commit_request(ws)
         return sessions.save_at_handshake(ws)
 
     def opened(self, ws: WebSocket) -> None:
-        """From now on this greenlet's database connections are watched. Whose session has ended meanwhile is closed."""
-        checks.warn_about_the_server(ws.environ.get("SERVER_SOFTWARE", ""))
+        """Watch the database connections of this greenlet, and close the WebSocket if its login has been revoked."""
+        checks.warn_unpatched_server(ws.environ.get("SERVER_SOFTWARE", ""))
         databases.watch(ws)
         websocket_opened.send_robust(WebSocket, websocket=ws)
         users.opened(ws)
 
     def idle(self) -> bool:
-        """Database connections that nobody needs while waiting."""
-        return databases.give_back()
+        """Release the database connections that are in no transaction.
+
+        Returns:
+            Whether the greenlet still has an open connection.
+
+        """
+        return databases.release_idle()
 
     def ran(self, ws: WebSocket) -> None:
-        """The same, at the end of each run."""
+        """Release all database connections at the end of a greenlet of a detached connection."""
         try:
             databases.finish_request()
         finally:
-            databases.give_back_all()
+            databases.release_all()
 
     def closed(self, ws: WebSocket) -> None:
-        """Receivers may use the database; afterwards nothing of it is left."""
+        """Send ``websocket_closed``, whose receivers may query, and then release all database connections."""
         try:
             databases.finish_request()
             websocket_closed.send_robust(
@@ -63,4 +85,4 @@ class DjangoAdapter(Adapter):
                 stats=ws.stats,
             )
         finally:
-            databases.give_back_all()
+            databases.release_all()

@@ -1,4 +1,7 @@
-"""``"gws_middleware.django"`` in ``INSTALLED_APPS``."""
+"""``"gws_middleware.django"`` in ``INSTALLED_APPS``.
+
+Rule: ``ready()`` only registers. It starts nothing and reads no setting.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ __all__ = ["GwsConfig"]
 
 
 class GwsConfig(AppConfig):
-    """Registers, and starts nothing: the adapter for the WebSockets of this process, checks and receivers."""
+    """Registers the adapter for the WebSockets of this process, the system checks and the signal receivers."""
 
     name = "gws_middleware.django"
     label = "gws_middleware"
     verbose_name = "WebSockets"
 
     def ready(self) -> None:
-        """Called once by ``django.setup()``."""
+        """Register everything; ``django.setup()`` calls this once."""
         hooks.install(DjangoAdapter())
         for check in checks.ALL:
             framework.register(check)

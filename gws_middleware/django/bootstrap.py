@@ -1,7 +1,8 @@
-"""Runs a program of which every import is to see gevent's patches: ``python bootstrap.py manage.py runserver``, or
+"""Patches the standard library for gevent, and then runs a program: ``python bootstrap.py manage.py runserver``, or
 ``python bootstrap.py -m project runserver``.
 
-``runserver`` starts its serving process like this, because a project that is loaded cannot be patched any more.
+Rule: gevent patches before anything else is imported. ``runserver`` starts its serving process like this, because a
+project that is already loaded cannot be patched.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Patch, and run what the arguments say as ``python`` would, but for ``sys.argv[0]``, which is absolute."""
+    """Patch, and run the program in the arguments as ``python`` does. Only ``sys.argv[0]`` differs: it is absolute."""
     module = sys.argv[1] == "-m"
     del sys.argv[: 2 if module else 1]
-    # Python has put this file's folder in the first place, unless it was told not to: before anything else is imported.
+    # Python has put the folder of this file first, unless "-P" or "-I" is set. Replace it before any other import.
     if sys.path[0] == os.path.dirname(os.path.realpath(__file__)):
         sys.path[0] = os.getcwd() if module else os.path.dirname(os.path.realpath(sys.argv[0]))
     from gevent import monkey

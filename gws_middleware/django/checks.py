@@ -1,4 +1,8 @@
-"""System checks. Their identifiers are stable: ``SILENCED_SYSTEM_CHECKS`` takes them."""
+"""System checks.
+
+Rule: an identifier is unique, keeps its meaning for good (``SILENCED_SYSTEM_CHECKS`` names it) and is never used again;
+``W003`` is not in use. Each message says what is wrong, and its hint says what to do.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +27,17 @@ from ..config import Config
 from ..exceptions import ConfigError
 from . import conf
 
-__all__ = ["ALL", "connect", "loaded_unpatched", "warn_about_the_server"]
+__all__ = ["ALL", "connect", "loaded_unpatched", "warn_unpatched_server"]
 
 log = logging.getLogger("gws_middleware")
 
 MIDDLEWARE = "gws_middleware.django.middleware.WebSocketMiddleware"
 GEVENT_SERVERS = ("gunicorn.workers.ggevent", "gws_middleware.pywsgi")
-NOT_PATCHED = "The standard library is not patched for gevent, so each view that waits blocks all the others."
+NOT_PATCHED = "The standard library is not patched for gevent, so a view that waits blocks all other views."
 PATCH = "Call gevent.monkey.patch_all() in the first lines of the program, before Django is imported."
 PATCHED_LATE = (
-    "Django was loaded before gevent patched the standard library, so greenlets share database connections and "
-    "thread-locals, and a second request that queries fails."
+    "Django was loaded before gevent patched the standard library, so all greenlets share the same database "
+    "connections and thread-local data, and queries of two requests at the same time fail."
 )
 PRELOADED = (
     "Run gunicorn without --preload (preload_app), or call gevent.monkey.patch_all() in the first lines of its "
@@ -42,65 +46,73 @@ PRELOADED = (
 
 
 def check_settings(app_configs: Any, **arguments: Any) -> Sequence[CheckMessage]:
-    """E001: ``settings.GWS``."""
+    """E001: ``settings.GWS`` has an unknown name, a wrong value, or a setting is in a place that is not read."""
     try:
-        Config(**conf.for_the_wrapper())
+        Config(**conf.wrapper_settings())
     except ConfigError as error:
-        return [Error(str(error), hint=_about(str(error)), id="gws_middleware.E001")]
+        return [Error(str(error), hint=_settings_hint(str(error)), id="gws_middleware.E001")]
     return []
 
 
-def _about(sentence: str) -> str:
-    """What the setting is for that the sentence names, or else which there are."""
+def _settings_hint(sentence: str) -> str:
+    """The documentation of the setting that the sentence names first, or else the names of all settings."""
     known = {each.name: each.metadata["doc"] for each in fields(conf.DjangoConfig)}
     name = sentence.split()[0]
     return f"{name}: {known[name]}" if name in known else f"The settings are {', '.join(known)}."
 
 
 def check_middleware(app_configs: Any, **arguments: Any) -> Sequence[CheckMessage]:
-    """E002, W001: the place of the middleware class."""
+    """E002, W001: the middleware class is not the last in ``MIDDLEWARE``, or even above the sessions."""
     names = list(settings.MIDDLEWARE)
     if MIDDLEWARE not in names:
         return []
-    behind = names[names.index(MIDDLEWARE) + 1 :]
-    if "django.contrib.sessions.middleware.SessionMiddleware" in behind:
-        sentence = f"{MIDDLEWARE} stands above SessionMiddleware in MIDDLEWARE, so views under it have no session."
-        return [Error(sentence, hint="Move it to the end of the list.", id="gws_middleware.E002")]
-    if behind:
+    below = names[names.index(MIDDLEWARE) + 1 :]
+    hint = f"Move {MIDDLEWARE} to the end of MIDDLEWARE."
+    if "django.contrib.sessions.middleware.SessionMiddleware" in below:
+        sentence = f"{MIDDLEWARE} is above SessionMiddleware in MIDDLEWARE, so WebSocket views have no session."
+        return [Error(sentence, hint=hint, id="gws_middleware.E002")]
+    if below:
         sentence = (
-            f"{MIDDLEWARE} is not the last in MIDDLEWARE: it stands in for the view, and {behind[0]} comes later."
+            f"{MIDDLEWARE} is not the last in MIDDLEWARE: it answers in place of some views, and process_view() of "
+            f"{below[0]} is not called then."
         )
-        return [Warning(sentence, hint="Move it to the end of the list.", id="gws_middleware.W001")]
+        return [Warning(sentence, hint=hint, id="gws_middleware.W001")]
     return []
 
 
 def check_runserver(app_configs: Any, **arguments: Any) -> Sequence[CheckMessage]:
-    """W002: another app's ``runserver`` hides ours. The first in ``INSTALLED_APPS`` wins."""
+    """W002: another app's ``runserver`` is used. Django takes that of the first app in ``INSTALLED_APPS``."""
     for app in apps.get_app_configs():
         if app.name == "gws_middleware.django":
             return []
         if "runserver" in find_commands(os.path.join(app.path, "management")):
-            sentence = f"{app.name} stands above gws_middleware.django in INSTALLED_APPS, so its runserver is used."
-            hint = "Move gws_middleware.django above it: its runserver serves WebSockets, static files too."
+            sentence = (
+                f"{app.name} is above gws_middleware.django in INSTALLED_APPS, so its runserver is used instead of the "
+                "one that serves WebSockets."
+            )
+            hint = (
+                f"Move gws_middleware.django above {app.name} in INSTALLED_APPS: its runserver serves WebSockets and "
+                "static files."
+            )
             return [Warning(sentence, hint=hint, id="gws_middleware.W002")]
     return []
 
 
 def check_psycopg2(app_configs: Any, **arguments: Any) -> Sequence[CheckMessage]:
-    """W004: psycopg2 does not give way to gevent by itself."""
+    """W004: psycopg2 without psycogreen waits without gevent."""
     if not any(database["ENGINE"].endswith(("postgresql", "postgis")) for database in connections.settings.values()):
         return []
     from django.db.backends.postgresql.psycopg_any import is_psycopg3
 
-    if is_psycopg3 or _psycopg2_gives_way():
+    if is_psycopg3 or _has_psycogreen():
         return []
-    sentence = "psycopg2 is used without psycogreen: while one query runs, every other request of the worker waits."
+    sentence = "psycopg2 is used without psycogreen: while one query runs, all other requests of the worker wait."
     hint = "Install psycopg (version 3), or call psycogreen.gevent.patch_psycopg() when the worker starts."
     return [Warning(sentence, hint=hint, id="gws_middleware.W004")]
 
 
-def _psycopg2_gives_way() -> bool:
-    if not monkey.is_module_patched("threading"):  # no server: what it will do at its start cannot be seen here
+def _has_psycogreen() -> bool:
+    if not monkey.is_module_patched("threading"):  # not in a server, so what the server calls at its start is unknown
         return find_spec("psycogreen") is not None
     from psycopg2.extensions import get_wait_callback
 
@@ -108,7 +120,7 @@ def _psycopg2_gives_way() -> bool:
 
 
 def check_monkey_patching(app_configs: Any, **arguments: Any) -> Sequence[CheckMessage]:
-    """E003, W005: a gevent server in this process, and Python's library as it was, or as it was when Django came."""
+    """E003, W005: gevent has patched the standard library after Django was loaded, or not at all in a gevent server."""
     if monkey.is_module_patched("threading") and loaded_unpatched():
         return [Error(PATCHED_LATE, hint=PATCH, id="gws_middleware.E003")]
     if monkey.is_module_patched("threading") or not any(name in sys.modules for name in GEVENT_SERVERS):
@@ -126,8 +138,13 @@ ALL = [
 
 
 @cache
-def warn_about_the_server(software: str) -> None:
-    """The same, once, from a server that has opened a WebSocket: few of them run system checks."""
+def warn_unpatched_server(software: str) -> None:
+    """Log W005 once in a server that has opened a WebSocket, because few servers run system checks.
+
+    Args:
+        software: ``SERVER_SOFTWARE`` of the request; nothing is logged where it is empty, as in tests.
+
+    """
     if software and not monkey.is_module_patched("threading"):
         log.warning("%s: %s %s", software, NOT_PATCHED, PATCH)
 
@@ -136,8 +153,8 @@ _loaded_unpatched = False
 
 
 def connect() -> None:
-    """Called by ``ready()``: note whether gevent has patched already, and follow it if it has not."""
-    global _loaded_unpatched  # a fact about the process
+    """Record whether gevent has patched already, and watch for a later patch if it has not; ``ready()`` calls this."""
+    global _loaded_unpatched  # one value for each process
     _loaded_unpatched = not monkey.is_module_patched("threading")
     if _loaded_unpatched:
         events.subscribers.append(_patched)
@@ -149,8 +166,8 @@ def loaded_unpatched() -> bool:
 
 
 def _patched(event: object) -> None:
-    """Called by gevent. A worker of gunicorn does so after ``--preload`` has loaded the project: it must not start.
-    Another program may have use for Django outside of greenlets.
+    """Refuse to start a worker of gunicorn, which patches after ``--preload`` has loaded the project. Any other program
+    only gets a warning, because it may use Django outside of greenlets. gevent calls this.
     """
     if not isinstance(event, events.GeventDidPatchAllEvent):
         return

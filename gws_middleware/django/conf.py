@@ -1,4 +1,8 @@
-"""``settings.GWS``: one dict, with the knobs of ``Config`` and those that only Django has."""
+"""``settings.GWS``: one dict, with the settings of ``Config`` and those that only Django has.
+
+Rule: a setting with a wrong name, a wrong value, or in a place that is not read is a ConfigError with the nearest known
+name.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +18,18 @@ from django.core.exceptions import DisallowedHost
 from django.core.signals import setting_changed
 from django.http import HttpRequest
 
-from ..config import SAME_ORIGIN, Config, closest, is_ours, knob, optional, seconds
+from ..config import SAME_ORIGIN, Config, closest, is_ours, optional, seconds, setting
 from ..connection import control
 from ..connection.websocket import WebSocket
 from ..exceptions import ConfigError
 from ..protocol.handshake import origin_allowed
 
-__all__ = ["DjangoConfig", "accept_all", "connect", "for_the_wrapper", "host_allowed", "load"]
+__all__ = ["DjangoConfig", "accept_all", "connect", "host_allowed", "load", "wrapper_settings"]
 
 LOCAL_HOSTS = (".localhost", "127.0.0.1", "[::1]")
-"""What Django takes for ``ALLOWED_HOSTS`` when that is empty and ``DEBUG`` is on."""
+"""The hosts that Django allows when ``ALLOWED_HOSTS`` is empty and ``DEBUG`` is on."""
 USER_KEY = "gws_middleware.django.users.user_key"
-"""Whose a WebSocket is, unless the project says otherwise."""
+"""The default of the setting ``user_key``."""
 
 
 def _switch(value: object) -> str | None:
@@ -34,29 +38,29 @@ def _switch(value: object) -> str | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DjangoConfig(Config):
-    """The knobs of ``Config`` and these."""
+    """The settings of ``Config``, and two that only Django has."""
 
-    database_grace: float | None = knob(
+    database_grace: float | None = setting(
         1.0,
         optional(seconds),
         """Seconds that a WebSocket's greenlet waits, for a message or for the peer to read, before its database
-        connections that are in no transaction are given back; the next query opens one again. None: only at the
-        end, for views that keep something in the connection, e.g. a cursor or LISTEN.""",
+        connections that are in no transaction are closed; the next query opens one again. None: they are closed only
+        at the end, for views that keep something in the connection, e.g. a cursor or LISTEN.""",
     )
-    close_on_logout: bool = knob(
+    close_on_logout: bool = setting(
         True,
         _switch,
-        """Whether the sockets of a session close with 4401 when its user logs out, and all of a user's when the user is
-        deactivated or deleted.""",
+        """Whether a logout closes the WebSockets of its session with 4401, and the deactivation or deletion of a user
+        all WebSockets of that user.""",
     )
 
 
-OWN = [each.name for each in fields(DjangoConfig) if each.name not in Config.__dataclass_fields__]
-"""Those that only Django has."""
+DJANGO_ONLY = [each.name for each in fields(DjangoConfig) if each.name not in Config.__dataclass_fields__]
+"""The names of the settings that only Django has."""
 
 
 def connect() -> None:
-    """Follow ``override_settings``."""
+    """Register the receiver that makes ``override_settings`` take effect."""
     setting_changed.connect(_changed, dispatch_uid="gws_middleware")
 
 
@@ -67,26 +71,40 @@ def _changed(*, setting: str, **arguments: Any) -> None:
 
 @lru_cache(maxsize=1)
 def load() -> DjangoConfig:
-    """``settings.GWS`` over the defaults. ConfigError for a wrong value, or a name with the nearest known one."""
-    given = _given()
+    """Read ``settings.GWS``.
+
+    Returns:
+        All settings, with defaults for those that are not set.
+
+    Raises:
+        ConfigError: A name is unknown or a value is wrong.
+
+    """
+    given = _project_settings()
     DjangoConfig.check_names(given)
     return DjangoConfig(**{"user_key": USER_KEY, **given})
 
 
-def _given() -> Mapping[str, Any]:
+def _project_settings() -> Mapping[str, Any]:
     given = getattr(settings, "GWS", {})
     if not isinstance(given, Mapping):
         raise ConfigError(f"settings.GWS is {given!r}: wanted a dict")
     return given
 
 
-def for_the_wrapper() -> dict[str, Any]:
-    """The part that ``WebSocketMiddleware`` of the package takes. ConfigError for a setting in a place where nothing
-    would read it.
+def wrapper_settings() -> dict[str, Any]:
+    """The settings for the package's ``WebSocketMiddleware``.
+
+    Returns:
+        Values for fields of ``Config``, without those that only Django has.
+
+    Raises:
+        ConfigError: A name is unknown, a value is wrong, or a setting is in a place that is not read.
+
     """
     _check_places()
     load()
-    given = _given()
+    given = _project_settings()
     values = {each.name: given[each.name] for each in fields(Config) if each.name in given}
     if "GWS_USER_KEY" not in os.environ:
         values.setdefault("user_key", USER_KEY)
@@ -96,10 +114,12 @@ def for_the_wrapper() -> dict[str, Any]:
 
 
 def _check_places() -> None:
-    """Django's own settings are read from ``settings.GWS`` alone, and nothing from names beside it."""
+    """Refuse settings that would have no effect: Django's two are read only from ``settings.GWS``, and no setting is
+    read from an attribute of ``settings`` other than ``GWS``.
+    """
     for variable in filter(is_ours, os.environ):
         name = closest(variable, [each.name for each in fields(DjangoConfig)])
-        if name in OWN:
+        if name in DJANGO_ONLY:
             raise ConfigError(f"the environment variable {variable} is not read: set {name!r} in settings.GWS")
     for attribute in filter(is_ours, dir(settings)):
         name = closest(attribute, [each.name for each in fields(DjangoConfig)])
@@ -108,10 +128,10 @@ def _check_places() -> None:
 
 
 def _trusted_origins() -> Iterator[str | re.Pattern[str]]:
-    """Origins of the hosts that Django serves, and those that may send it forms.
+    """The origins in ``CSRF_TRUSTED_ORIGINS`` and those of the hosts in ``ALLOWED_HOSTS``.
 
-    ``*`` in ``ALLOWED_HOSTS`` says that the Host header is checked elsewhere, not that every page may connect: it is
-    taken as a name, which no page has.
+    ``*`` in ``ALLOWED_HOSTS`` means that the Host header is checked elsewhere. It does not mean that every page may
+    connect. So it is taken literally, as a host name that no page has.
     """
     try:
         yield from Config(allowed_origins=tuple(settings.CSRF_TRUSTED_ORIGINS)).allowed_origins
@@ -123,8 +143,18 @@ def _trusted_origins() -> Iterator[str | re.Pattern[str]]:
 
 
 def host_allowed(request: HttpRequest, ws: WebSocket) -> bool:
-    """False for a page that may connect only because it has the same origin, where that is not one of
-    ``ALLOWED_HOSTS``: a page of any name reaches this server if its name is made to lead here (DNS rebinding).
+    """Whether the origin of the page is allowed although the Host header may be wrong.
+
+    The same origin counts only where ``ALLOWED_HOSTS`` names the host. Otherwise a page of any host name could connect,
+    because its owner can let that name resolve to the address of this server (DNS rebinding).
+
+    Args:
+        request: The handshake.
+        ws: Its WebSocket.
+
+    Returns:
+        False if only the rule of the same origin admits the page, and ``ALLOWED_HOSTS`` does not name the host.
+
     """
     if ws.origin is None:
         return True
@@ -137,5 +167,5 @@ def host_allowed(request: HttpRequest, ws: WebSocket) -> bool:
 
 
 def accept_all() -> bool:
-    """django-websocket's setting: undecorated views take WebSockets too."""
+    """Whether ``WEBSOCKET_ACCEPT_ALL`` (django-websocket's setting) is true: undecorated views get WebSockets too."""
     return bool(getattr(settings, "WEBSOCKET_ACCEPT_ALL", False))

@@ -1,7 +1,11 @@
-"""Database connections of greenlets that wait for hours.
+"""Database connections and transactions of WebSocket views.
 
-Django gives a connection back when the request ends. The request of a WebSocket ends with the WebSocket, so its
-connection is given back while it waits, and the next query opens one again.
+Rule 1: a view that waits holds no database connection. Django closes the connections of a request when the request
+ends, and the request of a WebSocket may last for hours. So they are closed while the view waits, and the next query
+opens one.
+Rule 2: the transaction of ``ATOMIC_REQUESTS`` ends with ``accept()``, before the 101, so that a commit that fails is
+still an HTTP error.
+Rule 3: only the greenlet that opened a connection closes it.
 """
 
 from __future__ import annotations
@@ -23,29 +27,29 @@ from ..connection.websocket import WebSocket
 
 __all__ = [
     "NonAtomic",
-    "abandon_request",
     "atomic_until_accepted",
     "commit_request",
     "connect",
+    "finish_refused_request",
     "finish_request",
-    "give_back",
-    "give_back_all",
     "in_transactions",
+    "release_all",
+    "release_idle",
     "watch",
 ]
 
 _views: WeakKeyDictionary[Any, WebSocket] = WeakKeyDictionary()
-"""The greenlets whose request is a WebSocket."""
+"""The greenlets of views that have accepted a WebSocket."""
 
 
 def connect() -> None:
-    """Learn of each connection that is opened."""
+    """Register the receivers for new database connections and for the end of a request."""
     connection_created.connect(_created, dispatch_uid="gws_middleware")
     request_finished.connect(_finished, dispatch_uid="gws_middleware")
 
 
 def watch(ws: WebSocket) -> None:
-    """This greenlet has accepted ``ws``, and may have queried before."""
+    """Watch the database connections of this greenlet, which has just accepted ``ws`` and may already have some."""
     _views[getcurrent()] = ws
     if any(connection.connection is not None for connection in connections.all(initialized_only=True)):
         control.expect_idle(ws)
@@ -62,42 +66,48 @@ def _finished(**arguments: Any) -> None:
 
 
 def finish_request() -> None:
-    """Tell everybody that the request has ended, if Django has not: it makes no response where GreenletExit or
-    gevent.Timeout ends a view, and much hangs on that signal.
+    """Send ``request_finished``, unless Django has sent it for this greenlet.
+
+    Django sends none where GreenletExit or gevent.Timeout ends a view, because there is no response then. Django and
+    other packages release resources when they receive this signal.
     """
     if _views.pop(getcurrent(), None) is not None:
         request_finished.send_robust(WSGIHandler)
 
 
-def abandon_request() -> None:
-    """The same before the 101, for a view that ends with an exception that Django lets pass."""
+def finish_refused_request() -> None:
+    """Send ``request_finished`` for a view that ended before the 101 with an exception that Django does not handle."""
     request_finished.send_robust(WSGIHandler)
-    give_back_all()
+    release_all()
 
 
-def give_back() -> bool:
-    """Close this greenlet's connections that are in no transaction; True if one was left open.
+def release_idle() -> bool:
+    """Close this greenlet's connections that are in no transaction. A connection of psycopg's pool returns to the pool.
 
-    With a pool (psycopg's) closing one returns it to the pool.
+    Returns:
+        Whether a connection of the view may still be open.
+
     """
-    left = getcurrent() not in _views  # another greenlet waits for the view, whose connections are still there
+    open_left = getcurrent() not in _views  # another greenlet waits instead of the view, which keeps its connections
     for connection in connections.all(initialized_only=True):
         if connection.in_atomic_block or (connection.connection is not None and not connection.autocommit):
-            left = True
+            open_left = True
         else:
             _close(connection)
-    return left
+    return open_left
 
 
-def give_back_all() -> None:
-    """Close them at the end. An atomic block that is still open is not this greenlet's: a test shares its own."""
+def release_all() -> None:
+    """Close all connections of this greenlet, but for those in an atomic block, which belong to a test that shares its
+    own connections.
+    """
     for connection in connections.all(initialized_only=True):
         if not connection.in_atomic_block:
             _close(connection)
 
 
 def _close(connection: Any) -> None:
-    with suppress(Error):  # broken already; it is gone either way
+    with suppress(Error):  # it was broken already, and it is closed in any case
         connection.close()
 
 
@@ -105,8 +115,8 @@ def _close(connection: Any) -> None:
 
 
 class NonAtomic(set[str]):
-    """The databases in which Django is to open no transaction for a view: all. As a plain set, those that the project
-    has named.
+    """A value for Django's ``_non_atomic_requests`` that contains every database, so that Django opens no transaction
+    for the view. Its items are the databases that the project itself excludes.
     """
 
     def __contains__(self, alias: object) -> bool:
@@ -114,7 +124,15 @@ class NonAtomic(set[str]):
 
 
 def in_transactions(non_atomic: Iterable[str]) -> ExitStack:
-    """The transactions of ``ATOMIC_REQUESTS``, entered, for a view that stays out of these databases."""
+    """Enter the transactions of ``ATOMIC_REQUESTS``.
+
+    Args:
+        non_atomic: The databases in which the view has no transaction.
+
+    Returns:
+        A context manager that ends the transactions.
+
+    """
     with ExitStack() as stack:
         for alias in _atomic_requests(non_atomic):
             stack.enter_context(transaction.atomic(using=alias))
@@ -122,16 +140,16 @@ def in_transactions(non_atomic: Iterable[str]) -> ExitStack:
 
 
 def _atomic_requests(non_atomic: Iterable[str]) -> list[str]:
-    left_out = set(non_atomic)
+    excluded = set(non_atomic)
     return [
         alias
         for alias, database in connections.settings.items()
-        if database["ATOMIC_REQUESTS"] and alias not in left_out
+        if database["ATOMIC_REQUESTS"] and alias not in excluded
     ]
 
 
 class _Handshake(NamedTuple):
-    """What a WebSocket's view does before it accepts."""
+    """The open transactions of a view that has not accepted yet, and the greenlet that entered them."""
 
     transactions: ExitStack
     greenlet: Any
@@ -139,13 +157,22 @@ class _Handshake(NamedTuple):
 
 
 _handshakes: WeakKeyDictionary[WebSocket, _Handshake] = WeakKeyDictionary()
-"""Those in transactions of ``ATOMIC_REQUESTS``."""
+"""The WebSockets whose view is in transactions of ``ATOMIC_REQUESTS``."""
 
 
 def atomic_until_accepted(ws: WebSocket, non_atomic: Iterable[str]) -> AbstractContextManager[Any]:
-    """The same for a WebSocket: they end with ``accept()``, or else with the view, as those of plain HTTP do.
+    """Enter the transactions of ``ATOMIC_REQUESTS`` for the view of a WebSocket.
 
-    Without the app in ``INSTALLED_APPS`` there is nothing that could end them in time, and so there are none.
+    They end with ``accept()``, or with the view if it does not accept. Without the app in ``INSTALLED_APPS`` nothing
+    would end them at ``accept()``, so there are none.
+
+    Args:
+        ws: The WebSocket.
+        non_atomic: The databases in which the view has no transaction.
+
+    Returns:
+        A context manager around the view.
+
     """
     if ws.accepted or not _atomic_requests(non_atomic) or not apps.is_installed("gws_middleware.django"):
         return nullcontext()
@@ -157,16 +184,22 @@ def atomic_until_accepted(ws: WebSocket, non_atomic: Iterable[str]) -> AbstractC
 
 
 def commit_request(ws: WebSocket) -> None:
-    """The WebSocket is about to be accepted: commit what its view has done, and go on in autocommit.
+    """Commit the transactions of ``ATOMIC_REQUESTS`` before ``ws`` is accepted. The view continues in autocommit.
 
-    TransactionManagementError where that cannot be: nothing has been committed then. A database that refuses to commit
-    raises what it always does.
+    Args:
+        ws: The WebSocket that is about to be accepted.
+
+    Raises:
+        TransactionManagementError: The caller is in an atomic block, or is another greenlet than the view. Nothing has
+            been committed.
+        django.db.Error: The database did not commit.
+
     """
     handshake = _handshakes.get(ws)
     if handshake is not None and handshake.greenlet is not getcurrent():
         raise transaction.TransactionManagementError(
-            "the transaction of this request belongs to its view's greenlet, and a WebSocket is accepted when that has "
-            "been committed: call accept() in the view, before another greenlet uses the WebSocket"
+            "the transaction of this request belongs to its view's greenlet, and accept() has to commit it: call "
+            "accept() in the view, before another greenlet uses the WebSocket"
         )
     ours = [] if handshake is None else handshake.blocks
     for connection in connections.all(initialized_only=True):

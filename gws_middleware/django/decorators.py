@@ -1,7 +1,7 @@
-"""Which views speak WebSocket: ``accept_websocket`` and ``require_websocket``. They need no middleware.
+"""Decorators for WebSocket views: ``accept_websocket`` and ``require_websocket``. They need no middleware.
 
-Either puts ``request.websocket`` and ``request.is_websocket()`` there, lets the view return None, and ends the
-transaction of ``ATOMIC_REQUESTS`` when a WebSocket is accepted.
+Rule: a decorated view has ``request.websocket`` and ``request.is_websocket()``, may return None after it has accepted
+or closed the WebSocket, and is in a transaction of ``ATOMIC_REQUESTS`` only until it accepts.
 """
 
 from __future__ import annotations
@@ -21,41 +21,63 @@ from .serving import View, attach, serve
 __all__ = ["accept_websocket", "require_websocket"]
 
 STRICT_SERVERS = ("WSGIServer/", "waitress")
-"""Servers, Django's own for one, that answer with 500 where an application sends a hop-by-hop header (PEP 3333). They
-have no WebSockets to upgrade to.
+"""Servers, Django's own among them, that answer with 500 where an application sends a hop-by-hop header (PEP 3333).
+They cannot open WebSockets, so the header would be of no use.
 """
 
 
 def accept_websocket(view: View) -> View:
-    """Plain HTTP and WebSockets both reach the view; ``request.websocket`` is None for the former."""
-    return _speaking(view, _atomic_http)
+    """Decorate a view that serves plain HTTP and WebSockets.
+
+    Args:
+        view: A synchronous view. ``request.websocket`` is None for plain HTTP.
+
+    Returns:
+        The decorated view. Its HTTP responses have ``Vary: Upgrade``.
+
+    Raises:
+        TypeError: The view is async.
+
+    """
+    return _decorate(view, _serve_http)
 
 
 def require_websocket(view: View) -> View:
-    """WebSockets alone reach the view. Plain HTTP is answered with 426 (RFC 9110 15.5.22)."""
-    return _speaking(view, _refuse_http)
+    """Decorate a view that serves only WebSockets. Plain HTTP is answered with 426 (RFC 9110 15.5.22).
+
+    Args:
+        view: A synchronous view.
+
+    Returns:
+        The decorated view.
+
+    Raises:
+        TypeError: The view is async.
+
+    """
+    return _decorate(view, _refuse_http)
 
 
-def _speaking(view: View, plain: Any) -> View:
+def _decorate(view: View, http: Any) -> View:
     if iscoroutinefunction(view):
         raise TypeError(f"{view!r} is async: a WebSocket view is a synchronous function")
     non_atomic = NonAtomic(getattr(view, "_non_atomic_requests", ()))
 
     @wraps(view)
-    def speaking(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+    def decorated(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         ws = attach(request)
         if ws is None:
             response = unavailable.answer(request)
-            return plain(view, non_atomic, request, *args, **kwargs) if response is None else response
+            return http(view, non_atomic, request, *args, **kwargs) if response is None else response
         return serve(request, ws, view, args, kwargs, non_atomic)
 
-    speaking.accept_websocket = True  # type: ignore[attr-defined]
-    speaking._non_atomic_requests = non_atomic  # type: ignore[attr-defined]
-    return speaking
+    decorated.accept_websocket = True  # type: ignore[attr-defined]
+    decorated._non_atomic_requests = non_atomic  # type: ignore[attr-defined]
+    return decorated
 
 
-def _atomic_http(view: View, non_atomic: NonAtomic, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-    """Plain HTTP: what Django would have done. What is cached of it is not to answer a handshake (RFC 9110 12.5.5)."""
+def _serve_http(view: View, non_atomic: NonAtomic, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+    """Call the view as Django does. ``Vary`` keeps a cache from answering a handshake with it (RFC 9110 12.5.5)."""
     with in_transactions(non_atomic):
         response = view(request, *args, **kwargs)
     if isinstance(response, HttpResponseBase):
@@ -64,7 +86,7 @@ def _atomic_http(view: View, non_atomic: NonAtomic, request: HttpRequest, *args:
 
 
 def _refuse_http(view: View, non_atomic: NonAtomic, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-    response = HttpResponse("This address speaks WebSocket alone.\n", status=426, content_type="text/plain")
+    response = HttpResponse("This address serves only WebSockets.\n", status=426, content_type="text/plain")
     if not request.META.get("SERVER_SOFTWARE", "").startswith(STRICT_SERVERS):
         response["Upgrade"] = "websocket"
         response["Connection"] = "Upgrade"

@@ -1,7 +1,7 @@
-"""A real gunicorn beside a test, for browsers and other programs.
+"""A gunicorn for a test class, for browsers and other programs.
 
-It is another process: it serves the project's WSGI application, with the project's settings, on the databases of the
-test.
+Rule: gunicorn is another process. It serves the project's WSGI application with the project's settings and the test
+databases, and sees nothing else that tests change in their own process.
 """
 
 from __future__ import annotations
@@ -21,35 +21,38 @@ from django.db import connections
 from django.test import TransactionTestCase
 
 from .liveserver_app import DATABASES, DEBUG, HOST
-from .liveserver_conf import BOND
+from .liveserver_conf import READY_SOCKET
 
 __all__ = ["WebSocketLiveServerTestCase"]
 
 STOP_TIMEOUT = 10.0
-"""Seconds that gunicorn has to end before it is killed; after ``graceful_timeout`` it kills its worker itself."""
+"""Seconds that gunicorn has to end before it is killed. It kills its own worker after ``graceful_timeout``."""
 
 
 class WebSocketLiveServerTestCase(TransactionTestCase):
-    """``django.test.LiveServerTestCase`` over gunicorn with the worker class of this package.
+    """A ``django.test.LiveServerTestCase`` on gunicorn with the worker class of this package.
 
-    The server has the settings of the project, ``DEBUG`` and e-mail as the tests have them, and of the databases those
-    that the class names in ``databases``. What tests change in their own process does not reach it:
-    ``override_settings``, patches, caches in memory. Static files are served as ``runserver`` does.
+    The server has the settings of the project, the tests' values for ``DEBUG`` and e-mail, and the test databases that
+    the class lists in ``databases``. ``override_settings``, patches and caches in memory have no effect on it. It
+    serves static files, as ``runserver`` does.
 
-    ImproperlyConfigured: a database is SQLite's in memory, which no other process can see, or there is no settings
-    module. RuntimeError, with the server's log: it did not start, or ended before its tests did.
+    Raises:
+        ImproperlyConfigured: A test database is SQLite in memory, which no other process can open, or
+            ``DJANGO_SETTINGS_MODULE`` is not set.
+        RuntimeError: The server did not start, or it ended before its tests did. The message has its log.
+
     """
 
     live_server_url: ClassVar[str]
-    """``http://127.0.0.1:…``, without a slash at the end."""
+    """``http://127.0.0.1:PORT``, without a slash at the end."""
     live_server_ws_url: ClassVar[str]
-    """The same with ``ws://``."""
+    """``ws://127.0.0.1:PORT``, without a slash at the end."""
     start_timeout: ClassVar[float] = 30.0
-    """Seconds that the server has to start."""
+    """Seconds that the server has to start. Default: 30."""
 
     @classmethod
     def setUpClass(cls) -> None:
-        """Start the server, and wait until it answers."""
+        """Start the server, and wait until it has loaded the application."""
         super().setUpClass()
         env = _environment(cls.databases)
         log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the clean-up
@@ -60,7 +63,7 @@ class WebSocketLiveServerTestCase(TransactionTestCase):
             address = "{}:{}".format(*listener.getsockname())
             process = subprocess.Popen(
                 _command(listener.fileno()),
-                env={**env, BOND: str(theirs.fileno())},
+                env={**env, READY_SOCKET: str(theirs.fileno())},
                 pass_fds=[listener.fileno(), theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -84,7 +87,7 @@ def _command(listener: int) -> list[str]:
 
 
 def _environment(aliases: Iterable[str]) -> dict[str, str]:
-    """What the other process is to have: modules and settings are found there as they are here."""
+    """The environment of the server, which finds the same modules and settings as this process."""
     names = {alias: _database_name(alias) for alias in aliases}
     if ENVIRONMENT_VARIABLE not in os.environ:
         raise ImproperlyConfigured(f"the live server has no settings module: {ENVIRONMENT_VARIABLE} is not set")
@@ -97,15 +100,15 @@ def _database_name(alias: str) -> str:
     connection = connections[alias]
     if connection.vendor == "sqlite" and connection.is_in_memory_db():  # type: ignore[attr-defined]
         raise ImproperlyConfigured(
-            f"the test database {alias!r} is in memory, where the live server cannot see it: set "
-            f'DATABASES[{alias!r}]["TEST"] = {{"NAME": "test.sqlite3"}} (and with --parallel where test processes are '
-            "spawned, as on macOS, take another database: Django has SQLite in memory there all the same)"
+            f"the test database {alias!r} is in memory, so the live server cannot open it: set "
+            f'DATABASES[{alias!r}]["TEST"] = {{"NAME": "test.sqlite3"}} (with --parallel where test processes are '
+            "spawned, as on macOS, use another database, because Django has SQLite in memory there in any case)"
         )
     return str(connection.settings_dict["NAME"])
 
 
 def _failed(what: str, log: IO[bytes]) -> RuntimeError:
-    """Reads without a seek: the server writes at the position."""
+    """The error with the server's log. It is read without a seek, because the server writes at the file position."""
     number = log.fileno()
     text = os.pread(number, os.fstat(number).st_size, 0).decode(errors="replace")
     return RuntimeError(f"the live server {what}; its log:\n{text}")

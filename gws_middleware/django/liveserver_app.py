@@ -1,4 +1,4 @@
-"""What the process of ``liveserver`` serves: the project's application on the databases of the test."""
+"""The application that the gunicorn of ``liveserver`` serves: the project's application on the test databases."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ __all__ = ["DATABASES", "DEBUG", "HOST", "application"]
 
 HOST = "127.0.0.1"
 DATABASES = "LIVE_SERVER_DATABASES"
-"""The environment variable with the name of each test database, as JSON."""
+"""The environment variable with the name of the test database of each alias, as JSON."""
 DEBUG = "LIVE_SERVER_DEBUG"
-"""The one with ``settings.DEBUG``, as JSON."""
+"""The environment variable with the tests' ``settings.DEBUG``, as JSON."""
 
 
 def application() -> WSGIApp:
-    """Called by gunicorn in the worker, before anything of Django's is loaded."""
+    """Load the project; gunicorn calls this in the worker, before anything of Django is loaded."""
     from django.apps import apps
     from django.conf import settings
     from django.core.servers.basehttp import get_internal_wsgi_application
     from django.test.utils import setup_test_environment
 
     names = json.loads(os.environ[DATABASES])
-    # No others: they have no test database, and what has its name is the real one.
+    # No other alias: it has no test database, so a query would reach the real one.
     databases = {alias: {**settings.DATABASES[alias], "NAME": name} for alias, name in names.items()}
     settings.DATABASES = {"default": {}, **databases}
     settings.ALLOWED_HOSTS = [*settings.ALLOWED_HOSTS, HOST]

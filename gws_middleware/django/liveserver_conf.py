@@ -1,4 +1,7 @@
-"""gunicorn's settings for ``liveserver``. (In a file: older versions do not know the last one, and ignore it here.)"""
+"""gunicorn's configuration file for ``liveserver``.
+
+It is a file and not options of the command, because older versions of gunicorn ignore an unknown name in a file.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from typing import Any
 from gevent import spawn
 from gevent.socket import wait_read
 
-__all__ = ["BOND", "control_socket_disable", "graceful_timeout", "post_worker_init", "worker_class", "workers"]
+__all__ = ["READY_SOCKET", "control_socket_disable", "graceful_timeout", "post_worker_init", "worker_class", "workers"]
 
-BOND = "LIVE_SERVER_BOND"
-"""The environment variable with the descriptor of a socket: a byte tells the test that the server has started, and its
-end tells the server that the test process has gone, however that happened.
+READY_SOCKET = "LIVE_SERVER_READY_SOCKET"
+"""The environment variable with the descriptor of a socket that the test process has the other end of. The server sends
+a byte when it has started, and it stops when it reads EOF, because the test process has ended then.
 """
 
 worker_class = "gws_middleware.worker.GeventWebSocketWorker"
@@ -23,13 +26,13 @@ control_socket_disable = True
 
 
 def post_worker_init(worker: Any) -> None:
-    """Called in the worker when it has loaded the application. Connections wait in the kernel's queue by then."""
-    bond = int(os.environ[BOND])
-    os.write(bond, b"1")
-    spawn(_end_with_the_test, bond, worker.ppid)
+    """Send the byte; gunicorn calls this in the worker when it has loaded the application."""
+    ready_socket = int(os.environ[READY_SOCKET])
+    os.write(ready_socket, b"1")
+    spawn(_stop_at_eof, ready_socket, worker.ppid)
 
 
-def _end_with_the_test(bond: int, arbiter: int) -> None:
-    wait_read(bond)
+def _stop_at_eof(ready_socket: int, arbiter: int) -> None:
+    wait_read(ready_socket)
     if os.getppid() == arbiter:
         os.kill(arbiter, signal.SIGTERM)

@@ -1,5 +1,7 @@
-"""The middleware class, which is optional: every view finds ``request.websocket``, and views that did not ask for
-WebSockets are spared them. It stands last in ``MIDDLEWARE``.
+"""The middleware class, which is optional.
+
+Rule: every request has ``request.websocket``, and a WebSocket reaches only views that are decorated for it. The class
+is the last in ``MIDDLEWARE``, because it answers in place of some views.
 """
 
 from __future__ import annotations
@@ -17,10 +19,14 @@ __all__ = ["WebSocketMiddleware"]
 
 
 class WebSocketMiddleware:
-    """``"gws_middleware.django.middleware.WebSocketMiddleware"``.
+    """Sets ``request.websocket`` and ``request.is_websocket()`` on every request.
 
-    Sets ``request.websocket`` and ``request.is_websocket()`` on every request. A WebSocket for a view without
-    ``accept_websocket`` or ``require_websocket`` is refused with 400, unless ``WEBSOCKET_ACCEPT_ALL`` is true.
+    A WebSocket for a view without ``accept_websocket`` or ``require_websocket`` is refused with 400, unless the Django
+    setting ``WEBSOCKET_ACCEPT_ALL`` is true.
+
+    Args:
+        get_response: The next middleware, or the view handler.
+
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
@@ -30,13 +36,18 @@ class WebSocketMiddleware:
         attach(request)
         response = self.get_response(request)
         if conf.accept_all():
-            patch_vary_headers(response, ("Upgrade",))  # what is cached of it is not to answer a handshake
+            patch_vary_headers(response, ("Upgrade",))  # a cached page must not answer a handshake
         return response
 
     def process_view(
         self, request: HttpRequest, view: View, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> HttpResponse | None:
-        """Called by Django just before the view, in whose place this may stand."""
+        """Call the view of a WebSocket, or refuse the WebSocket; Django calls this right before the view.
+
+        Returns:
+            The response, or None where Django is to call the view.
+
+        """
         ws = attach(request)
         if ws is None:
             return unavailable.answer(request)
@@ -46,4 +57,4 @@ class WebSocketMiddleware:
             non_atomic = getattr(view, "_non_atomic_requests", ())
             response: HttpResponse = serve(request, ws, view, args, kwargs, non_atomic)
             return response
-        return HttpResponse("This address does not speak WebSocket.\n", status=400, content_type="text/plain")
+        return HttpResponse("This address serves no WebSockets.\n", status=400, content_type="text/plain")

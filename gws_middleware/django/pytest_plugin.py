@@ -1,7 +1,7 @@
-"""The plugin that pytest loads by itself: WebSockets in the clients of pytest-django, and a client of ours.
+"""The pytest plugin: WebSockets in the test clients of pytest-django, and the fixture ``websocket_client``.
 
-It is loaded in every run of pytest where the package is installed, so it imports nothing of Django before a fixture
-does.
+Rule: pytest loads this plugin in every run where the package is installed, so it imports nothing of Django before a
+fixture does.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ __all__ = ["pytest_fixture_setup", "websocket_client"]
 
 @pytest.fixture
 def websocket_client() -> Any:
-    """A ``gws_middleware.django.test.WebSocketClient``."""
-    return _clients().WebSocketClient()
+    """A new ``gws_middleware.django.test.WebSocketClient``."""
+    return _test_module().WebSocketClient()
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_fixture_setup() -> Generator[None, Any, None]:
-    """Make a ``WebSocketClient`` of each ``django.test.Client`` that a fixture returns, as ``client`` and
-    ``admin_client`` of pytest-django do.
+    """Turn each ``django.test.Client`` that a fixture returns, e.g. pytest-django's ``client`` and ``admin_client``,
+    into a ``WebSocketClient``.
     """
     outcome = yield
     django = sys.modules.get("django.test.client")
@@ -33,8 +33,8 @@ def pytest_fixture_setup() -> Generator[None, Any, None]:
         return
     value = outcome.get_result()
     if type(value) is django.Client:
-        value.__class__ = _clients().WebSocketClient
+        value.__class__ = _test_module().WebSocketClient
 
 
-def _clients() -> Any:
+def _test_module() -> Any:
     return import_module(f"{__package__}.test")

@@ -1,4 +1,9 @@
-"""A view on a WebSocket: what stands between it and Django, be it called by a decorator, the middleware or neither."""
+"""Calls the view of a WebSocket, for decorators, the middleware class and undecorated views alike.
+
+Rule 1: before the 101, a response or an exception of the view is ordinary HTTP. After the 101 the response is
+discarded, and an exception closes the connection with 1011 and is logged by Django.
+Rule 2: the end of the connection is not an error of the view.
+"""
 
 from __future__ import annotations
 
@@ -24,27 +29,34 @@ View = Callable[..., Any]
 
 
 class WebSocketRequest(HttpRequest):
-    """For annotations: what a request has here beside Django's own."""
+    """A request of a view, for annotations.
+
+    Attributes:
+        websocket: The WebSocket, or None for plain HTTP.
+        is_websocket: A function without arguments that returns whether the request is a WebSocket.
+
+    """
 
     websocket: WebSocket | None
-    """None for plain HTTP."""
     is_websocket: Callable[[], bool]
 
 
 class WebSocketResponse(HttpResponse):
-    """What Django gets from a view whose answer was a WebSocket. It is never sent: the 101 was."""
+    """The response that Django gets from the view of an accepted WebSocket. It is never sent: the 101 was sent."""
 
     status_code = 101
 
 
 def connect() -> None:
-    """Serve undecorated views too: Django asks this of its handlers for each view, right before it calls it."""
-    BaseHandler.make_view_atomic = _serving(BaseHandler.make_view_atomic)  # type: ignore[method-assign,assignment]
+    """Patch ``BaseHandler.make_view_atomic``, which Django calls with each view right before it calls the view, so that
+    undecorated views are served too.
+    """
+    BaseHandler.make_view_atomic = _patched(BaseHandler.make_view_atomic)  # type: ignore[method-assign,assignment]
 
 
-def _serving(make_view_atomic: Callable[[BaseHandler, View], View]) -> Callable[[BaseHandler, View], View]:
-    """Django's step wraps a view in the transaction of ``ATOMIC_REQUESTS``, and other packages' are around it; for a
-    WebSocket the transaction is ours.
+def _patched(make_view_atomic: Callable[[BaseHandler, View], View]) -> Callable[[BaseHandler, View], View]:
+    """The method that wraps a view for plain HTTP as the original does (Django's transaction of ``ATOMIC_REQUESTS``,
+    and patches of other packages), and serves WebSockets with the transaction of ``databases``.
     """
 
     @wraps(make_view_atomic)
@@ -53,21 +65,21 @@ def _serving(make_view_atomic: Callable[[BaseHandler, View], View]) -> Callable[
         if getattr(view, "accept_websocket", False) or iscoroutinefunction(atomic):
             return atomic
 
-        def speaking(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        def serving(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
             ws = attach(request)
-            if not isinstance(ws, WebSocket):  # plain HTTP, or e.g. gevent-websocket's own server
+            if not isinstance(ws, WebSocket):  # plain HTTP, or the object of another package, e.g. gevent-websocket
                 response = unavailable.answer(request)
                 return atomic(request, *args, **kwargs) if response is None else response
             called = make_view_atomic(handler, _non_atomic(view))
             return serve(request, ws, called, args, kwargs, getattr(view, "_non_atomic_requests", ()))
 
-        return speaking
+        return serving
 
     return make_view
 
 
 def _non_atomic(view: View) -> View:
-    """The view, for which Django opens no transaction."""
+    """A view that calls this one, and for which Django opens no transaction."""
 
     @wraps(view)
     def called(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
@@ -78,15 +90,23 @@ def _non_atomic(view: View) -> View:
 
 
 def attach(request: HttpRequest) -> WebSocket | None:
-    """Give the request its ``websocket``, which is None for plain HTTP, and ``is_websocket()``."""
+    """Set ``request.websocket`` and ``request.is_websocket()``.
+
+    Args:
+        request: The request of a view.
+
+    Returns:
+        ``request.websocket``: None for plain HTTP.
+
+    """
     if not hasattr(request, "websocket"):
         ws = request.META.get("wsgi.websocket")
-        known = cast(WebSocketRequest, request)
-        known.websocket = ws
-        known.is_websocket = lambda: ws is not None
+        annotated = cast(WebSocketRequest, request)
+        annotated.websocket = ws
+        annotated.is_websocket = lambda: ws is not None
         if isinstance(ws, WebSocket):
             ws.request = request  # type: ignore[attr-defined]
-            if ws.accepted:  # by the server, before Django saw the request: only now it is known whose it is
+            if ws.accepted:  # by the server, before Django saw the request: the user is known only now
                 users.opened(ws)
     return cast(WebSocketRequest, request).websocket
 
@@ -99,11 +119,22 @@ def serve(
     kwargs: Mapping[str, Any],
     non_atomic: Iterable[str] = (),
 ) -> Any:
-    """Call the view, in the transactions of ``ATOMIC_REQUESTS`` until it accepts, but for the databases in
-    ``non_atomic``. It may return None once it has accepted or closed the WebSocket.
+    """Call the view of a WebSocket.
 
-    What it raises before the 101 is an ordinary HTTP error; after it the connection closes with 1011, and Django logs
-    the error as it logs every view's.
+    Args:
+        request: The handshake.
+        ws: Its WebSocket.
+        view: The view, which may return None after it has accepted or closed the WebSocket.
+        args: Positional arguments of the view.
+        kwargs: Keyword arguments of the view.
+        non_atomic: The databases in which the view is in no transaction of ``ATOMIC_REQUESTS`` before it accepts.
+
+    Returns:
+        The response for Django: the view's own before the 101, a ``WebSocketResponse`` after it.
+
+    Raises:
+        ValueError: The view returned None, but neither accepted nor closed the WebSocket.
+
     """
     if not conf.host_allowed(request, ws):
         ws.close(CloseCode.POLICY_VIOLATION, "this host is not allowed")
@@ -113,39 +144,39 @@ def serve(
             response = view(request, *args, **kwargs)
     except GreenletExit:
         if not ws.accepted:
-            databases.abandon_request()
+            databases.finish_refused_request()
             raise
         ws.close(control.config_of(ws).shutdown_close_code)
-        response = None  # Django ends the request as any other: the worker stops, and has no more to say
+        response = None  # so that Django ends the request as any other, while the worker is stopping
     except Exception as error:
         if not (isinstance(error, ConnectionClosed) and control.is_closed(ws)):
             ws.close(CloseCode.INTERNAL_ERROR)
             raise
-        response = None  # the peer has gone while the view was sending
+        response = None  # the connection ended while the view was sending
     except BaseException:
         if not ws.accepted:
-            databases.abandon_request()
+            databases.finish_refused_request()
         raise
     finally:
-        _leave(request, ws)
+        _release(request, ws)
     if control.is_http_over(ws):
-        return _swallowed(response)
+        return _discard(response)
     if response is not None:
         return response
     if control.is_closed(ws):
         return HttpResponseForbidden("The WebSocket was refused.\n", content_type="text/plain")
-    raise ValueError(f"the view {view!r} returned None, and neither accepted nor closed the WebSocket")
+    raise ValueError(f"the view {view!r} returned None, but neither accepted nor closed the WebSocket")
 
 
 def _refuse_host(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-    """In place of the view."""
-    sentence = "The Host header of this request is not in ALLOWED_HOSTS, so its page may not open a WebSocket here.\n"
+    """The view for a handshake whose host is not allowed."""
+    sentence = "The Host header of this request is not in ALLOWED_HOSTS, so the page may not open a WebSocket here.\n"
     return HttpResponseForbidden(sentence, content_type="text/plain")
 
 
-def _swallowed(response: Any) -> WebSocketResponse:
-    """What nobody sends looks like what it is, so that e.g. no cache keeps it; what the view's response has opened is
-    closed with it.
+def _discard(response: Any) -> WebSocketResponse:
+    """Replace the view's response, which is not sent, by one with status 101, which e.g. no cache stores. Closing it
+    closes the resources of the view's response.
     """
     answer = WebSocketResponse()
     if isinstance(response, HttpResponseBase):
@@ -153,11 +184,12 @@ def _swallowed(response: Any) -> WebSocketResponse:
     return answer
 
 
-def _leave(request: HttpRequest, ws: WebSocket) -> None:
+def _release(request: HttpRequest, ws: WebSocket) -> None:
+    """Called when the view has ended."""
     if ws.detached:
-        users.remember(ws)
+        users.keep_login(ws)
     if ws.accepted:
-        sessions.retire(request)
-    # The request, its META and the WebSocket refer to each other: part them, so that none waits for the collector.
+        sessions.replace_by_copy(request)
+    # The request, its META and the WebSocket refer to each other. Without the cycle they are freed at once.
     if getattr(ws, "request", None) is request:
         del ws.request  # type: ignore[attr-defined]

@@ -1,8 +1,8 @@
-"""The session of a WebSocket is that of its handshake.
+"""The session of a WebSocket.
 
-``SessionMiddleware`` saves a session when the response is made, which for a WebSocket is hours later: it would
-overwrite what other requests have stored since, or find that the session is gone. So the session is saved when the
-WebSocket is accepted, and afterwards only when the view says so.
+Rule: the session is saved when the WebSocket is accepted, and later only by ``save_session``. ``SessionMiddleware``
+saves a session when the response has been made. For a WebSocket that may be hours later: it would overwrite values
+that other requests have stored meanwhile, or find that the session has been deleted.
 """
 
 from __future__ import annotations
@@ -24,21 +24,28 @@ from ..connection.websocket import WebSocket
 from ..typing import Environ, Headers
 
 __all__ = [
-    "copied",
-    "key_in",
-    "keys_before",
-    "retire",
+    "cookie_key",
+    "read_copy",
+    "replace_by_copy",
+    "replaced_keys",
     "save_at_handshake",
     "save_session",
     "store_of",
-    "stored",
+    "stored_session",
 ]
 
 
 def save_at_handshake(ws: WebSocket) -> Headers:
-    """Let the project's session middleware save the session, as at the end of a request. Its cookies go with the 101.
+    """Let the project's session middleware save the session, as at the end of a request.
 
-    Whether and where it saves, and with which cookie, is decided by a project's own subclass, and nowhere here.
+    That middleware alone decides whether and where the session is saved, and which cookie is set.
+
+    Args:
+        ws: The WebSocket that is about to be accepted.
+
+    Returns:
+        The ``Set-Cookie`` headers for the 101.
+
     """
     request: Any = getattr(ws, "request", None)
     session = getattr(request, "session", None)
@@ -46,7 +53,7 @@ def save_at_handshake(ws: WebSocket) -> Headers:
         return []
     request._session_at_handshake = session
     try:
-        response = _own_middleware(tuple(settings.MIDDLEWARE))(request)
+        response = _session_chain(tuple(settings.MIDDLEWARE))(request)
     finally:
         request.session = session
         del request._session_at_handshake
@@ -54,10 +61,11 @@ def save_at_handshake(ws: WebSocket) -> Headers:
 
 
 @lru_cache(maxsize=1)
-def _own_middleware(names: tuple[str, ...]) -> Callable[[HttpRequest], HttpResponse]:
-    """The session middlewares among these, as Django chains them, around nothing.
+def _session_chain(names: tuple[str, ...]) -> Callable[[HttpRequest], HttpResponse]:
+    """The session middlewares among these names, chained as in Django, around a view that returns an empty response.
 
-    They are called whole, because some decide in ``__call__``, and some hand from the request on to the response.
+    Each is called as a whole, not only its ``process_response``: some decide in ``__call__``, and some keep data of the
+    request for the response.
     """
     handler = _respond
     for middleware in reversed(_session_middlewares(names)):
@@ -67,13 +75,13 @@ def _own_middleware(names: tuple[str, ...]) -> Callable[[HttpRequest], HttpRespo
 
 
 def _respond(request: Any) -> HttpResponse:
-    """In place of the view: nothing of the session that the view has is changed."""
+    """The innermost view of the chain. It puts the view's session back, which the middlewares have replaced."""
     request.session = request._session_at_handshake
     return HttpResponse()
 
 
 def _session_middlewares(names: Iterable[str]) -> list[Any]:
-    """Django's and its subclasses, and those that have its name, e.g. django-user-sessions' own."""
+    """Django's class, its subclasses, and classes with the same name, e.g. that of django-user-sessions."""
     found = map(import_string, names)
     return [
         each for each in found if isinstance(each, type) and (issubclass(each, SessionMiddleware) or _is_named(each))
@@ -85,15 +93,23 @@ def _is_named(middleware: type) -> bool:
 
 
 def save_session(request: HttpRequest) -> bool:
-    """Save ``request.session`` now, from inside a WebSocket view; False if it has been deleted meanwhile, e.g. by a
-    logout: then nothing is stored.
+    """Save ``request.session`` in a WebSocket view.
 
-    All of the session is written: what another request has stored since the handshake is overwritten. RuntimeError for
-    sessions that live in the cookie, which cannot be set any more.
+    The whole session is written. It overwrites values that other requests have stored since the handshake.
+
+    Args:
+        request: The request of the view.
+
+    Returns:
+        False if the session has been deleted meanwhile, e.g. by a logout. Nothing is stored then.
+
+    Raises:
+        RuntimeError: The session was never saved, or it is stored in a cookie, which cannot be set after the 101.
+
     """
     session = request.session
     if session.session_key is None:
-        raise RuntimeError("this session has never been saved: set a value in it before the WebSocket is accepted")
+        raise RuntimeError("this session was never saved: set a value in it before the WebSocket is accepted")
     if type(session).__module__.endswith(".signed_cookies"):
         raise RuntimeError("a session in a signed cookie cannot be saved after the handshake")
     try:
@@ -103,18 +119,18 @@ def save_session(request: HttpRequest) -> bool:
     return True
 
 
-def retire(request: HttpRequest) -> None:
-    """The view is done: what runs after it finds a session that is never stored."""
+def replace_by_copy(request: HttpRequest) -> None:
+    """Replace ``request.session`` by a copy that is never stored, for the middlewares that run after the view."""
     session = getattr(request, "session", None)
     if session is not None:
-        request.session = _spent(session)
+        request.session = _unsaved_copy(session)
 
 
-class _Spent(SessionBase):
-    """In front of a store: what the session held, and nothing is stored any more."""
+class _UnsavedSession(SessionBase):
+    """A base class in front of the class of a session, with methods that store nothing."""
 
-    spends: type[SessionBase]
-    """The store."""
+    session_class: type[SessionBase]
+    """The class of the session that was copied."""
     _session_cache: dict[str, Any]
 
     def exists(self, session_key: str) -> bool:
@@ -134,52 +150,58 @@ class _Spent(SessionBase):
 
 
 @cache
-def _spent_class(store: type[SessionBase]) -> type[_Spent]:
-    return type("Spent", (_Spent, store), {"spends": store})
+def _unsaved_class(session_class: type[SessionBase]) -> type[_UnsavedSession]:
+    return type("UnsavedSession", (_UnsavedSession, session_class), {"session_class": session_class})
 
 
-def _spent(session: SessionBase) -> SessionBase:
-    """A copy that is never stored; it has the methods of the project's own store."""
-    spent_class = _spent_class(store_of(session))
-    spent = spent_class.__new__(spent_class)
-    spent.__dict__.update(session.__dict__)
-    spent._session_cache = dict(getattr(session, "_session_cache", {}))
-    spent.modified = False
-    return spent
+def _unsaved_copy(session: SessionBase) -> SessionBase:
+    """A copy that is never stored. It has the methods of the project's own session class."""
+    unsaved_class = _unsaved_class(store_of(session))
+    copy = unsaved_class.__new__(unsaved_class)
+    copy.__dict__.update(session.__dict__)
+    copy._session_cache = dict(getattr(session, "_session_cache", {}))
+    copy.modified = False
+    return copy
 
 
-def key_in(environ: Environ) -> str | None:
-    """The session key in a request's cookies, for a request that has no session."""
+def cookie_key(environ: Environ) -> str | None:
+    """The session key in the cookies of a request, or None; for a request without ``request.session``."""
     return parse_cookie(environ.get("HTTP_COOKIE", "")).get(settings.SESSION_COOKIE_NAME)
 
 
-def keys_before(request: HttpRequest) -> list[str]:
-    """The keys that the request's session may have had before a login gave it another one.
+def replaced_keys(request: HttpRequest) -> list[str]:
+    """The keys that the session of the request may have had before a login gave it another key.
 
-    A middleware of the project's own may have another cookie for it, whose name only that knows: then they are what the
-    cookies hold and no session has any more.
+    With a session middleware of the project's own the name of its cookie is unknown. Then these are the values of all
+    cookies that are the key of no stored session.
     """
     if _session_middlewares(settings.MIDDLEWARE) == [SessionMiddleware]:
         key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
         return [] if key is None else [key]
-    session = stored(None, store_of(request.session))
+    session = stored_session(None, store_of(request.session))
     keys = [value for value in request.COOKIES.values() if value and value.isascii() and value.isprintable()]
     return [key for key in keys if not session.exists(key)]
 
 
 def store_of(session: SessionBase) -> type[SessionBase]:
     """The class that stores this session."""
-    return session.spends if isinstance(session, _Spent) else type(session)
+    return session.session_class if isinstance(session, _UnsavedSession) else type(session)
 
 
-def stored(key: str | None, store: type[SessionBase] | None = None) -> SessionBase:
-    """The session as it is stored now; empty if it is not there. ``store`` is a class other than SESSION_ENGINE's."""
+def stored_session(key: str | None, store: type[SessionBase] | None = None) -> SessionBase:
+    """The session with this key as it is stored now, empty if there is none.
+
+    Args:
+        key: The session key.
+        store: The class of the session; None for that of ``SESSION_ENGINE``.
+
+    """
     default: type[SessionBase] = import_module(settings.SESSION_ENGINE).SessionStore
     return (store or default)(key)
 
 
-def copied(key: str | None, store: type[SessionBase] | None = None) -> SessionBase:
-    """The same, for reading alone: whatever is done with it, what is stored stays."""
-    session = stored(key, store)
-    session.items()  # it is read when somebody asks
-    return _spent(session)
+def read_copy(key: str | None, store: type[SessionBase] | None = None) -> SessionBase:
+    """The same as a copy: changes of it are never stored."""
+    session = stored_session(key, store)
+    session.items()  # reads it, because sessions are lazy
+    return _unsaved_copy(session)

@@ -1,5 +1,7 @@
-"""Signals in the life of a WebSocket. Receivers run in its greenlet and may use the ORM; what one raises is logged and
-changes nothing.
+"""The signals ``websocket_opened`` and ``websocket_closed``.
+
+Rule: receivers run in the greenlet of the WebSocket and may use the ORM. An exception of a receiver is logged and has
+no other effect.
 """
 
 from __future__ import annotations
@@ -9,11 +11,11 @@ from django.dispatch import Signal
 __all__ = ["websocket_closed", "websocket_opened"]
 
 websocket_opened = Signal()
-"""After the 101. Arguments: ``websocket``."""
+"""Sent after the 101. Argument: ``websocket``."""
 
 websocket_closed = Signal()
-"""Once for each ``websocket_opened``, when the connection has ended and its view or ``on_close`` too.
+"""Sent once for each ``websocket_opened``, after the connection and its view or ``on_close`` have ended.
 
-Arguments: ``websocket``; ``code`` and ``reason`` of the first close frame (1006 if there was none); ``duration`` in
-seconds; ``stats``, the messages and bytes both ways.
+Arguments: ``websocket``; ``code`` and ``reason`` of the first close frame (1006 and "" if there was none); ``duration``
+    in seconds; ``stats``, the numbers of messages and bytes that were received and sent.
 """

@@ -1,4 +1,7 @@
-"""Django's test client, with WebSockets.
+"""Django's test client with WebSockets.
+
+Rule: the view runs in the process, the database transaction and the session of the test, with the real middleware and
+engine. An exception of the view is raised in the test.
 
 ::
 
@@ -41,13 +44,19 @@ __all__ = ["WebSocketClient", "WebSocketRefused", "WebSocketTestMixin"]
 
 
 class WebSocketRefused(HandshakeRefused):
-    """The view, or something in front of it, answered with HTTP."""
+    """The handshake was answered with HTTP, by the view, a decorator, a middleware or the package.
+
+    Args:
+        refused: The error of ``gws_middleware.testing``.
+        response: Django's response.
+
+    """
 
     def __init__(self, refused: HandshakeRefused, response: HttpResponse) -> None:
         super().__init__(refused.status, refused.headers, refused.body)
         self.response = response
-        """The answer, for ``assertContains``, ``assertRedirects`` and the like: it has ``context``, ``templates``,
-        ``json()`` and so on, as those of ``django.test.Client`` do."""
+        """The response, for ``assertContains``, ``assertRedirects`` and so on. It has ``context``, ``templates``,
+        ``json()`` and the other attributes of a response of ``django.test.Client``."""
 
     @property
     def status_code(self) -> int:
@@ -56,7 +65,7 @@ class WebSocketRefused(HandshakeRefused):
 
 
 class WebSocketClient(Client):
-    """``django.test.Client`` and ``websocket()``; cookies, ``force_login`` and defaults are shared by both."""
+    """``django.test.Client`` with the method ``websocket()``, which uses the client's cookies, login and defaults."""
 
     def websocket(
         self,
@@ -69,12 +78,27 @@ class WebSocketClient(Client):
         timeout: float = 5.0,
         **extra: Any,
     ) -> AbstractContextManager[testing.Client]:
-        """A context manager around one connection, whose value is a ``gws_middleware.testing.Client``.
+        """Open a WebSocket, for one ``with`` block.
 
-        ``path``, ``secure``, ``headers`` and ``extra`` are those of ``get()``. The view runs in a greenlet and sees
-        this test's database transaction. ``timeout`` (s) bounds each wait, so that no test hangs. WebSocketRefused: the
-        answer was HTTP. An exception of the view's comes out of the ``with`` block, unless ``raise_request_exception``
-        is False.
+        The view runs in a greenlet and sees the database transaction of the test. An exception of the view is raised at
+        the end of the ``with`` block, unless ``raise_request_exception`` of the client is False.
+
+        Args:
+            path: The path, with a query if there is one, as for ``get()``.
+            subprotocols: The subprotocols to offer, the preferred one first. Default: none.
+            origin: The header ``Origin``. Default: none.
+            secure: Whether the request is made by ``https``, as for ``get()``.
+            headers: More headers, as for ``get()``.
+            timeout: Seconds that each wait may take. Default: 5.
+            **extra: Values of the WSGI environ, as for ``get()``.
+
+        Returns:
+            A context manager, whose value is a ``gws_middleware.testing.Client``.
+
+        Raises:
+            WebSocketRefused: The ``with`` statement raises it where the answer was HTTP.
+            TimeoutError: A wait took more than ``timeout`` seconds.
+
         """
         fields = {**(headers or {}), **({} if origin is None else {"Origin": origin})}
         environ: Any = _EnvironFactory(self).get(path, secure=secure, headers=fields, **extra)
@@ -85,7 +109,7 @@ class WebSocketClient(Client):
     def _websocket(self, environ: Environ, subprotocols: tuple[str, ...], timeout: float) -> Iterator[testing.Client]:
         handler = _Handler()
         error: Exception | None = None
-        with _shared_connections, handler.listening():
+        with _shared_connections, handler.recording():
             try:
                 connection = testing.connect(
                     WebSocketMiddleware(handler), subprotocols=subprotocols, environ=environ, timeout=timeout
@@ -97,7 +121,7 @@ class WebSocketClient(Client):
                     yield ws
             except Exception as caught:
                 error = caught
-        # Here and not where it was caught, so that Python gives no exception a context but its own.
+        # Raised here and not in the "except" block, where Python would set the context of the exception.
         if handler.exc_info is not None and self.raise_request_exception:
             raise _with_cause(handler.exc_info[1], error)
         if isinstance(error, HandshakeRefused):
@@ -106,7 +130,7 @@ class WebSocketClient(Client):
             raise error
 
     def _response(self, handler: _Handler, refused: HandshakeRefused, environ: Environ) -> Any:
-        """Django's own response, or one like it where Django was not asked, e.g. for a foreign origin."""
+        """Django's response, or an equal one where the package refused before Django, e.g. because of the origin."""
         response: Any = handler.response
         if response is None:
             status, _, reason = refused.status.partition(" ")
@@ -122,13 +146,13 @@ class WebSocketClient(Client):
 
 
 class WebSocketTestMixin:
-    """In front of ``TestCase`` or ``TransactionTestCase``: ``self.client`` is a ``WebSocketClient``."""
+    """A mixin for ``TestCase`` and ``TransactionTestCase``: ``self.client`` is a ``WebSocketClient``."""
 
     client_class: type[Client] = WebSocketClient
 
 
 class _EnvironFactory(RequestFactory):
-    """Makes what Django's client makes of the same arguments, up to the environ."""
+    """Makes the environ that Django's client makes of the same arguments."""
 
     def __init__(self, client: Client) -> None:
         super().__init__()
@@ -139,27 +163,27 @@ class _EnvironFactory(RequestFactory):
 
 
 def _host(environ: Environ) -> str:
-    """What a browser would send for this address. Django's client sends none, which no handshake may do."""
+    """The Host header of a browser for this address. Django's client sends none, but a handshake has to have one."""
     usual = {"http": "80", "https": "443"}[environ["wsgi.url_scheme"]]
     name, port = environ["SERVER_NAME"], environ["SERVER_PORT"]
     return str(name if port == usual else f"{name}:{port}")
 
 
 def _with_cause(raised: BaseException, error: BaseException | None) -> BaseException:
-    """The view's exception and, before all that led to it, the test's error: mostly one has brought about the other,
-    and both are to be read.
+    """The view's exception, with the test's error as the cause at the end of its chain. Often one of them is a
+    consequence of the other, so both are shown.
     """
     if error is not None and error is not raised and not isinstance(error, HandshakeRefused):
         first = raised
         while earlier := first.__cause__ or (None if first.__suppress_context__ else first.__context__):
-            first.__cause__ = earlier  # explicitly: a context is replaced when the exception is raised once more
+            first.__cause__ = earlier  # as a cause, because a context is replaced when the exception is raised again
             first = earlier
         first.__cause__ = error
     return raised
 
 
 class _Handler(WSGIHandler):
-    """Serves one request, and keeps what a test wants to know."""
+    """Serves one request, and keeps the request, the response, the exception and the rendered templates."""
 
     request: HttpRequest | None = None
     response: HttpResponseBase | None = None
@@ -175,8 +199,8 @@ class _Handler(WSGIHandler):
         return response
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Note the view's exception, and what is rendered."""
+    def recording(self) -> Iterator[None]:
+        """Record the view's exception and the rendered templates during the block."""
         rendered = partial(store_rendered_templates, self.rendered)
         got_request_exception.connect(self._raised)
         template_rendered.connect(rendered)
@@ -192,10 +216,10 @@ class _Handler(WSGIHandler):
 
 
 class _SharedConnections:
-    """While a WebSocket is open, the test's database connections are those of all greenlets, and nobody closes them:
-    the test's transaction is in them.
+    """Makes all greenlets use the test's database connections while a WebSocket is open, and keeps them open, because
+    they have the test's transaction.
 
-    Greenlets have database connections of their own where gevent has patched the standard library.
+    Without this, each greenlet has connections of its own where gevent has patched the standard library.
     """
 
     def __init__(self) -> None:
@@ -217,7 +241,7 @@ class _SharedConnections:
         for connection in ours.values():
             connection.inc_thread_sharing()
             self._stack.callback(connection.dec_thread_sharing)
-            for method in ("close", "close_if_unusable_or_obsolete"):  # the latter may open one to look at it
+            for method in ("close", "close_if_unusable_or_obsolete"):  # the second may open a connection
                 self._stack.enter_context(patch.object(connection, method, _leave_open))
         create, thread = connections.create_connection, _thread()
 
@@ -228,9 +252,9 @@ class _SharedConnections:
 
 
 def _leave_open() -> None:
-    """In place of a connection's ``close()`` and the like."""
+    """Replaces the methods of a connection that close it."""
 
 
 _thread = get_original("_thread", "get_ident")
-"""The thread and not the greenlet."""
+"""Returns the native thread, and not the greenlet as the patched function does."""
 _shared_connections = _SharedConnections()

@@ -1,7 +1,8 @@
-"""The answer to a handshake that reaches Django without a WebSocket: nothing around the application can open one.
+"""The 501 for a handshake on a server that cannot open WebSockets.
 
-``WebSocketMiddleware`` of the package lets no handshake pass without one, so it is not there: the worker class was
-forgotten, or Django's own ``runserver`` serves.
+Rule: a handshake that reaches Django without ``wsgi.websocket`` is answered with 501. The package's
+``WebSocketMiddleware`` passes on no handshake without it. So that wrapper is missing: gunicorn runs without the worker
+class, or Django's own ``runserver`` serves.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ DEVELOPMENT = (
 
 
 def answer(request: HttpRequest) -> HttpResponse | None:
-    """The 501 for a request that asks for a WebSocket and has none; None for any other request."""
+    """Return the 501 for a handshake without a WebSocket, and None for any other request."""
     if "wsgi.websocket" in request.META or "websocket" not in request.META.get("HTTP_UPGRADE", "").lower():
         return None
     log_once(request.META.get("SERVER_SOFTWARE", ""))
     response = HttpResponse(f"{SENTENCE.format(COMMAND)}\n", status=501, content_type="text/plain")
-    # Django would log each of them as an error, and mail it to ADMINS: browsers ask again and again.
+    # Django would log each one as an error and mail it to ADMINS, and browsers repeat the handshake.
     response._has_been_logged = True  # type: ignore[attr-defined]
     return response
 
 
 @cache
 def log_once(software: str) -> None:
-    """Log the command for this project; the log is the first place to look when a handshake fails."""
+    """Log the command that starts this project on a server with WebSockets, once for each value of ``software``."""
     module, _, name = (settings.WSGI_APPLICATION or "project.wsgi.application").rpartition(".")
     sentence = SENTENCE.format(f"{COMMAND} {module}:{name}")
     log.warning("a WebSocket handshake was answered with 501 (server: %r). %s. %s", software, sentence, DEVELOPMENT)

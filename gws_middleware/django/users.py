@@ -1,10 +1,9 @@
-"""Whose WebSocket it is: closing a user's, and reading the user anew.
+"""The user of a WebSocket: closing all WebSockets of a user, and reading the user from the database again.
 
-Only the WebSockets of this worker process are known here.
-
-Rule: a withdrawal (a logout, a deactivation, ``close_user_sockets``) applies to the open WebSockets and to the
-handshakes that are under way: any of those may have read its user before. It is decided when the handshake is accepted,
-because only then it is certain whose it is.
+Rule 1: everything here applies to the WebSockets of this worker process.
+Rule 2: a revocation (a logout, a deactivation, a call of ``close_user_sockets``) applies to the open WebSockets and to
+the handshakes in progress, which may have read their user before. Whether it applies to a handshake is decided when
+that is accepted, because its user is certain only then.
 """
 
 from __future__ import annotations
@@ -35,68 +34,70 @@ from . import conf, sessions
 
 __all__ = [
     "LOGGED_OUT",
-    "Visitor",
+    "Login",
     "close_user_sockets",
     "connect",
+    "keep_login",
+    "load_rotated_session",
+    "login_of",
     "opened",
     "refresh_user",
-    "remember",
-    "settle",
     "user_key",
-    "visitor",
 ]
 
 LOGGED_OUT = 4401
-"""The close code of a user's sockets: 4000 to 4999 are for applications (RFC 6455 7.4.2), and 401 is HTTP's."""
+"""The close code of a user's WebSockets: 4000 to 4999 are for applications (RFC 6455 7.4.2), and 401 is the HTTP
+status of a missing login.
+"""
 MAX_REASON = 123
-"""Bytes of a close reason (RFC 6455 5.5)."""
-REMEMBERED = 1000
-"""How many of the sessions that have ended last are kept in ``_ended``."""
+"""The most bytes of a close reason (RFC 6455 5.5)."""
+MAX_ENDED_SESSIONS = 1000
+"""The most entries of ``_ended_sessions``. The oldest are removed."""
 
 
-class Visitor(NamedTuple):
-    """Who a WebSocket's handshake came from."""
+class Login(NamedTuple):
+    """The user and the session of a handshake."""
 
     user_id: Any
-    """The primary key of the user; None for nobody, and as long as nothing has looked at ``request.user``."""
+    """The primary key of the user; None for an anonymous one, and before ``request.user`` has been read."""
     session_key: str | None = None
     session_user: str | None = None
-    """The primary key of the user whose session it is, as text; None as long as nothing has read the session."""
+    """The primary key of the user in the session, as text; None before the session has been read."""
     store: type[SessionBase] | None = None
     """The class of the session; None for that of ``SESSION_ENGINE``."""
 
     @property
     def by_session(self) -> bool:
-        """Whether the session says who the user is, and not e.g. a token."""
+        """Whether the user comes from the session, and not e.g. from a token."""
         return self.session_user is not None and self.session_user == str(self.user_id)
 
     def belongs_to(self, user_id: Any) -> bool:
-        """Whether it comes from this user. Where nothing has looked at ``request.user`` yet, the session says so: its
-        user may be being read right now.
+        """Whether it is a login of this user. Before ``request.user`` has been read, the user in the session counts,
+        because another greenlet may be reading it.
         """
         if self.user_id is None:
             return self.session_user is not None and self.session_user == str(user_id)
         return bool(self.user_id == user_id)
 
 
-class _Withdrawal(NamedTuple):
-    """Logins that are not valid any more."""
+class _Revocation(NamedTuple):
+    """Logins that are no longer valid, and how their WebSockets are closed."""
 
-    applies: Callable[[Visitor], bool]
+    applies: Callable[[Login], bool]
     code: int
     reason: str
 
 
-_under_way: WeakKeyDictionary[WebSocket, list[_Withdrawal]] = WeakKeyDictionary()
-"""The handshakes that Django has received and not accepted, each with the withdrawals since its beginning."""
-_ended: dict[str, _Withdrawal] = {}
-"""The sessions that have ended last, oldest first. No key comes back, but a handshake that begins before the end of the
-session is stored and committed still finds its user.
+_handshakes: WeakKeyDictionary[WebSocket, list[_Revocation]] = WeakKeyDictionary()
+"""The handshakes in progress, each with the revocations since its request came in."""
+_ended_sessions: dict[str, _Revocation] = {}
+"""The keys of the sessions that have ended most recently, oldest first. A key is never used again. But a handshake that
+starts before the end of the session is stored and committed still finds the user.
 """
 
 
 def connect() -> None:
-    """Follow handshakes, and logouts, deactivations and deletions."""
+    """Register the receivers for handshakes, logins, logouts, deactivations and deletions."""
     request_started.connect(_started, dispatch_uid="gws_middleware")
     if apps.is_installed("django.contrib.auth"):
         user_logged_in.connect(_logged_in, dispatch_uid="gws_middleware")
@@ -107,31 +108,33 @@ def connect() -> None:
 
 
 def _user_models() -> Iterator[type[Model]]:
-    """The user model, its proxies and its children: Django sends the signals of each under its own name."""
+    """The user model, its proxies and its child models. Django sends the signals of each with another sender."""
     user_model = get_user_model()
     for model in apps.get_models():
         if issubclass(model, user_model):
             yield model
 
 
-def visitor(ws: WebSocket) -> Visitor:
-    """Whom this WebSocket belongs to. No query is made to learn it."""
-    remembered: Visitor | None = getattr(ws, "visitor", None)
-    if remembered is not None:
-        return remembered
+def login_of(ws: WebSocket) -> Login:
+    """The user and the session of this WebSocket, as far as they have been read. This makes no query."""
+    kept: Login | None = getattr(ws, "login", None)
+    if kept is not None:
+        return kept
     request = getattr(ws, "request", None)
     session, user = getattr(request, "session", None), getattr(request, "user", None)
-    unknown = isinstance(user, LazyObject) and user._wrapped is empty  # to ask now would be a query for each socket
-    user_id = None if unknown else getattr(user, "pk", None)
+    unread = isinstance(user, LazyObject) and user._wrapped is empty  # reading it would be a query for each WebSocket
+    user_id = None if unread else getattr(user, "pk", None)
     if session is None:
-        return Visitor(user_id, sessions.key_in(ws.environ))
+        return Login(user_id, sessions.cookie_key(ws.environ))
     session_user = getattr(session, "_session_cache", {}).get(SESSION_KEY)
-    return Visitor(user_id, getattr(session, "session_key", None), session_user, sessions.store_of(session))
+    return Login(user_id, getattr(session, "session_key", None), session_user, sessions.store_of(session))
 
 
-def settle(ws: WebSocket) -> None:
-    """Read the user now if that may give the session another key, as it does where SECRET_KEY has been replaced and an
-    older one has signed the session: behind the 101 the browser would not learn the new key, and be logged out.
+def load_rotated_session(ws: WebSocket) -> None:
+    """Read the user before the 101 if that may give the session another key.
+
+    Django does so where an older SECRET_KEY has signed the session. After the 101 no cookie could be set, and the
+    browser would be logged out.
     """
     request: Any = getattr(ws, "request", None)
     user = getattr(request, "user", None)
@@ -140,86 +143,111 @@ def settle(ws: WebSocket) -> None:
 
 
 def user_key(ws: WebSocket) -> Any:
-    """For the setting ``user_key``: the primary key of the user."""
-    return visitor(ws).user_id
+    """The default of the setting ``user_key``.
+
+    Returns:
+        The primary key of the user, or None for an anonymous one.
+
+    """
+    return login_of(ws).user_id
 
 
-def remember(ws: WebSocket) -> None:
-    """The request is about to go, or its user to be replaced."""
-    ws.visitor = visitor(ws)  # type: ignore[attr-defined]
+def keep_login(ws: WebSocket) -> None:
+    """Store the login in the WebSocket, before the request is released or ``request.user`` is replaced."""
+    ws.login = login_of(ws)  # type: ignore[attr-defined]
 
 
-# --- withdrawals ----------------------------------------------------------------------------------------------------
+# --- revocations ----------------------------------------------------------------------------------------------------
 
 
 def _started(*, environ: Environ | None = None, **arguments: Any) -> None:
-    """A request has come in: nothing of it has been read."""
+    """A request has come in, and nothing of its user has been read."""
     ws = None if environ is None else environ.get("wsgi.websocket")
     if isinstance(ws, WebSocket):
-        _under_way[ws] = []
+        _handshakes[ws] = []
 
 
 def opened(ws: WebSocket) -> None:
-    """The registry has it, and from now on each withdrawal finds it: apply those since the request came in."""
-    withdrawals = _under_way.pop(ws, [])
-    if not withdrawals and not _ended:
+    """Apply the revocations since the request came in. Later ones find the WebSocket in the registry."""
+    revocations = _handshakes.pop(ws, [])
+    if not revocations and not _ended_sessions:
         return
-    known = visitor(ws)
-    of_the_session = _ended.get(known.session_key or "")
-    for withdrawal in withdrawals if of_the_session is None else [*withdrawals, of_the_session]:
-        if withdrawal.applies(known):
-            ws.close(withdrawal.code, withdrawal.reason)
+    login = login_of(ws)
+    of_the_session = _ended_sessions.get(login.session_key or "")
+    for revocation in revocations if of_the_session is None else [*revocations, of_the_session]:
+        if revocation.applies(login):
+            ws.close(revocation.code, revocation.reason)
             return
 
 
-def _withdraw(
-    applies: Callable[[Visitor], bool],
+def _revoke(
+    applies: Callable[[Login], bool],
     code: int = LOGGED_OUT,
     reason: str = "logged out",
     session_keys: Iterable[str] = (),
 ) -> int:
-    """Close the WebSockets that this applies to, now or when they are accepted; how many were open. The sessions with
-    these keys have ended for good.
+    """Close the WebSockets to whose login this applies: the open ones now, handshakes in progress when they are
+    accepted.
+
+    Args:
+        applies: Whether a login is revoked. It may query.
+        code: The close code.
+        reason: The close reason.
+        session_keys: The keys of sessions that have ended.
+
+    Returns:
+        How many WebSockets were open.
+
     """
-    withdrawal = _Withdrawal(applies, code, reason)
+    revocation = _Revocation(applies, code, reason)
     for key in session_keys:
-        _ended.pop(key, None)
-        _ended[key] = withdrawal
-    while len(_ended) > REMEMBERED:
-        del _ended[next(iter(_ended))]
-    for withdrawals in _under_way.values():  # before any query: a handshake may be accepted meanwhile
-        withdrawals.append(withdrawal)
+        _ended_sessions.pop(key, None)
+        _ended_sessions[key] = revocation
+    while len(_ended_sessions) > MAX_ENDED_SESSIONS:
+        del _ended_sessions[next(iter(_ended_sessions))]
+    for revocations in _handshakes.values():  # before any query, during which a handshake may be accepted
+        revocations.append(revocation)
     open_sockets: list[Any] = list(registry.current())
-    found = [ws for ws in open_sockets if applies(visitor(ws))]
+    found = [ws for ws in open_sockets if applies(login_of(ws))]
     for ws in found:
         ws.close(code, reason)
     return len(found)
 
 
 def close_user_sockets(user: Any, code: int = LOGGED_OUT, reason: str = "") -> int:
-    """Close the WebSockets of this worker whose handshake came from ``user``: a user, or a primary key, also as text.
+    """Close the WebSockets of a user in this worker process, without waiting.
 
-    A handshake comes from a user once its view, a decorator or a middleware has looked at ``request.user``; one that is
-    under way closes as soon as it is accepted. Inside a transaction that takes something from the user, call this once
-    it has been committed (``transaction.on_commit``). Returns how many were open. Never waits.
+    The user of a handshake is known after its view, a decorator or a middleware has read ``request.user``. A handshake
+    in progress is closed when it is accepted. Inside a transaction call this with ``transaction.on_commit``, so that a
+    new handshake already reads the changed data.
 
-    ValueError: a code that may not travel, a reason of more than 123 bytes, or what is neither a user nor a primary
-    key, e.g. a name, or a user that has been deleted.
+    Args:
+        user: A stored user, or a primary key, also as text. For AnonymousUser nothing is closed.
+        code: The close code: 1000-1003, 1007-1014 or 3000-4999. Default: 4401.
+        reason: The close reason, at most 123 bytes in UTF-8. Default: empty.
+
+    Returns:
+        How many WebSockets were open.
+
+    Raises:
+        ValueError: A wrong code, a reason that is too long, or a value that is neither a user nor a primary key, e.g. a
+            name or a user that has been deleted.
+
     """
     if not may_travel(code) or len(reason.encode()) > MAX_REASON:
         raise ValueError(
             f"code {code} and reason {reason!r}: wanted a code of 1000-1003, 1007-1014 or 3000-4999, and a reason "
-            f"of {MAX_REASON} bytes at the most"
+            f"of at most {MAX_REASON} bytes"
         )
     user_id = _primary_key(user)
-    return 0 if user_id is None else _withdraw(lambda known: known.belongs_to(user_id), code, reason)
+    return 0 if user_id is None else _revoke(lambda login: login.belongs_to(user_id), code, reason)
 
 
 def _primary_key(user: Any) -> Any:
-    """None for AnonymousUser."""
+    """The primary key of a user, or of what is a primary key itself. None for AnonymousUser."""
     if user is None or (isinstance(user, Model) and user.pk is None):
         raise ValueError(f"{user!r} has no primary key: wanted a user that is stored, or a primary key")
-    if hasattr(user, "pk"):  # of the project's own class, too
+    if hasattr(user, "pk"):  # also a class of the project's own
         return user.pk
     if not apps.is_installed("django.contrib.auth"):
         return user
@@ -231,41 +259,41 @@ def _primary_key(user: Any) -> Any:
 
 
 def _logged_in(*, request: HttpRequest | None = None, user: Any, **arguments: Any) -> None:
-    """The session of another user in the same browser has ended; there is no signal of a logout."""
-    keys = [] if request is None or not conf.load().close_on_logout else sessions.keys_before(request)
+    """A login ends the session of another user in the same browser. Django sends no signal of a logout for it."""
+    keys = [] if request is None or not conf.load().close_on_logout else sessions.replaced_keys(request)
 
-    def applies(known: Visitor) -> bool:
-        replaced = known.session_key in keys and not known.belongs_to(user.pk)
-        return replaced and (known.user_id is not None or known.session_user is not None)
+    def applies(login: Login) -> bool:
+        replaced = login.session_key in keys and not login.belongs_to(user.pk)
+        return replaced and (login.user_id is not None or login.session_user is not None)
 
     if keys:
-        _withdraw(applies, session_keys=keys)
+        _revoke(applies, session_keys=keys)
 
 
 def _logged_out(*, request: HttpRequest | None = None, user: Any = None, **arguments: Any) -> None:
-    """A user has one session in each browser, and ends one of them.
+    """A logout ends one session of the user, who may have one in each browser.
 
-    An earlier key of the same session is found by its not being stored any more: e.g. the change of a password has
-    given it a new one.
+    The session may have had another key before, e.g. until a change of the password. Such a key is recognized because
+    no session with it is stored.
     """
     if user is None or not conf.load().close_on_logout:
         return
     key = getattr(getattr(request, "session", None), "session_key", None)
     if key is None:
-        _withdraw(lambda known: known.belongs_to(user.pk))
+        _revoke(lambda login: login.belongs_to(user.pk))
         return
-    stored: dict[str, bool] = {}  # one query for each session, however many sockets it has
+    stored: dict[str, bool] = {}  # so that there is one query for each session and not for each WebSocket
 
-    def applies(known: Visitor) -> bool:
-        if known.session_key == key:
+    def applies(login: Login) -> bool:
+        if login.session_key == key:
             return True
-        if not known.belongs_to(user.pk) or known.session_user != str(user.pk) or known.session_key is None:
+        if not login.belongs_to(user.pk) or login.session_user != str(user.pk) or login.session_key is None:
             return False
-        if known.session_key not in stored:
-            stored[known.session_key] = sessions.stored(None, known.store).exists(known.session_key)
-        return not stored[known.session_key]
+        if login.session_key not in stored:
+            stored[login.session_key] = sessions.stored_session(None, login.store).exists(login.session_key)
+        return not stored[login.session_key]
 
-    _withdraw(applies, session_keys=[key])
+    _revoke(applies, session_keys=[key])
 
 
 def _saved(*, instance: Any, using: str, **arguments: Any) -> None:
@@ -274,7 +302,7 @@ def _saved(*, instance: Any, using: str, **arguments: Any) -> None:
 
 
 def _is_active(user: Any) -> bool:
-    """As Django's backends have it: a project's own model need not know of that."""
+    """As in Django's backends: a user of a model without ``is_active`` is active."""
     return bool(getattr(user, "is_active", True))
 
 
@@ -283,29 +311,36 @@ def _deleted(*, instance: Any, using: str, **arguments: Any) -> None:
         transaction.on_commit(partial(close_user_sockets, instance.pk, reason="no longer active"), using=using)
 
 
-# --- reading the user anew -------------------------------------------------------------------------------------------
+# --- reading the user again ------------------------------------------------------------------------------------------
 
 
 def refresh_user(ws: WebSocket) -> Any:
-    """The user of this WebSocket as stored now; in a view, ``request.user`` becomes that one too.
+    """Read the user of this WebSocket from the database. In a view, ``request.user`` is replaced by it.
 
-    AnonymousUser when the session has ended, the password has changed, or the user has been deactivated or deleted. A
-    user that came without a session, e.g. by a token, is read by the primary key.
+    A user that came by other means than a session, e.g. by a token, is read by the primary key.
+
+    Args:
+        ws: The WebSocket, also a detached one.
+
+    Returns:
+        The user. AnonymousUser if the session has ended, the password has changed, or the user has been deactivated or
+        deleted.
+
     """
-    from django.contrib.auth.models import AnonymousUser  # the app is there by now
+    from django.contrib.auth.models import AnonymousUser  # at import of this module the app may not be loaded
 
-    known = visitor(ws)
-    if known.user_id is None or known.by_session:
-        asked = HttpRequest()
-        # Django gives a session that an older SECRET_KEY has signed another key, which the browser would not learn.
-        asked.session = sessions.copied(known.session_key, known.store)
-        user: Any = get_user(asked)
+    login = login_of(ws)
+    if login.user_id is None or login.by_session:
+        request_of_session = HttpRequest()
+        # A copy: Django gives a session that an older SECRET_KEY has signed another key, and the browser keeps the old.
+        request_of_session.session = sessions.read_copy(login.session_key, login.store)
+        user: Any = get_user(request_of_session)
     else:
-        user = get_user_model()._default_manager.filter(pk=known.user_id).first()
+        user = get_user_model()._default_manager.filter(pk=login.user_id).first()
         if user is None or not _is_active(user):
             user = AnonymousUser()
     request = getattr(ws, "request", None)
     if request is not None:
-        remember(ws)
+        keep_login(ws)
         request.user = user
     return user

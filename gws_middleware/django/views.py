@@ -1,4 +1,7 @@
-"""``WebSocketView``: a WebSocket as a class."""
+"""``WebSocketView``: a class-based view for WebSockets.
+
+Rule: one instance serves one connection, and ``disconnect`` is called once for each connection that was accepted.
+"""
 
 from __future__ import annotations
 
@@ -19,24 +22,25 @@ __all__ = ["WebSocketView"]
 
 
 class WebSocketView(View):
-    """Override ``connect``, ``receive`` and ``disconnect``. One instance serves one connection.
+    """A view for one connection: override ``connect``, ``receive`` and ``disconnect``.
 
-    ``LoginRequiredMixin`` and its like stand in front, before the handshake is answered. A class that also has
-    ``get()`` answers plain HTTP with it; without one it is answered with 426.
+    ``LoginRequiredMixin`` and other mixins of Django run before the handshake is answered. A class with ``get()``
+    answers plain HTTP with it. Without ``get()`` plain HTTP is answered with 426.
     """
 
     subprotocols: ClassVar[Sequence[str]] = ()
-    """The subprotocols that it speaks; the client's most wanted of them is agreed on."""
+    """The supported subprotocols. The first one in the client's list that is among them is selected. Default: none."""
     websocket: WebSocket
+    """The connection."""
 
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Any:
-        """The view for the URLconf."""
+        """Return the view function for the URLconf; ``initkwargs`` are those of Django's ``View.as_view``."""
         view = super().as_view(**initkwargs)
         return accept_websocket(view) if hasattr(cls, "get") else require_websocket(view)
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-        """Run the connection from beginning to end, or answer plain HTTP."""
+        """Serve the connection until it ends, or answer plain HTTP."""
         ws = attach(request)
         if ws is None:
             return super().dispatch(request, *args, **kwargs)
@@ -58,13 +62,30 @@ class WebSocketView(View):
         return None
 
     def connect(self, *args: Any, **kwargs: Any) -> HttpResponse | None:
-        """The handshake, with the URL's arguments. Return a response to refuse it, or None: then it is accepted, unless
-        this has done so.
+        """Handle the handshake. The default accepts it.
+
+        Args:
+            *args: Positional arguments of the URL.
+            **kwargs: Named arguments of the URL.
+
+        Returns:
+            A response that refuses the handshake, or None to accept it (unless this method has accepted or closed).
+
         """
         return None
 
     def receive(self, message: Message) -> None:
-        """A message has come: ``str`` for text, ``bytes`` for binary."""
+        """Handle a message.
+
+        Args:
+            message: ``str`` for a text message, ``bytes`` for a binary one.
+
+        """
 
     def disconnect(self, code: int | None) -> None:
-        """The connection has ended with this close code; called once for each that was accepted."""
+        """Handle the end of the connection.
+
+        Args:
+            code: The code of the first close frame, 1006 if there was none.
+
+        """

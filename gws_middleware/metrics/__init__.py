@@ -1,1 +1,1 @@
-"""Metrics: one table of them, and those who export it."""
+"""Metrics: one table of them, and the modules that export it."""

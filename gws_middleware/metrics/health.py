@@ -1,6 +1,7 @@
-"""How this worker is: for load balancers, probes and people. ``application`` answers with it as JSON.
+"""The health report of this worker, for load balancers and probes. ``application`` answers with it as JSON.
 
-It tells of the process that answers: with several workers, ask each by a listener of its own, or take the metrics.
+Rule: it is a report of the process that answers. With several workers, ask each by a listener of its own, or read the
+metrics.
 """
 
 from __future__ import annotations
@@ -13,31 +14,38 @@ from typing import Any
 
 from ..process import registry
 from ..typing import Environ, StartResponse
+from .table import METRICS, Snapshot
 
 __all__ = ["application", "status"]
 
 
 def status() -> dict[str, Any]:
-    """``pid``; ``connections``, the WebSockets that are open; ``accepted``, how many have been since the start;
-    ``loop_lag``, by how many seconds something kept the event loop busy when it was last looked at;
-    ``oldest_outbox``, for how many seconds a peer has not taken what waits for it, the longest of all;
-    ``outbox_bytes``, what waits for all of them; ``draining``, whether the worker is sending everybody home.
+    """The health report.
+
+    Returns:
+        Some of the metrics, and three facts that are no metric: ``pid``; ``oldest_outbox``, for how many seconds a peer
+        has not taken what waits for it, the longest of all; ``draining``, whether the worker closes all connections.
+        docs/operations.md has all keys.
+
     """
-    here = registry.current()
-    now, waiting = time.monotonic(), [member._outbox_state for member in here]
+    connections = registry.current()
+    now = Snapshot(connections)
+    since = now.outbox.blocked_since
     return {
         "pid": os.getpid(),
-        "connections": len(here),
-        "accepted": here.counters.accepted,
-        "loop_lag": here.keepalive.lag,
-        "oldest_outbox": max((now - since for _, since in waiting if since is not None), default=0.0),
-        "outbox_bytes": sum(size for size, _ in waiting),
-        "draining": here.draining,
+        **{metric.health: metric.read(now) for metric in METRICS if metric.health},
+        "oldest_outbox": 0.0 if since is None else time.monotonic() - since,
+        "draining": connections.is_draining,
     }
 
 
 def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """A WSGI application: 200 with ``status()`` as JSON, 503 with the same while the worker is draining."""
+    """A WSGI application.
+
+    Returns:
+        200 with ``status()`` as JSON; 503 with the same while the worker is draining.
+
+    """
     found = status()
     body = json.dumps(found).encode() + b"\n"
     headers = [

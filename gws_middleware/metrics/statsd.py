@@ -6,34 +6,46 @@ import time
 from typing import Any
 
 from ..process import registry
-from .table import News
+from .table import Deltas
 
-__all__ = ["Statsd"]
+__all__ = ["Statsd", "find_statsd"]
 
-EVERY = 5.0
+INTERVAL = 5.0
 """Seconds between two updates."""
 
 
 class Statsd:
-    """Sends what is new under names that begin with ``websocket.``, behind gunicorn's prefix if it has one."""
+    """Sends what is new, under names that begin with ``websocket.`` after gunicorn's prefix.
 
-    def __init__(self, log: Any) -> None:
-        self._log = log
-        self._news = News(registry.current())
-        self._sent = time.monotonic()
+    Args:
+        logger: gunicorn's logger, which is the statsd client.
 
-    def beat(self) -> None:
-        """To be called now and then: sends when it is time."""
-        if time.monotonic() - self._sent >= EVERY:
+    """
+
+    def __init__(self, logger: Any) -> None:
+        self._deltas = Deltas(registry.current())
+        self._sent_at = time.monotonic()
+        self._send = {
+            "counter": logger.increment,
+            "gauge": logger.gauge,
+            "histogram": lambda name, seconds: logger.timer(name, seconds * 1000),  # statsd's timers are in ms
+        }
+
+    def send_if_due(self) -> None:
+        """Send what is new once ``INTERVAL`` seconds have passed. The caller calls this about once in a second."""
+        if time.monotonic() - self._sent_at >= INTERVAL:
             self.send()
 
     def send(self) -> None:
-        """Send what is new since the last time."""
-        self._sent = time.monotonic()
-        grown, gauges = self._news.look()
-        for key, label, count in grown:
-            self._log.increment(f"websocket.{key}" if label is None else f"websocket.{key}.{label}", count)
-        for key, value in gauges.items():
-            self._log.gauge(f"websocket.{key}", value)
-        while self._news.latencies:
-            self._log.timer("websocket.ping_latency", self._news.latencies.popleft() * 1000)
+        """Send what is new."""
+        self._sent_at = time.monotonic()
+        for metric, label, value in self._deltas.take():
+            name = f"websocket.{metric.key}.{label}" if label else f"websocket.{metric.key}"
+            self._send[metric.kind](name, value)
+
+
+def find_statsd(worker: Any) -> Statsd | None:
+    """The exporter for a worker of gunicorn's; None where it has no statsd client. A ``logger_class`` of the project's
+    may have none, although ``--statsd-host`` is set.
+    """
+    return Statsd(worker.log) if worker.cfg.statsd_host and hasattr(worker.log, "increment") else None

@@ -1,54 +1,78 @@
-"""What has gone by in this worker: plain numbers that metrics are made of.
+"""The counters of this process, from which metrics are made.
 
-What every message costs is counted on its connection alone, and comes in here when that ends.
+Rule: a message costs no counter here. Messages and bytes are counted by their connection, and added when it has ended.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from typing import Any
+from collections.abc import Iterable
+from typing import NamedTuple
 
-__all__ = ["Counters"]
+__all__ = ["Counters", "Traffic"]
 
-LATENCIES_KEPT = 10_000
-"""Latencies that wait for a listener; the oldest are dropped."""
+MAX_LATENCIES = 10_000
+"""Latencies that are kept for a consumer; the oldest are dropped."""
+
+
+class Traffic(NamedTuple):
+    """Messages, and bytes of frames, in both directions."""
+
+    messages_received: int = 0
+    messages_sent: int = 0
+    bytes_received: int = 0
+    bytes_sent: int = 0
+
+    def plus(self, others: Iterable[Iterable[int]]) -> Traffic:
+        """The sum of this and others, each of them with these four numbers in this order."""
+        return Traffic(*map(sum, zip(self, *others, strict=True)))
 
 
 class Counters:
-    """They only grow."""
+    """Numbers that only grow."""
 
     def __init__(self) -> None:
         self.accepted = 0
+        """Handshakes that were accepted."""
         self.refused: Counter[str] = Counter()
-        """Handshakes that were answered with HTTP, by whom or what: ``"handshake"`` (its rules), ``"max_connections"``,
-        ``"max_connections_per_address"``, ``"accept_timeout"``, ``"application"`` (also where it raised).
+        """Handshakes that were answered with HTTP, by reason: ``"handshake"`` (the rules of the handshake), a limit's
+        name, ``"accept_timeout"``, ``"application"`` (also where it raised).
         """
         self.closed: Counter[int | str] = Counter()
         """Connections that have ended, by the code of the first close frame; 1006 where there was none. The codes that
         a peer is free to choose count together, as ``"3xxx"`` and ``"4xxx"``: each key is a series in a metrics
         database.
         """
-        self.messages_received = self.messages_sent = self.bytes_received = self.bytes_sent = 0
+        self.traffic = Traffic()
         """Of connections that have ended."""
         self.dropped = 0
         """Frames that ``offer()`` did not send, because the peer was too slow."""
-        self._listeners: list[deque[float]] = []
+        self._consumers: list[deque[float]] = []
 
-    def add(self, stats: Any, code: int, *, from_peer: bool) -> None:
-        """A connection has ended: its ``Stats``, the code of its first close frame, and whether that was the peer's."""
+    def add(self, stats: Iterable[int], code: int, *, from_peer: bool) -> None:
+        """A connection has ended.
+
+        Args:
+            stats: The four numbers of ``Traffic``.
+            code: Of the first close frame; 1006 where there was none.
+            from_peer: Whether the first close frame was the peer's.
+
+        """
         self.closed[f"{code // 1000}xxx" if from_peer and code >= 3000 else code] += 1
-        self.messages_received += stats.messages_received
-        self.messages_sent += stats.messages_sent
-        self.bytes_received += stats.bytes_received
-        self.bytes_sent += stats.bytes_sent
+        self.traffic = self.traffic.plus([stats])
 
     def pong(self, latency: float) -> None:
-        """A ping has been answered after so many seconds."""
-        for listener in self._listeners:
-            listener.append(latency)
+        """A ping has been answered after ``latency`` seconds."""
+        for consumer in self._consumers:
+            consumer.append(latency)
 
     def latencies(self) -> deque[float]:
-        """Those of all pongs from now on, for a listener who takes them out."""
-        listener: deque[float] = deque(maxlen=LATENCIES_KEPT)
-        self._listeners.append(listener)
-        return listener
+        """A new consumer of latencies.
+
+        Returns:
+            A queue to which the latency (s) of each pong from now on is appended; the consumer takes them out.
+
+        """
+        consumer: deque[float] = deque(maxlen=MAX_LATENCIES)
+        self._consumers.append(consumer)
+        return consumer

@@ -1,18 +1,18 @@
-"""Who is still there: pings for quiet peers, an end for those that do not answer, a deadline for each message.
+"""Keepalive: pings to idle peers, the end of connections that do not answer, a deadline for each message.
 
-One timer for each worker looks at all connections a few times in each interval. So what every message costs is not one
-instruction more, and an idle connection costs a comparison now and then. Rule: whom it looks at is known by a protocol
-only, and everything here runs in the hub.
+One timer for each worker checks all connections a few times in each interval. So a message costs no instruction more,
+and an idle connection costs a comparison for each check. Rule 1: members are known by a protocol only. Rule 2:
+everything here runs in the hub.
 
-==================  =====================================================  ===================================
-a look finds        what follows                                           its clock
-==================  =====================================================  ===================================
-a sign of life      nothing                                                begins anew
-silence             a ping after ``ping_interval`` of it                   goes on
-silence behind it   the end with 1011 after ``ping_timeout`` of it         goes on
-an unread inbox     a ping now and then: only the kernel can tell          stands still, since nobody is listening
-a message's middle  the end with 1008 after ``message_timeout`` of it      of its own
-==================  =====================================================  ===================================
+=====================  =====================================================  =======================================
+a check finds          what follows                                           its clock
+=====================  =====================================================  =======================================
+activity               nothing                                                starts again
+no activity            a ping after ``ping_interval`` of it                   goes on
+no answer to the ping  the end with 1011 after ``ping_timeout`` of it         goes on
+a full inbox           a ping now and then: only the kernel can find out      stands still, because nothing is read
+a part of a message    the end with 1008 after ``message_timeout`` of it      a clock of its own
+=====================  =====================================================  =======================================
 """
 
 from __future__ import annotations
@@ -26,80 +26,92 @@ from gevent import get_hub
 from ..codes import CloseCode
 from ..config import Config
 
-__all__ = ["LOOKS", "Keepalive", "Watched"]
+__all__ = ["CHECKS", "MAX_TICK", "Keepalive", "Watched"]
 
-LOOKS = 8
-"""Looks in each interval: a ping comes at most an eighth of the interval late."""
-LONGEST_TICK = 2.5
-"""Seconds between two looks, at most: how late the worker runs is measured by them."""
-AT_ONCE = 100
-"""Connections looked at before the loop may serve others."""
+CHECKS = 8
+"""Checks in each interval: a ping is sent at most an eighth of the interval late."""
+MAX_TICK = 2.5
+"""Seconds between two checks, at most: they also measure how late the event loop is."""
+BATCH = 100
+"""Connections that are checked before the loop may serve others."""
 
 
 class Watched(Protocol):
-    """What is asked of a connection."""
+    """What keepalive calls of a connection."""
 
     def _activity(self) -> int | None:
-        """A number that changes with every sign of life; None while nobody listens for one."""
+        """A number that changes with any activity of the peer; None while nothing is read from it."""
 
     def _message_number(self) -> int | None:
-        """A number for the message of which a part has come, None between two messages."""
+        """A number for the message of which a part has come; None between two messages."""
 
     def _keepalive_ping(self) -> None:
-        """Ask for a sign of life."""
+        """Send a ping."""
 
     def _fail(self, code: CloseCode, reason: str) -> None:
         """End the connection."""
 
 
 @lru_cache
-def _tick(*intervals: float | None) -> float:
-    """Seconds between two looks that these intervals want."""
-    return min([LONGEST_TICK, *(each / LOOKS for each in intervals if each is not None)])
+def _tick_for(*intervals: float | None) -> float:
+    """Seconds between two checks that these intervals need."""
+    return min([MAX_TICK, *(interval / CHECKS for interval in intervals if interval is not None)])
 
 
-class _Watch:
-    """What the last look found."""
+class _State:
+    """What the latest check of a connection found. Times are those of ``Keepalive._clock``."""
 
-    __slots__ = ("begun", "config", "message", "pinged", "pulse", "since", "tick")
+    __slots__ = ("active_at", "activity", "config", "message", "message_at", "pinged_at", "tick")
 
     def __init__(self, config: Config, now: float) -> None:
         self.config = config
-        self.tick = _tick(config.ping_interval, config.ping_timeout, config.message_timeout)
-        self.pulse: int | None = -1
-        self.since = self.begun = now
-        self.pinged: float | None = None
+        self.tick = _tick_for(config.ping_interval, config.ping_timeout, config.message_timeout)
+        self.activity: int | None = -1
+        self.active_at = self.message_at = now
+        self.pinged_at: float | None = None
         self.message: int | None = None
 
 
 class Keepalive:
-    """Looks at the connections of one worker."""
+    """Checks the connections of one worker."""
 
     def __init__(self) -> None:
         self.lag = 0.0
-        """Seconds by which the latest look came late, because something kept the loop busy."""
-        self._watches: dict[Any, _Watch] = {}
-        self._tick = LONGEST_TICK
+        """Seconds by which the latest check was late, because something kept the event loop busy."""
+        self._states: dict[Any, _State] = {}
+        self._tick = MAX_TICK
         self._timer: Any = None
         self._due = 0.0
         self._clock = 0.0
 
+    def __len__(self) -> int:
+        """How many connections are checked."""
+        return len(self._states)
+
+    def __contains__(self, member: object) -> bool:
+        return member in self._states
+
+    @property
+    def tick(self) -> float | None:
+        """Seconds from one check to the next; None where no timer runs."""
+        return None if self._timer is None else self._tick
+
     def watch(self, member: Watched, config: Config) -> None:
-        """From now on, as often as these settings want it."""
-        watch = self._watches[member] = _Watch(config, self._clock)
+        """Check a connection from now on, as often as its settings need it."""
+        state = self._states[member] = _State(config, self._clock)
         if self._timer is None:
-            self._start(watch.tick)
-        elif watch.tick < self._tick:
-            # The part of the interval that has passed has passed for the others.
+            self._start(state.tick)
+        elif state.tick < self._tick:
+            # The timer starts again: the part of its interval that has passed counts for the others.
             self._clock += min(self._tick, max(0.0, self._tick - (self._due - time.monotonic())))
-            self._start(watch.tick)
+            self._start(state.tick)
 
     def forget(self, member: Watched) -> None:
-        """It has ended."""
-        self._watches.pop(member, None)
-        if not self._watches:
+        """Check a connection no longer, because it has ended; a second call does nothing."""
+        self._states.pop(member, None)
+        if not self._states:
             self.stop()
-            self.lag = 0.0  # nobody looks any more: it would stay for as long as nobody comes
+            self.lag = 0.0  # without a check it would stay until the next connection is opened
 
     def _start(self, tick: float) -> None:
         self.stop()
@@ -107,58 +119,58 @@ class Keepalive:
         self._due = time.monotonic() + tick
         self._timer = get_hub().loop.timer(tick)
         # The loop's clock stands still while a view computes: the seconds count from now.
-        self._timer.start(self._look, update=True)
+        self._timer.start(self._check_all, update=True)
 
     def stop(self) -> None:
-        """Look no more, until something is to be watched again."""
+        """Stop the timer, until another connection is to be checked."""
         if self._timer is not None:
             self._timer.stop()
             self._timer.close()
             self._timer = None
 
-    def _look(self) -> None:
+    def _check_all(self) -> None:
         """Runs in the hub."""
         self.lag = max(0.0, time.monotonic() - self._due)
-        # What the worker was too busy to hear is nobody's silence: it counts for one look.
+        # What arrived while the worker was busy has not been read: a late check counts as one more tick at most.
         self._clock += self._tick + min(self.lag, self._tick)
-        self._start(min(watch.tick for watch in self._watches.values()))
+        self._start(min(state.tick for state in self._states.values()))
         # Not at once: the loop calls timers before it reads what came while it was busy.
-        get_hub().loop.run_callback(self._go_on, list(self._watches.items()))
+        get_hub().loop.run_callback(self._check_batch, list(self._states.items()))
 
-    def _go_on(self, rest: list[tuple[Any, _Watch]]) -> None:
+    def _check_batch(self, rest: list[tuple[Any, _State]]) -> None:
         """Runs in the hub."""
-        for member, watch in rest[-AT_ONCE:]:
-            if member in self._watches:
-                _look_at(member, watch, self._clock)
-        del rest[-AT_ONCE:]
+        for member, state in rest[-BATCH:]:
+            if member in self._states:
+                _check(member, state, self._clock)
+        del rest[-BATCH:]
         if rest:
-            get_hub().loop.run_callback(self._go_on, rest)
+            get_hub().loop.run_callback(self._check_batch, rest)
 
 
-def _look_at(member: Watched, watch: _Watch, now: float) -> None:
-    pulse = member._activity()
-    config = watch.config
-    if not _in_time(member, watch, now, listening=pulse is not None) or config.ping_interval is None:
+def _check(member: Watched, state: _State, now: float) -> None:
+    activity = member._activity()
+    config = state.config
+    if not _is_in_time(member, state, now, reading=activity is not None) or config.ping_interval is None:
         return
-    if pulse != watch.pulse:
-        watch.pulse, watch.since, watch.pinged = pulse, now, None
-    elif watch.pinged is None or pulse is None or config.ping_timeout is None:
-        if now - watch.since >= config.ping_interval:
-            watch.since = watch.pinged = now
+    if activity != state.activity:
+        state.activity, state.active_at, state.pinged_at = activity, now, None
+    elif state.pinged_at is None or activity is None or config.ping_timeout is None:
+        if now - state.active_at >= config.ping_interval:
+            state.active_at = state.pinged_at = now
             member._keepalive_ping()
-    elif now - watch.pinged >= config.ping_timeout:
+    elif now - state.pinged_at >= config.ping_timeout:
         member._fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
 
 
-def _in_time(member: Watched, watch: _Watch, now: float, listening: bool) -> bool:
-    """Whether the message at hand may go on."""
-    timeout = watch.config.message_timeout
+def _is_in_time(member: Watched, state: _State, now: float, reading: bool) -> bool:
+    """Whether the message of which a part has come is within ``message_timeout``. Ends the connection if not."""
+    timeout = state.config.message_timeout
     if timeout is None:
         return True
     number = member._message_number()
-    if number is None or number != watch.message or not listening:
-        watch.message, watch.begun = number, now
-    elif now - watch.begun >= timeout:
+    if number is None or number != state.message or not reading:
+        state.message, state.message_at = number, now
+    elif now - state.message_at >= timeout:
         member._fail(CloseCode.POLICY_VIOLATION, f"a message took more than {timeout:g} seconds")
         return False
     return True

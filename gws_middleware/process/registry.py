@@ -1,61 +1,64 @@
-"""The live connections of this worker: who is here, how many may be, what went by, and how to send everybody home.
+"""The open connections of this process, and the views that have not returned.
 
-One registry for each process: a fork starts with an empty one, because it inherits no conversation.
+Rule: there is one registry in each process. A forked child starts with an empty one: the connections are its parent's.
 """
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Hashable, Iterable, Iterator
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 import gevent
 
 from ..codes import CloseCode
 from ..config import Config
-from .counters import Counters
+from .counters import Counters, Traffic
 from .keepalive import Keepalive, Watched
+from .limits import Slots
 
-__all__ = ["Member", "Registry", "current"]
-
-PACE = 500
-"""Goodbyes in a second, when there are many: each brings a client back at once."""
-_POLL = 0.05
-"""Seconds between two looks at whether a drain is done."""
+__all__ = ["Member", "Outbox", "Registry", "current"]
 
 
 class Member(Watched, Protocol):
-    """What the registry asks of a connection."""
+    """What the registry, the drain and the metrics call of a connection."""
 
     def close(self, code: int = ..., reason: str = ...) -> None:
-        """Say goodbye; never waits."""
+        """Send a close frame; never waits."""
 
     def abort(self) -> None:
-        """Cut the connection."""
+        """Close the socket without a close frame."""
 
     def _forked(self) -> None:
-        """This is a process that has just been forked: the connection is the parent's."""
+        """This process has just been forked: the connection is the parent's."""
 
     @property
     def stats(self) -> Any:
-        """``Stats``."""
+        """The four numbers of ``Traffic``."""
 
     @property
     def _outbox_state(self) -> tuple[int, float | None]:
-        """Bytes that wait for the peer, and since when (``time.monotonic()``) the kernel has not taken them all."""
+        """The fields of ``Outbox``."""
+
+
+class Outbox(NamedTuple):
+    """What waits for one peer, or for all."""
+
+    size: int
+    """Bytes."""
+    blocked_since: float | None
+    """Since when (``time.monotonic()``) the kernel has not taken all of it, the earliest of all; None where it has."""
 
 
 class Registry:
-    """The connections that have been accepted and whose socket is still open."""
+    """The connections that have been accepted and whose socket is open."""
 
     def __init__(self) -> None:
-        self._members: dict[Member, int] = {}  # in the order in which they came, with the close code of a shutdown
-        self._running: dict[Member, Any] = {}
-        self._slots: dict[Hashable, dict[Any, None]] = {}
-        self._keys: dict[Any, list[Hashable]] = {}
-        self._draining = False
+        self._members: dict[Member, int] = {}  # in the order of their accept, with the close code of a shutdown
+        self._unfinished: dict[Member, Any] = {}
+        self._is_draining = False
         self._drain_code: int | None = None
+        self.slots = Slots()
         self.keepalive = Keepalive()
         self.counters = Counters()
 
@@ -66,141 +69,101 @@ class Registry:
         return member in self._members
 
     def __iter__(self) -> Iterator[Member]:
-        return iter(list(self._members))
+        return iter(list(self._members))  # a copy: connections close while a loop goes over it
 
-    @property
-    def draining(self) -> bool:
-        """Whether everybody is being sent home."""
-        return self._draining
+    # --- connections -----------------------------------------------------------------------------------------------
 
     def add(self, member: Member, config: Config) -> None:
-        """A connection with these settings has been accepted."""
+        """A connection with these settings has been accepted. While the process drains it is closed at once."""
         self._members[member] = config.shutdown_close_code
         self.counters.accepted += 1
         self.keepalive.watch(member, config)
-        if self._draining:  # it came in behind the goodbye to the others
-            gevent.get_hub().loop.run_callback(member.close, self._code_for(member, self._drain_code))
+        if self._is_draining:  # a refusal would look like a failure to a browser, a close code does not
+            gevent.get_hub().loop.run_callback(member.close, self.close_code_of(member, self._drain_code))
 
     def remove(self, member: Member) -> None:
-        """Its socket is gone."""
+        """The socket of a connection is closed; a second call does nothing."""
         self.keepalive.forget(member)
         self._members.pop(member, None)
 
-    def began(self, member: Member, view: Any) -> None:
-        """It has been accepted, and ``view`` is the greenlet of its view."""
-        self._running[member] = view
+    # --- views -----------------------------------------------------------------------------------------------------
 
-    def left(self, member: Member) -> None:
-        """Its view has left, and the connection lives on."""
-        self._running[member] = None
+    def view_started(self, member: Member, greenlet: Any) -> None:
+        """A connection is being accepted by a view that runs in ``greenlet``."""
+        self._unfinished[member] = greenlet
 
-    def ended(self, member: Member) -> None:
-        """Nothing of the application's runs for it any more, neither its view nor ``on_close``."""
-        self._running.pop(member, None)
+    def view_returned(self, member: Member) -> None:
+        """The view has returned, and the connection stays open; ``finished()`` follows after its ``on_close``."""
+        self._unfinished[member] = None
 
-    # --- limits ----------------------------------------------------------------------------------------------------
-    #
-    # A slot is not a number that is counted up and down but the entry of its holder. So nothing is counted twice, and
-    # whatever exception comes between two lines here, release() leaves none of the holder's slots reserved.
-
-    def reserve(self, holder: Any, key: Hashable, limit: int) -> bool:
-        """Reserve one of the ``limit`` slots of ``key`` for ``holder``; False if all are reserved."""
-        holders = self._slots.get(key, ())
-        if len(holders) >= limit:
-            return False
-        self._keys.setdefault(holder, []).append(key)
-        self._slots.setdefault(key, {})[holder] = None
-        return True
-
-    def release(self, holder: Any) -> None:
-        """Release all slots of ``holder``; a second call does nothing."""
-        for key in self._keys.get(holder, ()):
-            holders = self._slots.get(key, {})
-            holders.pop(holder, None)
-            if not holders:
-                self._slots.pop(key, None)
-        self._keys.pop(holder, None)
+    def finished(self, member: Member) -> None:
+        """Neither the view nor ``on_close`` of a connection runs any more; a second call does nothing."""
+        self._unfinished.pop(member, None)
 
     @property
-    def reserved(self) -> dict[Hashable, int]:
-        """How many slots of each key are reserved."""
-        return {key: len(holders) for key, holders in self._slots.items() if holders}
+    def unfinished(self) -> list[Member]:
+        """The connections whose view or ``on_close`` has not returned. Their sockets may be closed already."""
+        return list(self._unfinished)
 
-    # --- what went by ----------------------------------------------------------------------------------------------
+    @property
+    def views(self) -> list[Any]:
+        """The greenlets of the views that have not returned."""
+        return [greenlet for greenlet in self._unfinished.values() if greenlet is not None]
 
-    def totals(self) -> dict[str, Any]:
-        """The counters, with what the open connections have added to them so far, and what is the case right now."""
-        counters = self.counters
-        sums = [counters.messages_received, counters.messages_sent, counters.bytes_received, counters.bytes_sent]
-        outbox = 0
-        for member in self._members:
-            sums = [total + more for total, more in zip(sums, member.stats, strict=True)]
-            outbox += member._outbox_state[0]
-        return {
-            "open": len(self),
-            "accepted": counters.accepted,
-            "refused": dict(counters.refused),
-            "closed": dict(counters.closed),
-            **dict(zip(("messages_received", "messages_sent", "bytes_received", "bytes_sent"), sums, strict=True)),
-            "dropped": counters.dropped,
-            "outbox_bytes": outbox,
-            "loop_lag": self.keepalive.lag,
-        }
+    def is_finished(self, members: Iterable[Member] | None = None) -> bool:
+        """Whether the sockets of these connections are closed and their views and ``on_close`` have returned.
 
-    # --- the end ---------------------------------------------------------------------------------------------------
+        Args:
+            members: The connections; all of the process if None.
 
-    def drain(self, code: int | None = None, timeout: float = 10.0, members: Iterable[Member] | None = None) -> None:
-        """Close connections with ``code``, by default each with its ``shutdown_close_code``, and wait until sockets are
-        closed and views have ended: all connections, those too that come from now on, unless ``members`` says which.
-
-        Goodbyes to many are spread over ``timeout`` s at the most. ``timeout`` s after the last of them the sockets
-        that are left are cut, and views are waited for no longer.
         """
-        everybody = members is None
-        if everybody:
-            self._draining, self._drain_code = True, code
-        members = list(self._members if members is None else members)
-        pause = min(1 / PACE, timeout / max(1, len(members)))
-        begin = time.monotonic()
-        for number, member in enumerate(members):
-            early = begin + number * pause - time.monotonic()
-            if early > _POLL:  # a few at a time: as many as the loop would be woken for
-                gevent.sleep(early)
-            member.close(self._code_for(member, code))
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline and self._are_here(None if everybody else members):
-            gevent.sleep(_POLL)
-        for member in self if everybody else [each for each in members if each in self._members]:
-            member.abort()
-        if self._members:
-            gevent.sleep(0)  # what was cut goes in the hub: then it is counted
+        if members is None:
+            return not (self._members or self._unfinished)
+        return not any(member in self._members or member in self._unfinished for member in members)
 
-    def _code_for(self, member: Member, code: int | None) -> int:
+    # --- the drain -------------------------------------------------------------------------------------------------
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether all connections are being closed, those too that are accepted from now on."""
+        return self._is_draining
+
+    def start_draining(self, code: int | None) -> None:
+        """Close each connection that is accepted from now on.
+
+        Args:
+            code: The close code; if None, each connection's ``shutdown_close_code``.
+
+        """
+        self._is_draining, self._drain_code = True, code
+
+    def close_code_of(self, member: Member, code: int | None) -> int:
+        """``code``, or if that is None the connection's ``shutdown_close_code``."""
         return self._members.get(member, CloseCode.SERVICE_RESTART) if code is None else code
 
-    def _are_here(self, members: Iterable[Member] | None) -> bool:
-        if members is None:
-            return bool(self._members or self._running)
-        return any(member in self._members or member in self._running for member in members)
+    # --- totals ----------------------------------------------------------------------------------------------------
 
-    def kill_views(self) -> None:
-        """End the views that have not ended by themselves: their ``finally`` runs, which whoever ends the process would
-        leave them no time for.
-        """
-        views = [view for view in self._running.values() if view is not None]
-        gevent.killall(views, block=False)
+    def traffic(self) -> Traffic:
+        """Messages and bytes of all connections, the open ones and those that have ended."""
+        return self.counters.traffic.plus(member.stats for member in self._members)
+
+    def outbox(self) -> Outbox:
+        """What waits for all peers."""
+        states = [member._outbox_state for member in self._members]
+        blocked = [since for _, since in states if since is not None]
+        return Outbox(sum(size for size, _ in states), min(blocked, default=None))
 
 
 _registry = Registry()
 
 
 def current() -> Registry:
-    """This process' registry."""
+    """The registry of this process."""
     return _registry
 
 
-def _begin() -> None:
-    """In a process that has just been forked: the connections are its parent's."""
+def _forked() -> None:
+    """This process has just been forked: it gets a registry of its own."""
     global _registry  # one for each process, by definition
     parents, _registry = _registry, Registry()
     if len(parents):
@@ -212,4 +175,4 @@ def _begin() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin)
+    os.register_at_fork(after_in_child=_forked)

@@ -1,63 +1,56 @@
-/* The hot paths of masking.py and frames.py. Rule: each function answers as its pure Python twin there, which
- * says what it promises; the tests run both and compare them.
+/* `mask`, `encode_frame`, `parse_messages` and `FastEngine` in C. Rule: each does the same as the one of that name in
+ * masking.py or frames.py, for every call; its docstring there says what that is. tests/test_parity.py compares the two,
+ * and the constants.
  *
- * Beyond the names of two methods, nothing is kept between two calls.
+ * Nothing is kept from one call to the next but the names of two methods.
  */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "../_native.h"
 
-#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-#include <structmember.h>
 
-/* The first two bytes of a frame (RFC 6455 5.2). */
+/* The bits of a frame's first two bytes (RFC 6455 5.2). */
 #define WHOLE_TEXT 0x81   /* FIN, no RSV bit, opcode 1 */
 #define WHOLE_BINARY 0x82 /* FIN, no RSV bit, opcode 2 */
-#define MASK_BIT 0x80
-#define LENGTH_BITS 0x7F
-#define LENGTH_16 126 /* the length follows in 16 bits */
-#define LENGTH_64 127 /* the length follows in 64 bits */
+#define MASKED 0x80
+#define LENGTH 0x7F
+#define LENGTH_16 126
+#define LENGTH_64 127
 
 #define KEY_SIZE 4
 #define MAX_HEADER_SIZE 14
-#define AT_ONCE 256 /* messages that come out of one call at the most, as in frames.py */
+#define AT_ONCE 256
+#define SPLIT_FROM 65536
 
 /* ---- Masking (RFC 6455 5.3) ---- */
 
-/* Write `source` XOR the repeated key to `target`. Return the OR of all bytes written, eight abreast, for
- * is_ascii(); where nobody asks, compilers leave that out. Of the first loop they make vector code. */
+/* Write `source` XOR the repeated key to `target`. Return the OR of all bytes written, in eight lanes: frames_is_ascii()
+ * reads it, and where the result is not used compilers leave it out. Of the first loop they make vector code. */
 static inline uint64_t
-xor_key(unsigned char *restrict target, const unsigned char *restrict source, Py_ssize_t length,
-        const unsigned char *key)
+masking_xor(unsigned char *restrict target, const unsigned char *restrict source, Py_ssize_t length,
+            const unsigned char *key)
 {
-    uint64_t key_twice, word, seen = 0;
+    uint64_t key_twice, word, written = 0;
     memcpy(&key_twice, key, KEY_SIZE);
     memcpy((unsigned char *)&key_twice + KEY_SIZE, key, KEY_SIZE);
 
     Py_ssize_t in_words = length - length % 8;
     for (Py_ssize_t i = 0; i < in_words; i += 8) {
-        memcpy(&word, source + i, 8);
+        memcpy(&word, source + i, 8); /* neither side is aligned */
         word ^= key_twice;
-        seen |= word;
+        written |= word;
         memcpy(target + i, &word, 8);
     }
     for (Py_ssize_t i = in_words; i < length; i++) {
         target[i] = source[i] ^ key[i % KEY_SIZE];
-        seen |= target[i];
+        written |= target[i];
     }
-    return seen;
-}
-
-static inline int
-is_ascii(uint64_t seen)
-{
-    return (seen & UINT64_C(0x8080808080808080)) == 0;
+    return written;
 }
 
 static int
-read_key(PyObject *object, unsigned char key[KEY_SIZE])
+masking_read_key(PyObject *object, unsigned char key[KEY_SIZE])
 {
     Py_buffer view;
     if (PyObject_GetBuffer(object, &view, PyBUF_SIMPLE) < 0) {
@@ -75,24 +68,33 @@ read_key(PyObject *object, unsigned char key[KEY_SIZE])
     return 0;
 }
 
-PyDoc_STRVAR(mask_doc,
+PyDoc_STRVAR(masking_mask_doc,
 "mask($module, data, key, /)\n--\n\n"
-"The bytes of data XOR the repeated key (RFC 6455 5.3).");
+"Mask the bytes of a payload, or unmask them: XOR with the repeated key (RFC 6455 5.3).\n\n"
+"Args:\n"
+"    data: Any contiguous buffer.\n"
+"    key: A buffer of four bytes.\n\n"
+"Returns:\n"
+"    As many bytes as ``data`` has.\n\n"
+"Raises:\n"
+"    TypeError: An argument is no buffer.\n"
+"    ValueError: The key does not have four bytes.\n"
+"    BufferError: A buffer is not contiguous.");
 
 static PyObject *
-mask(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
+masking_mask(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 2) {
-        return PyErr_Format(PyExc_TypeError, "mask() takes 2 positional arguments, %zd given", nargs);
+        return PyErr_Format(PyExc_TypeError, "mask() takes 2 arguments, %zd given", nargs);
     }
     unsigned char key[KEY_SIZE];
     Py_buffer data;
-    if (read_key(args[1], key) < 0 || PyObject_GetBuffer(args[0], &data, PyBUF_SIMPLE) < 0) {
+    if (masking_read_key(args[1], key) < 0 || PyObject_GetBuffer(args[0], &data, PyBUF_SIMPLE) < 0) {
         return NULL;
     }
     PyObject *result = PyBytes_FromStringAndSize(NULL, data.len);
     if (result != NULL) {
-        xor_key((unsigned char *)PyBytes_AS_STRING(result), data.buf, data.len, key);
+        masking_xor((unsigned char *)PyBytes_AS_STRING(result), data.buf, data.len, key);
     }
     PyBuffer_Release(&data);
     return result;
@@ -100,9 +102,9 @@ mask(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
 
 /* ---- Building a frame (RFC 6455 5.2) ---- */
 
-/* `key` is NULL where nothing is masked. */
+/* `key` is NULL for a frame that is not masked. */
 static PyObject *
-build_frame(Py_ssize_t first_byte, const void *payload, Py_ssize_t length, const unsigned char *key)
+frames_build(Py_ssize_t first_byte, const void *payload, Py_ssize_t length, const unsigned char *key)
 {
     if (length > PY_SSIZE_T_MAX - MAX_HEADER_SIZE) {
         return PyErr_NoMemory();
@@ -118,8 +120,8 @@ build_frame(Py_ssize_t first_byte, const void *payload, Py_ssize_t length, const
     }
     unsigned char *target = (unsigned char *)PyBytes_AS_STRING(frame);
     *target++ = (unsigned char)first_byte;
-    *target++ = (unsigned char)((key != NULL ? MASK_BIT : 0) | length_code);
-    for (int shift = 8 * (length_size - 1); shift >= 0; shift -= 8) {
+    *target++ = (unsigned char)((key != NULL ? MASKED : 0) | length_code);
+    for (int shift = 8 * (length_size - 1); shift >= 0; shift -= 8) { /* 5.2: network byte order */
         *target++ = (unsigned char)((uint64_t)length >> shift);
     }
     if (key == NULL) {
@@ -127,13 +129,13 @@ build_frame(Py_ssize_t first_byte, const void *payload, Py_ssize_t length, const
     }
     else {
         memcpy(target, key, KEY_SIZE);
-        xor_key(target + KEY_SIZE, payload, length, key);
+        masking_xor(target + KEY_SIZE, payload, length, key);
     }
     return frame;
 }
 
 static PyObject *
-build_text_frame(Py_ssize_t first_byte, PyObject *text, const unsigned char *key)
+frames_build_text(Py_ssize_t first_byte, PyObject *text, const unsigned char *key)
 {
 #if PY_VERSION_HEX < 0x030C0000
     if (PyUnicode_READY(text) < 0) {
@@ -141,73 +143,80 @@ build_text_frame(Py_ssize_t first_byte, PyObject *text, const unsigned char *key
     }
 #endif
     if (PyUnicode_IS_ASCII(text)) {
-        return build_frame(first_byte, PyUnicode_1BYTE_DATA(text), PyUnicode_GET_LENGTH(text), key);
+        return frames_build(first_byte, PyUnicode_1BYTE_DATA(text), PyUnicode_GET_LENGTH(text), key);
     }
-    /* A temporary object and a copy of it are quicker, as measured, than two loops of our own over the text
-     * (for the size, then to write); unlike PyUnicode_AsUTF8AndSize() they leave no second copy in `text`. */
+    /* A temporary object and a copy of it are faster, as measured, than two loops of our own over the text (for the size,
+     * then to write); unlike PyUnicode_AsUTF8AndSize() they leave no second copy in `text`. */
     PyObject *encoded = PyUnicode_AsUTF8String(text);
     if (encoded == NULL) {
         return NULL;
     }
-    PyObject *frame = build_frame(first_byte, PyBytes_AS_STRING(encoded), PyBytes_GET_SIZE(encoded), key);
+    PyObject *frame = frames_build(first_byte, PyBytes_AS_STRING(encoded), PyBytes_GET_SIZE(encoded), key);
     Py_DECREF(encoded);
     return frame;
 }
 
-PyDoc_STRVAR(encode_frame_doc,
+PyDoc_STRVAR(frames_encode_frame_doc,
 "encode_frame($module, first_byte, payload, /, key=None)\n--\n\n"
-"One whole frame; a text is encoded, and the payload is masked where there is a key.");
+"Build one whole frame (RFC 6455 5.2).\n\n"
+"Args:\n"
+"    first_byte: FIN, RSV1-3 and the opcode.\n"
+"    payload: A text, which is encoded in UTF-8, or any contiguous buffer.\n"
+"    key: The masking key, or None for a frame that is not masked.\n\n"
+"Raises:\n"
+"    TypeError: An argument has the wrong type.\n"
+"    ValueError: A number is out of range, the key does not have four bytes, or the text has no UTF-8.\n"
+"    BufferError: A buffer is not contiguous.");
 
 static PyObject *
-encode_frame(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, PyObject *names)
+frames_encode_frame(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, PyObject *names)
 {
-    Py_ssize_t named = names == NULL ? 0 : PyTuple_GET_SIZE(names);
-    if (nargs < 2 || nargs + named > 3) {
-        return PyErr_Format(PyExc_TypeError, "encode_frame() takes 2 or 3 arguments, %zd given",
-                            nargs + named);
+    static const NativeSignature signature = {"encode_frame", 2, 2, 3, {"first_byte", "payload", "key"}};
+    PyObject *values[] = {NULL, NULL, Py_None};
+    if (native_arguments(&signature, args, nargs, names, values) < 0) {
+        return NULL;
     }
-    if (named == 1 && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), "key") != 0) {
-        return PyErr_Format(PyExc_TypeError, "encode_frame() has no keyword %R", PyTuple_GET_ITEM(names, 0));
-    }
-    Py_ssize_t first_byte = PyNumber_AsSsize_t(args[0], NULL);
+    Py_ssize_t first_byte = PyNumber_AsSsize_t(values[0], NULL); /* NULL: clipped where it does not fit */
     if (first_byte == -1 && PyErr_Occurred()) {
         return NULL;
     }
     if (first_byte < 0 || first_byte > 0xFF) {
-        return PyErr_Format(PyExc_ValueError, "the first byte of a frame is 0 to 255, not %S", args[0]);
+        return PyErr_Format(PyExc_ValueError, "the first byte of a frame is 0 to 255, not %S", values[0]);
     }
     unsigned char key_bytes[KEY_SIZE];
     const unsigned char *key = NULL;
-    if (nargs + named == 3 && args[2] != Py_None) {
-        if (read_key(args[2], key_bytes) < 0) {
+    if (values[2] != Py_None) {
+        if (masking_read_key(values[2], key_bytes) < 0) {
             return NULL;
         }
         key = key_bytes;
     }
-    if (PyUnicode_Check(args[1])) {
-        return build_text_frame(first_byte, args[1], key);
+    if (PyUnicode_Check(values[1])) {
+        return frames_build_text(first_byte, values[1], key);
     }
     Py_buffer payload;
-    if (PyObject_GetBuffer(args[1], &payload, PyBUF_SIMPLE) < 0) {
+    if (PyObject_GetBuffer(values[1], &payload, PyBUF_SIMPLE) < 0) {
         return NULL;
     }
-    PyObject *frame = build_frame(first_byte, payload.buf, payload.len, key);
+    PyObject *frame = frames_build(first_byte, payload.buf, payload.len, key);
     PyBuffer_Release(&payload);
     return frame;
 }
 
-/* ---- The short path of reading ---- */
+/* ---- Parsing whole messages (RFC 6455 5.2) ---- */
 
-/* The size of the header if `available` bytes hold a whole frame that the short path takes, else 0. */
+/* The size of the header if `available` bytes hold a whole message in one frame that is certainly valid; else 0, and
+ * connection.py reads the frame. */
 static inline Py_ssize_t
-read_header(const unsigned char *frame, Py_ssize_t available, uint64_t max_size, int masked,
-            Py_ssize_t *length)
+frames_read_header(const unsigned char *frame, Py_ssize_t available, uint64_t max_size, int masked,
+                   Py_ssize_t *length)
 {
+    /* 5.1: a client MUST mask, a server MUST NOT. */
     if (available < 2 || (frame[0] != WHOLE_TEXT && frame[0] != WHOLE_BINARY)
-        || (frame[1] & MASK_BIT) != (masked ? MASK_BIT : 0)) {
+        || (frame[1] & MASKED) != (masked ? MASKED : 0)) {
         return 0;
     }
-    uint64_t size = frame[1] & LENGTH_BITS;
+    uint64_t size = frame[1] & LENGTH;
     Py_ssize_t header_size = 2;
     if (size >= LENGTH_16) {
         uint64_t minimum = size == LENGTH_16 ? LENGTH_16 : 0x10000;
@@ -225,7 +234,7 @@ read_header(const unsigned char *frame, Py_ssize_t available, uint64_t max_size,
         }
     }
     header_size += masked ? KEY_SIZE : 0;
-    /* 5.2: the most significant bit of 64 MUST be 0; with it, the size is above every max_size. */
+    /* 5.2: the top bit of 64 MUST be 0. With that bit the size is above every max_size, which is a Py_ssize_t. */
     if (size > max_size || available < header_size || size > (uint64_t)(available - header_size)) {
         return 0;
     }
@@ -233,24 +242,30 @@ read_header(const unsigned char *frame, Py_ssize_t available, uint64_t max_size,
     return header_size;
 }
 
-/* `key` is NULL where nothing is masked, here and below. */
+/* `key` is NULL for a payload that is not masked, here and below. */
 static PyObject *
-read_binary(const unsigned char *payload, Py_ssize_t length, const unsigned char *key)
+frames_read_binary(const unsigned char *payload, Py_ssize_t length, const unsigned char *key)
 {
     if (key == NULL) {
         return PyBytes_FromStringAndSize((const char *)payload, length);
     }
     PyObject *message = PyBytes_FromStringAndSize(NULL, length);
     if (message != NULL) {
-        xor_key((unsigned char *)PyBytes_AS_STRING(message), payload, length, key);
+        masking_xor((unsigned char *)PyBytes_AS_STRING(message), payload, length, key);
     }
     return message;
 }
 
-/* A masked text is taken for ASCII and unmasked right into the object that will be the message. If it was not
- * ASCII, that object has been the buffer from which it is decoded. */
+static inline int
+frames_is_ascii(uint64_t written)
+{
+    return (written & UINT64_C(0x8080808080808080)) == 0;
+}
+
+/* A masked text is unmasked into a new ASCII string, which most often is the message then. If the text is not ASCII, the
+ * string has served as the buffer to decode from. So ASCII costs one pass and one object. */
 static PyObject *
-read_text(const unsigned char *payload, Py_ssize_t length, const unsigned char *key)
+frames_read_text(const unsigned char *payload, Py_ssize_t length, const unsigned char *key)
 {
     if (key == NULL) {
         return PyUnicode_DecodeUTF8((const char *)payload, length, NULL);
@@ -260,7 +275,7 @@ read_text(const unsigned char *payload, Py_ssize_t length, const unsigned char *
         return NULL;
     }
     unsigned char *unmasked = PyUnicode_1BYTE_DATA(ascii);
-    if (is_ascii(xor_key(unmasked, payload, length, key))) {
+    if (frames_is_ascii(masking_xor(unmasked, payload, length, key))) {
         return ascii;
     }
     PyObject *message = PyUnicode_DecodeUTF8((const char *)unmasked, length, NULL);
@@ -268,23 +283,24 @@ read_text(const unsigned char *payload, Py_ssize_t length, const unsigned char *
     return message;
 }
 
-/* Append the messages; return the offset behind the last one, or -1 with an exception. */
+/* Append the messages; return the offset after the last one, or -1 with an exception. */
 static Py_ssize_t
-read_messages(const unsigned char *data, Py_ssize_t start, Py_ssize_t end, uint64_t max_size, int masked,
-              PyObject *messages)
+frames_append_messages(const unsigned char *data, Py_ssize_t start, Py_ssize_t end, uint64_t max_size, int masked,
+                       PyObject *messages)
 {
     Py_ssize_t header_size, length;
     while (PyList_GET_SIZE(messages) < AT_ONCE
-           && (header_size = read_header(data + start, end - start, max_size, masked, &length)) != 0) {
+           && (header_size = frames_read_header(data + start, end - start, max_size, masked, &length)) != 0) {
         const unsigned char *payload = data + start + header_size;
         const unsigned char *key = masked ? payload - KEY_SIZE : NULL;
         int is_text = data[start] == WHOLE_TEXT;
-        PyObject *message = is_text ? read_text(payload, length, key) : read_binary(payload, length, key);
+        PyObject *message = is_text ? frames_read_text(payload, length, key)
+                                    : frames_read_binary(payload, length, key);
         if (message == NULL) {
             if (!PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) {
                 return -1;
             }
-            PyErr_Clear(); /* 8.1: not UTF-8; what follows from that is for the long path */
+            PyErr_Clear(); /* 8.1: connection.py reads the frame again and fails the connection */
             break;
         }
         int failed = PyList_Append(messages, message);
@@ -297,20 +313,35 @@ read_messages(const unsigned char *data, Py_ssize_t start, Py_ssize_t end, uint6
     return start;
 }
 
-PyDoc_STRVAR(parse_messages_doc,
+PyDoc_STRVAR(frames_parse_messages_doc,
 "parse_messages($module, data, start, end, max_size, masked, messages, /)\n--\n\n"
-"Append the whole, unfragmented messages from start on, up to AT_ONCE; return the offset of the first byte left.");
+"Append the whole, unfragmented messages at the beginning of ``data[start:end]`` to ``messages``.\n\n"
+"Parsing stops before the first frame that is incomplete, a control frame or a fragment, has an RSV bit or the wrong\n"
+"mask bit, has a length that is above ``max_size`` or not encoded in the fewest bytes, or is a text that is not\n"
+"UTF-8. It also stops when ``messages`` has ``AT_ONCE`` items. No content of ``data`` raises an exception.\n\n"
+"Args:\n"
+"    data: Any contiguous buffer; it is not kept.\n"
+"    start: The offset of the first byte to read.\n"
+"    end: The offset after the last byte to read.\n"
+"    max_size: Bytes of payload in one message.\n"
+"    masked: Whether the frames must be masked.\n"
+"    messages: Where ``str`` for text and ``bytes`` for binary messages are appended.\n\n"
+"Returns:\n"
+"    The offset of the first byte that was not consumed.\n\n"
+"Raises:\n"
+"    TypeError: An argument has the wrong type.\n"
+"    ValueError: ``start`` and ``end`` do not lie in order within ``data``.\n"
+"    BufferError: The buffer is not contiguous.");
 
 static PyObject *
-parse_messages(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
+frames_parse_messages(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 6) {
-        return PyErr_Format(PyExc_TypeError, "parse_messages() takes 6 positional arguments, %zd given",
-                            nargs);
+        return PyErr_Format(PyExc_TypeError, "parse_messages() takes 6 arguments, %zd given", nargs);
     }
     Py_ssize_t numbers[3];
     for (int i = 0; i < 3; i++) {
-        numbers[i] = PyNumber_AsSsize_t(args[1 + i], NULL); /* NULL: clipped where it does not fit */
+        numbers[i] = PyNumber_AsSsize_t(args[1 + i], NULL);
         if (numbers[i] == -1 && PyErr_Occurred()) {
             return NULL;
         }
@@ -329,110 +360,126 @@ parse_messages(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t na
     }
     Py_ssize_t consumed = -1;
     if (start < 0 || start > end || end > data.len) {
-        PyErr_Format(PyExc_ValueError, "start %S and end %S do not lie in order within %zd bytes",
-                     args[1], args[2], data.len);
+        PyErr_Format(PyExc_ValueError, "start %S and end %S do not lie in order within %zd bytes", args[1], args[2],
+                     data.len);
     }
     else if (max_size < 0) {
-        consumed = start;
+        consumed = start; /* an empty message, too, is above such a limit */
     }
     else {
-        consumed = read_messages(data.buf, start, end, (uint64_t)max_size, masked, args[5]);
+        consumed = frames_append_messages(data.buf, start, end, (uint64_t)max_size, masked, args[5]);
     }
     PyBuffer_Release(&data);
-    return consumed < 0 ? NULL : PyLong_FromSsize_t(consumed);
+    return native_size(consumed);
 }
 
-/* ---- The base of Connection: a message in one frame, in and out ---- */
-
-#define SPLIT_FROM 65536
+/* ---- The base of Connection ---- */
 
 typedef struct {
     PyObject_HEAD
     Py_ssize_t max_message_size;
     char between, masked, plain, eventful;
-} ShortPath;
+} FastEngine;
 
-static PyObject *feed_rest_name, *encode_name; /* of the methods to which the rest is left */
+/* The methods of the subclass that do everything else. */
+#define NAMES(X) X(_feed_rest) X(_encode)
+NAMES(NATIVE_DECLARE_NAME)
 
-static PyObject *
-feed_rest(ShortPath *self, PyObject *data, Py_ssize_t start, Py_ssize_t end, PyObject *messages)
+static int
+engine_feed_rest(FastEngine *self, PyObject *data, Py_ssize_t start, Py_ssize_t end, PyObject *messages)
 {
     PyObject *numbers[2] = {PyLong_FromSsize_t(start), PyLong_FromSsize_t(end)}, *result = NULL;
     if (numbers[0] != NULL && numbers[1] != NULL) {
         PyObject *args[] = {(PyObject *)self, data, numbers[0], numbers[1], messages};
-        result = PyObject_VectorcallMethod(feed_rest_name, args, 5, NULL);
+        result = PyObject_VectorcallMethod(name__feed_rest, args, 5, NULL);
     }
     Py_XDECREF(numbers[0]);
     Py_XDECREF(numbers[1]);
-    return result;
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
 }
 
-/* Append to `messages`; the offset of the first byte that is left, or -1 with an exception. *end is where the data
- * ends: before the call that may be -1 for all of it. */
+/* Append the whole messages at the beginning of data[:*end] to `messages`. Return the offset of the first byte that was
+ * not consumed, or -1 with an exception. *end becomes the size of the data where `end_given` is None. */
 static Py_ssize_t
-feed_whole(ShortPath *self, PyObject *data, Py_ssize_t *end, PyObject *messages)
+engine_append_messages(FastEngine *self, PyObject *data, PyObject *end_given, Py_ssize_t *end, PyObject *messages)
 {
-    Py_buffer view;
+    Py_buffer view; /* released before _feed_rest() is called, which may run any code */
     if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
         return -1;
     }
     Py_ssize_t start = -1;
-    if (*end < 0) {
+    if (end_given == Py_None) {
         *end = view.len;
     }
-    if (*end > view.len) {
-        PyErr_Format(PyExc_ValueError, "end %zd does not lie within %zd bytes", *end, view.len);
+    if (*end < 0 || *end > view.len) {
+        PyErr_Format(PyExc_ValueError, "end %S does not lie within %zd bytes", end_given, view.len);
     }
-    else if (!self->between) {
+    else if (!self->between || self->max_message_size < 0) {
         start = 0;
     }
     else {
-        start = read_messages(view.buf, 0, *end, (uint64_t)self->max_message_size, self->masked, messages);
+        start = frames_append_messages(view.buf, 0, *end, (uint64_t)self->max_message_size, self->masked, messages);
     }
     PyBuffer_Release(&view);
     return start;
 }
 
-PyDoc_STRVAR(feed_doc,
+PyDoc_STRVAR(engine_feed_doc,
 "feed($self, data, end=None, /)\n--\n\n"
-"The whole messages that data[:end] completes, in order, AT_ONCE at the most: stalled tells whether more wait\n"
-"inside. data is not kept: the caller may reuse it.");
+"Take bytes of the peer.\n\n"
+"Args:\n"
+"    data: A buffer; it is not kept, so the caller may use it again.\n"
+"    end: How many bytes of ``data`` to take. Default: all.\n\n"
+"Returns:\n"
+"    The whole messages that these bytes complete, in order, at most ``AT_ONCE``. ``stalled`` then says whether\n"
+"    more of them wait inside.\n\n"
+"Raises:\n"
+"    ValueError: ``end`` does not lie within ``data``.");
 
 static PyObject *
-feed(ShortPath *self, PyObject *const *args, Py_ssize_t nargs)
+engine_feed(FastEngine *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs < 1 || nargs > 2) {
         return PyErr_Format(PyExc_TypeError, "feed() takes 1 or 2 arguments, %zd given", nargs);
     }
+    PyObject *end_given = nargs == 2 ? args[1] : Py_None;
     Py_ssize_t end = -1;
-    if (nargs == 2 && args[1] != Py_None) {
-        end = PyNumber_AsSsize_t(args[1], NULL);
-        if (end < 0) {
-            return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "end %zd is below 0", end);
+    if (end_given != Py_None) {
+        end = PyNumber_AsSsize_t(end_given, NULL); /* NULL: clipped where it does not fit */
+        if (end == -1 && PyErr_Occurred()) {
+            return NULL;
         }
     }
     PyObject *messages = PyList_New(0);
     if (messages == NULL) {
         return NULL;
     }
-    Py_ssize_t start = feed_whole(self, args[0], &end, messages);
-    if (start >= 0 && (start < end || !self->between)) {
-        PyObject *done = feed_rest(self, args[0], start, end, messages);
-        start = done == NULL ? -1 : start;
-        Py_XDECREF(done);
+    Py_ssize_t start = engine_append_messages(self, args[0], end_given, &end, messages);
+    int failed = start < 0;
+    if (!failed && (start < end || !self->between)) {
+        failed = engine_feed_rest(self, args[0], start, end, messages) < 0;
     }
-    if (start < 0) {
+    if (failed) {
         Py_CLEAR(messages);
     }
     return messages;
 }
 
-PyDoc_STRVAR(encode_doc,
+PyDoc_STRVAR(engine_encode_doc,
 "encode($self, message, binary=None, /)\n--\n\n"
-"A whole message as one frame, or as (header, payload) where joining them would copy much.");
+"Build the frame of a whole message.\n\n"
+"Args:\n"
+"    message: ``str``, ``bytes``, ``bytearray``, ``memoryview``, a number, or what ``prepare()`` returns.\n"
+"    binary: Whether it is sent as a binary message. Default: ``str`` and numbers are text, buffers are binary.\n\n"
+"Returns:\n"
+"    The frame, or (header, payload) from ``SPLIT_FROM`` bytes on, where joining them would copy much.\n\n"
+"Raises:\n"
+"    TypeError: Not a message.\n"
+"    ValueError: It cannot be sent as text, because it has no UTF-8 or is none.");
 
 static PyObject *
-encode(ShortPath *self, PyObject *const *args, Py_ssize_t nargs)
+engine_encode(FastEngine *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs < 1 || nargs > 2) {
         return PyErr_Format(PyExc_TypeError, "encode() takes 1 or 2 arguments, %zd given", nargs);
@@ -440,100 +487,92 @@ encode(ShortPath *self, PyObject *const *args, Py_ssize_t nargs)
     PyObject *message = args[0], *binary = nargs == 2 ? args[1] : Py_None;
     if (self->plain && binary == Py_None) {
         if (PyUnicode_CheckExact(message)) {
-            return build_text_frame(WHOLE_TEXT, message, NULL);
+            return frames_build_text(WHOLE_TEXT, message, NULL);
         }
         if (PyBytes_CheckExact(message) && PyBytes_GET_SIZE(message) < SPLIT_FROM) {
-            return build_frame(WHOLE_BINARY, PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message), NULL);
+            return frames_build(WHOLE_BINARY, PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message), NULL);
         }
     }
-    PyObject *rest[] = {(PyObject *)self, message, binary};
-    return PyObject_VectorcallMethod(encode_name, rest, 3, NULL);
+    PyObject *all[] = {(PyObject *)self, message, binary};
+    return PyObject_VectorcallMethod(name__encode, all, 3, NULL);
 }
 
-static void
-path_dealloc(PyObject *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    type->tp_free(self);
-    Py_DECREF(type);
-}
-
-#define FUNCTION(f) ((PyCFunction)(void (*)(void))(f))
-
-static PyMethodDef path_methods[] = {
-    {"feed", FUNCTION(feed), METH_FASTCALL, feed_doc},
-    {"encode", FUNCTION(encode), METH_FASTCALL, encode_doc},
+static PyMethodDef engine_methods[] = {
+    {"feed", NATIVE_METHOD(engine_feed), METH_FASTCALL, engine_feed_doc},
+    {"encode", NATIVE_METHOD(engine_encode), METH_FASTCALL, engine_encode_doc},
     {NULL, NULL, 0, NULL},
 };
 
-static PyMemberDef path_members[] = {
-    {"_between", T_BOOL, offsetof(ShortPath, between), 0, NULL},
-    {"_masked", T_BOOL, offsetof(ShortPath, masked), 0, NULL},
-    {"_max_message_size", T_PYSSIZET, offsetof(ShortPath, max_message_size), 0, NULL},
-    {"eventful", T_BOOL, offsetof(ShortPath, eventful), 0, NULL},
-    {"plain", T_BOOL, offsetof(ShortPath, plain), 0, NULL},
+static PyMemberDef engine_members[] = {
+    {"_between", T_BOOL, offsetof(FastEngine, between), 0, NULL},
+    {"_masked", T_BOOL, offsetof(FastEngine, masked), 0, NULL},
+    {"_max_message_size", T_PYSSIZET, offsetof(FastEngine, max_message_size), 0, NULL},
+    {"eventful", T_BOOL, offsetof(FastEngine, eventful), 0, NULL},
+    {"plain", T_BOOL, offsetof(FastEngine, plain), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
-PyDoc_STRVAR(path_doc, "The base of Connection: what a message in one frame costs, in and out.");
+PyDoc_STRVAR(engine_doc,
+"The base of ``Connection``: the fast path of a message in one frame, in and out.\n\n"
+"Everything else is a method of the subclass: ``_feed_rest`` and ``_encode``.");
 
-static PyType_Slot path_slots[] = {
-    {Py_tp_doc, (void *)path_doc},
-    {Py_tp_new, PyType_GenericNew},
-    {Py_tp_dealloc, path_dealloc},
-    {Py_tp_methods, path_methods},
-    {Py_tp_members, path_members},
+/* No object of the type refers to another object, so there is nothing for the garbage collector to visit. A subclass
+ * with attributes of its own is visited by CPython. */
+static PyType_Slot engine_slots[] = {
+    {Py_tp_doc, (void *)engine_doc},
+    {Py_tp_dealloc, native_dealloc},
+    {Py_tp_methods, engine_methods},
+    {Py_tp_members, engine_members},
     {0, NULL},
 };
 
-static PyType_Spec path_spec = {
-    .name = "gws_middleware.protocol._speedups.ShortPath",
-    .basicsize = sizeof(ShortPath),
+static PyType_Spec engine_spec = {
+    .name = "gws_middleware.protocol._speedups.FastEngine",
+    .basicsize = sizeof(FastEngine),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = path_slots,
+    .slots = engine_slots,
 };
-
-static int
-fill_module(PyObject *module)
-{
-    feed_rest_name = PyUnicode_InternFromString("_feed_rest");
-    encode_name = PyUnicode_InternFromString("_encode");
-    PyObject *type = PyType_FromModuleAndSpec(module, &path_spec, NULL);
-    if (feed_rest_name == NULL || encode_name == NULL || type == NULL) {
-        return -1;
-    }
-    int failed = PyModule_AddType(module, (PyTypeObject *)type);
-    Py_DECREF(type);
-    return failed;
-}
 
 /* ---- The module ---- */
 
-static PyMethodDef functions[] = {
-    {"mask", FUNCTION(mask), METH_FASTCALL, mask_doc},
-    {"encode_frame", FUNCTION(encode_frame), METH_FASTCALL | METH_KEYWORDS, encode_frame_doc},
-    {"parse_messages", FUNCTION(parse_messages), METH_FASTCALL, parse_messages_doc},
+/* The constants are here for the test that compares them with those of frames.py. */
+static int
+speedups_fill_module(PyObject *module)
+{
+    NAMES(NATIVE_INTERN_NAME)
+    if (native_add_type(module, &engine_spec) == NULL || PyModule_AddIntMacro(module, WHOLE_TEXT) < 0
+        || PyModule_AddIntMacro(module, WHOLE_BINARY) < 0 || PyModule_AddIntMacro(module, MASKED) < 0
+        || PyModule_AddIntMacro(module, LENGTH) < 0 || PyModule_AddIntMacro(module, LENGTH_16) < 0
+        || PyModule_AddIntMacro(module, LENGTH_64) < 0 || PyModule_AddIntMacro(module, AT_ONCE) < 0
+        || PyModule_AddIntMacro(module, SPLIT_FROM) < 0) {
+        return -1;
+    }
+    return 0;
+}
+
+static PyMethodDef speedups_functions[] = {
+    {"mask", NATIVE_METHOD(masking_mask), METH_FASTCALL, masking_mask_doc},
+    {"encode_frame", NATIVE_METHOD(frames_encode_frame), METH_FASTCALL | METH_KEYWORDS, frames_encode_frame_doc},
+    {"parse_messages", NATIVE_METHOD(frames_parse_messages), METH_FASTCALL, frames_parse_messages_doc},
     {NULL, NULL, 0, NULL},
 };
 
-static PyModuleDef_Slot slots[] = {
-    {Py_mod_exec, fill_module},
-#if PY_VERSION_HEX >= 0x030C0000
-    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
-#endif
+static PyModuleDef_Slot speedups_slots[] = {
+    {Py_mod_exec, speedups_fill_module},
+    NATIVE_ONE_INTERPRETER
     {0, NULL},
 };
 
-static struct PyModuleDef definition = {
+static struct PyModuleDef speedups_definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "_speedups",
-    .m_doc = "The hot paths of masking and frames in C.",
-    .m_methods = functions,
-    .m_slots = slots,
+    .m_doc = "The fast paths of masking.py and frames.py in C.",
+    .m_methods = speedups_functions,
+    .m_slots = speedups_slots,
 };
 
 PyMODINIT_FUNC
 PyInit__speedups(void)
 {
-    return PyModuleDef_Init(&definition);
+    return PyModuleDef_Init(&speedups_definition);
 }

@@ -3,7 +3,8 @@
 Rule 1: nothing here waits or does I/O; there is no socket, clock, greenlet or environ.
 Rule 2: what the RFCs make mandatory (pong, close echo, the close frame of a failure) is answered here; the shell sends
 what ``take_replies()`` gives it.
-Rule 3: bytes in, whole messages out. The peer's faults never raise: they end the connection (``state``).
+Rule 3: bytes in, whole messages out. What the peer does wrong never raises an exception: it ends the connection
+(``state``). What the caller does wrong raises at the call and changes nothing.
 
 ==========  ==========================  =======================================
 state       next on our close()         next on what the peer sends
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import sys
 from enum import Enum
 from sys import getsizeof
 from typing import Any
@@ -29,6 +31,7 @@ from .frames import (
     AT_ONCE,
     FIN,
     LENGTH,
+    LENGTH_16,
     MASKED,
     OPCODE,
     RSV1,
@@ -37,7 +40,7 @@ from .frames import (
     SPLIT_FROM,
     WHOLE_BINARY,
     WHOLE_TEXT,
-    ShortPath,
+    FastEngine,
     encode_frame,
     encode_header,
     parse_messages,
@@ -53,12 +56,14 @@ _DATA = (_TEXT, _BINARY)
 MAX_CONTROL = 125
 """Bytes of a control frame's payload (RFC 6455 5.5)."""
 MAX_PONGS = 16
-"""Pings that are answered one by one while the answers cannot be sent."""
+"""Pongs that wait to be sent. Of more pings the latest are answered, which 5.5.3 allows."""
 SHORT_PIECE = 4096
-"""Pieces of a message below this are merged, so that a peer that dribbles bytes costs no object for each."""
+"""Bytes below which a piece of a message is merged with the one before it. Else a peer that sends single bytes would
+cost an object for each.
+"""
 FRAMES_AT_ONCE = 16
-"""Frames other than whole messages that one ``feed`` takes: each costs some microseconds, one read can hold ten
-thousand, and the loop has others to serve.
+"""Frames other than whole messages that one ``feed()`` takes. Each costs some microseconds, one read can hold ten
+thousand, and the event loop has other connections to serve.
 """
 
 _new_utf8_decoder = codecs.getincrementaldecoder("utf-8")
@@ -74,7 +79,7 @@ class State(Enum):
 
 
 class _Violation(Exception):  # noqa: N818
-    """The peer broke a rule. Never leaves this module."""
+    """The peer broke a rule. It never leaves this module: the connection fails with this code and reason."""
 
     def __init__(self, code: CloseCode, reason: str) -> None:
         super().__init__(code, reason)
@@ -89,8 +94,16 @@ def _not_utf8() -> _Violation:
     return _Violation(CloseCode.INVALID_DATA, "a text message is not UTF-8")  # 8.1
 
 
-class Connection(ShortPath):
-    """One end of a connection. ``client`` is True on the end that masks what it sends."""
+class Connection(FastEngine):
+    """One end of a connection.
+
+    Args:
+        client: Whether this is the client's end, which masks what it sends (RFC 6455 5.1).
+        max_message_size: Bytes of one message after inflation; the peer's larger one fails the connection with 1009.
+        max_fragments: Frames of one message; more fail the connection with 1008.
+        deflate: The codec that was negotiated (RFC 7692); None without compression.
+
+    """
 
     __slots__ = (
         "_client",
@@ -122,24 +135,25 @@ class Connection(ShortPath):
         self.received_close: tuple[int, str] | None = None
         """Code and reason of the peer's close frame; 1005 stands for one without a code (RFC 6455 7.1.5)."""
         self.sent_close: tuple[int, str] | None = None
+        """Code and reason of our close frame, in the same way."""
         self.closed_by_peer = False
         """Whether the peer's close frame was the first, and ours the answer."""
         self.pongs: list[bytes] = []
-        """Payloads of pongs received; the shell takes them out."""
+        """Payloads of the pongs received; the shell removes them."""
         self.pings_dropped = 0
-        """Pings that came too fast to be answered, in all."""
+        """Pings that were not answered because too many came at once."""
         self.eventful = False
-        """Something other than whole messages came by since the shell last set this to False."""
+        """Something other than whole messages has come since the shell last set this to False."""
         self.stalled = False
-        """Frames may wait inside, because what has been done is enough for one call; ``feed(b"")`` goes on."""
+        """Frames may wait inside, because one call has done enough; ``feed(b"")`` goes on."""
         self._client = client
-        self._masked = not client
-        self._between = True  # nothing but whole messages has come: the next byte begins a frame
-        self._max_message_size = max_message_size
+        self._masked = not client  # 5.1
+        self._between = True
+        self._max_message_size = min(max_message_size, sys.maxsize)  # in C it is a Py_ssize_t
         self._max_fragments = max_fragments
         self._deflate = deflate
         self.plain = deflate is None and not client
-        """Messages go out as they are: neither compressed nor masked."""
+        """Messages are sent as they are: neither compressed nor masked."""
         self._rest: bytearray | None = None
         self._frame: _Frame | None = None
         self._message: _Partial | None = None
@@ -149,7 +163,7 @@ class Connection(ShortPath):
     # --- receiving -------------------------------------------------------------------------------------------------
 
     def _feed_rest(self, data: bytes | bytearray, start: int, end: int, messages: list[str | bytes]) -> None:
-        """The long path: every frame that is not a whole message, one at a time."""
+        """The slow path: read one frame at a time, whatever it is."""
         rest = self._rest
         if rest is not None:
             with memoryview(data) as view:
@@ -159,7 +173,7 @@ class Connection(ShortPath):
         self.eventful = True
         try:
             with memoryview(data) as view:
-                start = self._walk(data, view, start, end, messages)
+                start = self._read_frames(data, view, start, end, messages)
                 if rest is None:
                     rest, start = bytearray(view[start:end]), 0
             del rest[:start]  # no copy: a bytearray only moves its beginning
@@ -170,14 +184,20 @@ class Connection(ShortPath):
             self._rest is None and self._frame is None and self._message is None and self.state is State.OPEN
         )
 
-    def _walk(
+    def _read_frames(
         self, data: bytes | bytearray, view: memoryview, start: int, end: int, messages: list[str | bytes]
     ) -> int:
-        """Take frames from ``data[start:end]`` until they end or enough has been done; returns where it stopped."""
+        """Read frames from ``data[start:end]`` until they end or one call has done enough.
+
+        Returns:
+            The offset of the first byte that was not consumed.
+
+        """
         held = frames = 0
+        # 1.4, 5.5.1: after the peer's close frame nothing is read. After ours the peer's close frame is awaited.
         while self.state is State.OPEN or self.state is State.CLOSING:
             if frames == FRAMES_AT_ONCE or held >= self._max_message_size or len(messages) >= AT_ONCE:
-                # Of small compressed frames each may inflate to a large message: the next ones wait as they are.
+                # Each small compressed frame may inflate to a large message: the next ones wait compressed.
                 self.stalled = start < end
                 break
             frames += 1
@@ -194,7 +214,7 @@ class Connection(ShortPath):
                 assert frame is not None
             if frame.opcode >= _CLOSE:
                 if end - start < frame.left:
-                    # Its few bytes are awaited together, so the header is read again then.
+                    # Its payload is taken in one piece, so a header without all of it is read again later.
                     self._frame = None
                     return start - frame.header_size
                 self._control(frame.opcode, self._payload(frame, view, start))
@@ -206,26 +226,32 @@ class Connection(ShortPath):
             if self._frame is not None:
                 break
             if len(messages) > count:
-                held += getsizeof(messages[-1])  # CPython keeps a text at up to four bytes for each of its characters
+                held += getsizeof(messages[-1])  # CPython needs up to four bytes for each character of a text
         return start
 
     def _read_header(self, data: bytes | bytearray, start: int, end: int) -> int | None:
-        """Judge a frame's header before any of its payload is stored (RFC 6455 5.2); None while it is incomplete."""
+        """Read and check a frame's header, before any of its payload is stored (RFC 6455 5.2).
+
+        Returns:
+            The offset of the payload; None while the header is incomplete.
+
+        """
         if end - start < 2:
             return None
         first, second = data[start], data[start + 1]
         opcode, length = first & OPCODE, second & LENGTH
+        # Before the rest of the header has come: a violation is answered as soon as it is certain.
         self._check_first_bytes(first, opcode, length, bool(second & MASKED))
         after = start + 2
-        if length >= 126:
-            width, least = (2, 126) if length == 126 else (8, 65536)
+        if length >= LENGTH_16:
+            width, least = (2, LENGTH_16) if length == LENGTH_16 else (8, 65536)
             if end - after < width:
                 return None
             length = int.from_bytes(data[after : after + width], "big")
             if length < least:
-                raise _protocol_error("a frame's length is not encoded in the fewest bytes")  # 5.2 MUST
+                raise _protocol_error("a frame's length is not encoded in the fewest bytes")  # 5.2: MUST be minimal
             if length >> 63:
-                raise _protocol_error("the top bit of a frame's length is set")  # 5.2 MUST
+                raise _protocol_error("the top bit of a frame's length is set")  # 5.2: MUST be 0
             after += width
         if second & MASKED:
             if end - after < 4:
@@ -238,29 +264,32 @@ class Connection(ShortPath):
         return after
 
     def _check_first_bytes(self, first: int, opcode: int, length: int, masked: bool) -> None:
+        """Check what the first two bytes of a frame say; ``length`` is the one of seven bits."""
+        # 5.1: a client MUST mask all frames, a server MUST NOT mask any; the other end MUST close, with 1002.
         if masked is self._client:
-            raise _protocol_error(
-                "a client's frame is not masked" if not masked else "a server's frame is masked"
-            )  # 5.1
+            raise _protocol_error("a client's frame is not masked" if not masked else "a server's frame is masked")
+        # 5.2: a reserved bit that no negotiated extension defines MUST fail the connection. RFC 7692 6: RSV1 is set on
+        # the first frame of a compressed message alone.
         if first & (RSV2 | RSV3) or (first & RSV1 and (self._deflate is None or opcode not in _DATA)):
-            raise _protocol_error("a reserved bit is set")  # 5.2; RSV1: RFC 7692 6
+            raise _protocol_error("a reserved bit is set")
         if opcode >= _CLOSE:
             if opcode > _PONG:
-                raise _protocol_error(f"opcode {opcode:#x} is reserved")
+                raise _protocol_error(f"opcode {opcode:#x} is reserved")  # 5.2: unknown ones MUST fail the connection
             if not first & FIN:
-                raise _protocol_error("a control frame is fragmented")  # 5.5 MUST NOT
+                raise _protocol_error("a control frame is fragmented")  # 5.5: MUST NOT be fragmented
             if length > MAX_CONTROL:
-                raise _protocol_error(f"a control frame has more than {MAX_CONTROL} bytes")  # 5.5 MUST
+                raise _protocol_error(f"a control frame has more than {MAX_CONTROL} bytes")  # 5.5: MUST be 125 or less
         elif opcode == _CONTINUATION:
             if self._message is None:
                 raise _protocol_error("a continuation frame continues nothing")  # 5.4
         elif opcode not in _DATA:
-            raise _protocol_error(f"opcode {opcode:#x} is reserved")
+            raise _protocol_error(f"opcode {opcode:#x} is reserved")  # 5.2
         elif self._message is not None:
-            raise _protocol_error("a new message begins inside a fragmented one")  # 5.4
+            # 5.4: fragments of one message MUST NOT be interleaved with those of another.
+            raise _protocol_error("a new message begins inside a fragmented one")
 
     def _begin_data(self, first: int, opcode: int, length: int) -> None:
-        """Count a data frame against the limits as soon as its header is known."""
+        """Check a data frame against the limits as soon as its header is complete, so that nothing of it is stored."""
         message = self._message
         if message is None:
             message = self._message = _Partial(opcode == _TEXT, bool(first & RSV1))
@@ -268,7 +297,7 @@ class Connection(ShortPath):
         if message.fragments > self._max_fragments:
             raise _Violation(CloseCode.POLICY_VIOLATION, f"more than {self._max_fragments} fragments in a message")
         room = self._max_message_size - message.size
-        # Deflate may lengthen what it cannot shrink; the exact limit then falls after inflation.
+        # Deflate lengthens data that it cannot shrink, by less than an eighth. After inflation the limit is exact.
         if length > (room + (room >> 3) + 64 if message.compressed else room):
             raise self._too_big()
 
@@ -276,21 +305,26 @@ class Connection(ShortPath):
         return _Violation(CloseCode.MESSAGE_TOO_BIG, f"a message has more than {self._max_message_size} bytes")
 
     def _payload(self, frame: _Frame, view: memoryview, start: int) -> bytes:
-        """Unmasked bytes of the frame from ``start`` on, as many as it still wants."""
+        """The bytes of the frame's payload from ``start`` on, unmasked, as many as it still lacks."""
         piece = view[start : start + frame.left]
         if frame.key is None:
             return bytes(piece)
         return mask(piece, frame.key)
 
     def _data(self, frame: _Frame, view: memoryview, start: int, end: int, messages: list[str | bytes]) -> int:
-        """Take what came of a data frame's payload; the message goes out with the last byte of its last frame."""
+        """Take the bytes of a data frame's payload that have come. The last byte of the last frame completes a message.
+
+        Returns:
+            The offset of the first byte that was not consumed.
+
+        """
         message = self._message
         assert message is not None
         taken = min(frame.left, end - start)
         last = taken == frame.left and bool(frame.first & FIN)
         if self.state is State.OPEN:
             self._store(message, self._payload(frame, view[:end], start), last)
-        # else: what comes behind our own close frame is skipped (1.4)
+        # Data that comes after our close frame is discarded (1.4).
         frame.advance(taken)
         if not frame.left:
             self._frame = None
@@ -320,8 +354,8 @@ class Connection(ShortPath):
 
     def _control(self, opcode: int, payload: bytes) -> None:
         if opcode == _PING:
-            # Only the latest ping needs an answer (5.5.3), so of a flood the latest few get one; none does once we have
-            # said goodbye.
+            # 5.5.2: a ping MUST be answered, unless a close frame was received. 5.5.3: of several pings the latest
+            # alone may be answered. 5.5.1: after our close frame we MUST NOT send data frames; we send no frame at all.
             if self.state is State.OPEN:
                 self._pongs_due.append(payload)
                 if len(self._pongs_due) > MAX_PONGS:
@@ -338,19 +372,25 @@ class Connection(ShortPath):
         self._pongs_due.clear()
         self._message = None
         if self.state is State.OPEN:
-            # 5.5.1: answer with a close frame, typically with the code received.
+            # 5.5.1: MUST be answered with a close frame, typically with the code received.
             self._queue_close(payload[:2])
             self.sent_close = (code, "")
             self.closed_by_peer = True
         self.state = State.CLOSED
 
     def fail(self, code: CloseCode, reason: str) -> None:
-        """The peer has gone beyond a limit that the shell keeps: as if it had broken a rule."""
+        """Fail the connection because the peer has exceeded a limit that the shell keeps.
+
+        Args:
+            code: The code of our close frame.
+            reason: Its reason: at most 123 bytes of UTF-8.
+
+        """
         self._fail(_Violation(code, reason))
         self._rest, self._between, self.stalled = None, False, False
 
     def _fail(self, violation: _Violation) -> None:
-        """_Fail the WebSocket Connection_ (RFC 6455 7.1.7): say why, unless goodbye has been said."""
+        """_Fail the WebSocket Connection_ (RFC 6455 7.1.7): queue a close frame that says why, unless one was sent."""
         if self.state is State.OPEN:
             self._queue_close(int(violation.code).to_bytes(2, "big") + violation.reason.encode())
             self.sent_close = (int(violation.code), violation.reason)
@@ -368,22 +408,37 @@ class Connection(ShortPath):
             payload = self._deflate.compress(payload)
             first |= RSV1
         if self._client:
-            return encode_frame(first, payload, os.urandom(4))  # 5.3: a fresh, unpredictable key for each frame
+            return encode_frame(first, payload, os.urandom(4))  # 5.3: each key MUST be fresh and unpredictable
         if len(payload) < SPLIT_FROM:
             return encode_frame(first, payload)
         return encode_header(first, len(payload)), payload
 
     def ping(self, payload: bytes) -> bytes:
-        """A ping frame; ValueError over 125 bytes, TypeError for anything but bytes."""
+        """Build a ping frame (RFC 6455 5.5.2).
+
+        Args:
+            payload: At most 125 bytes, which the pong returns.
+
+        Raises:
+            ValueError: The payload is longer.
+            TypeError: The payload is no buffer.
+
+        """
         payload = bytes(memoryview(payload))
         if len(payload) > MAX_CONTROL:
             raise ValueError(f"a ping carries {MAX_CONTROL} bytes at the most, not {len(payload)}")
         return self._control_frame(_PING, payload)
 
     def close(self, code: int | None = CloseCode.NORMAL, reason: str = "") -> None:
-        """Queue our close frame among the replies, once; later calls do nothing. None sends no code.
+        """Queue our close frame as a reply, once; later calls do nothing (RFC 6455 5.5.1).
 
-        ValueError for a code that may not travel or a reason over 123 bytes of UTF-8 (RFC 6455 5.5.1, 7.4).
+        Args:
+            code: The close code; None sends none.
+            reason: A text of at most 123 bytes of UTF-8.
+
+        Raises:
+            ValueError: The code may not be sent (7.4), or the reason is too long.
+
         """
         payload = close_payload(code, reason)
         if self.state is State.OPEN:
@@ -401,12 +456,12 @@ class Connection(ShortPath):
 
     @property
     def frame_left(self) -> int:
-        """Bytes of payload that the frame at hand still lacks."""
+        """Bytes of payload that the current frame still lacks."""
         return 0 if self._frame is None else self._frame.left
 
     @property
     def in_a_message(self) -> bool:
-        """Whether a part of a message, or of a frame, has come."""
+        """Whether a part of a message or frame has come."""
         return not self._between
 
     @property
@@ -416,7 +471,7 @@ class Connection(ShortPath):
 
     @property
     def over(self) -> bool:
-        """Whether the peer has said goodbye or broken a rule: nothing more comes out of ``feed``."""
+        """Whether the peer has sent its close frame or broken a rule: ``feed()`` returns nothing any more."""
         return self.state is State.CLOSED or self.state is State.FAILED
 
     @property
@@ -425,19 +480,22 @@ class Connection(ShortPath):
         return bool(self._pongs_due) or self._close_due is not None
 
     def take_replies(self) -> bytes:
-        """What is due: pongs, or our close frame, the last that we send. A shell that cannot send may ask later."""
+        """Take the frames that are due: pongs, or our close frame, which is the last frame that we send.
+
+        A shell that cannot send at the moment may call it later.
+        """
         close, self._close_due = self._close_due, None
         return self.take_pongs() if close is None else close
 
     def take_pongs(self) -> bytes:
-        """The pongs that are due."""
+        """Take the pongs that are due."""
         pongs = b"".join([self._control_frame(_PONG, payload) for payload in self._pongs_due])
         self._pongs_due.clear()
         return pongs
 
 
 class _Frame:
-    """A frame whose header has been read."""
+    """A frame of which the header has been read."""
 
     __slots__ = ("first", "header_size", "key", "left", "opcode", "size")
 
@@ -448,7 +506,7 @@ class _Frame:
         self.header_size = header_size
 
     def advance(self, taken: int) -> None:
-        """``taken`` bytes of payload are done: the key goes on where they stopped (RFC 6455 5.3)."""
+        """Count ``taken`` bytes of payload as read. The next piece is unmasked from that place of the key on (5.3)."""
         self.left -= taken
         turn = taken & 3
         if turn and self.key is not None:
@@ -456,8 +514,8 @@ class _Frame:
 
 
 class _Partial:
-    """A message of which some frames, or some bytes, have come. It is kept as bytes: text can take four times as
-    much.
+    """A message of which some frames, or some bytes, have come. It is kept as bytes: as text CPython could need four
+    times as much.
     """
 
     __slots__ = ("_decoder", "_pieces", "compressed", "fragments", "size", "text")
@@ -469,13 +527,18 @@ class _Partial:
         self._decoder: Any = None
 
     def add(self, piece: bytes, last: bool) -> None:
-        """Keep a piece; UnicodeDecodeError as soon as text is certain not to be UTF-8 (RFC 6455 8.1)."""
+        """Add a piece. 8.1: text that is not UTF-8 MUST fail the connection; it does as soon as that is certain.
+
+        Raises:
+            UnicodeDecodeError: The text is not UTF-8.
+
+        """
         if self.text and not last:
             if self._decoder is None:
                 self._decoder = _new_utf8_decoder()
             self._decoder.decode(piece)
             if b"\xed\xa0" <= self._decoder.getstate()[0] < b"\xee":
-                self._decoder.decode(b"", True)  # raises: half a surrogate, of which CPython awaits the third byte
+                self._decoder.decode(b"", True)  # raises: CPython awaits the third byte of a surrogate, none is valid
         pieces = self._pieces
         if len(piece) >= SHORT_PIECE or (last and not pieces):
             pieces.append(piece)
@@ -485,10 +548,15 @@ class _Partial:
             pieces.append(bytearray(piece))
 
     def whole(self) -> str | bytes:
-        """The message; UnicodeDecodeError where it is a text that is not UTF-8."""
+        """The message.
+
+        Raises:
+            UnicodeDecodeError: It is a text that is not UTF-8.
+
+        """
         pieces, self._pieces = self._pieces, []
         joined = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        del pieces  # before a text is decoded: its bytes are there once more then, and not twice
+        del pieces  # before a text is decoded, so that its bytes are in memory once and not twice
         return joined.decode() if self.text else bytes(joined)
 
 
@@ -500,12 +568,12 @@ def _whole(message: _Partial) -> str | bytes:
 
 
 class PreparedMessage:
-    """A message that ``prepare()`` has made ready to be sent to many. It cannot be changed."""
+    """A message that ``prepare()`` has encoded once for many connections. It cannot be changed."""
 
     __slots__ = ("_compressed", "_payload", "frame")
 
     frame: bytes
-    """The whole frame, not compressed, as any WebSocket client takes it (RFC 6455 5.2, RFC 7692 6)."""
+    """The whole frame, not compressed, which every client accepts (RFC 6455 5.2, RFC 7692 6)."""
     _payload: bytes
     _compressed: dict[int, bytes]
 
@@ -523,8 +591,14 @@ class PreparedMessage:
         return f"<PreparedMessage of {len(self._payload)} bytes>"
 
     def frame_for(self, deflate: Deflate | None) -> bytes:
-        """The frame for a connection with this codec. It is compressed where one frame serves all connections, because
-        none refers to what was sent before (RFC 7692 7.1.1.1), and compressed once for all of them.
+        """The frame for a connection with this codec.
+
+        It is compressed where the codec keeps no context (RFC 7692 7.1.1.1), once for all connections with the same
+        window: such a frame does not depend on what was sent before.
+
+        Args:
+            deflate: The codec of the connection; None without compression.
+
         """
         bits = None if deflate is None else deflate.shared_bits
         if deflate is None or bits is None or len(self._payload) < deflate.threshold:
@@ -537,9 +611,16 @@ class PreparedMessage:
 
 
 def prepare(message: Any, binary: bool | None = None) -> PreparedMessage:
-    """A message that is encoded once and sent to many, by ``WebSocket.offer`` or ``WebSocket.send``.
+    """Encode a message once, to send it on many connections with ``WebSocket.offer()`` or ``WebSocket.send()``.
 
-    ``binary`` is that of ``send``. TypeError, ValueError: not a message.
+    Args:
+        message: ``str``, ``bytes``, ``bytearray``, ``memoryview`` or a number.
+        binary: Whether it is sent as a binary message. Default: ``str`` and numbers are text, buffers are binary.
+
+    Raises:
+        TypeError: Not a message.
+        ValueError: It cannot be sent as text, because it has no UTF-8 or is none.
+
     """
     if type(message) is PreparedMessage:
         return message
@@ -578,7 +659,12 @@ def _as_bytes(message: Any) -> tuple[Any, bool]:
 
 
 def close_payload(code: int | None, reason: str) -> bytes:
-    """The payload of a close frame (RFC 6455 5.5.1)."""
+    """Build the payload of a close frame (RFC 6455 5.5.1): a code in network byte order and a reason, or nothing.
+
+    Raises:
+        ValueError: The code may not be sent (7.4), there is a reason without a code, or the reason is too long.
+
+    """
     if code is None:
         if reason:
             raise ValueError("a close frame without a code carries no reason")
@@ -592,14 +678,15 @@ def close_payload(code: int | None, reason: str) -> bytes:
 
 
 def _read_close(payload: bytes) -> tuple[int, str]:
+    """Code and reason of the peer's close frame."""
     if not payload:
-        return int(CloseCode.NO_STATUS), ""
+        return int(CloseCode.NO_STATUS), ""  # 7.1.5
     if len(payload) == 1:
-        raise _protocol_error("a close frame has a payload of one byte")  # 5.5.1
+        raise _protocol_error("a close frame has a payload of one byte")  # 5.5.1: a body MUST begin with two bytes
     code = int.from_bytes(payload[:2], "big")
     if not may_travel(code):
         raise _protocol_error(f"close code {code} may not be sent")  # 7.4
     try:
-        return code, payload[2:].decode()
+        return code, payload[2:].decode()  # 5.5.1: UTF-8
     except UnicodeDecodeError:
         raise _Violation(CloseCode.INVALID_DATA, "a close reason is not UTF-8") from None

@@ -1,8 +1,16 @@
 """permessage-deflate (RFC 7692): the negotiation, and a codec for one connection.
 
-Two ways to compress. ``"shared"``: no context takeover, so one compressor serves every connection (a full flush behind
-each message leaves nothing that the next one could refer to) and a connection costs no memory. ``"dedicated"``: context
-takeover with a window of 4 KiB, which shrinks small similar messages at about 40 KB for each connection.
+Rule: nothing that one connection has sent can appear in what another one sends, although they share a compressor.
+
+===============  ================  ==========  ============================================================
+mode             context takeover  compressor  cost
+===============  ================  ==========  ============================================================
+``"off"``        (none)            (none)      (none)
+``"shared"``     no                shared      no memory for a connection; small messages are not compressed
+``"dedicated"``  yes, 4 KiB        its own     about 40 KB for a connection; small similar messages shrink
+===============  ================  ==========  ============================================================
+
+The shared compressor makes a full flush after each message, so that the next message cannot refer to it.
 """
 
 from __future__ import annotations
@@ -27,26 +35,34 @@ __all__ = [
 
 NAME = "permessage-deflate"
 TAIL = b"\x00\x00\xff\xff"
-"""What a sender takes off the end of a message and a receiver puts back (RFC 7692 7.2.1)."""
+"""What a sender removes from the end of a message (RFC 7692 7.2.1) and a receiver appends again (7.2.2)."""
 
 SHARED_FROM = 1024
-"""Bytes from which "shared" compresses: below it a message without context hardly shrinks."""
+"""Bytes from which "shared" compresses: a shorter message without context hardly shrinks."""
 DEDICATED_BITS = 12
+"""The window of "dedicated" is 2**12 bytes."""
 DEDICATED_LEVEL = 3
+"""zlib's memLevel for it: 4 KiB of hash tables."""
 MAX_FINAL_BLOCKS = 64
-"""Final blocks (RFC 7692 7.2.3.4) in one message: what follows each of them is copied."""
+"""Final blocks (RFC 7692 7.2.3.4) in one message at most: the data after each of them is copied."""
 FINAL_BLOCK_BYTES = 16
-"""Bytes of a message for each final block after its first: each one makes zlib start again, which costs as much as a
-message does, and a peer could buy it with two bytes."""
+"""Bytes of a message for each final block after its first at least. Each one makes zlib start again, which costs as
+much as a message, and the peer sends two bytes for it.
+"""
 
 _NOTHING = (b"", b"\0" + TAIL)
-"""What follows the last final block of a message: an empty block at most."""
+"""What may follow the last final block of a message: no data, or an empty block."""
 
 _BITS = {str(bits): bits for bits in range(8, 16)}
 
 
 class InflateError(Exception):
-    """The peer's compressed data is broken (``too_big`` False) or inflates beyond the limit (True)."""
+    """The peer's data cannot be inflated.
+
+    Args:
+        too_big: It inflates to more than the limit; False: it is no valid stream.
+
+    """
 
     def __init__(self, too_big: bool) -> None:
         super().__init__(too_big)
@@ -54,7 +70,7 @@ class InflateError(Exception):
 
 
 class Parameters(NamedTuple):
-    """What both sides agreed on (RFC 7692 7.1). "Server" and "client" name the side that compresses."""
+    """What both ends have agreed on (RFC 7692 7.1). "server" and "client" name the end that compresses."""
 
     server_no_context_takeover: bool = False
     client_no_context_takeover: bool = False
@@ -63,7 +79,7 @@ class Parameters(NamedTuple):
 
 
 def format_parameters(parameters: Parameters) -> str:
-    """The extension as it stands in a header; defaults are left out."""
+    """The extension as a header value; parameters that have their default are omitted."""
     parts = [NAME]
     parts += [name for name, value in zip(parameters._fields, parameters, strict=True) if value is True]
     parts += [f"{n}={v}" for n, v in zip(parameters._fields, parameters, strict=True) if v is not True and 8 <= v < 15]
@@ -71,7 +87,10 @@ def format_parameters(parameters: Parameters) -> str:
 
 
 def _read(pairs: Sequence[tuple[str, str | None]], *, response: bool) -> dict[str, Any] | None:
-    """The parameters by name, or None where one is unknown, doubled or has a wrong value (RFC 7692 7.1)."""
+    """The parameters by name; None where one is unknown, repeated or has a wrong value.
+
+    7.1: an offer with such a parameter MUST be declined, a response with one MUST fail the connection.
+    """
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
@@ -81,7 +100,7 @@ def _read(pairs: Sequence[tuple[str, str | None]], *, response: bool) -> dict[st
                 return None
             found[name] = True
         elif name == "client_max_window_bits" and value is None and not response:
-            found[name] = 15  # the client only says that it knows the parameter (7.1.2.2)
+            found[name] = 15  # 7.1.2.2: without a value the client only announces that it supports the parameter
         elif name in ("server_max_window_bits", "client_max_window_bits") and value in _BITS:
             found[name] = _BITS[value]
         else:
@@ -90,20 +109,30 @@ def _read(pairs: Sequence[tuple[str, str | None]], *, response: bool) -> dict[st
 
 
 def negotiate(offers: Sequence[Extension], mode: str) -> Parameters | None:
-    """The server's answer: the parameters for the first offer that ``mode`` can serve, or None to go on without."""
+    """Choose the parameters for a client's offers (RFC 7692 5.1).
+
+    Args:
+        offers: What ``parse_extensions()`` returns, in the client's order of preference.
+        mode: ``"off"``, ``"shared"`` or ``"dedicated"``.
+
+    Returns:
+        The parameters for the first offer that the mode can serve; None to go on without compression.
+
+    """
     if mode == "off":
         return None
     shared = mode == "shared"
     for name, pairs in offers:
         wanted = _read(pairs, response=False) if name == NAME else None
-        if wanted is None or wanted.get("server_max_window_bits") == 8:  # zlib makes no raw stream of 256 bytes' window
+        # zlib makes no raw stream with a window of 256 bytes, so an offer that demands one is declined.
+        if wanted is None or wanted.get("server_max_window_bits") == 8:
             continue
         most = 15 if shared else DEDICATED_BITS
         limited = "client_max_window_bits" in wanted
         return Parameters(
             shared or "server_no_context_takeover" in wanted,
-            # A client that did not name the other parameter may not be given it (7.1.2.2), but it may be told to keep
-            # no context (7.1.1.2): else its window of 32 KiB would be held for as long as the connection.
+            # 7.1.2.2: client_max_window_bits MUST NOT be in the answer unless the offer has it. Without that limit the
+            # client is asked to keep no context (7.1.1.2); else 32 KiB would be held for its window all the time.
             shared or not limited or "client_no_context_takeover" in wanted,
             min(most, wanted.get("server_max_window_bits", 15)),
             min(most, wanted["client_max_window_bits"]) if limited else 15,
@@ -112,26 +141,40 @@ def negotiate(offers: Sequence[Extension], mode: str) -> Parameters | None:
 
 
 def answer(agreed: Parameters) -> str:
-    """The server's answer. It always names server_max_window_bits, as an offer that names it demands (7.1.2.1)."""
+    """The server's answer as a header value. It always has server_max_window_bits, because an offer that has it is
+    accepted by an answer that has it (7.1.2.1).
+    """
     text = format_parameters(agreed)
     return text if "server_max_window_bits" in text else text + "; server_max_window_bits=15"
 
 
 def offer(wanted: Parameters) -> str:
-    """The client's offer of ``wanted``; it always says that it knows client_max_window_bits."""
+    """The client's offer as a header value. It always announces client_max_window_bits (7.1.2.2)."""
     text = format_parameters(wanted)
     return text if "client_max_window_bits" in text else text + "; client_max_window_bits"
 
 
 def agree(answer: Sequence[Extension], offered: Parameters) -> Parameters | None:
-    """What the server's answer means to a client that offered ``offered``; ValueError where it was not offered."""
+    """Check the server's answer, on the client (RFC 7692 5.1).
+
+    Args:
+        answer: What ``parse_extensions()`` returns for it.
+        offered: What the client has offered.
+
+    Returns:
+        What both ends have agreed on; None for no compression.
+
+    Raises:
+        ValueError: The answer does not fit the offer. The client MUST fail the connection.
+
+    """
     if not answer:
         return None
     (name, pairs), *more = answer
     found = _read(pairs, response=True)
     if more or name != NAME or found is None:
         raise ValueError("the server answered with an extension that was not offered")
-    # Without client_max_window_bits the server takes any window (7.1.2.2): the client keeps to its own offer.
+    # 7.1.2.2: without client_max_window_bits in the answer the server accepts any window, so that of the offer is used.
     agreed = Parameters(**{"client_max_window_bits": offered.client_max_window_bits, **found})
     if offered.server_no_context_takeover and not agreed.server_no_context_takeover:
         raise ValueError("the server did not accept server_no_context_takeover")
@@ -143,7 +186,13 @@ def agree(answer: Sequence[Extension], offered: Parameters) -> Parameters | None
 
 
 class Deflate:
-    """Compresses and inflates the messages of one connection, on the side that ``client`` names."""
+    """Compresses and inflates the messages of one connection.
+
+    Args:
+        parameters: What both ends have agreed on.
+        client: Whether this is the client's end.
+
+    """
 
     __slots__ = (
         "_begun",
@@ -169,29 +218,40 @@ class Deflate:
         self._begun = False
         self._final_blocks = self._fed = 0
         self.threshold = SHARED_FROM if self._shared else 1
-        """Bytes from which a message is worth compressing."""
+        """Bytes from which a message is compressed."""
 
     def compress(self, payload: bytes) -> bytes:
-        """One whole message, compressed (RFC 7692 7.2.1)."""
+        """Compress one whole message (RFC 7692 7.2.1)."""
         if self._shared:
             return _shared_compressor(self._bits).compress(payload)
         compressor, self._compressor = self._compressor, None
         if compressor is None:
             compressor = zlib.compressobj(6, zlib.DEFLATED, -self._bits, DEDICATED_LEVEL)
         data = _deflate(compressor, payload, zlib.Z_SYNC_FLUSH)
-        # Only now: one that an exception has cut off holds what was never sent. A new one refers to nothing before it.
+        # Only now: a compressor that an exception has interrupted holds data that was never sent. A new one refers to
+        # no earlier message, so the peer can inflate what it makes.
         self._compressor = compressor
         return data
 
     @property
     def shared_bits(self) -> int | None:
-        """The window of the compressor that this connection shares with others; None where it has its own."""
+        """The window bits of the compressor that this connection shares; None where it has its own."""
         return self._bits if self._shared else None
 
     def inflate(self, piece: bytes, room: int, last: bool) -> bytes:
-        """The next piece of a message, inflated; InflateError as soon as it is broken or longer than ``room`` bytes."""
+        """Inflate the next piece of a message (RFC 7692 7.2.2).
+
+        Args:
+            piece: Payload of the message.
+            room: Bytes that the piece may inflate to.
+            last: Whether the message ends with this piece.
+
+        Raises:
+            InflateError: The stream is broken, or longer than ``room``.
+
+        """
         if not piece and not (last and self._begun):
-            return piece  # 7.2.3.6: an empty message is one byte; with none, the tail alone would inflate to garbage
+            return piece  # 7.2.3.6: an empty message has one byte. Of none, the appended tail alone would be inflated
         self._begun = not last
         if self._inflater is None:
             self._inflater = zlib.decompressobj(-self._inflate_bits)
@@ -206,11 +266,11 @@ class Deflate:
         return out
 
     def _inflate(self, piece: bytes, room: int) -> bytes:
-        """Never makes more than ``room`` + 1 bytes: that one more is the proof (zip bombs)."""
+        """Inflate at most ``room`` + 1 bytes, however large the message is (zip bombs): one more shows that it is."""
         self._fed += len(piece)
         out: bytes = self._inflater.decompress(piece, room + 1)
         while self._inflater.eof and len(out) <= room:
-            # A final block ends the zlib stream but not the message (7.2.3.4).
+            # 7.2.3.4: a block with BFINAL set ends the zlib stream, but not the message.
             rest = self._inflater.unused_data
             self._inflater = None
             self._final_blocks += 1
@@ -232,11 +292,11 @@ def _deflate(compressor: Any, payload: bytes, flush: int) -> bytes:
 
 
 class _SharedCompressor:
-    """Serves all connections that agreed on the same window.
+    """The compressor of all connections with the same window.
 
-    There is one compressor, and one more for each thread that compresses at the same moment. Each is taken out of the
-    list while it is used: one that an exception has cut off (a timeout, a signal handler, no memory) still holds a
-    message of that connection, and does not come back.
+    There is one object of zlib, and one more for each thread that compresses at the same moment. It is taken out of the
+    list while it is used. If an exception interrupts that (a timeout, a signal handler, no memory), it still holds a
+    message of the connection, and is dropped.
     """
 
     def __init__(self, bits: int) -> None:

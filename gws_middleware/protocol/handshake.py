@@ -1,6 +1,6 @@
-"""The opening handshake (RFC 6455 4): a request's values in, an answer out, on both sides.
+"""The opening handshake (RFC 6455 4), on both ends: values of a request or response in, a decision out.
 
-Rule: nothing here reads an environ or writes a response; a refusal is a value that carries its status and headers.
+Rule: nothing here reads an environ or writes a response. A refusal is a value with its status and headers.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ __all__ = [
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 MAX_FIELD = 8192
-"""Characters of one field. gunicorn takes no header line over 8190, but joins a hundred of one name, and a megabyte of
-escaped quotes would hold the event loop for a quarter of a second.
+"""Characters of one field at most. gunicorn takes no header line over 8190, but joins a hundred lines of one name, and
+a megabyte of escaped quotes would block the event loop for a quarter of a second.
 """
 MAX_SHOWN = 100
-"""Characters of a header that a sentence repeats."""
+"""Characters of a header that an error text repeats at most."""
 
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.\-]*)://(\[[0-9a-f:.]+\]|[^\x00-\x20/?#@\\\[\]:*]+)(?::([0-9]{1,5}))?")
@@ -42,7 +42,7 @@ _DEFAULT_PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
 
 
 class Request(NamedTuple):
-    """What the handshake's rules look at. An absent header is None."""
+    """The values of a request that the rules of the handshake read. A header that is absent is None."""
 
     method: str
     protocol: str
@@ -60,13 +60,13 @@ class Request(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """The HTTP answer to a handshake that may not pass."""
+    """A handshake that is refused, with the HTTP response to it."""
 
     status: str
     headers: tuple[tuple[str, str], ...]
     sentence: str
     about_setup: bool = False
-    """Whether a wrong setting, of this server or of a proxy in front of it, may be the cause."""
+    """Whether the cause may be a wrong setting of this server or of a reverse proxy."""
 
 
 class Handshake(NamedTuple):
@@ -74,7 +74,7 @@ class Handshake(NamedTuple):
 
     key: str
     subprotocols: tuple[str, ...] = ()
-    """What the client offers, most wanted first."""
+    """What the client offers, in its order of preference."""
     compression: deflate.Parameters | None = None
 
 
@@ -94,31 +94,43 @@ def _bad_setup(sentence: str) -> Refusal:
 
 
 def wants_websocket(upgrade: str) -> bool:
-    """Whether an Upgrade header names WebSocket at all, alone or among others; the rules then decide."""
+    """Whether an Upgrade header contains "websocket" in any form. If so, ``judge()`` decides."""
     return "websocket" in upgrade.lower()
 
 
 def upgrade_dropped(upgrade: str | None, key: str | None) -> bool:
-    """Whether the request asks for no upgrade but has the key of a handshake: a proxy passed on one of the two."""
+    """Whether a request has the key of a handshake but no Upgrade header: a reverse proxy has removed that."""
     return key is not None and not parse_list(upgrade or "")
 
 
 def judge(
     request: Request, allowed_origins: Sequence[str | re.Pattern[str]], compression: str = "off"
 ) -> Handshake | Refusal:
-    """The rules of RFC 6455 4.2.1 in order; the first one that the request breaks makes the answer."""
+    """Apply the rules of RFC 6455 4.2.1, in order, on the server.
+
+    Args:
+        request: The values of the request.
+        allowed_origins: The setting ``allowed_origins``.
+        compression: The setting ``compression``: ``"off"``, ``"shared"`` or ``"dedicated"``.
+
+    Returns:
+        The handshake, or the refusal for the first rule that the request breaks.
+
+    """
     if any(len(value) > MAX_FIELD for value in request if value is not None):
         return _bad(f"A header of the handshake is longer than {MAX_FIELD} characters.")
     return _judge_http(request) or _judge_websocket(request, allowed_origins, compression)
 
 
 def _judge_http(request: Request) -> Refusal | None:
-    """What HTTP asks of a request that wants to upgrade (items 1 to 4)."""
+    """The rules about HTTP (4.2.1, items 1 to 4; RFC 9110 7.8)."""
+    # Before the version and the method: a proxy that removes Upgrade often changes those too, and this text helps more.
     if upgrade_dropped(request.upgrade, request.key):
         return _bad_setup(
             "The request has a Sec-WebSocket-Key, but no Upgrade header. A proxy in front of this server has to speak "
             "HTTP/1.1 to it, and to pass the Upgrade and Connection headers on."
         )
+    # Item 1: HTTP/1.1 or higher; HTTP/2 has another handshake (RFC 8441).
     if request.protocol != "HTTP/1.1":
         return _bad_setup(
             f"A WebSocket is opened over HTTP/1.1, not {_shown(request.protocol or '')[1:-1]}. A proxy in front of "
@@ -126,15 +138,17 @@ def _judge_http(request: Request) -> Refusal | None:
         )
     if request.method != "GET":
         return _refuse("405 Method Not Allowed", "A WebSocket is opened with GET.", ("Allow", "GET"))
-    if not request.host or "," in request.host:
+    if not request.host or "," in request.host:  # item 2; WSGI joins several Host headers with commas
         return _bad("A WebSocket request has exactly one Host header.")
+    # Item 3. With several protocols a server chooses one (RFC 9110 7.8), and a proxy could choose another one.
     if parse_list(request.upgrade or "") != ["websocket"]:
         return _bad("The Upgrade header of a WebSocket request is 'websocket' alone.")
-    if "upgrade" not in parse_list(request.connection or ""):
+    if "upgrade" not in parse_list(request.connection or ""):  # item 4
         return _bad_setup(
             "The Connection header does not contain 'Upgrade'. A proxy in front of this server has to pass "
             "the Connection and Upgrade headers on."
         )
+    # A body would be read as frames, or as the next request (request smuggling).
     if request.transfer_encoding is not None or request.content_length not in (None, "", "0"):
         return _bad("A WebSocket request has no body.")
     return None
@@ -143,15 +157,15 @@ def _judge_http(request: Request) -> Refusal | None:
 def _judge_websocket(
     request: Request, allowed_origins: Sequence[str | re.Pattern[str]], compression: str
 ) -> Handshake | Refusal:
-    """What WebSocket asks of it (items 5 to 9)."""
+    """The rules about WebSocket (4.2.1, items 5 to 9)."""
+    # Item 6; 4.4: another version MUST be answered with the versions that the server supports.
     if request.version != "13":
         if request.version is not None and not (request.version.isascii() and request.version.isdigit()):
             return _bad("Sec-WebSocket-Version is not a number.")
-        return _refuse(  # 4.2.2, item 4
-            "426 Upgrade Required", "This server speaks WebSocket version 13.", ("Upgrade", "websocket")
-        )
+        return _refuse("426 Upgrade Required", "This server speaks WebSocket version 13.", ("Upgrade", "websocket"))
     if request.key is None or not _KEY.fullmatch(request.key):
         return _bad("Sec-WebSocket-Key is not 16 bytes in base64.")
+    # Item 7; 4.2.2, item 4: 403 for an origin that is not accepted. Programs that are no browsers send none (10.2).
     if request.origin is not None and not origin_allowed(request.origin, request.host or "", allowed_origins):
         return Refusal("403 Forbidden", (), _foreign(request.origin, request.host or ""), about_setup=True)
     try:
@@ -163,18 +177,26 @@ def _judge_websocket(
 
 
 def origin_allowed(origin: str, host: str, allowed: Sequence[str | re.Pattern[str]]) -> bool:
-    """Whether a page of ``origin`` may connect to ``host`` (RFC 6455 10.2, RFC 6454 6.1)."""
+    """Whether a page of ``origin`` may connect to ``host`` (RFC 6455 10.2, RFC 6454).
+
+    Args:
+        origin: The Origin header.
+        host: The Host header.
+        allowed: The setting ``allowed_origins``: origins, ``"same-origin"``, ``"*"``, ``"https://*.example.com"`` for
+            the subdomains, or compiled patterns, which must match the whole origin.
+
+    """
     if any(_matches(origin, entry) for entry in allowed if isinstance(entry, re.Pattern)) or "*" in allowed:
         return True
     if origin in allowed and "*" not in origin and origin != "same-origin":
-        return True  # "null", and what programs send, which need not be an origin (Tyrus: "localhost:8025")
+        return True  # "null", or what a program sends that is no origin (Tyrus: "localhost:8025")
     parts = _split_origin(origin)
     if parts is None:
         return False
     scheme, name, port = parts
     for entry in allowed:
         if entry == "same-origin":
-            # The scheme is left out: behind a proxy that ends TLS this server sees "http" where the page says "https".
+            # The scheme is not compared: where a reverse proxy terminates TLS, the page has https and the server http.
             ours = f"{scheme}://{host}"
             if ours == origin or _split_origin(ours) == parts:
                 return True
@@ -187,7 +209,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
 def _foreign(origin: str, host: str) -> str:
-    """Why a page of ``origin`` may not connect to ``host``."""
+    """The sentence of the refusal: a page of ``origin`` may not connect to ``host``."""
     sentence = (
         f"Pages of Origin {_shown(origin)} may not open a WebSocket at Host {_shown(host)}: allowed_origins does not "
         "list that origin."
@@ -201,7 +223,7 @@ def _foreign(origin: str, host: str) -> str:
 
 
 def _shown(value: str) -> str:
-    """What a peer has chosen, for a sentence: escaped and of bounded length."""
+    """A value of the peer for an error text: escaped, and of limited length."""
     return ascii(value if len(value) <= MAX_SHOWN else value[:MAX_SHOWN] + "...")
 
 
@@ -251,9 +273,21 @@ def check_response(
     subprotocols: Sequence[str] = (),
     offered: deflate.Parameters | None = None,
 ) -> tuple[str | None, deflate.Parameters | None]:
-    """The client's check of the server's 101 (RFC 6455 4.1): the subprotocol and the compression, or ValueError.
+    """Check the server's response, on the client (RFC 6455 4.1).
 
-    ``headers`` has lower-case names.
+    Args:
+        status: The HTTP status.
+        headers: The header fields, with names in lower case.
+        key: The Sec-WebSocket-Key of the request.
+        subprotocols: What the client has offered.
+        offered: The compression that the client has offered; None for none.
+
+    Returns:
+        The subprotocol and the compression that the server has chosen, or None for each.
+
+    Raises:
+        ValueError: The response breaks a rule. The client MUST fail the connection.
+
     """
     if status != 101:
         raise ValueError(f"the server answered with status {status}, not 101")

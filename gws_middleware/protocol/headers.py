@@ -1,7 +1,7 @@
 """The grammar of the Sec-WebSocket-* header fields (RFC 6455 4.3, 9.1; RFC 9110 5.6).
 
-Rule: each function takes a field's value as WSGI gives it (``str`` of latin-1), returns a value or raises ValueError
-with a sentence; the time spent is linear in the length, and the number of items is bounded.
+Rule: each function takes the value of a field as WSGI has it (``str`` of latin-1) and returns a value or raises
+ValueError with a sentence. The time is linear in the length, and the number of items is limited.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 __all__ = ["Extension", "check_field", "check_token", "parse_extensions", "parse_list", "parse_subprotocols"]
 
 MAX_ITEMS = 64
-"""Items in one list: no client offers a dozen subprotocols, and the cost of an offer stays bounded."""
+"""Items in one list at most. No client offers a dozen subprotocols, and the cost of an offer stays limited."""
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _SPACE = re.compile(r"[ \t]*")
@@ -23,14 +23,34 @@ Extension = tuple[str, "tuple[tuple[str, str | None], ...]"]
 
 
 def check_token(text: str, what: str) -> str:
-    """``text`` itself if it is a token (RFC 9110 5.6.2); ValueError otherwise."""
+    """Check that a text is a token (RFC 9110 5.6.2).
+
+    Args:
+        text: The text.
+        what: What it is, for the error.
+
+    Returns:
+        ``text``.
+
+    Raises:
+        ValueError: It is no token.
+
+    """
     if not isinstance(text, str) or not _TOKEN.fullmatch(text):
         raise ValueError(f"{what} is {text!r}: wanted a token (letters, digits and !#$%&'*+-.^_`|~)")
     return text
 
 
 def check_field(name: str, value: str) -> tuple[str, str]:
-    """A header field that the application wants sent: no CR, LF, NUL or other control byte gets through."""
+    """Check a header field that the application sends. 9110 5.5: CR, LF and NUL in it would be dangerous.
+
+    Returns:
+        ``name`` and ``value``.
+
+    Raises:
+        ValueError: The name is no token, or the value has a control character or one beyond latin-1.
+
+    """
     check_token(name, "the header name")
     if not isinstance(value, str) or not _FIELD_VALUE.fullmatch(value):
         raise ValueError(f"the value of header {name} is {value!r}: wanted latin-1 text without control characters")
@@ -38,20 +58,28 @@ def check_field(name: str, value: str) -> tuple[str, str]:
 
 
 def parse_list(value: str) -> list[str]:
-    """The lower-cased items of a comma-separated list such as ``Connection`` (RFC 9110 5.6.1); empty ones are left
-    out.
+    """The items of a comma-separated list such as ``Connection``, in lower case.
+
+    RFC 9110 5.6.1.2: a recipient MUST ignore empty items.
     """
     return [item for item in (part.strip(" \t").lower() for part in value.split(",")) if item]
 
 
 def parse_subprotocols(value: str) -> tuple[str, ...]:
-    """The tokens of Sec-WebSocket-Protocol, in the client's order of preference; all differ (RFC 6455 4.1, item 10). A
-    list without items is the same as no header (RFC 9110 5.6.1.2).
+    """The tokens of Sec-WebSocket-Protocol, in the client's order of preference (RFC 6455 4.1, item 10).
+
+    A list without items is the same as no header (RFC 9110 5.6.1.2).
+
+    Raises:
+        ValueError: An item is no token, two are equal (4.1: all MUST be unique), or there are too many.
+
     """
     parts = value.split(",", MAX_ITEMS)
     if len(parts) > MAX_ITEMS:
         raise ValueError(f"Sec-WebSocket-Protocol offers more than {MAX_ITEMS} subprotocols")
-    items = [item for item in (part.strip(" \t") for part in parts) if item]  # RFC 9110 5.6.1.2: MUST ignore empty ones
+    items = [
+        item for item in (part.strip(" \t") for part in parts) if item
+    ]  # RFC 9110 5.6.1.2: MUST ignore empty items
     if not all(map(_TOKEN.fullmatch, items)):
         raise ValueError("Sec-WebSocket-Protocol is not a list of tokens")
     if len(set(items)) < len(items):
@@ -60,15 +88,21 @@ def parse_subprotocols(value: str) -> tuple[str, ...]:
 
 
 def parse_extensions(value: str) -> list[Extension]:
-    """The offers of Sec-WebSocket-Extensions in order (RFC 6455 9.1); a quoted value must be a token once unquoted. A
-    list without items is the same as no header (RFC 9110 5.6.1.2).
+    """The offers of Sec-WebSocket-Extensions, in order (RFC 6455 9.1).
+
+    A list without items is the same as no header (RFC 9110 5.6.1.2).
+
+    Raises:
+        ValueError: The value does not follow the grammar, a quoted value is no token when unquoted (9.1: MUST), or
+            there are too many items.
+
     """
     reader = _Reader(value)
     extensions: list[Extension] = []
     for _ in range(MAX_ITEMS):
         if reader.at_end():
             return extensions
-        if not reader.accept(","):  # RFC 9110 5.6.1.2: empty items MUST be ignored
+        if not reader.accept(","):  # else: an empty item, which MUST be ignored (RFC 9110 5.6.1.2)
             extensions.append(reader.extension())
             if not reader.at_end():
                 reader.expect(",")
@@ -78,7 +112,7 @@ def parse_extensions(value: str) -> list[Extension]:
 
 
 class _Reader:
-    """Walks over a field's value once, from left to right."""
+    """Reads a field's value once, from left to right; spaces after each part are skipped."""
 
     def __init__(self, text: str) -> None:
         self.text, self.position = text, 0

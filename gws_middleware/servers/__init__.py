@@ -1,1 +1,1 @@
-"""The WSGI servers: how each gives its connection away, and how it is left."""
+"""The WSGI servers: how each gives its connection away, and how its request is ended after that."""

@@ -1,9 +1,9 @@
-"""What every server has in common: how it gives its connection away, and how its own objects are found.
+"""What all servers have in common: the contract ``Server``, and how a server's own objects and its socket are found.
 
-A server is asked for two things. ``switch()`` sends the 101 through the server's own ``start_response``, so that its
-access log and hooks see a real response, and hands over the connection with the bytes that the server had read already.
-``refuse_more()`` makes the server close the connection after an ordinary response: a refused upgrade must not leave a
-connection on which a second, smuggled request is served.
+A server has two tasks. ``switch()`` sends the 101 through the server's own ``start_response``, so that its
+access log and hooks see a real response, and hands over the connection with the bytes that the server has already read.
+``refuse_more()`` makes the server close the connection after an ordinary response: after a refused upgrade no second,
+smuggled request may be served on the same connection.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ from ..connection.channel import Channel, plain_channel, tls_channel
 from ..typing import Environ, Headers, StartResponse, Write
 
 __all__ = [
-    "HIDDEN",
-    "LOG_RAISED",
-    "NOT_PASSED_ON",
+    "ACCESS_LOG_RAISED",
     "SERVER_KEY",
+    "START_RESPONSE_DELAYED",
+    "START_RESPONSE_HIDDEN",
     "SWITCHING",
     "LogLine",
     "NoSocketError",
     "Server",
     "channel_of",
-    "is_listened_to",
+    "find_owner",
     "is_on_gevent",
     "is_used",
-    "owner_of",
+    "logs_requests",
     "watch_socket",
 ]
 
 SERVER_KEY = "gws_middleware.server"
-"""Where a server of a kind of its own (the one of ``testing``) leaves a ``Server`` in environ."""
+"""The environ key in which a server that is none of the real ones (that of ``testing``) puts its ``Server``."""
 
 SWITCHING = "101 Switching Protocols"
-LOG_RAISED = "WebSocket %s: the access log raised"
-HIDDEN = (
+ACCESS_LOG_RAISED = "WebSocket %s: the access log raised"
+START_RESPONSE_HIDDEN = (
     "a WSGI wrapper calls WebSocketMiddleware in a greenlet of its own and hides the server's start_response: put "
     "WebSocketMiddleware outside of it"
 )
-NOT_PASSED_ON = (
+START_RESPONSE_DELAYED = (
     "a WSGI wrapper around WebSocketMiddleware does not call the server's start_response at once: put "
     "WebSocketMiddleware outside of it"
 )
 
 LogLine = Callable[[Environ, float, int], None]
-"""Writes the line of a request in the access log, with its environ, its seconds and the bytes that were sent. It raises
-nothing: an error of the project's own logger is logged.
+"""Writes the line of a request in the access log; its arguments are the environ, the duration (s) and the bytes that
+were sent. It raises nothing: an error of the project's own logger is logged.
 """
 
 
@@ -65,43 +65,70 @@ class Server:
     """How one kind of server gives its connection away."""
 
     close_headers: tuple[tuple[str, str], ...] = ()
-    """Headers that make this server close the connection behind an ordinary response."""
+    """Headers that make this server close the connection after an ordinary response."""
     subprotocol: str | None = None
-    """What a server that has sent the 101 itself has agreed on."""
+    """The subprotocol of a 101 that the server has sent itself."""
     switched = False
     """Whether the server has sent a 101 of its own before the application was called."""
     taken = False
-    """Whether the application, before anything was answered, has used the server's socket itself, as simple-websocket
-    and flask-sock do: the connection is its own then.
+    """Whether the application has used the server's socket itself before anything was answered, as simple-websocket and
+    flask-sock do: the connection belongs to it then.
     """
     closes_by_exception = False
-    """Whether the keep-alive loop must be left by an exception, because nothing else can be reached."""
+    """Whether only an exception can end the server's keep-alive loop, because none of its objects can be reached."""
 
     def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
-        """Send the 101 and take the connection: its channel, and the bytes read behind the request. OSError when the
-        peer has disconnected.
+        """Send the 101 and take the connection.
+
+        Args:
+            start_response: The server's, or that of a wrapper outside of the middleware.
+            headers: Of the 101.
+
+        Returns:
+            The channel of the connection, and the bytes that the server has read after the request.
+
+        Raises:
+            OSError: The peer has disconnected.
+            NoSocketError: A wrapper hides what is needed.
+
         """
         raise NotImplementedError
 
     def refuse_more(self, write: Write) -> None:
-        """An ordinary response was started with ``write``: see to it that the connection ends behind it."""
+        """An ordinary response with this ``write`` was started: close the connection after it."""
 
     def opened(self, ws: Any) -> None:
-        """The connection is that WebSocket's now."""
+        """The connection belongs to this WebSocket now."""
 
     def leave(self, sent: int) -> None:
-        """The application is done; ``sent`` bytes of frames were written, for the access log."""
+        """The application has returned; ``sent`` bytes of frames were written, for the access log."""
 
     def log_later(self) -> LogLine | None:
-        """The view has left and the connection lives on: the access log's line is to come at the end of that. What
-        writes it, or None where this server does not wait with its line, or has no access log.
+        """The view has returned and the connection stays open: no line in the access log before it ends.
+
+        Returns:
+            What writes the line; None where this server cannot wait with it, or has no access log.
+
         """
         return None
 
 
-def owner_of(start_response: StartResponse, sign: str, variable: str, its_socket: str, sock: Any) -> Any:
-    """The object of the server's that ``start_response`` is a method of; it has the attribute ``sign``. Where a wrapper
-    hides it: the server has called the wrapper, so its frame is on this stack, with the object in a local variable.
+def find_owner(start_response: StartResponse, sign: str, variable: str, its_socket: str, sock: Any) -> Any:
+    """The object of the server's that ``start_response`` is a method of.
+
+    Where a wrapper hides it: the server has called the wrapper (PEP 3333), so a frame of the server is on this stack,
+    with the object in a local variable.
+
+    Args:
+        start_response: What the middleware was called with.
+        sign: An attribute that only this object has.
+        variable: The name of the local variable.
+        its_socket: The object's attribute for the request's socket. The stack may have other requests.
+        sock: The request's socket.
+
+    Returns:
+        The object, or None.
+
     """
     owner = getattr(start_response, "__self__", None)
     if hasattr(owner, sign):
@@ -117,14 +144,14 @@ def owner_of(start_response: StartResponse, sign: str, variable: str, its_socket
 
 
 def is_on_gevent(sock: Any) -> bool:
-    """Whether the connection is a greenlet's own. gunicorn's other workers leave a socket in environ too; in theirs
-    a view that waits would hold up a thread or the whole worker.
+    """Whether this is a gevent socket, in a greenlet of its own. gunicorn's other workers leave a socket in environ,
+    too; there a view that waits would block a thread or the whole worker.
     """
     return isinstance(sock, gevent.socket.socket) and getcurrent().parent is get_hub()
 
 
 def channel_of(sock: Any) -> Channel:
-    """The connection of a gevent socket, moved to an object of ours."""
+    """The channel of a gevent socket, which is empty or unused from now on."""
     return tls_channel(sock) if isinstance(sock, gevent.ssl.SSLSocket) else plain_channel(sock)
 
 
@@ -132,21 +159,25 @@ _FIRST_USES = ("dup", "makefile", "recv", "recv_into", "recvmsg", "send", "senda
 
 
 def watch_socket(sock: Any) -> None:
-    """From now on ``is_used(sock)`` is true once anything was read, sent or copied. The object gets a subclass of its
-    class until then: servers and applications hold it in places of their own, so it cannot be replaced.
+    """From now on ``is_used(sock)`` is true once the socket was read, written or copied.
+
+    The object gets a subclass of its class until then. It cannot be replaced, because servers and applications keep
+    references to it.
     """
     if is_used(sock):
         kind: Any = type(sock)
-        sock.__class__ = _watched(kind)
+        sock.__class__ = _unused(kind)
 
 
 def is_used(sock: Any) -> bool:
-    """Whether anything was read, sent or copied since ``watch_socket()``."""
+    """Whether the socket was read, written or copied since ``watch_socket()``."""
     return not hasattr(type(sock), "_gws_middleware_unused")
 
 
 @lru_cache
-def _watched(kind: Any) -> Any:
+def _unused(kind: Any) -> Any:
+    """A subclass for sockets of this class that were not used yet: the first use sets the class back."""
+
     def first(name: str) -> Callable[..., Any]:
         def use(self: Any, *arguments: Any, **options: Any) -> Any:
             self.__class__ = kind
@@ -158,6 +189,6 @@ def _watched(kind: Any) -> Any:
     return type(kind.__name__, (kind,), {**methods, "__slots__": (), "_gws_middleware_unused": True})
 
 
-def is_listened_to(log: Any) -> bool:
-    """Whether anybody hears of a request from this logger of gunicorn's: its statsd does without an access log, too."""
-    return bool(getattr(log, "access_log_enabled", True)) or hasattr(log, "increment")
+def logs_requests(logger: Any) -> bool:
+    """Whether a logger of gunicorn's does something with a request: its statsd logger counts without an access log."""
+    return bool(getattr(logger, "access_log_enabled", True)) or hasattr(logger, "increment")

@@ -1,4 +1,8 @@
-"""gevent-websocket's handler and gunicorn worker, which send the 101 before the application is called."""
+"""gevent-websocket's handler and its gunicorn worker, which send the 101 before the application is called.
+
+So no handshake can be refused with HTTP: a refused one ends with a close frame. In environ our WebSocket replaces their
+object.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,11 @@ from .pywsgi import PyWSGI
 __all__ = ["PACKAGE", "GeventWebSocket"]
 
 PACKAGE = "geventwebsocket"
-"""The package of the object that it leaves in ``environ["wsgi.websocket"]``."""
+"""The package of the object that they put into ``environ["wsgi.websocket"]``."""
 
 
 class GeventWebSocket(PyWSGI):
-    """gevent-websocket's handler and worker: they have sent the 101 before the application was called."""
+    """gevent-websocket's handler, which is a subclass of gevent.pywsgi's."""
 
     switched = True
 
@@ -28,11 +32,10 @@ class GeventWebSocket(PyWSGI):
                 self.subprotocol = value.decode("latin-1")
 
     def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
-        # Their object would write a close frame of its own when the handler ends.
-        self._foreign.closed = True
+        self._foreign.closed = True  # or their object writes a close frame of its own when the handler ends
         return self._take(self._handler)
 
     def opened(self, ws: Any) -> None:
         super().opened(ws)
-        # Their list has had their object until now. Their handler removes the entry when the view has returned.
+        # The entry had their object until now. Their handler removes it when the view has returned.
         self._handler.server.clients[self._handler.client_address] = client_of(ws)

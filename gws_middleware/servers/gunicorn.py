@@ -1,44 +1,43 @@
-"""gunicorn's gevent worker classes, and the stop of their worker.
+"""gunicorn's ``gevent`` worker class and its subclasses, ours among them.
 
-gunicorn stops a worker by a signal, by its own count of requests, or because the arbiter has ended; the application is
-not notified. A worker class of ours checks for it itself. Under gunicorn's own worker classes the worker is found at
-its first WebSocket (``watch_worker``).
+gunicorn reads each request with a parser of its own, in the keep-alive loop of ``AsyncWorker.handle``. After the 101
+three of its objects must do nothing more: the Response (``force_close()`` ends the loop), the parser's unreader (it may
+hold bytes of frames, and must find the end of the stream), and the logger (a detached connection has its line when it
+ends). ``test_gunicorn`` and ``test_servers`` run all of this in a real gunicorn.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
 from datetime import timedelta
 from typing import Any
 
 import gevent.ssl
-from gevent import get_hub, getcurrent
 
 from ..connection.channel import Channel, check_peer
-from ..process import shutdown
-from ..process.shutdown import ShutdownCoordinator
 from ..typing import Environ, Headers, StartResponse, Write
 from .base import (
-    HIDDEN,
-    LOG_RAISED,
-    NOT_PASSED_ON,
+    ACCESS_LOG_RAISED,
+    START_RESPONSE_DELAYED,
+    START_RESPONSE_HIDDEN,
     SWITCHING,
     LogLine,
     NoSocketError,
     Server,
     channel_of,
-    is_listened_to,
+    find_owner,
     is_used,
-    owner_of,
+    logs_requests,
     watch_socket,
 )
+from .gunicornworker import find_worker
 
-__all__ = ["GunicornGevent", "find_worker", "watch_worker"]
+__all__ = ["GunicornGevent"]
 
 log = logging.getLogger("gws_middleware")
 
-# What browsers and proxies send with every handshake: header names as gunicorn spells them, and a few values.
+# What browsers and proxies send with every handshake: header names as gunicorn spells them, their environ keys (PEP
+# 3333), and a few values.
 _SHARED = {
     text: text
     for text in (  # noqa: SIM905
@@ -69,12 +68,13 @@ _SHARED.update(
 
 
 class GunicornGevent(Server):
-    """``gunicorn -k gevent`` and its descendants, ours among them (gunicorn.workers.ggevent.GeventWorker)."""
+    """``gunicorn -k gevent`` (gunicorn.workers.ggevent.GeventWorker) and its subclasses."""
 
     def __init__(self, sock: Any, environ: Environ, start_response: StartResponse) -> None:
         self._sock, self._input, self._environ = sock, environ.get("wsgi.input"), environ
-        self._response = owner_of(start_response, "force_close", "resp", "sock", sock)
-        environ.pop("wsgi.early_hints", None)  # they would be sent on this socket; nothing needs them before a 101
+        self._response = find_owner(start_response, "force_close", "resp", "sock", sock)
+        # gunicorn's function writes a 103 on this socket; after the 101 that would be bytes between frames.
+        environ.pop("wsgi.early_hints", None)
         watch_socket(sock)
 
     @property
@@ -84,13 +84,13 @@ class GunicornGevent(Server):
     def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
         response = self._response
         if response is None:
-            raise NoSocketError(HIDDEN)
+            raise NoSocketError(START_RESPONSE_HIDDEN)
         start_response(SWITCHING, headers)
         if response.status != SWITCHING:
-            raise NoSocketError(NOT_PASSED_ON)
+            raise NoSocketError(START_RESPONSE_DELAYED)
         early = self._end_stream() or b""
         if not early:
-            check_peer(self._sock)
+            check_peer(self._sock)  # a view must not be given the connection of a peer that has disconnected
         response.force_close()
         self._send_head(response)
         channel = channel_of(self._sock)
@@ -99,24 +99,27 @@ class GunicornGevent(Server):
         return channel, early
 
     def _send_head(self, response: Any) -> None:
-        """What gunicorn would send, but for its name and the date: a 101 needs neither (RFC 9110 6.6.1), and gunicorn
-        writes out the date anew each time, which costs as much as all that is done here.
+        """Send what gunicorn would send, without Server and Date. A 101 needs neither (RFC 9110 6.6.1), and gunicorn
+        formats the date for each response, which costs as much as the rest of this method.
         """
-        response.headers_sent = True
-        response.chunked = False  # before 26.1 gunicorn would end the chunks of a 101 later
+        response.headers_sent = True  # or gunicorn sends its own head when it closes the response
+        response.chunked = False  # or gunicorn before 26.1 sends the last chunk of a 101 when it closes the response
         fields = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
         head = f"HTTP/1.1 {response.status}\r\nConnection: Upgrade\r\n{fields}\r\n".encode("latin-1")
         sock = self._sock
         if not isinstance(sock, gevent.ssl.SSLSocket):
             try:
-                head = head[sock._sock.send(head) :]  # nearly always all of it: gevent's sendall() costs as much again
+                # Nearly always the kernel takes all of it. gevent's sendall() would double the cost of this method.
+                head = head[sock._sock.send(head) :]
             except BlockingIOError:
                 pass
         if head:
             sock.sendall(head)
 
     def _share_names(self) -> None:
-        """An open WebSocket keeps its request, and so does the next one: keep one copy of what is the same in all."""
+        """Replace strings that are the same in most requests by one copy of each. An open WebSocket keeps its request,
+        so with ten thousand connections there would be ten thousand copies.
+        """
         environ, shared = self._environ, _SHARED.get
         items = [(shared(k, k), shared(v, v) if type(v) is str else v) for k, v in environ.items()]
         environ.clear()
@@ -134,14 +137,18 @@ class GunicornGevent(Server):
             self.closes_by_exception = True
 
     def _unreader(self) -> Any:
-        """What gunicorn's parser reads from."""
+        """What gunicorn's parser reads from: an attribute of the Request, which also ``wsgi.input`` leads to."""
         request = getattr(self._response, "req", None)
         return getattr(request or getattr(self._input, "reader", None), "unreader", None)
 
     def _end_stream(self) -> bytes | None:
-        """What gunicorn's parser has read behind the request's head, which waits in its unreader. Whoever looks for
-        another request finds the end from now on: a wrapper may hide the Response, and gunicorn 22 swallows what ends a
-        view and asks the parser first. None where the unreader is out of reach.
+        """Take what gunicorn's parser has read after the head of the request, and let the parser find the end of the
+        stream from now on. ``force_close()`` alone is not enough: a wrapper may hide the Response, and gunicorn 22 asks
+        the parser for the next request before it checks the Response, when an exception has ended the view.
+
+        Returns:
+            The bytes, which waited in the unreader; None where the unreader cannot be reached.
+
         """
         unreader = self._unreader()
         if unreader is None:
@@ -150,7 +157,7 @@ class GunicornGevent(Server):
         if hasattr(unreader, "take_buffered"):
             early: bytes = unreader.take_buffered()
             return early
-        early = unreader.buf.getvalue()  # before gunicorn 27
+        early = unreader.buf.getvalue()  # gunicorn before 27
         unreader.buf.seek(0)
         unreader.buf.truncate()
         return early
@@ -162,14 +169,15 @@ class GunicornGevent(Server):
     def log_later(self) -> LogLine | None:
         worker, response = find_worker(), self._response
         logger = getattr(worker, "log", None)
-        if response is None or logger is None or not is_listened_to(logger):
+        if response is None or logger is None or not logs_requests(logger):
             return None
-        access = _skipping(logger)
+        access = _patch_access(logger)
         response.gws_middleware_later = True
         request = response.req
-        if _is_gunicorns(access) and _is_gunicorns(getattr(logger, "atoms", access)):  # reads these attributes
+        if _is_gunicorns(access) and _is_gunicorns(getattr(logger, "atoms", access)):
+            # gunicorn's own access log reads a few attributes: the rest of the request need not be kept.
             request, response = _Logged(request.headers), _Logged(response.headers, response.status)
-        else:  # a logger of the project's gets what gunicorn would pass, without the buffers
+        else:  # a logger class of the project's gets gunicorn's objects, without socket and buffers
             response.sock = request.unreader = request.body = None
 
         def log_line(environ: Environ, seconds: float, sent: int) -> None:
@@ -177,23 +185,9 @@ class GunicornGevent(Server):
             try:
                 access(response, request, environ, timedelta(seconds=seconds))
             except Exception:
-                log.exception(LOG_RAISED, ascii(environ.get("PATH_INFO", "")))
+                log.exception(ACCESS_LOG_RAISED, ascii(environ.get("PATH_INFO", "")))
 
         return log_line
-
-
-def find_worker() -> Any:
-    """The worker of this process, or None. No environ leads to it, and an application may replace signal handlers; but
-    as long as it serves, the main greenlet is in its ``run()``.
-    """
-    main: Any = get_hub().parent
-    frame = sys._getframe() if main is getcurrent() else main.gr_frame
-    while frame is not None:
-        worker = frame.f_locals.get("self") if frame.f_code.co_name == "run" else None
-        if all(hasattr(worker, name) for name in ("alive", "notify", "cfg", "nr", "max_requests")):
-            return worker
-        frame = frame.f_back
-    return None
 
 
 class _Logged:
@@ -209,44 +203,28 @@ def _is_gunicorns(method: Any) -> bool:
     return str(method.__module__).partition(".")[0] == "gunicorn"
 
 
-def _skipping(log: Any) -> Any:
-    """Let this logger of gunicorn's pass over requests whose line is to come later; its own way to write one."""
-    known = getattr(log.access, "gws_middleware_original", None)
-    if known is not None:
-        return known
-    original = log.access
+def _patch_access(logger: Any) -> Any:
+    """Replace ``access`` of this logger object, once: it skips responses whose line is written later. gunicorn calls it
+    for each request when the view has returned, and has no setting against it.
+
+    Returns:
+        The original method.
+
+    """
+    patched = getattr(logger.access, "gws_middleware_original", None)
+    if patched is not None:
+        return patched
+    original = logger.access
 
     def access(response: Any, *arguments: Any) -> None:
         if not hasattr(response, "gws_middleware_later"):
             original(response, *arguments)
 
     access.gws_middleware_original = original  # type: ignore[attr-defined]
-    log.access = access
+    logger.access = access
     return original
 
 
 def _end_of_stream(*size: int) -> bytes:
-    """What reading returns at the end."""
+    """The ``chunk`` of an unreader whose stream has ended."""
     return b""
-
-
-def watch_worker() -> None:
-    """A WebSocket is being opened: from now on the stop of this process closes its WebSockets."""
-    if shutdown.is_watched():
-        return
-    worker = find_worker()
-    is_own = isinstance(getattr(worker, "shutdown", None), ShutdownCoordinator)
-    shutdown.watch(None if worker is None else lambda: not worker.alive, at_exit=not is_own)
-    if worker is not None and not is_own:
-        _check_at_each_heartbeat(worker)
-
-
-def _check_at_each_heartbeat(worker: Any) -> None:
-    """A worker of gunicorn's calls ``notify()`` each second, and when it stops not before it has stopped accepting."""
-    coordinator, notify = ShutdownCoordinator(lambda: not worker.alive, worker.cfg.graceful_timeout), worker.notify
-
-    def notify_and_check() -> None:
-        notify()
-        coordinator.check()
-
-    worker.notify = notify_and_check

@@ -1,9 +1,14 @@
-"""The handlers of ``gevent.pywsgi``: gevent's own server, and gunicorn's ``gevent_pywsgi`` worker."""
+"""The handler of ``gevent.pywsgi``: in gevent's own server, and in gunicorn's ``gevent_pywsgi`` worker.
+
+The handler object owns the socket, the buffered reader and the keep-alive loop. No environ leads to it; so our subclass
+puts a reference into environ (``leave_handler``), and in gunicorn's worker it is found by ``find_owner``.
+"""
 
 from __future__ import annotations
 
 import io
 import logging
+import weakref
 from functools import lru_cache
 from typing import Any
 
@@ -14,27 +19,27 @@ from ..connection.channel import Channel, check_peer
 from ..connection.control import set_server
 from ..typing import Environ, Headers, StartResponse, Write
 from .base import (
-    HIDDEN,
-    LOG_RAISED,
-    NOT_PASSED_ON,
+    ACCESS_LOG_RAISED,
+    START_RESPONSE_DELAYED,
+    START_RESPONSE_HIDDEN,
     SWITCHING,
     LogLine,
     NoSocketError,
     Server,
     channel_of,
-    is_listened_to,
+    find_owner,
     is_used,
-    owner_of,
+    logs_requests,
     watch_socket,
 )
 
-__all__ = ["HANDLER_KEY", "GunicornPyWSGI", "PyWSGI", "warn_if_views_block"]
+__all__ = ["HANDLER_KEY", "GunicornPyWSGI", "PyWSGI", "leave_handler", "warn_if_views_block"]
 
 logger = logging.getLogger("gws_middleware")
 
 HANDLER_KEY = "gws_middleware.pywsgi.handler"
-"""Where our handler for ``gevent.pywsgi`` leaves a weak reference to itself in environ. A strong one would be a cycle,
-and a TLS connection would stay open until the garbage collector comes by.
+"""The environ key of a weak reference to the handler. A strong one would be a cycle, and a TLS connection would stay
+open until the garbage collector runs.
 """
 NOT_PATCHED = (
     "The standard library is not patched for gevent, so each view that waits for it blocks all the others: call "
@@ -44,11 +49,22 @@ NOT_PATCHED = (
 
 @lru_cache
 def warn_if_views_block() -> None:
-    """Once for each process, and not for frameworks whose adapter does it. The workers of gunicorn patch the standard
-    library; a program that has a server of ``gevent.pywsgi`` has to.
+    """Log a warning where gevent has not patched the standard library, once for each process. gunicorn's workers patch
+    it; a program that starts a server of ``gevent.pywsgi`` has to. Not where a framework's adapter warns itself.
     """
     if type(hooks.current()) is hooks.Adapter and not monkey.is_module_patched("socket"):
         logger.warning(NOT_PATCHED)
+
+
+def leave_handler(environ: Environ, handler: Any) -> Environ:
+    """Let the middleware find the handler of a request: put a reference into its environ.
+
+    Returns:
+        The same environ.
+
+    """
+    environ[HANDLER_KEY] = weakref.ref(handler)
+    return environ
 
 
 class PyWSGI(Server):
@@ -69,31 +85,30 @@ class PyWSGI(Server):
     def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
         handler = self._handler
         if handler is None:
-            raise NoSocketError(HIDDEN)
+            raise NoSocketError(START_RESPONSE_HIDDEN)
         start_response(SWITCHING, headers)
         if handler.code != 101:
-            raise NoSocketError(NOT_PASSED_ON)
+            raise NoSocketError(START_RESPONSE_DELAYED)
         sock = handler.socket
         seconds = sock.gettimeout()
         early = _buffered(sock, handler.rfile)
         sock.settimeout(seconds)
         if not early:
-            check_peer(sock)
-        handler.write(b"")  # and not what start_response returned: a wrapper may have put a write() of its own there
+            check_peer(sock)  # a view must not be given the connection of a peer that has disconnected
+        handler.write(b"")  # not the write() that start_response returned: it may be a wrapper's own
         return self._take(handler)
 
     def _take(self, handler: Any) -> tuple[Channel, bytes]:
         warn_if_views_block()
         sock, rfile = handler.socket, handler.rfile
         early = _buffered(sock, rfile)
-        handler.close_connection = True
+        handler.close_connection = True  # ends the keep-alive loop
         channel = channel_of(sock)
-        # There is no request body any more, for the application to read or for the handler to discard. The reader
-        # itself counts as a user of a TLS socket: as long as something refers to it, close() would not close.
+        # No request body is left, for the application to read or for the handler to discard. The reader counts as a
+        # user of a TLS socket: as long as something refers to it, close() would not close the socket.
         handler.wsgi_input = handler.environ["wsgi.input"] = pywsgi.Input(io.BytesIO(), 0)  # type: ignore[arg-type]
         rfile.close()
-        # When it ends, the handler reads from the bare socket behind gevent's and closes that: it must not find it.
-        handler.socket = None
+        handler.socket = None  # or the handler, at its end, reads from the socket below gevent's object and closes it
         return channel, early
 
     def refuse_more(self, write: Write) -> None:
@@ -114,7 +129,7 @@ class PyWSGI(Server):
         handler = self._handler
         log, log_request = handler.server.log, type(handler).log_request
         written = log_request is not pywsgi.WSGIHandler.log_request or not isinstance(log, _NO_LOG)
-        if not (written and is_listened_to(log)):
+        if not (written and logs_requests(log)):
             return None
         before = handler.response_length
         handler.log_request = _log_nothing
@@ -126,28 +141,28 @@ class PyWSGI(Server):
             try:
                 log_request(handler)
             except Exception:
-                logger.exception(LOG_RAISED, ascii(environ.get("PATH_INFO", "")))
+                logger.exception(ACCESS_LOG_RAISED, ascii(environ.get("PATH_INFO", "")))
 
         return log_line
 
 
 _NO_LOG: Any = getattr(pywsgi, "_NoopLog", ())
-"""What a server of gevent's has for a log that is None."""
+"""gevent's class for the log of a server that is started with ``log=None``."""
 
 
 def _log_nothing() -> None:
-    """In place of a handler's ``log_request()``."""
+    """Replaces ``log_request`` of a handler object: gevent would log when the view has returned."""
 
 
 class GunicornPyWSGI(PyWSGI):
-    """``gunicorn -k gevent_pywsgi``: the handler owns the ``write`` that ``start_response`` returns."""
+    """``gunicorn -k gevent_pywsgi``: gunicorn's own subclass of the handler, whose method ``start_response`` is."""
 
     def __init__(self, sock: Any, start_response: StartResponse) -> None:
-        super().__init__(owner_of(start_response, "rfile", "self", "socket", sock))
+        super().__init__(find_owner(start_response, "rfile", "self", "socket", sock))
 
 
 def _buffered(sock: Any, rfile: Any) -> bytes:
-    """What the handler's buffered reader holds behind the request's head, without waiting for more."""
+    """The bytes after the request's head that the handler's buffered reader holds; does not wait for more."""
     sock.settimeout(0.0)
     try:
         early: bytes = rfile.peek()

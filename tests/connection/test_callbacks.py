@@ -14,7 +14,9 @@ import pytest
 
 from gws_middleware import ConnectionClosed, HandshakeRefused, WebSocket
 from gws_middleware.codes import Opcode
+from gws_middleware.connection.control import is_finished
 from gws_middleware.connection.transport import Transport
+from gws_middleware.process.shutdown import drain
 from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, StartResponse
 
@@ -35,7 +37,7 @@ from ..support.inprocess import (
     until,
 )
 from ..support.rawclient import close_frame
-from ..support.seam import Lifetime, application_of, has_ended, is_over, registry_of, transport_of
+from ..support.seam import Lifetime, application_of, has_ended, registry_of, transport_of
 
 __all__ = ["hub_errors"]
 
@@ -274,7 +276,7 @@ class TestOnClose:
         """Detached connections are closed with the others."""
         ws.detach(*calls.both)
         registry = registry_of(ws)
-        draining = gevent.spawn(registry.drain, 1001, 5.0)
+        draining = gevent.spawn(drain, registry, 1001, 5.0)
         assert peer.close_frame() == (1001, "")
         peer.answer()
         draining.get(timeout=5)
@@ -320,7 +322,7 @@ class TestOnClose:
         """``detach()`` alone. An iteration after that has nothing and raises nothing."""
         ws.detach()
         peer.close(4001)
-        until(lambda: is_over(ws))
+        until(lambda: is_finished(ws))
         assert peer.close_frame() == (4001, "")
         assert (list(ws), ws.closed) == ([], True)
 
@@ -366,7 +368,7 @@ class TestErrors:
 
         ws.detach(on_close=on_close)
         peer.close(4001)
-        until(lambda: is_over(ws))
+        until(lambda: is_finished(ws))
         (record,) = problems(caplog)
         assert record.exc_info[0] is KeyError
 

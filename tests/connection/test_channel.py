@@ -223,7 +223,7 @@ def test_write_when_the_peer_has_closed(make: Make, verb: str) -> None:
 
 @pytest.mark.parametrize("verb", WRITES)
 def test_write_after_a_reset(make: Make, verb: str) -> None:
-    """The first write after the peer's RST fails."""
+    """The first write raises for the peer's RST."""
     channel, peer = make(tcp_pair)
     reset(peer)
     with pytest.raises(ConnectionResetError) as caught:
@@ -367,7 +367,7 @@ def test_setsockopt_of_what_is_no_option(make: Make, arguments: tuple[Any, ...])
         channel.setsockopt(*arguments)
 
 
-# --- giving up a peer that was lost --------------------------------------------------------------------------------
+# --- giving up a peer that no longer answers ----------------------------------------------------------------------
 
 TIMEOUTS = [  # ping_interval, ping_timeout, send_timeout, milliseconds
     (20.0, 20.0, 30.0, 40_000),
@@ -391,7 +391,7 @@ def test_kernel_has_the_timeout_that_pings_have(
 
 
 def test_kernel_sends_probes_where_there_are_no_pings(make: Make) -> None:
-    """Nothing else would be sent to a peer that was lost."""
+    """Nothing else would be sent to a peer that no longer answers."""
     channel, _ = make(tcp_pair)
     give_up_silent(channel, None, 20.0, 30.0)
     assert option(channel, socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
@@ -400,8 +400,8 @@ def test_kernel_sends_probes_where_there_are_no_pings(make: Make) -> None:
 
 
 @pytest.mark.parametrize("interval", [20.0, None])
-def test_kernel_of_a_unix_socket_gets_no_option(make: Make, interval: float | None) -> None:
-    """It has no such options and needs none: the kernel closes it with its peer."""
+def test_kernel_of_a_unix_socket_gets_no_options(make: Make, interval: float | None) -> None:
+    """It has no such options and needs none: its peer cannot disappear without an end of the stream."""
     channel, peer = make(unix_pair)
     give_up_silent(channel, interval, 20.0, 30.0)
     channel.send(b"x")
@@ -479,7 +479,7 @@ def test_close_ends_the_connection(make: Make) -> None:
 
 
 def test_close_twice(make: Make) -> None:
-    """The second one does nothing, even when the number has been given anew."""
+    """The second one does nothing, even when the number has been used again."""
     channel, _ = make()
     number = channel.fileno()
     channel.close()
@@ -510,7 +510,7 @@ def test_closed_channel_refuses(make: Make, verb: str) -> None:
     assert caught.value.errno == errno.EBADF
 
 
-def test_channel_that_was_not_closed_warns_and_is_closed(make: Make) -> None:
+def test_unreferenced_channel_warns_and_is_closed(make: Make) -> None:
     """As any socket does; ``make`` itself would keep it."""
     ours, peer = unix_pair()
     channel = plain_channel(ours)
@@ -521,8 +521,8 @@ def test_channel_that_was_not_closed_warns_and_is_closed(make: Make) -> None:
     peer.close()
 
 
-def test_channel_that_was_not_closed_where_warnings_are_errors(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That error cannot be caught: it is reported, an exception that is on its way stays, and the socket is closed."""
+def test_unreferenced_channel_where_warnings_are_errors(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No caller can catch that error: it is reported, a pending exception stays, and the socket is closed."""
     reported: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda report: reported.append(report.exc_type))
     ours, peer = unix_pair()
@@ -535,7 +535,7 @@ def test_channel_that_was_not_closed_where_warnings_are_errors(make: Make, monke
     assert reported == [ResourceWarning]
 
 
-def test_channel_that_was_closed_does_not_warn(make: Make) -> None:
+def test_closed_channel_is_freed_without_a_warning(make: Make) -> None:
     """There is nothing to warn of."""
     ours, peer = unix_pair()
     peer.close()

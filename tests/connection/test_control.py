@@ -17,7 +17,7 @@ from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, StartResponse
 
 from ..support.inprocess import Peer, hub_errors, refuse_switch, unaccepted, until
-from ..support.seam import PairServer, registry_of, running_views, transport_of
+from ..support.seam import PairServer, registry_of, transport_of
 from .cases import in_state
 
 __all__ = ["hub_errors"]
@@ -73,24 +73,24 @@ class TestEndOfTheView:
         caplog.set_level(logging.INFO, "gws_middleware")
         registry = registry_of(ws)
         control.set_view(ws, object())
-        before = running_views(registry)
+        before = len(registry.unfinished)
         control.finish(ws, 1000)
         control.release(ws, None)
-        assert (before, running_views(registry), len(caplog.messages)) == (1, 0, 1)
+        assert (before, len(registry.unfinished), len(caplog.messages)) == (1, 0, 1)
 
     def test_release_of_a_detached_connection_keeps_the_line_for_its_end(self, ws: WebSocket, peer: Peer) -> None:
         """It is written once, with the bytes that were sent by then; a drain waits until ``on_close`` has returned."""
         lines: list[tuple[str, float, int]] = []
         registry = registry_of(ws)
         control.set_view(ws, object())
-        ws.detach(on_close=lambda ws: lines.append(("on_close", 0.0, running_views(registry))))
+        ws.detach(on_close=lambda ws: lines.append(("on_close", 0.0, len(registry.unfinished))))
         control.release(ws, lambda environ, seconds, sent: lines.append((environ["PATH_INFO"], seconds, sent)))
-        assert (lines, running_views(registry), control.is_finished(ws)) == ([], 1, False)
+        assert (lines, len(registry.unfinished), control.is_finished(ws)) == ([], 1, False)
         ws.send("12345")
         peer.vanish()
         until(lambda: control.is_finished(ws))
         assert lines == [("on_close", 0.0, 1), ("/chat", ws.duration, 7)]
-        assert running_views(registry) == 0
+        assert len(registry.unfinished) == 0
 
     @pytest.mark.parametrize("detached", [False, True])
     def test_is_finished_when_on_close_has_been_called(self, ws: WebSocket, detached: bool) -> None:
@@ -112,11 +112,11 @@ class TestForget:
         """There is no connection whose end would do so."""
         registry = Registry()
         ws = unaccepted(refuse_switch, registry)
-        assert registry.reserve(ws, "all", 1)
+        assert registry.slots.reserve(ws, "all", 1)
         control.set_view(ws, object())
         control.answer(ws)
         control.forget(ws, cut=cut)
-        assert (registry.reserved, running_views(registry)) == ({}, 0)
+        assert (registry.slots.reserved, len(registry.unfinished)) == ({}, 0)
 
     @pytest.mark.parametrize("detached", [False, True])
     @pytest.mark.parametrize("cut", [False, True])
@@ -127,7 +127,7 @@ class TestForget:
         if detached:
             ws.detach()
         control.forget(ws, cut=cut)
-        assert (ws.closed, running_views(registry)) == (cut, 0 if cut and not detached else 1)
+        assert (ws.closed, len(registry.unfinished)) == (cut, 0 if cut and not detached else 1)
 
 
 class TestAcceptSwitched:

@@ -13,13 +13,14 @@ import pytest
 
 from gws_middleware.codes import Opcode
 from gws_middleware.config import Config
+from gws_middleware.connection.control import is_finished
 from gws_middleware.connection.rates import Bucket, engine_for
 from gws_middleware.protocol.connection import Connection
 from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, StartResponse
 
 from ..support.inprocess import PING_FRAME, connected, hub_errors, masked_frame, no_collector, ticks, until
-from ..support.seam import is_over, is_paused, registry_of
+from ..support.seam import is_paused, registry_of
 
 __all__ = ["hub_errors"]
 
@@ -115,7 +116,7 @@ class TestMessages:
             ws.detach(lambda ws, message: got.append(message))
             peer.sock.sendall(X * 9000)
             assert peer.close_frame() == TOO_MANY
-            until(lambda: is_over(ws))
+            until(lambda: is_finished(ws))
             assert got == ["x"] * 5
 
 

@@ -17,7 +17,7 @@ from gws_middleware.connection.states import NAMES
 
 from ..support.inprocess import hub_errors, refuse_switch, unaccepted, until
 from ..support.rawclient import close_frame
-from ..support.seam import fail, is_over, state_of
+from ..support.seam import fail, state_of
 from ..support.servers import ROOT
 from .cases import Case, in_state, refuse_writes, run_loop
 
@@ -147,7 +147,7 @@ class TestMethods:
                     until(lambda: case.ws.stats.messages_received == 1)
                 elif stage == "finished":
                     case.ws.close()
-                    until(lambda: is_over(case.ws))
+                    until(lambda: control.is_finished(case.ws))
                 assert outcome(case, method) == ("stop" if (method, stage) == ("next()", "finished") else "error")
                 hold.set()
 

@@ -6,6 +6,7 @@ A view that computes does so for a whole turn of the loop, so that an order of e
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
 import gevent
@@ -146,6 +147,19 @@ class TestQueue:
             turns().wake(lambda name=name: order.append(f"woken {name}"))
         until(lambda: len(order) == 4)
         assert order == ["woken c", "woken d", "resumed a", "resumed b"]
+
+    def test_one_message_comes_before_many(self) -> None:
+        """Each of those with many may use up a turn: those with one must not wait for all of them."""
+        order: list[str] = []
+
+        def note(name: str) -> Callable[[], None]:
+            return lambda: order.append(name) or spin(COMPUTE)  # type: ignore[func-returns-value]
+
+        for number in range(3):
+            turns().wake(note(f"many {number}"))
+        turns().wake(note("one"), light=True)
+        until(lambda: len(order) == 4)
+        assert order == ["one", "many 0", "many 1", "many 2"]
 
     def test_queue_has_turns_of_its_own(self) -> None:
         """Of twenty that compute for a turn each, one or two run before the loop polls."""

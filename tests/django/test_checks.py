@@ -1,9 +1,8 @@
-"""System checks, each seen to speak and to be silent."""
+"""System checks: each is tested with and without a message."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,62 +16,65 @@ from gevent import monkey
 
 from gws_middleware.django import checks
 from gws_middleware.django.checks import MIDDLEWARE
-from tests.support.inprocess import package_path
 from tests.support.rawclient import TEXT, frame, upgrade_request
-from tests.support.servers import KINDS, ROOT, ServerDied, launch
+from tests.support.servers import KINDS, ServerDied, launch
 
+from .support import run_python
+
+IDENTIFIERS = ("E001", "E002", "E003", "W001", "W002", "W004", "W005")
 SESSION = "django.contrib.sessions.middleware.SessionMiddleware"
 
 
 @pytest.fixture(autouse=True)
 def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other tests load servers into this process."""
+    """Other tests may have imported a server in this process."""
     for name in checks.GEVENT_SERVERS:
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
 def found() -> list[Any]:
-    """What ``manage.py check`` says about this app."""
+    """The messages of ``manage.py check`` about this app."""
     return [message for message in run_checks() if str(message.id).startswith("gws_middleware.")]
 
 
 def one() -> str:
-    """The only message: its id and its sentence."""
+    """The id and the sentence of the only message, which has a hint."""
     (message,) = found()
     assert message.hint
     return f"{message.id} {message.msg}"
 
 
-def test_right_project_is_silent() -> None:
-    """The one of these tests."""
+def test_correct_project_has_no_message() -> None:
+    """The project of these tests."""
     assert found() == []
 
 
 def test_identifiers_are_unique() -> None:
-    """``SILENCED_SYSTEM_CHECKS`` names one thing by each."""
+    """And stable: these are all of them."""
     import inspect
     import re
 
     named = re.findall(r'id="(gws_middleware\.[EW]\d{3})"', inspect.getsource(checks))
-    assert sorted(named) == sorted(set(named))
-    assert len(named) == 7
+    assert sorted(named) == [
+        f"gws_middleware.{number}" for number in ["E001", "E002", "E003", "W001", "W002", "W004", "W005"]
+    ]
 
 
 @override_settings(GWS={"max_mesage_size": 5})
 def test_misspelt_setting_is_an_error() -> None:
-    """With the nearest known name."""
+    """The message has the nearest known name."""
     assert one() == "gws_middleware.E001 'max_mesage_size' is not a setting: did you mean 'max_message_size'?"
 
 
 @override_settings(GWS={"database_grace": "soon"})
 def test_wrong_setting_is_an_error() -> None:
-    """With what was wanted."""
+    """The message has the allowed values."""
     assert one() == "gws_middleware.E001 database_grace is 'soon': wanted a number of seconds above 0, or None"
 
 
 @override_settings(CSRF_TRUSTED_ORIGINS=["https://ok.org", "https://not ok"])
 def test_wrong_origin_is_an_error() -> None:
-    """It becomes an origin of ours."""
+    """It is used for ``allowed_origins``."""
     assert one().startswith("gws_middleware.E001 settings.CSRF_TRUSTED_ORIGINS: allowed_origins is ")
 
 
@@ -84,46 +86,46 @@ def test_wrong_origin_is_an_error() -> None:
     ],
 )
 def test_hint_needs_no_file(given: dict[str, Any], hint: str) -> None:
-    """It is what the documentation says: that is not installed with the package."""
+    """It is the documentation of the setting itself, because the docs are not installed with the package."""
     with override_settings(GWS=given):
         [message] = found()
     assert message.hint.startswith(hint) and "docs/" not in message.hint
 
 
-def test_setting_that_nothing_reads_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the environment, where it has no effect."""
+def test_setting_that_is_not_read_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Django setting in the environment has no effect."""
     monkeypatch.setenv("GWS_CLOSE_ON_LOGOUT", "0")
     assert one().startswith("gws_middleware.E001 the environment variable GWS_CLOSE_ON_LOGOUT is not read: set ")
 
 
 @override_settings(MIDDLEWARE=[MIDDLEWARE, SESSION])
 def test_middleware_above_sessions_is_an_error() -> None:
-    """Its views would have none."""
+    """Its views would have no session."""
     assert one().startswith("gws_middleware.E002 ")
 
 
 @override_settings(MIDDLEWARE=[SESSION, MIDDLEWARE, "django.middleware.common.CommonMiddleware"])
 def test_middleware_that_is_not_last_is_a_warning() -> None:
-    """It names the one behind."""
+    """It names the middleware below."""
     assert one().startswith("gws_middleware.W001 ")
-    assert "django.middleware.common.CommonMiddleware comes later" in one()
+    assert "process_view() of django.middleware.common.CommonMiddleware is not called then" in one()
 
 
 @override_settings(MIDDLEWARE=[*settings.MIDDLEWARE, MIDDLEWARE])
-def test_middleware_in_its_place_is_silent() -> None:
-    """At the end."""
+def test_middleware_at_the_end_has_no_message() -> None:
+    """Below all others."""
     assert found() == []
 
 
 @override_settings(INSTALLED_APPS=["django.contrib.staticfiles", "gws_middleware.django"])
 def test_app_below_another_runserver_is_a_warning() -> None:
-    """Whose command would win."""
+    """Django would use the command of the other app."""
     assert [message.id for message in checks.check_runserver(None)] == ["gws_middleware.W002"]
 
 
 @override_settings(INSTALLED_APPS=["django.contrib.messages", "django.contrib.auth", "gws_middleware.django"])
-def test_app_below_apps_without_a_runserver_is_silent() -> None:
-    """Without any command, and with others."""
+def test_app_below_apps_without_a_runserver_has_no_message() -> None:
+    """One without commands, and one with other commands."""
     assert checks.check_runserver(None) == []
 
 
@@ -156,25 +158,24 @@ print([message.id for message in check_psycopg2(None)])
 
 
 @pytest.mark.parametrize("where", ["", "patched"])
-@pytest.mark.parametrize(("there", "said"), [("", "['gws_middleware.W004']"), ("psycogreen", "[]")])
-def test_psycopg2_without_psycogreen_is_a_warning(where: str, there: str, said: str) -> None:
-    """In ``manage.py check``, where it is enough that psycogreen is installed, and in a server, where it must be used.
+@pytest.mark.parametrize(("installed", "messages"), [("", "['gws_middleware.W004']"), ("psycogreen", "[]")])
+def test_psycopg2_without_psycogreen_is_a_warning(where: str, installed: str, messages: str) -> None:
+    """In ``manage.py check``, where psycogreen has to be installed, and in a server, where it has to be in use.
 
-    A stand-in for psycopg2, which is not installed beside its successor.
+    psycopg2 is a fake module, because it cannot be installed together with psycopg 3.
     """
-    command = [sys.executable, "-c", PSYCOPG2, where, there]
-    done = subprocess.run(command, env=package_path(), capture_output=True, text=True, timeout=60, check=False)
-    assert (done.stdout.strip(), done.returncode) == (said, 0), done.stderr
+    done = run_python(PSYCOPG2, where, installed)
+    assert (done.stdout.strip(), done.returncode) == (messages, 0), done.stderr
 
 
-def test_psycopg_of_the_third_version_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It gives way by itself."""
+def test_psycopg_3_has_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits with gevent."""
     monkeypatch.setitem(connections.settings["default"], "ENGINE", "django.db.backends.postgresql")
     assert checks.check_psycopg2(None) == []
 
 
 def test_gevent_server_without_patching_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One view would block all others."""
+    """One view would block all others. A patched process has no message."""
     monkeypatch.setitem(sys.modules, "gws_middleware.pywsgi", sys)
     assert one().startswith("gws_middleware.W005 ")
     monkeypatch.setattr(checks, "loaded_unpatched", lambda: False)
@@ -205,11 +206,9 @@ print("done")
 """
 
 
-def test_server_that_is_not_patched_is_told_once() -> None:
-    """In its log, by the first WebSocket: a program of one's own runs no checks."""
-    env = {**package_path(), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", UNPATCHED]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+def test_server_that_is_not_patched_logs_one_warning() -> None:
+    """At the first WebSocket, because a program with a server of its own runs no checks."""
+    done = run_python(UNPATCHED)
     assert done.stdout == "done\n", done.stderr
     assert done.stderr.count("The standard library is not patched for gevent") == 1
 
@@ -227,10 +226,8 @@ print([message.id for message in run_checks()])
 
 
 def test_patching_after_setup_is_an_error() -> None:
-    """In a program of one's own, which is not ended by it."""
-    env = {**package_path(), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", LATE]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    """In a program that is not gunicorn it is a check and a log record, and the program continues."""
+    done = run_python(LATE)
     assert done.stdout == "['gws_middleware.E003']\n", done.stderr
     assert done.stderr.count("Django was loaded before gevent patched the standard library") == 1
 
@@ -244,8 +241,8 @@ def project(kind: str) -> str:
 
 @pytest.mark.parametrize("kind", PRELOADING)
 def test_preloaded_project_does_not_start(kind: str, tmp_path: Path) -> None:
-    """``gunicorn --preload``: all greenlets would have the same database connections, which Django refuses with 500 as
-    soon as two requests are under way.
+    """With ``gunicorn --preload`` all greenlets would share database connections, which Django refuses with 500 as soon
+    as two requests query at the same time.
     """
     with pytest.raises(ServerDied) as died, launch(kind, tmp_path, project(kind), options=["--preload"]):
         pass
@@ -255,7 +252,7 @@ def test_preloaded_project_does_not_start(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", PRELOADING[:3])
 def test_preloaded_project_that_is_patched_first_is_served(kind: str, tmp_path: Path) -> None:
-    """The cure that the sentence names: two WebSockets query at a time."""
+    """As the hint says. Two WebSockets query at the same time."""
     conf = tmp_path / "gunicorn.conf.py"
     conf.write_text("from gevent import monkey\n\nmonkey.patch_all()\n\npreload_app = True\n")
     env = {"DATABASE": json.dumps({"NAME": str(tmp_path / "db.sqlite3")})}

@@ -14,57 +14,59 @@ from gws_middleware.django import conf
 from gws_middleware.django.test import WebSocketClient, WebSocketRefused
 from gws_middleware.django.users import user_key
 
+from .support import answer
+
 
 def wrapped(**options: Any) -> Config:
-    """What a wrapper made now goes by."""
+    """The configuration of a new wrapper."""
     return WebSocketMiddleware(lambda environ, start_response: [], **options).config
 
 
 class TestSettings:
     @override_settings(GWS={"max_message_size": 5})
     def test_project_s_settings_reach_the_wrapper(self) -> None:
-        """The worker's wrapper and one in wsgi.py are made the same way."""
+        """Both that of the worker and one in wsgi.py."""
         assert wrapped().max_message_size == 5
 
     @override_settings(GWS={"max_message_size": 5})
     def test_argument_wins_over_the_project(self) -> None:
-        """It is nearer."""
+        """As over the environment."""
         assert wrapped(max_message_size=6).max_message_size == 6
 
     @override_settings(GWS={"max_message_size": 5})
     def test_project_wins_over_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """And the environment counts where the project says nothing."""
+        """The environment is used for settings that the project does not set."""
         monkeypatch.setenv("GWS_MAX_MESSAGE_SIZE", "7")
         monkeypatch.setenv("GWS_INBOX_MESSAGES", "3")
         config = wrapped()
         assert (config.max_message_size, config.inbox_messages) == (5, 3)
 
     @override_settings(GWS={"database_grace": 3, "close_on_logout": False})
-    def test_django_s_own_knobs_are_kept_from_the_wrapper(self) -> None:
-        """And are read where they are needed."""
+    def test_django_settings_are_not_passed_to_the_wrapper(self) -> None:
+        """They are read with ``conf.load()``."""
         assert wrapped() == wrapped()
         assert (conf.load().database_grace, conf.load().close_on_logout) == (3, False)
 
     @override_settings(GWS={"max_connections_per_user": 3})
-    def test_user_s_key_needs_no_setting(self) -> None:
-        """Django knows whose a request is."""
+    def test_user_key_has_a_default(self) -> None:
+        """The primary key of Django's user."""
         assert wrapped().user_key is user_key
         assert (conf.load().user_key, conf.load().max_connections_per_user) == (user_key, 3)
 
     @override_settings(GWS={"user_key": "os.path.basename"})
-    def test_user_s_key_may_be_the_project_s_own(self) -> None:
-        """By its name, which a file of settings can have without importing it."""
+    def test_user_key_may_be_a_function_of_the_project(self) -> None:
+        """By its dotted name, which needs no import in the settings."""
         assert (wrapped().user_key, conf.load().user_key) == (os.path.basename, os.path.basename)
 
-    def test_user_s_key_of_the_environment_comes_before_the_default(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What is said somewhere is meant."""
+    def test_user_key_of_the_environment_replaces_the_default(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The environment wins over a default."""
         monkeypatch.setenv("GWS_USER_KEY", "os.path.basename")
         assert wrapped().user_key is os.path.basename
 
     @override_settings(GWS={"user_key": None, "max_connections_per_user": 3})
     def test_limit_of_users_without_a_key_stops_the_server(self) -> None:
-        """The project has said that there is none."""
-        with pytest.raises(ConfigError, match=r"^max_connections_per_user is set, but no user_key that tells"):
+        """``user_key`` is None."""
+        with pytest.raises(ConfigError, match=r"^max_connections_per_user is set, but user_key is not"):
             wrapped()
 
     def test_defaults_need_no_setting(self) -> None:
@@ -84,13 +86,13 @@ class TestSettings:
         ],
     )
     def test_wrong_setting_stops_the_server(self, given: Any, sentence: str) -> None:
-        """With a sentence, when it wraps the application."""
+        """ConfigError when the application is wrapped."""
         with override_settings(GWS=given), pytest.raises(ConfigError, match=f"^{sentence}"):
             wrapped()
 
 
-class TestPlaces:
-    """A setting where nothing reads it is an error."""
+class TestUnreadSettings:
+    """A setting in a place that is not read is an error."""
 
     @pytest.mark.parametrize(
         ("variable", "name"),
@@ -104,7 +106,7 @@ class TestPlaces:
     def test_django_s_own_setting_in_the_environment(
         self, monkeypatch: pytest.MonkeyPatch, variable: str, name: str
     ) -> None:
-        """It would be ignored."""
+        """It would have no effect."""
         monkeypatch.setenv(variable, "0")
         sentence = f"the environment variable {variable} is not read: set '{name}' in settings.GWS"
         with pytest.raises(ConfigError, match=f"^{sentence}$"):
@@ -118,14 +120,14 @@ class TestPlaces:
             ("GWS_MAX_MESAGE_SIZE", "max_message_size"),
         ],
     )
-    def test_setting_beside_the_dict(self, attribute: str, name: str) -> None:
-        """One of Django's settings, as other packages have them."""
+    def test_setting_outside_of_the_dict(self, attribute: str, name: str) -> None:
+        """An attribute of ``settings``, as in other packages."""
         sentence = f"settings.{attribute} is not read: set '{name}' in the dict settings.GWS"
         with override_settings(**{attribute: 1}), pytest.raises(ConfigError, match=f"^{sentence}$"):
             wrapped()
 
-    def test_foreign_names_are_left_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Other software may use the prefix, too."""
+    def test_other_names_with_the_prefix_are_ignored(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Other software may use the prefix."""
         monkeypatch.setenv("GWS_REGION", "x")
         with override_settings(GWS_ACCOUNT="x"):
             assert wrapped() == Config(user_key=user_key, allowed_origins=wrapped().allowed_origins)
@@ -143,13 +145,12 @@ class TestOrigins:
         ],
     )
     def test_page_of_an_allowed_host_may_connect(self, client: WebSocketClient, hosts: list[str], origin: str) -> None:
-        """Whatever host the request itself names."""
+        """The Host header of the request may have another name."""
         with (
             override_settings(ALLOWED_HOSTS=["testserver", *hosts]),
             client.websocket("/both/", origin=origin) as ws,
         ):
-            ws.send("x")
-            assert ws.receive() == "0: x"
+            assert answer(ws, "x") == "0: x"
 
     @pytest.mark.parametrize(
         ("hosts", "origin"),
@@ -171,7 +172,7 @@ class TestOrigins:
         ],
     )
     def test_other_page_may_not(self, client: WebSocketClient, hosts: list[str], origin: str) -> None:
-        """``*`` is no origin: it says that the Host header is checked elsewhere."""
+        """``*`` is no origin. It means that the Host header is checked elsewhere."""
         with (
             override_settings(ALLOWED_HOSTS=["testserver", *hosts]),
             pytest.raises(WebSocketRefused) as refused,
@@ -198,34 +199,34 @@ class TestOrigins:
     @override_settings(CSRF_TRUSTED_ORIGINS=["https://*.trusted.org", "https://shop.net"])
     @pytest.mark.parametrize("origin", ["https://a.trusted.org", "https://shop.net"])
     def test_trusted_origin_may_connect(self, client: WebSocketClient, origin: str) -> None:
-        """It may send forms, too."""
+        """As it may send forms."""
         with client.websocket("/both/", origin=origin) as ws:
             assert ws.close_code is None
 
     @override_settings(ALLOWED_HOSTS=[], DEBUG=True)
     @pytest.mark.parametrize("origin", ["http://localhost:3000", "http://app.localhost", "http://127.0.0.1:5173"])
     def test_local_page_may_connect_while_debugging(self, origin: str) -> None:
-        """As Django takes it."""
+        """As for Django's check of the host."""
         assert wrapped_allows(origin)
 
     @override_settings(ALLOWED_HOSTS=[], DEBUG=False)
     def test_local_page_may_not_otherwise(self) -> None:
-        """There is no such default without DEBUG."""
+        """Without DEBUG there is no such default."""
         assert not wrapped_allows("http://localhost:3000")
 
     @override_settings(GWS={"allowed_origins": ["https://only.org"]})
     def test_setting_replaces_all_of_them(self, client: WebSocketClient) -> None:
-        """The project has said it."""
+        """Same origin, ALLOWED_HOSTS and CSRF_TRUSTED_ORIGINS."""
         assert wrapped().allowed_origins == ("https://only.org",)
 
     def test_environment_replaces_what_is_derived(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Derived origins are a default."""
+        """The derived origins are a default."""
         monkeypatch.setenv("GWS_ALLOWED_ORIGINS", "https://env.org")
         assert wrapped().allowed_origins == ("https://env.org",)
 
 
 class TestHost:
-    """The same origin counts where Django serves it. (The project here has no CommonMiddleware, which looks, too.)"""
+    """The same origin counts only for allowed hosts. CommonMiddleware, which also checks it, is not installed."""
 
     @pytest.fixture(autouse=True)
     def settings(self) -> Iterator[None]:
@@ -235,7 +236,7 @@ class TestHost:
     @pytest.mark.parametrize("path", ["/both/", "/undecorated/", "/meta/"])
     @pytest.mark.parametrize("given", [{}, {"allowed_origins": ["same-origin", "https://partner.org"]}])
     def test_page_of_another_host_is_refused(self, client: WebSocketClient, path: str, given: Any) -> None:
-        """Whose name has been made to lead here; the view is not called."""
+        """Its name resolves to this server (DNS rebinding). The view is not called."""
         with (
             override_settings(GWS=given),
             pytest.raises(WebSocketRefused) as refused,
@@ -250,13 +251,12 @@ class TestHost:
         [("example.com", "http://example.com"), ("evil.test", None), ("internal:8000", "https://partner.org")],
     )
     def test_others_may_connect(self, client: WebSocketClient, host: str, origin: str | None) -> None:
-        """The same origin of an allowed host, a program, and an origin of the list, whatever the Host is."""
+        """The same origin of an allowed host, a program without Origin, and a listed origin with any Host."""
         with (
             override_settings(GWS={"allowed_origins": ["same-origin", "https://partner.org"]}),
             client.websocket("/both/", origin=origin, headers={"Host": host}) as ws,
         ):
-            ws.send("x")
-            assert ws.receive() == "0: x"
+            assert answer(ws, "x") == "0: x"
 
 
 def wrapped_allows(origin: str) -> bool:

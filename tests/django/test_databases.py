@@ -19,7 +19,7 @@ import django
 import psutil
 import pytest
 
-from tests.support.rawclient import RawClient, close_frame, upgrade_request
+from tests.support.rawclient import PING, RawClient, close_frame, upgrade_request
 from tests.support.servers import ROOT, Server, eventually, launch
 
 from .postgres import LIMIT, Postgres, postgres  # noqa: F401 - importing the fixture here makes it one of this module's
@@ -27,7 +27,7 @@ from .postgres import LIMIT, Postgres, postgres  # noqa: F401 - importing the fi
 VENDORS = ("postgresql", "sqlite")
 GRACE = 0.2
 LONG = 60.0
-"""A grace that no test lives to see the end of."""
+"""A grace that is longer than any test."""
 
 
 # --- servers with databases ----------------------------------------------------------------------------------------
@@ -52,13 +52,13 @@ class Site(NamedTuple):
         eventually(lambda: self.connections() <= number, f"{number} database connections")
 
     def events(self, token: str, last: str) -> list[str]:
-        """What happened to the request with this ``?id=``, once ``last`` has."""
+        """The events of the request with this ``?id=``, when ``last`` is among them."""
 
-        def look() -> list[str]:
-            told: list[str] = json.loads(self.server.get(f"/events/?of={token}").body)
-            return told if last in told else []
+        def recorded() -> list[str]:
+            events: list[str] = json.loads(self.server.get(f"/events/?of={token}").body)
+            return events if last in events else []
 
-        return eventually(look, f"{last!r} of {token}")
+        return eventually(recorded, f"{last!r} of {token}")
 
 
 Sites = Callable[..., Site]
@@ -133,7 +133,7 @@ def shared(start: Sites) -> Iterator[Sites]:
 
 
 def used(site: Site) -> Iterator[Site]:
-    """For one test, which leaves neither connections nor problems in the log."""
+    """A site for one test. After it there must be no database connection, and no problem in the log."""
     yield site
     site.until_left(0)
     site.server.log.check()
@@ -153,7 +153,7 @@ def atomic_site(request: pytest.FixtureRequest, shared: Sites) -> Iterator[Site]
 
 @pytest.fixture(params=[("postgresql", 0), ("postgresql", 60), ("postgresql", None), ("sqlite", None)], ids=str)
 def keeping_site(request: pytest.FixtureRequest, shared: Sites) -> Iterator[Site]:
-    """A server that gives nothing back before the end, with this CONN_MAX_AGE."""
+    """A server that keeps connections until the end, with this CONN_MAX_AGE."""
     vendor, age = request.param
     yield from used(shared(vendor, LONG, CONN_MAX_AGE=age))
 
@@ -165,9 +165,12 @@ def stack() -> Iterator[ExitStack]:
         yield opened
 
 
-def said(client: RawClient) -> str:
-    """The next message."""
-    return client.read_frame().payload.decode()
+def next_text(client: RawClient) -> str:
+    """The next message. A ping may come before it, where a test takes longer than the interval of pings."""
+    frame = client.read_frame()
+    while frame.opcode == PING:
+        frame = client.read_frame()
+    return frame.payload.decode()
 
 
 # --- waiting -------------------------------------------------------------------------------------------------------
@@ -175,43 +178,43 @@ def said(client: RawClient) -> str:
 
 class TestReceiving:
     def test_waiting_view_holds_no_connection(self, site: Site) -> None:
-        """And its next query opens one, again and again."""
+        """Each of its queries opens a new one."""
         with site.connect() as client:
             client.upgrade("/talk/")
             numbers = []
             for _ in range(3):
                 client.text("default")
-                numbers.append(said(client))
+                numbers.append(next_text(client))
                 site.until_left(0)
         assert len(set(numbers)) == 3
 
-    def test_connections_of_every_alias_are_given_back(self, site: Site) -> None:
-        """Not the default database's alone."""
+    def test_connections_of_all_aliases_are_closed(self, site: Site) -> None:
+        """Not only that of the default database."""
         with site.connect() as client:
             client.upgrade("/talk/")
             for alias in ("default", "other"):
                 client.text(alias)
-                said(client)
+                next_text(client)
             site.until_left(0)
 
     def test_connection_is_kept_within_the_grace(self, keeping_site: Site) -> None:
-        """A conversation of 20 messages uses one."""
+        """20 messages in a row use one connection."""
         with keeping_site.connect() as client:
             client.upgrade("/talk/")
             numbers = set()
             for _ in range(20):
                 client.text("default")
-                numbers.add(said(client))
+                numbers.add(next_text(client))
             assert keeping_site.connections() == len(numbers) == 1
             client.say_goodbye()
 
     @pytest.mark.parametrize(("seconds", "kept"), [(GRACE / 4, True), (GRACE * 3, False)])
     def test_wait_with_a_timeout_counts(self, site: Site, seconds: float, kept: bool) -> None:
-        """By its length."""
+        """It closes the connection if it is longer than the grace."""
         with site.connect() as client:
             client.upgrade(f"/waits/?seconds={seconds}")
-            before, behind = json.loads(said(client))
-        assert (before == behind) is kept
+            before, after = json.loads(next_text(client))
+        assert (before == after) is kept
 
     def test_query_before_the_101_counts(self, site: Site) -> None:
         """The view makes no other."""
@@ -231,29 +234,29 @@ class TestReceiving:
         assert cookie is not None
         with site.connect() as client:
             client.upgrade("/who/", ("Cookie", cookie[0]))
-            assert said(client) == "ada"
+            assert next_text(client) == "ada"
             site.until_left(0)
 
     def test_transaction_is_kept_and_commits(self, site: Site) -> None:
-        """The connection is given back behind it."""
+        """The connection is closed after the transaction."""
         with site.connect() as client:
             client.upgrade("/transacts/")
-            before = said(client)
-            with site.connect() as other:  # it waits since later: when its turn has come, the first has had it
+            before = next_text(client)
+            with site.connect() as other:  # its wait begins later, so the grace of the first view ends before its own
                 other.upgrade(f"/waits/?seconds={GRACE * 3}")
-                before_other, behind_other = json.loads(said(other))
-                assert before_other != behind_other
+                before_other, after_other = json.loads(next_text(other))
+                assert before_other != after_other
             client.text("commit")
-            assert said(client) == before
+            assert next_text(client) == before
             site.until_left(0)
             client.text("count")
-            assert said(client) == "1"
+            assert next_text(client) == "1"
 
-    def test_greenlet_of_the_view_s_own_is_left_alone(self, site: Site) -> None:
-        """And the view's connection is given back all the same."""
+    def test_connection_of_another_greenlet_is_kept(self, site: Site) -> None:
+        """The connection of the view is closed."""
         with site.connect() as client:
             client.upgrade("/spawns/")
-            said(client)
+            next_text(client)
             site.until_left(1)
             assert site.connections() == 1
             client.text("end")
@@ -261,32 +264,32 @@ class TestReceiving:
 
 
 def test_peer_that_does_not_read_costs_no_connection(site: Site) -> None:
-    """The view waits in ``send()``, and queries again when it gets on."""
+    """The view waits in ``send()``, and queries again after it."""
     with site.connect(receive_buffer=65536) as client:
         client.upgrade("/floods/")
-        before = said(client)
+        before = next_text(client)
         site.until_left(0)
-        behind = next(frame.payload for frame in iter(client.read_frame, None) if len(frame.payload) < 2**20)
-    assert behind.isdigit() and behind.decode() != before
+        after = next(frame.payload for frame in iter(client.read_frame, None) if len(frame.payload) < 2**20)
+    assert after.isdigit() and after.decode() != before
 
 
-def test_grace_may_be_switched_off(stack: ExitStack, start: Sites) -> None:
-    """``database_grace`` None: the connection is the view's until the end; the wait is longer than the default."""
+def test_grace_may_be_turned_off(stack: ExitStack, start: Sites) -> None:
+    """``database_grace`` None: the connection is kept until the end. The wait is longer than the default."""
     site = start(stack, "postgresql", None)
     with site.connect() as client:
         client.upgrade("/waits/?seconds=1.5")
-        before, behind = json.loads(said(client))
-    assert before == behind
+        before, after = json.loads(next_text(client))
+    assert before == after
     site.until_left(0)
 
 
 def test_connection_without_autocommit_is_in_a_transaction(stack: ExitStack, start: Sites) -> None:
-    """The project commits by itself; at the end it is given back."""
+    """The project commits itself. The connection is closed at the end."""
     site = start(stack, "postgresql", GRACE, AUTOCOMMIT=False)
     with site.connect() as client:
         client.upgrade(f"/waits/?seconds={GRACE * 3}")
-        before, behind = json.loads(said(client))
-    assert before == behind
+        before, after = json.loads(next_text(client))
+    assert before == after
     site.until_left(0)
 
 
@@ -298,7 +301,7 @@ def read_to_the_end(site: Site, client: RawClient, token: str) -> None:
     client.read_frames_until_eof()
 
 
-def vanish(site: Site, client: RawClient, token: str) -> None:
+def disconnect(site: Site, client: RawClient, token: str) -> None:
     client.close()
 
 
@@ -316,35 +319,35 @@ LOGGED = {
     "times-out": r"\[ERROR\] gws_middleware: WebSocket '/ends/times-out/': the application raised; closed with 1011",
 }
 WHOLE_LIFE = ["started", "opened", "finished", "closed"]
-DETACHED_LIFE = ["started", "opened", "finished", "left", "closed"]
+DETACHED_LIFE = ["started", "opened", "finished", "on_close", "closed"]
 
 
 class TestEnd:
-    @pytest.mark.parametrize("end", [read_to_the_end, vanish, reset, kill])
+    @pytest.mark.parametrize("end", [read_to_the_end, disconnect, reset, kill])
     @pytest.mark.parametrize("how", ["receives", "receives-in-a-transaction", "receives-without-autocommit"])
-    def test_waiting_view_gives_its_connection_back(self, keeping_site: Site, how: str, end: End, token: str) -> None:
-        """Whatever ends it, also a connection that was meant to persist; each signal is sent once."""
+    def test_connection_of_a_waiting_view_is_closed(self, keeping_site: Site, how: str, end: End, token: str) -> None:
+        """For every kind of end, also a connection with CONN_MAX_AGE. Each signal is sent once."""
         site = keeping_site
         with site.connect() as client:
             client.upgrade(f"/ends/{how}/?id={token}")
-            said(client)
+            next_text(client)
             assert site.connections() == 2
             end(site, client, token)
             site.until_left(0)
             assert site.events(token, "closed") == WHOLE_LIFE
 
     def test_busy_view_that_is_killed_gives_its_connection_back(self, keeping_site: Site, token: str) -> None:
-        """It was in no call of ours."""
+        """The view waits outside of this package."""
         with keeping_site.connect() as client:
             client.upgrade(f"/ends/sleeps/?id={token}")
-            said(client)
+            next_text(client)
             assert keeping_site.connections() == 2
             kill(keeping_site, client, token)
             keeping_site.until_left(0)
             assert keeping_site.events(token, "closed") == WHOLE_LIFE
 
     def test_receiver_that_is_killed_gives_its_connection_back(self, keeping_site: Site, token: str) -> None:
-        """That of ``websocket_closed``, behind the view."""
+        """That of ``websocket_closed``, after the view."""
         with keeping_site.connect() as client:
             client.upgrade(f"/ends/returns/?id={token}&receiver-sleeps")
             client.read_frame()
@@ -354,8 +357,8 @@ class TestEnd:
             keeping_site.until_left(0)
 
     @pytest.mark.parametrize("how", ["returns", "raises"])
-    def test_view_that_is_done_gives_its_connection_back(self, keeping_site: Site, how: str, token: str) -> None:
-        """By itself or by an exception; each signal is sent once."""
+    def test_connection_is_closed_when_the_view_ends(self, keeping_site: Site, how: str, token: str) -> None:
+        """By a return or an exception. Each signal is sent once."""
         with keeping_site.connect() as client:
             client.upgrade(f"/ends/{how}/?id={token}")
             read_to_the_end(keeping_site, client, token)
@@ -364,8 +367,10 @@ class TestEnd:
         if how in LOGGED:
             keeping_site.server.log.expect(LOGGED[how])
 
-    def test_exception_that_django_lets_pass_gives_the_connection_back(self, keeping_site: Site, token: str) -> None:
-        """gevent.Timeout is none of Exception's."""
+    def test_connection_is_closed_after_an_exception_that_django_does_not_handle(
+        self, keeping_site: Site, token: str
+    ) -> None:
+        """gevent.Timeout is no subclass of Exception."""
         with keeping_site.connect() as client:
             client.upgrade(f"/ends/times-out/?id={token}")
             read_to_the_end(keeping_site, client, token)
@@ -373,11 +378,11 @@ class TestEnd:
             assert keeping_site.events(token, "closed")[-1] == "closed"
         keeping_site.server.log.expect(LOGGED["times-out"])
 
-    def test_undecorated_view_that_is_killed_gives_its_connection_back(self, keeping_site: Site, token: str) -> None:
-        """Django lets it pass."""
+    def test_connection_of_an_undecorated_view_that_is_killed_is_closed(self, keeping_site: Site, token: str) -> None:
+        """Django does not handle GreenletExit."""
         with keeping_site.connect() as client:
             client.upgrade(f"/meta/?id={token}")
-            said(client)
+            next_text(client)
             assert keeping_site.connections() == 1
             kill(keeping_site, client, token)
             keeping_site.until_left(0)
@@ -392,7 +397,7 @@ class TestEnd:
         ids=["refuses", "breaks"],
     )
     def test_refused_handshake_leaves_nothing(self, site: Site, how: str, status: int, record: str, token: str) -> None:
-        """The view has queried by then; it was an HTTP request alone."""
+        """The view has queried before. Only the signals of a request are sent."""
         with site.connect() as client:
             client.send(upgrade_request(f"/ends/{how}/?id={token}"))
             assert client.read_response().status == status
@@ -404,16 +409,16 @@ class TestEnd:
 
 class TestStop:
     @pytest.mark.parametrize("vendor", VENDORS)
-    def test_connection_is_given_back_while_the_worker_is_stopping(
+    def test_connection_is_closed_while_the_worker_is_stopping(
         self, stack: ExitStack, start: Sites, vendor: str, tmp_path: Path
     ) -> None:
-        """And not by its death: another view keeps it alive meanwhile."""
+        """And not only at its exit: another view keeps it running meanwhile."""
         site = start(stack, vendor, LONG, CONN_MAX_AGE=None)
         released = tmp_path / "released"
         with site.connect() as other, site.connect() as client:
             other.upgrade(f"/lingers/?until={released}")
             client.upgrade("/ends/receives/")
-            said(client)
+            next_text(client)
             assert site.connections() == 2
             site.server.kill(signal.SIGTERM)
             assert client.read_frame().code == 1012
@@ -425,11 +430,11 @@ class TestStop:
             released.touch()
 
     def test_view_that_outlives_the_graceful_timeout_leaves_nothing(self, stack: ExitStack, start: Sites) -> None:
-        """It is killed, and the database knows of it."""
+        """It is killed, and its database connection is closed."""
         site = start(stack, "postgresql", LONG, ("--graceful-timeout", "1"), CONN_MAX_AGE=None)
         with site.connect() as client:
             client.upgrade("/ends/sleeps/")
-            said(client)
+            next_text(client)
             site.server.kill(signal.SIGTERM)
             client.read_frames_until_eof()
             site.until_left(0)
@@ -439,31 +444,31 @@ class TestStop:
 
 
 class TestDetached:
-    def test_each_run_gives_its_connection_back(self, keeping_site: Site, token: str) -> None:
-        """The view's, each message's and the last one, for every alias."""
+    def test_connections_are_closed_after_each_run(self, keeping_site: Site, token: str) -> None:
+        """That of the view, of each message and of ``on_close``, for every alias."""
         with keeping_site.connect() as client:
             client.upgrade(f"/detaches/?id={token}")
             keeping_site.until_left(0)
             for message in ("default", "both", "default"):
                 client.text(message)
-                said(client)
+                next_text(client)
                 keeping_site.until_left(0)
             client.say_goodbye()
             keeping_site.until_left(0)
             assert keeping_site.events(token, "closed") == DETACHED_LIFE
 
-    @pytest.mark.parametrize("end", [vanish, reset])
-    def test_peer_that_goes_leaves_nothing(self, keeping_site: Site, end: End, token: str) -> None:
+    @pytest.mark.parametrize("end", [disconnect, reset])
+    def test_disconnect_of_the_peer_leaves_nothing(self, keeping_site: Site, end: End, token: str) -> None:
         """``on_close`` has queried."""
         with keeping_site.connect() as client:
             client.upgrade(f"/detaches/?id={token}")
             client.text("default")
-            said(client)
+            next_text(client)
             end(keeping_site, client, token)
             keeping_site.events(token, "closed")
             keeping_site.until_left(0)
 
-    def test_message_s_exception_leaves_nothing(self, keeping_site: Site, token: str) -> None:
+    def test_exception_of_on_message_leaves_nothing(self, keeping_site: Site, token: str) -> None:
         """The connection closes with 1011."""
         with keeping_site.connect() as client:
             client.upgrade(f"/detaches/?id={token}")
@@ -471,10 +476,10 @@ class TestDetached:
             assert client.read_frame().code == 1011
             keeping_site.events(token, "closed")
             keeping_site.until_left(0)
-        keeping_site.server.log.expect("LookupError: as told")
+        keeping_site.server.log.expect("LookupError: as requested")
 
-    def test_exception_at_the_end_leaves_nothing(self, keeping_site: Site, token: str) -> None:
-        """That of ``on_close``."""
+    def test_exception_of_on_close_leaves_nothing(self, keeping_site: Site, token: str) -> None:
+        """``websocket_closed`` is sent."""
         with keeping_site.connect() as client:
             client.upgrade(f"/detaches/?id={token}&raise")
             client.say_goodbye()
@@ -482,12 +487,12 @@ class TestDetached:
             keeping_site.until_left(0)
         keeping_site.server.log.expect("LookupError: at the end")
 
-    def test_message_s_greenlet_that_is_killed_leaves_nothing(self, keeping_site: Site, token: str) -> None:
-        """``on_close`` runs all the same."""
+    def test_killed_greenlet_of_on_message_leaves_nothing(self, keeping_site: Site, token: str) -> None:
+        """``on_close`` is called."""
         with keeping_site.connect() as client:
             client.upgrade(f"/detaches/?id={token}")
             client.text("sleep")
-            said(client)
+            next_text(client)
             kill(keeping_site, client, token)
             assert keeping_site.events(token, "closed") == DETACHED_LIFE
             keeping_site.until_left(0)
@@ -513,10 +518,10 @@ class TestAtomicRequestsUntilAccepted:
     """The request's transaction is that of the handshake."""
 
     def test_transaction_ends_with_accept(self, atomic_site: Site, path: str, token: str) -> None:
-        """It is committed, and what follows is in none; the waiting view holds no connection."""
+        """It is committed, and the view continues in autocommit. The waiting view holds no connection."""
         with atomic_site.connect() as client:
             client.upgrade(f"{path}?name={token}&id={token}")
-            assert [json.loads(said(client)), json.loads(said(client))] == [[True, True], [False, False]]
+            assert [json.loads(next_text(client)), json.loads(next_text(client))] == [[True, True], [False, False]]
             assert token in users(atomic_site)
             assert atomic_site.events(token, "committed") == ["started", "committed", "opened"]
             atomic_site.until_left(0)
@@ -543,7 +548,7 @@ class TestAtomicRequestsUntilAccepted:
         """The client has been answered."""
         with atomic_site.connect() as client:
             client.upgrade(f"{path}?name={token}&how=raises-later")
-            said(client)
+            next_text(client)
             assert client.read_frame().code == 1011
         assert token in users(atomic_site)
         atomic_site.server.log.expect("LookupError: after the 101")
@@ -580,14 +585,14 @@ class TestAtomicRequests:
         """For the database that it names."""
         with atomic_site.connect() as client:
             client.upgrade(f"/accepts/non-atomic/?name={token}")
-            assert [json.loads(said(client)), json.loads(said(client))] == [[False, True], [False, False]]
+            assert [json.loads(next_text(client)), json.loads(next_text(client))] == [[False, True], [False, False]]
 
     def test_decorated_view_is_in_one_for_http(self, atomic_site: Site) -> None:
-        """Which is rolled back when it raises."""
+        """The transaction is rolled back when it raises."""
         assert json.loads(atomic_site.server.get("/atomic/?name=stays").body) == [True, True]
         assert atomic_site.server.get("/atomic/?name=goes&raise=1").status == 500
         assert "stays" in users(atomic_site) and "goes" not in users(atomic_site)
-        atomic_site.server.log.expect("LookupError: behind the insert")
+        atomic_site.server.log.expect("LookupError: after the insert")
 
     @pytest.mark.parametrize("path", ["/not-atomic/inside/", "/not-atomic/outside/"])
     def test_non_atomic_requests_holds(self, atomic_site: Site, path: str) -> None:
@@ -608,7 +613,7 @@ def test_accept_inside_a_transaction_is_refused(site: Site) -> None:
 
 
 def open_many(stack: ExitStack, site: Site, path: str, number: int) -> list[RawClient]:
-    """So many WebSockets, one after the other: gunicorn waits two seconds for a request."""
+    """This number of WebSockets, opened one after the other, because gunicorn waits two seconds for a request."""
     clients = []
     for _ in range(number):
         clients.append(stack.enter_context(site.connect(timeout=30.0)))
@@ -616,20 +621,20 @@ def open_many(stack: ExitStack, site: Site, path: str, number: int) -> list[RawC
     return clients
 
 
-def converse(site: Site, clients: list[RawClient], at_once: int) -> int:
-    """Each of them asks the database once, in random order, ``at_once`` at the same time; the most connections seen."""
+def query_each(site: Site, clients: list[RawClient], at_once: int) -> int:
+    """Let each client query once, in random order, ``at_once`` at the same time; the highest number of connections."""
     chance = random.Random(1)
-    asking: list[RawClient] = []
+    waiting: list[RawClient] = []
     seen = 0
     for number, client in enumerate(chance.sample(clients, len(clients))):
         client.text("default")
-        asking.append(client)
-        if len(asking) == at_once:
-            assert said(asking.pop(chance.randrange(at_once))).isdigit()
+        waiting.append(client)
+        if len(waiting) == at_once:
+            assert next_text(waiting.pop(chance.randrange(at_once))).isdigit()
         if number % 5 == 0:
             seen = max(seen, site.connections())
-    for client in asking:
-        assert said(client).isdigit()
+    for client in waiting:
+        assert next_text(client).isdigit()
     return seen
 
 
@@ -640,7 +645,7 @@ def test_five_hundred_share_a_few_connections(stack: ExitStack, start: Sites, pa
     """
     site = start(stack, "postgresql", 0.01)
     clients = open_many(stack, site, path, 500)
-    seen = [converse(site, clients, at_once=4) for _ in range(3)]
+    seen = [query_each(site, clients, at_once=4) for _ in range(3)]
     assert max(seen) <= LIMIT * 3 // 4, seen
     site.until_left(0)
     while clients:  # few at once: on_close queries
@@ -658,7 +663,7 @@ def test_pool_is_shared(stack: ExitStack, start: Sites, path: str) -> None:
     site = start(stack, "postgresql", GRACE, OPTIONS={"pool": {"min_size": 1, "max_size": 4}})
     clients = open_many(stack, site, path, 30)
     for _ in range(3):
-        converse(site, clients, at_once=30)
+        query_each(site, clients, at_once=30)
     assert site.connections() <= 4
     for client in clients:
         client.send(close_frame())

@@ -1,4 +1,4 @@
-"""Views by ``accept_websocket`` and ``require_websocket``, with no middleware class of ours."""
+"""``accept_websocket`` and ``require_websocket``, without the middleware class."""
 
 from __future__ import annotations
 
@@ -14,46 +14,38 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.core.servers import basehttp
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
-from django.test import RequestFactory, TestCase, override_settings
+from django.test import TestCase, override_settings
 from gevent import GreenletExit
 
 from gws_middleware.django.decorators import accept_websocket, require_websocket
 from gws_middleware.django.serving import attach
-from gws_middleware.django.test import WebSocketClient, WebSocketRefused, WebSocketTestMixin
+from gws_middleware.django.test import WebSocketClient, WebSocketTestMixin
 from tests.support.inprocess import problems
 
-from ..support.inprocess import refuse_switch, unaccepted
 from .project import views
-
-
-def refusal(client: WebSocketClient, path: str, **options: Any) -> Any:
-    """The HTTP answer to a handshake."""
-    with pytest.raises(WebSocketRefused) as refused, client.websocket(path, **options):
-        pass
-    return refused.value.response
+from .support import answer, disconnected_request, refusal
 
 
 class TestAcceptWebsocket:
     def test_websocket_reaches_the_view(self, client: WebSocketClient) -> None:
         """With ``request.websocket`` and the converted argument of the URL."""
         with client.websocket("/both/3/") as ws:
-            ws.send("x")
-            assert ws.receive() == "3: x"
+            assert answer(ws, "x") == "3: x"
 
     def test_http_reaches_the_view(self, client: WebSocketClient) -> None:
-        """``request.websocket`` is None there, and ``is_websocket()`` false."""
+        """With ``request.websocket`` None, and ``is_websocket()`` False."""
         assert client.get("/both/").content == b"http None"
 
     def test_page_is_not_cached_for_handshakes(self, client: WebSocketClient) -> None:
-        """One address has two answers."""
+        """A cache stores it for plain HTTP only."""
         assert client.get("/both/")["Vary"] == "Upgrade"
 
     def test_path_that_no_converter_takes_is_404(self, client: WebSocketClient) -> None:
-        """The URLconf decides for both."""
+        """As for plain HTTP."""
         assert refusal(client, "/both/three/").status_code == 404
 
-    def test_name_and_docstring_are_the_view_s(self) -> None:
-        """And the mark stays visible through a decorator outside."""
+    def test_name_and_docstring_are_those_of_the_view(self) -> None:
+        """As with every decorator of Django."""
 
         def view(request: HttpRequest) -> None:
             """Doc."""
@@ -62,7 +54,7 @@ class TestAcceptWebsocket:
 
     @pytest.mark.parametrize("decorate", [accept_websocket, require_websocket])
     def test_async_view_is_refused(self, decorate: Any) -> None:
-        """At the decoration, with a sentence."""
+        """When it is decorated."""
 
         async def view(request: HttpRequest) -> None: ...
 
@@ -72,14 +64,14 @@ class TestAcceptWebsocket:
 
 class TestRequireWebsocket:
     def test_http_is_answered_with_426(self, client: WebSocketClient) -> None:
-        """And with what to upgrade to (RFC 9110 15.5.22)."""
+        """With the header ``Upgrade`` (RFC 9110 15.5.22)."""
         response = client.get("/echo/")
         assert response.status_code == 426
         assert (response["Upgrade"], response["Connection"]) == ("websocket", "Upgrade")
-        assert response.content == b"This address speaks WebSocket alone.\n"
+        assert response.content == b"This address serves only WebSockets.\n"
 
     def test_http_is_answered_with_426_by_django_s_own_server(self) -> None:
-        """Which takes no header that is about the connection, e.g. behind ``LiveServerTestCase``."""
+        """Without the headers, because that server allows no hop-by-hop header, e.g. in ``LiveServerTestCase``."""
         server = basehttp.WSGIServer(("127.0.0.1", 0), basehttp.WSGIRequestHandler)
         server.set_app(WSGIHandler())
         serving = Thread(target=server.handle_request)
@@ -87,7 +79,7 @@ class TestRequireWebsocket:
         client = HTTPConnection("127.0.0.1", server.server_port, timeout=5)
         client.request("GET", "/echo/")
         response = client.getresponse()
-        assert (response.status, response.read()) == (426, b"This address speaks WebSocket alone.\n")
+        assert (response.status, response.read()) == (426, b"This address serves only WebSockets.\n")
         client.close()
         serving.join()
         server.server_close()
@@ -97,11 +89,10 @@ class TestRequireWebsocket:
         response = refusal(client, "/echo/", headers={"Sec-WebSocket-Key": "short"})
         assert response.status_code == 400
 
-    def test_none_is_a_view_s_answer(self, client: WebSocketClient, caplog: pytest.LogCaptureFixture) -> None:
-        """No ValueError of Django's, and nothing in the log."""
+    def test_view_may_return_none(self, client: WebSocketClient, caplog: pytest.LogCaptureFixture) -> None:
+        """Django raises no ValueError, and nothing is logged."""
         with client.websocket("/echo/") as ws:
-            ws.send("x")
-            assert ws.receive() == "x"
+            assert answer(ws, "x") == "x"
         assert problems(caplog) == []
 
 
@@ -110,13 +101,13 @@ class TestBeforeThe101:
         ("what", "status"), [("forbidden", 403), ("denied", 403), ("missing", 404), ("closed", 403)]
     )
     def test_answer_is_http(self, client: WebSocketClient, what: str, status: int) -> None:
-        """A response, an exception that is one, and ``close()``."""
+        """A response, an exception for one, and ``close()``."""
         assert refusal(client, f"/answers/{what}/").status_code == status
 
     @pytest.mark.parametrize("path", ["echo", "chatter"])
-    def test_peer_that_has_gone_is_no_refusal(self, path: str) -> None:
-        """What nobody can get is not logged as a 403; the view saw the end in ``receive`` or in ``send``."""
-        assert getattr(views, path)(request_with_nobody_behind()).status_code == 101
+    def test_disconnect_of_the_peer_is_no_refusal(self, path: str) -> None:
+        """No 403 is logged, because it cannot be sent. The view sees the end in ``receive`` or in ``send``."""
+        assert getattr(views, path)(disconnected_request()).status_code == 101
 
     def test_exception_is_a_500(self, client: WebSocketClient, caplog: pytest.LogCaptureFixture) -> None:
         """Logged once, by Django."""
@@ -125,7 +116,7 @@ class TestBeforeThe101:
         assert [(one.name, one.levelname) for one in problems(caplog)] == [("django.request", "ERROR")]
 
     def test_none_without_an_answer_is_an_error(self, client: WebSocketClient) -> None:
-        """A view that forgot."""
+        """The view has neither accepted nor closed the WebSocket."""
         with pytest.raises(ValueError, match="neither accepted nor closed"), client.websocket("/answers/nothing/"):
             pass
 
@@ -147,7 +138,7 @@ class TestAfterThe101:
 
     @override_settings(DEBUG=True, GWS={"close_timeout": 0.1})
     def test_debug_page_is_never_on_the_wire(self, client: WebSocketClient) -> None:
-        """What comes is a close frame, and the end."""
+        """The client gets a close frame and the end."""
         client.raise_request_exception = False
         with client.websocket("/raises/") as ws:
             rest = b""
@@ -158,7 +149,7 @@ class TestAfterThe101:
     def test_end_seen_while_sending_is_no_error(
         self, client: WebSocketClient, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """The peer has gone, and the view was sending."""
+        """The peer disconnects while the view is sending."""
         with client.websocket("/chatter/") as ws:
             assert ws.receive()
         assert problems(caplog) == []
@@ -173,18 +164,18 @@ class TestAfterThe101:
             assert ws.close_code == 1011
         assert [one.name for one in problems(caplog)] == ["django.request"]
 
-    def test_exception_behind_the_end_is_logged_once(
+    def test_exception_after_the_end_is_logged_once(
         self, client: WebSocketClient, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """By Django as every other; nobody says that it closed what the peer had closed."""
+        """By Django. The package does not log that it closed the connection, because the peer had closed it."""
         client.raise_request_exception = False
         with client.websocket("/raises-at-the-end/") as ws:
             ws.send("x")
             ws.close(1000)
         assert [one.name for one in problems(caplog)] == ["django.request"]
 
-    def test_response_behind_a_websocket_is_nobody_s_page(self, client: WebSocketClient) -> None:
-        """A cache in front of the view would keep a 200; what the response has opened is closed."""
+    def test_response_of_an_accepted_view_has_status_101(self, client: WebSocketClient) -> None:
+        """So that no cache stores it. The resources of the view's response are closed."""
         seen: list[int] = []
 
         def watch(get_response: Any) -> Any:
@@ -204,11 +195,10 @@ class TestAfterThe101:
             assert ws.receive() == "hello"
         assert (seen, views.EVENTS) == ([101], ["closed"])
 
-    def test_response_of_a_view_that_accepted_is_not_sent(self, client: WebSocketClient) -> None:
-        """Whatever it returns."""
+    def test_response_of_an_accepted_view_is_not_sent(self, client: WebSocketClient) -> None:
+        """The client gets the end of the connection."""
         with client.websocket("/meta/") as ws:
-            ws.send("x")
-            assert ws.receive() == "x"
+            assert answer(ws, "x") == "x"
             ws.close()
             assert ws._sock.recv(1) == b""
 
@@ -219,18 +209,18 @@ class TestDecoratorsOfDjango(WebSocketTestMixin, TestCase):
     def setUp(self) -> None:
         self.user = User.objects.create_user("bob", password="x")
 
-    def test_anonymous_is_sent_to_the_login_page(self) -> None:
+    def test_anonymous_user_is_redirected_to_the_login_page(self) -> None:
         """By ``login_required``."""
         self.assertRedirects(refusal(self.client, "/private/"), "/login/?next=/private/", fetch_redirect_response=False)
 
-    def test_user_comes_in(self) -> None:
+    def test_logged_in_user_is_admitted(self) -> None:
         """With the session of Django's test client."""
         self.client.force_login(self.user)
         with self.client.websocket("/private/") as ws:
             assert ws.receive() == "bob"
 
-    def test_permission_is_asked_for(self) -> None:
-        """By ``permission_required`` below ours."""
+    def test_permission_is_required(self) -> None:
+        """By ``permission_required`` below the decorator."""
         self.client.force_login(self.user)
         assert refusal(self.client, "/permitted/").status_code == 403
         self.user.user_permissions.add(Permission.objects.get(codename="add_user"))
@@ -238,14 +228,14 @@ class TestDecoratorsOfDjango(WebSocketTestMixin, TestCase):
             assert ws.receive() == "permitted"
 
     def test_user_is_tested(self) -> None:
-        """By ``user_passes_test`` above ours."""
+        """By ``user_passes_test`` above the decorator."""
         assert refusal(self.client, "/tested/").status_code == 302
         self.client.force_login(self.user)
         with self.client.websocket("/tested/") as ws:
             assert ws.receive() == "passed"
 
     def test_transaction_refuses_accept(self) -> None:
-        """It would stay open as long as the connection; the transaction of the test itself is none."""
+        """It would stay open as long as the connection. The transaction of the test does not count."""
         with (
             pytest.raises(transaction.TransactionManagementError, match="Accept first, and open a transaction for"),
             self.client.websocket("/in-transaction/"),
@@ -255,39 +245,32 @@ class TestDecoratorsOfDjango(WebSocketTestMixin, TestCase):
 
 class TestServe:
     def test_view_that_is_killed_before_the_101_is_killed(self) -> None:
-        """There is nobody to say goodbye to, and it is not Django's to answer."""
+        """GreenletExit is passed on, and Django does not answer."""
 
         @require_websocket
         def view(request: Any) -> None:
             raise GreenletExit
 
         with pytest.raises(GreenletExit):
-            view(request_with_nobody_behind())
+            view(disconnected_request())
 
-    def test_websocket_that_is_there_is_kept(self) -> None:
-        """E.g. one that another middleware has wrapped."""
-        request = request_with_nobody_behind()
+    def test_existing_websocket_attribute_is_kept(self) -> None:
+        """E.g. an object that another middleware has put around it."""
+        request = disconnected_request()
         request.websocket = wrapper = object()
         assert attach(request) is wrapper
 
 
-def request_with_nobody_behind() -> Any:
-    """A request whose peer is not there any more when it is to be accepted."""
-    request: Any = RequestFactory().get("/")
-    request.META["wsgi.websocket"] = unaccepted(refuse_switch)
-    return request
-
-
 class TestRequestsLeaveNothing:
-    def test_request_and_websocket_let_go_of_each_other(self) -> None:
-        """So that neither waits for the garbage collector."""
+    def test_websocket_does_not_keep_the_request(self) -> None:
+        """Without a reference cycle both are freed at once."""
         seen: list[Any] = []
 
         def view(request: Any) -> HttpResponse:
             seen.append(request)
             return HttpResponse()
 
-        request = request_with_nobody_behind()
+        request = disconnected_request()
         ws = request.META["wsgi.websocket"]
         accept_websocket(view)(request)
         assert seen[0].websocket is ws
@@ -295,6 +278,6 @@ class TestRequestsLeaveNothing:
 
 
 def test_log_level_of_an_upgrade_required(client: WebSocketClient, caplog: pytest.LogCaptureFixture) -> None:
-    """Django's own, for a client's fault."""
+    """Django logs a WARNING for an error of the client."""
     client.get("/echo/")
     assert [one.levelno for one in problems(caplog)] == [logging.WARNING]

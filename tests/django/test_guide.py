@@ -1,4 +1,4 @@
-"""docs/django.md: what it prints is run, in a project of its own."""
+"""docs/django.md: its programs are run in a project."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class OtherViewsTest(WebSocketTestMixin, TestCase):
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """The guide's modules in one package, README's Django view too, with what they leave out around them."""
+    """A package with the modules of the page, README's Django view, and the parts that both omit."""
     folder = tmp_path / "guide"
     folder.mkdir()
     parts: dict[str, list[str]] = {"settings.py": [], "views.py": [], "urls.py": [], "tests.py": [], "chat.py": []}
@@ -92,21 +92,21 @@ def run(project: Path, *arguments: str, program: tuple[str, ...] = DJANGO) -> su
 
 @pytest.mark.parametrize("program", [DJANGO, PATCHED_DJANGO], ids=["as it is", "patched"])
 def test_programs_run_as_printed(program: tuple[str, ...], project: Path) -> None:
-    """The guide's own tests pass, and those of the views that it does not test."""
+    """The tests of the page pass, and so do those of its other views."""
     done = run(project, "test", "guide", program=program)
     assert done.returncode == 0, done.stderr
     assert "Ran 5 tests" in done.stderr
-    assert re.search(r"left with 1000", done.stdout)
+    assert re.search(r"closed with 1000", done.stdout)
 
 
-def test_project_has_nothing_to_be_warned_of(project: Path) -> None:
-    """``manage.py check`` is silent."""
+def test_project_passes_the_system_checks(project: Path) -> None:
+    """``manage.py check`` has no message."""
     done = run(project, "check", "--fail-level", "INFO")
     assert done.returncode == 0, done.stderr
 
 
 def test_table_has_every_check() -> None:
-    """And no other."""
+    """Of the app, and no other."""
     named = re.findall(r"^\| `(gws_middleware\.[EW]\d{3})`", GUIDE.read_text("utf-8"), re.MULTILINE)
     source = Path(checks.__file__).read_text("utf-8")
     assert sorted(named) == sorted(re.findall(r'id="(gws_middleware\.[EW]\d{3})"', source))

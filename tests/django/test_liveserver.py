@@ -1,4 +1,4 @@
-"""``gws_middleware.django.liveserver``: a real gunicorn on the database of a test."""
+"""``gws_middleware.django.liveserver``: a gunicorn with the database of a test."""
 
 from __future__ import annotations
 
@@ -56,22 +56,22 @@ NAMES = ["DEBUG", "ALLOWED_HOSTS", "APPEND_SLASH", "EMAIL_BACKEND"]
 django = get_wsgi_application()
 
 
-def tell(environ, start_response):
+def with_settings(environ, start_response):
     if environ["PATH_INFO"] != "/settings/":
         return django(environ, start_response)
     start_response("200 OK", [])
-    told = {name: getattr(settings, name) for name in NAMES}
-    told.update(pid=os.getpid(), arbiter=os.getppid(), databases=list(connections), server=environ["SERVER_SOFTWARE"])
-    return [json.dumps(told).encode()]
+    facts = {name: getattr(settings, name) for name in NAMES}
+    facts.update(pid=os.getpid(), arbiter=os.getppid(), databases=list(connections), server=environ["SERVER_SOFTWARE"])
+    return [json.dumps(facts).encode()]
 
 
-application = WebSocketMiddleware(tell, max_message_size=10)
+application = WebSocketMiddleware(with_settings, max_message_size=10)
 """
 
 
 @pytest.fixture(scope="module", autouse=True)
 def database(environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """In this module the tests' database is a file."""
+    """Make the test database of this module a file."""
     path = tmp_path_factory.mktemp("database") / "test.sqlite3"
     in_memory = connections["default"]
     on_disk: Any = type(in_memory)({**in_memory.settings_dict, "NAME": str(path)}, "default")
@@ -84,7 +84,7 @@ def database(environment: None, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture(scope="module", autouse=True)
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A project in a folder of its own, which this process finds."""
+    """A project in a folder that is on the path of this process."""
     folder = tmp_path_factory.mktemp("live")
     (folder / "live_settings.py").write_text(SETTINGS)
     (folder / "live_wsgi.py").write_text(WSGI)
@@ -98,50 +98,50 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def servers() -> list[psutil.Process]:
-    """The child processes of this one that are a gunicorn."""
+    """The child processes that are a gunicorn."""
     return [child for child in psutil.Process().children() if "gunicorn" in " ".join(child.cmdline())]
 
 
-def told(url: str) -> dict[str, Any]:
-    """What the project's application tells of its process."""
+def settings_of(url: str) -> dict[str, Any]:
+    """The settings of the server and facts of its process."""
     with urlopen(url + "/settings/", timeout=10) as response:
         answer: dict[str, Any] = json.load(response)
     return answer
 
 
 def websocket(case: type[WebSocketLiveServerTestCase], path: str, **headers: str) -> ClientConnection:
-    """A connection of another library's, as a browser's page makes it."""
+    """A connection of another library, with the headers of a browser."""
     origin = Origin(case.live_server_url)
     return connect(case.live_server_ws_url + path, origin=origin, additional_headers=headers, proxy=None)
 
 
 class TestServer(WebSocketLiveServerTestCase):
     def test_urls_are_those_of_a_server_on_this_host(self) -> None:
-        """For browsers and for ``WebSocket(…)`` in their pages; with no slash at the end."""
+        """By http and ws, without a slash at the end."""
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+", self.live_server_url)
         assert self.live_server_ws_url == self.live_server_url.replace("http", "ws")
 
     def test_server_is_gunicorn_with_one_worker(self) -> None:
-        """Whatever GUNICORN_CMD_ARGS says to the project's own server."""
-        assert told(self.live_server_url)["server"].startswith("gunicorn/")
+        """GUNICORN_CMD_ARGS has no effect."""
+        assert settings_of(self.live_server_url)["server"].startswith("gunicorn/")
         [server] = servers()
         assert len(server.children()) == 1
 
     def test_settings_are_the_project_s_as_tests_have_them(self) -> None:
-        """``DEBUG`` and e-mail are what the test runner makes of them, and this host is allowed."""
-        found = told(self.live_server_url)
+        """``DEBUG`` and e-mail are set as by the test runner, and the host of the server is allowed."""
+        found = settings_of(self.live_server_url)
         assert found["DEBUG"] is False
         assert found["EMAIL_BACKEND"] == "django.core.mail.backends.locmem.EmailBackend"
         assert {"example.com", "127.0.0.1"} <= set(found["ALLOWED_HOSTS"])
         with urlopen(self.live_server_url + "/both/", timeout=10) as response:
             assert response.read() == b"http None"
 
-    def test_databases_without_a_test_database_are_not_there(self) -> None:
-        """The real one is out of reach."""
-        assert told(self.live_server_url)["databases"] == ["default"]
+    def test_databases_without_a_test_database_are_removed(self) -> None:
+        """So that the real one cannot be reached."""
+        assert settings_of(self.live_server_url)["databases"] == ["default"]
 
     def test_view_and_test_see_each_other(self) -> None:
-        """What either commits."""
+        """Each reads what the other has committed."""
         User.objects.create(username="ours")
         with websocket(type(self), "/users/") as ws:
             ws.send("theirs")
@@ -149,13 +149,13 @@ class TestServer(WebSocketLiveServerTestCase):
         assert User.objects.filter(username="theirs").exists()
 
     def test_nothing_is_left_of_another_test(self) -> None:
-        """As after any TransactionTestCase."""
+        """As with TransactionTestCase."""
         with websocket(type(self), "/users/") as ws:
             ws.send("count")
             assert ws.recv(10) == "0"
 
-    def test_login_of_the_test_client_holds_there(self) -> None:
-        """Its session's cookie, given to a browser."""
+    def test_login_of_the_test_client_is_valid(self) -> None:
+        """With the cookie of its session in a browser."""
         self.client.force_login(User.objects.create_user("ada"))
         with websocket(type(self), "/private/", Cookie=self.client.cookies.output(header="").strip()) as ws:
             assert ws.recv(10) == "ada"
@@ -166,7 +166,7 @@ class TestServer(WebSocketLiveServerTestCase):
             assert response.read() == b"body {}"
 
     def test_wrapper_of_the_project_keeps_its_options(self) -> None:
-        """Here ``max_message_size=10``, though static files stand in front."""
+        """Here ``max_message_size=10``, also with the handler of static files."""
         with websocket(type(self), "/both/") as ws:
             ws.send("x" * 11)
             with pytest.raises(ConnectionClosedError, match="more than 10 bytes"):
@@ -177,14 +177,14 @@ class TestServer(WebSocketLiveServerTestCase):
 
 
 class Case(WebSocketLiveServerTestCase):
-    """One whose life the tests below lead."""
+    """A class that the tests below start and stop."""
 
     __test__ = False
 
 
 @contextmanager
 def running(case: type[WebSocketLiveServerTestCase] = Case) -> Iterator[type[WebSocketLiveServerTestCase]]:
-    """What unittest does around the tests of a class."""
+    """The calls that unittest makes before and after the tests of a class."""
     try:
         case.setUpClass()
         yield case
@@ -196,7 +196,7 @@ def running(case: type[WebSocketLiveServerTestCase] = Case) -> Iterator[type[Web
 
 
 def test_server_ends_with_its_class() -> None:
-    """And says goodbye to who is connected."""
+    """It closes the open WebSockets."""
     with running():
         [server] = servers()
         everything = [server, *server.children()]
@@ -207,7 +207,7 @@ def test_server_ends_with_its_class() -> None:
 
 
 def test_server_ends_where_the_rest_of_the_set_up_fails() -> None:
-    """What a subclass does in its ``setUpClass``; unittest calls no ``tearDownClass`` then."""
+    """In ``setUpClass`` of a subclass. unittest does not call ``tearDownClass`` then."""
 
     class Failing(Case):
         @classmethod
@@ -221,7 +221,7 @@ def test_server_ends_where_the_rest_of_the_set_up_fails() -> None:
 
 
 def test_server_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It stands still."""
+    """Its processes are stopped."""
     monkeypatch.setattr(liveserver, "STOP_TIMEOUT", 0.2)
     with running():
         [server] = servers()
@@ -232,14 +232,14 @@ def test_server_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_server_that_dies_shows_its_log() -> None:
-    """Its end is an error of the class, whatever the tests have made of it."""
+    """It is an error of the class, also if all tests have passed."""
     with pytest.raises(RuntimeError, match=r"ended with -9 before its tests did(?s:.*)Booting worker"), running():
         workers = kill_server()
     eventually(lambda: not any(worker.is_running() for worker in workers), "the end of the worker")
 
 
 def kill_server() -> list[psutil.Process]:
-    """Its first process; the other ones are returned. Whoever started it is to learn how it ended."""
+    """Kill the main process of the server, and return the others."""
     [server] = servers()
     workers = server.children()
     server.kill()
@@ -248,17 +248,17 @@ def kill_server() -> list[psutil.Process]:
 
 
 def test_worker_that_dies_is_replaced() -> None:
-    """As in production."""
+    """Gunicorn starts another one."""
     with running() as case:
-        first = told(case.live_server_url)["pid"]
+        first = settings_of(case.live_server_url)["pid"]
         os.kill(first, signal.SIGKILL)
         assert eventually(lambda: answering(case.live_server_url), "an answer") != first
 
 
 def answering(url: str) -> int | None:
-    """The worker that answers; None where one is just dying."""
+    """The process id of the worker that answers; None while one is ending."""
     try:
-        pid: int = told(url)["pid"]
+        pid: int = settings_of(url)["pid"]
     except OSError:
         return None
     return pid
@@ -278,7 +278,7 @@ os.kill(os.getpid(), 9)
 
 
 def test_server_ends_when_the_test_process_is_killed(database: Path, project: Path) -> None:
-    """Nobody could tell it."""
+    """The test process is killed, so it cannot stop the server."""
     path = os.pathsep.join([package_path()["PYTHONPATH"], str(project)])
     done = subprocess.run(
         [sys.executable, "-c", DYING, str(database)],
@@ -294,7 +294,7 @@ def test_server_ends_when_the_test_process_is_killed(database: Path, project: Pa
 
 
 def listening(port: int) -> bool:
-    """Whether somebody takes connections to this port of this host."""
+    """Whether a process accepts connections to this port."""
     with socket.socket() as sock:
         return sock.connect_ex(("127.0.0.1", port)) == 0
 
@@ -303,7 +303,7 @@ def listening(port: int) -> bool:
 
 
 def refusal(error: type[Exception], sentence: str, case: type[WebSocketLiveServerTestCase] = Case) -> None:
-    """Its set-up fails with this sentence, and leaves nothing."""
+    """Assert that the set-up fails with this sentence, and leaves no process."""
     with pytest.raises(error, match=sentence), running(case):
         pass
     assert servers() == []
@@ -319,46 +319,46 @@ def refusal(error: type[Exception], sentence: str, case: type[WebSocketLiveServe
 def test_server_that_does_not_start_shows_its_log(
     project: Path, monkeypatch: pytest.MonkeyPatch, line: str, sentence: str
 ) -> None:
-    """With the error of the project's own."""
+    """The message has the error of the project."""
     (project / "broken_settings.py").write_text(f"from live_settings import *\n{line}\n")
     monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "broken_settings")
     refusal(RuntimeError, sentence)
 
 
 def test_server_that_is_too_slow_shows_its_log(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The deadline is the class's."""
+    """After ``start_timeout`` of the class."""
     slow = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_DFL); time.sleep(60)"
     (project / "slow_settings.py").write_text(slow)
     monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "slow_settings")
-    monkeypatch.setattr(Case, "start_timeout", 1.0)
-    refusal(RuntimeError, "did not start within 1.0 s; its log:(?s:.*)Listening at")
+    monkeypatch.setattr(Case, "start_timeout", 4.0)
+    refusal(RuntimeError, "did not start within 4.0 s; its log:(?s:.*)Listening at")
 
 
 def test_database_in_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No other process can see it; the sentence says what to set."""
+    """No other process can open it. The message has the setting to change."""
     monkeypatch.setitem(connections["default"].settings_dict, "NAME", "file:memorydb_default?mode=memory&cache=shared")
     refusal(ImproperlyConfigured, r"""'default' is in memory.* DATABASES\['default'\]\["TEST"\] = {"NAME": "test.sql""")
 
 
 def test_settings_without_a_module_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``settings.configure()`` is of this process alone."""
+    """The server could not load settings that ``settings.configure()`` has made."""
     monkeypatch.delenv("DJANGO_SETTINGS_MODULE")
     refusal(ImproperlyConfigured, "DJANGO_SETTINGS_MODULE is not set")
 
 
 def test_class_with_overridden_settings_has_a_server() -> None:
-    """The settings object is another one then, which knows no module. The server does not see them, but for DEBUG."""
+    """The server has the settings of the module, and DEBUG of the tests."""
 
     @override_settings(DEBUG=True, APPEND_SLASH=False)
     class Overridden(Case):
         pass
 
     with running(Overridden) as case:
-        found = told(case.live_server_url)
+        found = settings_of(case.live_server_url)
     assert (found["DEBUG"], found["APPEND_SLASH"]) == (True, True)
 
 
 def test_module_needs_no_gunicorn() -> None:
-    """Tests that use something else of a module that imports it run without."""
-    program = "import sys, gws_middleware.django.liveserver; assert not [n for n in sys.modules if 'gunicorn' in n]"
+    """It is imported by the server's process only."""
+    program = "import sys, gws_middleware.django.liveserver; assert 'gunicorn' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], env=package_path(), check=True, timeout=60)

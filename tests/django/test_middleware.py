@@ -16,21 +16,23 @@ from gws_middleware.django.checks import MIDDLEWARE
 from gws_middleware.django.middleware import WebSocketMiddleware
 from gws_middleware.django.test import WebSocketClient, WebSocketRefused
 
+from .support import answer, refusal
+
 
 @pytest.fixture
 def client() -> Iterator[WebSocketClient]:
-    """A client of a project that has the class."""
+    """A client of a project with the class in ``MIDDLEWARE``."""
     with override_settings(MIDDLEWARE=[*settings.MIDDLEWARE, MIDDLEWARE]):
         yield WebSocketClient()
 
 
-def test_every_request_has_the_names(client: WebSocketClient) -> None:
-    """Undecorated views too."""
+def test_undecorated_view_has_the_attributes(client: WebSocketClient) -> None:
+    """``request.is_websocket()`` is False for plain HTTP."""
     assert client.get("/undecorated/").content == b"http False"
 
 
-def test_request_that_reaches_no_view_has_the_names_too() -> None:
-    """E.g. for the page of a 404."""
+def test_request_that_reaches_no_view_has_the_attributes() -> None:
+    """E.g. one that is answered with 404."""
     seen: list[Any] = []
 
     def get_response(request: Any) -> HttpResponse:
@@ -42,32 +44,28 @@ def test_request_that_reaches_no_view_has_the_names_too() -> None:
 
 
 def test_decorated_view_is_reached(client: WebSocketClient) -> None:
-    """Through Django's own way to it."""
+    """Django calls it, with the argument of the URL."""
     with client.websocket("/both/1/") as ws:
-        ws.send("x")
-        assert ws.receive() == "1: x"
+        assert answer(ws, "x") == "1: x"
 
 
 @pytest.mark.parametrize("path", ["/", "/meta/", "/undecorated/"])
-def test_undecorated_view_is_spared_websockets(client: WebSocketClient, path: str) -> None:
-    """As django-websocket does: it did not ask for them."""
-    with pytest.raises(WebSocketRefused) as refused, client.websocket(path):
-        pass
-    assert refused.value.status_code == 400
-    assert refused.value.body == b"This address does not speak WebSocket.\n"
+def test_websocket_for_an_undecorated_view_is_400(client: WebSocketClient, path: str) -> None:
+    """As in django-websocket."""
+    response = refusal(client, path)
+    assert (response.status_code, response.content) == (400, b"This address serves no WebSockets.\n")
 
 
 @override_settings(WEBSOCKET_ACCEPT_ALL=True)
 @pytest.mark.parametrize("path", ["/meta/", "/undecorated/"])
-def test_accept_all_lets_them_in(client: WebSocketClient, path: str) -> None:
-    """Undecorated, and returning None."""
+def test_accept_all_serves_undecorated_views(client: WebSocketClient, path: str) -> None:
+    """They may return None."""
     with client.websocket(path) as ws:
-        ws.send("x")
-        assert ws.receive() == "x"
+        assert answer(ws, "x") == "x"
 
 
 def test_page_is_not_cached_for_handshakes(client: WebSocketClient) -> None:
-    """Where one address has two answers."""
+    """With ``WEBSOCKET_ACCEPT_ALL`` a page may have the address of a WebSocket."""
     assert "Upgrade" not in client.get("/").get("Vary", "")
     with override_settings(WEBSOCKET_ACCEPT_ALL=True):
         assert "Upgrade" in client.get("/")["Vary"]
@@ -75,24 +73,21 @@ def test_page_is_not_cached_for_handshakes(client: WebSocketClient) -> None:
 
 @override_settings(WEBSOCKET_ACCEPT_ALL=True)
 def test_accept_all_calls_a_view_once(client: WebSocketClient) -> None:
-    """A view that answers with HTTP still does; Django does not call it again."""
-    with pytest.raises(WebSocketRefused) as refused, client.websocket("/"):
-        pass
-    assert (refused.value.status_code, refused.value.body) == (200, b"plain")
+    """A view that answers with HTTP is not called again by Django."""
+    response = refusal(client, "/")
+    assert (response.status_code, response.content) == (200, b"plain")
 
 
 @override_settings(WEBSOCKET_ACCEPT_ALL=True)
-def test_accept_all_does_not_forgive_a_view_that_forgot(client: WebSocketClient) -> None:
-    """None, without having touched the WebSocket."""
+def test_accept_all_refuses_none_of_a_view_that_did_not_answer(client: WebSocketClient) -> None:
+    """It returns None, but has not used the WebSocket."""
     with pytest.raises(ValueError, match="neither accepted nor closed"), client.websocket("/forgets/"):
         pass
 
 
 def test_unknown_path_is_404(client: WebSocketClient) -> None:
-    """No view, no question."""
-    with pytest.raises(WebSocketRefused) as refused, client.websocket("/nowhere/"):
-        pass
-    assert refused.value.status_code == 404
+    """The class refuses nothing where there is no view."""
+    assert refusal(client, "/nowhere/").status_code == 404
 
 
 @override_settings(WEBSOCKET_ACCEPT_ALL=True, ROOT_URLCONF="tests.django.dbproject.urls")
@@ -100,7 +95,7 @@ def test_unknown_path_is_404(client: WebSocketClient) -> None:
 def test_accept_all_keeps_the_transaction(
     client: WebSocketClient, monkeypatch: pytest.MonkeyPatch, how: str, kept: bool
 ) -> None:
-    """That of ``ATOMIC_REQUESTS``, though Django's own way to the view is not taken."""
+    """The transaction of ``ATOMIC_REQUESTS`` applies, although Django does not call the view."""
     monkeypatch.setitem(connections.settings["default"], "ATOMIC_REQUESTS", True)
     client.raise_request_exception = False
     with pytest.raises(WebSocketRefused), client.websocket(f"/accepts/?name={how}&how={how}"):

@@ -1,4 +1,4 @@
-"""The plugin for pytest, in runs of pytest's own beside pytest-django."""
+"""The pytest plugin, in separate runs of pytest with and without pytest-django."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_nothing_is_loaded():
 
 
 def run(folder: Path, text: str, *options: str, **env: str) -> str:
-    """What pytest says of a module with this text."""
+    """The output of pytest for a module with this text."""
     (folder / "test_module.py").write_text(text)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
     done = subprocess.run(
@@ -97,11 +97,11 @@ def run(folder: Path, text: str, *options: str, **env: str) -> str:
 
 
 def test_clients_of_pytest_django_open_websockets(tmp_path: Path) -> None:
-    """``client``, ``admin_client`` and what fixtures of the project make of them; ``websocket_client`` needs none."""
+    """``client``, ``admin_client`` and fixtures that use them. ``websocket_client`` works without them."""
     env = {"PYTHONPATH": str(ROOT), "DJANGO_SETTINGS_MODULE": "tests.django.project.settings"}
     assert "5 passed" in (out := run(tmp_path, WITH_DJANGO, **env)), out
 
 
-def test_project_without_django_is_left_alone(tmp_path: Path) -> None:
+def test_project_without_django_is_not_changed(tmp_path: Path) -> None:
     """The plugin is loaded in every run where the package is installed."""
     assert "2 passed" in (out := run(tmp_path, WITHOUT_DJANGO, "-p", "no:django")), out

@@ -1,4 +1,4 @@
-"""The Django app under real servers: what is on the wire and in the log."""
+"""The Django app under real servers: the bytes that are sent, and the log."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_messages_go_both_ways(server: Server) -> None:
-    """And nothing is logged."""
+    """Nothing is logged."""
     with server.connect() as client:
         client.send(upgrade_request("/both/3/"))
         assert client.read_response().status == 101
@@ -40,7 +40,7 @@ def test_messages_go_both_ways(server: Server) -> None:
 
 
 def test_view_that_raises_is_logged_once(server: Server) -> None:
-    """By ``django.request``, with its traceback; the socket closes with 1011, and no debug page is on the wire."""
+    """By ``django.request``, with its traceback. The socket closes with 1011, and no debug page is sent."""
     before = len(server.log.records())
     with server.connect() as client:
         client.send(upgrade_request("/raises/"))
@@ -56,8 +56,8 @@ def test_view_that_raises_is_logged_once(server: Server) -> None:
     assert len(logged) == 1
 
 
-def test_peer_that_goes_before_the_101_is_no_news(server: Server) -> None:
-    """Nobody is told that it was forbidden: a page that is reloaded does so."""
+def test_disconnect_before_the_101_is_not_logged(server: Server) -> None:
+    """Neither as an error nor as a 403. A page that is reloaded disconnects like this."""
     for path in ("/both/3/", "/echo/", "/chatter/"):
         with server.connect() as client:
             client.send(upgrade_request(path))
@@ -67,13 +67,13 @@ def test_peer_that_goes_before_the_101_is_no_news(server: Server) -> None:
 
 
 def test_other_requests_are_served(server: Server) -> None:
-    """Plain HTTP on the same port."""
+    """With plain HTTP on the same port."""
     assert server.get("/both/").body == b"http None"
 
 
 @pytest.mark.parametrize("server", [kind for kind in SERVERS if kind not in SWITCHED], indirect=True)
 def test_refusal_is_http(server: Server) -> None:
-    """A redirect to the login page, where the 101 waits for the view."""
+    """A redirect to the login page, with servers that send the 101 after the view has accepted."""
     with server.connect() as client:
         client.send(upgrade_request("/private/"))
         response = client.read_response()
@@ -82,15 +82,15 @@ def test_refusal_is_http(server: Server) -> None:
 
 
 def test_wrong_setting_keeps_the_worker_from_starting(tmp_path: Path) -> None:
-    """With the sentence in the log."""
+    """The sentence is in the log."""
     env = {"GWS": json.dumps({"max_mesage_size": 1})}
     with pytest.raises(ServerDied) as died, launch("worker", tmp_path, app("worker"), env=env):
         pass
     assert "ConfigError: 'max_mesage_size' is not a setting: did you mean 'max_message_size'?" in died.value.log
 
 
-def test_stop_ends_views_in_django_s_way(tmp_path: Path) -> None:
-    """1012 to the peer, and the view's loop ends as for any other end: no record in the log."""
+def test_stop_of_the_worker_closes_with_1012(tmp_path: Path) -> None:
+    """The loop of the view ends as at any other end, and nothing is logged."""
     with launch("worker", tmp_path, app("worker")) as running, running.connect() as client:
         client.send(upgrade_request("/both/") + frame(TEXT, b"x"))
         assert client.read_response().status == 101

@@ -1,6 +1,6 @@
-"""Undecorated views with the app in ``INSTALLED_APPS`` and nothing else of ours: they are served like the others.
+"""Undecorated views, with the app in ``INSTALLED_APPS``: they are served like decorated ones.
 
-(Their sessions: test_sessions.py. Their transactions: test_databases.py.)
+Their sessions are tested in test_sessions.py, their transactions in test_databases.py.
 """
 
 from __future__ import annotations
@@ -27,30 +27,29 @@ from gws_middleware.typing import Environ, StartResponse
 from tests.support.inprocess import problems
 
 from .project import views
-from .test_decorators import refusal, request_with_nobody_behind
+from .support import answer, disconnected_request, refusal
 
 
 def prepared(view: Any) -> Any:
-    """The view as Django's handler calls it."""
+    """The function that Django's handler calls for the view."""
     return WSGIHandler().make_view_atomic(view)
 
 
-def test_view_finds_the_names_and_may_return_none(client: WebSocketClient) -> None:
-    """On WebSockets and on plain HTTP."""
+def test_view_has_the_attributes_and_may_return_none(client: WebSocketClient) -> None:
+    """For a WebSocket and for plain HTTP."""
     assert client.get("/undecorated/").content == b"http False"
     with client.websocket("/undecorated/") as ws:
-        ws.send("x")
-        assert ws.receive() == "x"
+        assert answer(ws, "x") == "x"
 
 
-def test_page_that_knows_of_no_websocket_answers_a_handshake(client: WebSocketClient) -> None:
-    """As ever: with HTTP."""
+def test_page_without_websockets_answers_a_handshake_with_http(client: WebSocketClient) -> None:
+    """Its response goes out instead of the 101."""
     response = refusal(client, "/")
     assert (response.status_code, response.content) == (200, b"plain")
 
 
-def test_step_of_another_package_is_kept(client: WebSocketClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Around each view, e.g. the span that sentry-sdk opens; it sees no transaction of Django's around a WebSocket."""
+def test_patch_of_another_package_is_kept(client: WebSocketClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrapper around each view, e.g. that of sentry-sdk, is called for WebSockets and for plain HTTP."""
     seen: list[str] = []
     make_view_atomic = BaseHandler.make_view_atomic
 
@@ -67,14 +66,13 @@ def test_step_of_another_package_is_kept(client: WebSocketClient, monkeypatch: p
     monkeypatch.setattr(BaseHandler, "make_view_atomic", of_another_package)
     connect()
     with client.websocket("/undecorated/") as ws:
-        ws.send("x")
-        assert ws.receive() == "x"
+        assert answer(ws, "x") == "x"
     assert client.get("/undecorated/").content == b"http False"
     assert seen == ["undecorated"] * 2
 
 
 def accepted_before(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Django, under something that accepts, as gevent-websocket's server does."""
+    """Django, called with a WebSocket that is accepted already, as gevent-websocket's server does."""
     environ["wsgi.websocket"].accept()
     response: Iterable[bytes] = WSGIHandler()(environ, start_response)
     return response
@@ -82,7 +80,7 @@ def accepted_before(environ: Environ, start_response: StartResponse) -> Iterable
 
 @override_settings(ROOT_URLCONF="tests.django.dbproject.urls")
 def test_view_of_an_open_websocket_is_in_no_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of ``ATOMIC_REQUESTS``: there is no ``accept()`` left that could end it."""
+    """No transaction of ``ATOMIC_REQUESTS``, because no ``accept()`` would end it."""
     monkeypatch.setitem(connections.settings["default"], "ATOMIC_REQUESTS", True)
     with testing.connect(accepted_before, "/accepts/?name=early") as ws:
         assert ws.receive_json() == [False]
@@ -91,7 +89,7 @@ def test_view_of_an_open_websocket_is_in_no_transaction(monkeypatch: pytest.Monk
 
 @override_settings(MIDDLEWARE=[], ALLOWED_HOSTS=["example.com"])
 def test_open_websocket_of_a_host_that_is_not_allowed_closes(caplog: pytest.LogCaptureFixture) -> None:
-    """With 1008, where a handshake would be answered with 403."""
+    """With 1008. A handshake would be answered with 403."""
     headers = {"Host": "evil.test"}
     with testing.connect(accepted_before, "/undecorated/", origin="http://evil.test", headers=headers) as ws:
         assert ws.receive() is None
@@ -99,8 +97,8 @@ def test_open_websocket_of_a_host_that_is_not_allowed_closes(caplog: pytest.LogC
     assert [record.getMessage() for record in problems(caplog)] == []
 
 
-def test_view_that_forgets_to_answer_is_told(client: WebSocketClient) -> None:
-    """None is an answer of one who has accepted or closed."""
+def test_none_without_an_answer_is_an_error(client: WebSocketClient) -> None:
+    """The view has neither accepted nor closed the WebSocket."""
     with pytest.raises(ValueError, match="neither accepted nor closed"), client.websocket("/forgets/"):
         pass
     with pytest.raises(ValueError, match="didn't return an HttpResponse object"):
@@ -108,7 +106,7 @@ def test_view_that_forgets_to_answer_is_told(client: WebSocketClient) -> None:
 
 
 def test_exception_closes_with_1011(client: WebSocketClient, caplog: pytest.LogCaptureFixture) -> None:
-    """One record, Django's."""
+    """There is one log record, that of Django."""
     client.raise_request_exception = False
     with client.websocket("/undecorated/raises/") as ws:
         assert ws.receive() is None
@@ -117,20 +115,20 @@ def test_exception_closes_with_1011(client: WebSocketClient, caplog: pytest.LogC
 
 
 def test_end_seen_while_sending_is_no_error(client: WebSocketClient, caplog: pytest.LogCaptureFixture) -> None:
-    """Nobody can make the log grow by leaving."""
+    """A client cannot make the log grow by disconnecting."""
     with client.websocket("/undecorated/chatter/") as ws:
         assert ws.receive()
     assert problems(caplog) == []
 
 
 @pytest.mark.parametrize("view", [views.by_meta, views.undecorated_chatter])
-def test_peer_that_has_gone_before_the_101_is_no_error(view: Any) -> None:
-    """Whether the view saw it in ``receive`` or in ``send``."""
-    assert prepared(view)(request_with_nobody_behind()).status_code == 101
+def test_disconnect_before_the_101_is_no_error(view: Any) -> None:
+    """Whether the view sees it in ``receive`` or in ``send``."""
+    assert prepared(view)(disconnected_request()).status_code == 101
 
 
 def test_decorated_view_is_served_once() -> None:
-    """What the decorator does is not done about it again."""
+    """A decorated view is not wrapped again."""
 
     @accept_websocket
     def view(request: Any) -> HttpResponse:
@@ -139,21 +137,21 @@ def test_decorated_view_is_served_once() -> None:
     assert prepared(view) is view
 
 
-def test_async_view_stays_one(client: Client) -> None:
-    """Django asks the view that it gets back."""
+def test_async_view_is_not_wrapped(client: Client) -> None:
+    """Django checks whether the function that it gets is a coroutine function."""
     assert prepared(views.asynchronous) is views.asynchronous
     assert client.get("/async/").content == b"async"
 
 
-def test_websocket_of_another_package_is_its_own() -> None:
-    """E.g. behind gevent-websocket's server, which speaks for itself."""
+def test_websocket_of_another_package_is_passed_on() -> None:
+    """E.g. that of gevent-websocket's own server."""
     request: Any = RequestFactory().get("/")
     request.META["wsgi.websocket"] = foreign = object()
     assert prepared(lambda request: request.META["wsgi.websocket"])(request) is foreign
 
 
 def test_view_under_cache_page_is_decorated_below_it() -> None:
-    """What the guide says: else the response behind a WebSocket is kept for whoever asks for the page."""
+    """As docs/django.md says. Otherwise the response that follows a WebSocket is cached as the page."""
     kept = {}
     for name, decorate in (("bare", lambda view: view), ("decorated", accept_websocket)):
 
@@ -164,8 +162,8 @@ def test_view_under_cache_page_is_decorated_below_it() -> None:
                 return HttpResponse("page")
             with suppress(ConnectionClosed):
                 request.websocket.accept()
-            return HttpResponse("behind the WebSocket")
+            return HttpResponse("after the WebSocket")
 
-        prepared(view)(request_with_nobody_behind())
+        prepared(view)(disconnected_request())
         kept[name] = prepared(view)(RequestFactory().get("/")).content
-    assert kept == {"bare": b"behind the WebSocket", "decorated": b"page"}
+    assert kept == {"bare": b"after the WebSocket", "decorated": b"page"}

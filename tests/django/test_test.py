@@ -1,4 +1,4 @@
-"""``gws_middleware.django.test``: what users of Django's test client expect of one with WebSockets."""
+"""``gws_middleware.django.test``: the test client with WebSockets."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ from tests.support.inprocess import package_path
 from tests.support.servers import ROOT
 
 from .project.views import EVENTS
+from .support import answer, refusal
 
 
 @require_websocket
 def asked(request: Any) -> None:
-    """Tells what Django makes of the request."""
+    """Sends what Django reads from the request."""
     request.websocket.send_json([request.get_host(), request.is_secure(), request.GET.get("a")])
 
 
@@ -52,7 +53,7 @@ def gives_cookie(request: Any) -> None:
 
 @require_websocket
 def raises_from(request: Any) -> None:
-    """An exception with a history."""
+    """Raises an exception with a cause."""
     request.websocket.accept()
     try:
         raise KeyError
@@ -62,7 +63,7 @@ def raises_from(request: Any) -> None:
 
 @require_websocket
 def counts(request: Any) -> None:
-    """Does its work in a greenlet beside it, and something behind the commit."""
+    """Queries in another greenlet, and registers an ``on_commit`` callback."""
     request.websocket.accept()
     gevent.spawn(User.objects.create, username="theirs").get()
     transaction.on_commit(lambda: EVENTS.append("committed"))
@@ -71,14 +72,14 @@ def counts(request: Any) -> None:
 
 @require_websocket
 def fails_the_test(request: Any) -> None:
-    """Not the application's exception, but the test's."""
+    """Raises an exception of the test framework."""
     request.websocket.accept()
     pytest.fail("from the view")
 
 
 @require_websocket
 def never_waits(request: Any) -> None:
-    """Waits, but without gevent."""
+    """Waits without gevent."""
     request.websocket.send("tick")
     while not request.websocket.closed:
         time.sleep(0.01)
@@ -99,13 +100,13 @@ urlpatterns = [
 
 @pytest.fixture(autouse=True, scope="module")
 def urls() -> Any:
-    """This module's."""
+    """The URLconf of this module."""
     with override_settings(ROOT_URLCONF=__name__):
         yield
 
 
 def meta(ws: Any, *names: str) -> list[str]:
-    """What the view finds in ``request.META``."""
+    """The values of ``request.META`` in the view."""
     ws.send(" ".join(names))
     found: list[str] = ws.receive_json()
     return found
@@ -114,20 +115,20 @@ def meta(ws: Any, *names: str) -> list[str]:
 class TestRequest:
     def test_query_and_path_arrive_decoded(self, client: WebSocketClient) -> None:
         """As with Django's client."""
-        with client.websocket("/tell/gr%C3%BC%C3%9Fe/?a=b%20c") as ws:
-            assert meta(ws, "path", "QUERY_STRING") == ["/tell/grüße/", "a=b%20c"]
+        with client.websocket("/environ/gr%C3%BC%C3%9Fe/?a=b%20c") as ws:
+            assert meta(ws, "path", "QUERY_STRING") == ["/environ/grüße/", "a=b%20c"]
 
     def test_headers_and_extra_arrive(self, client: WebSocketClient) -> None:
-        """Both of Django's ways to say one, and what the client was made with."""
+        """``headers``, values of the environ, and the defaults of the client."""
         client = WebSocketClient(HTTP_X_ALWAYS="1")
-        with client.websocket("/tell/x/", headers={"X-Once": "2"}, REMOTE_ADDR="10.0.0.1") as ws:
+        with client.websocket("/environ/x/", headers={"X-Once": "2"}, REMOTE_ADDR="10.0.0.1") as ws:
             assert meta(ws, "HTTP_X_ALWAYS", "HTTP_X_ONCE", "REMOTE_ADDR") == ["1", "2", "10.0.0.1"]
 
-    def test_headers_of_the_call_go_before_those_of_the_client(self, client: WebSocketClient) -> None:
-        """However either is given; a cookie among them takes the place of the client's."""
+    def test_headers_of_the_call_replace_those_of_the_client(self, client: WebSocketClient) -> None:
+        """Both forms of either. A ``Cookie`` header replaces the cookies of the client."""
         client = WebSocketClient(headers={"X-A": "1"}, HTTP_X_B="1")
         client.cookies["a"] = "1"
-        with client.websocket("/tell/x/", headers={"X-A": "2", "X-B": "2", "Cookie": "b=2"}) as ws:
+        with client.websocket("/environ/x/", headers={"X-A": "2", "X-B": "2", "Cookie": "b=2"}) as ws:
             assert meta(ws, "HTTP_X_A", "HTTP_X_B", "HTTP_COOKIE") == ["2", "2", "b=2"]
 
     @pytest.mark.parametrize(
@@ -139,14 +140,14 @@ class TestRequest:
             ("http://testserver/asked/?a=grüße#top", {}),
         ],
     )
-    def test_query_may_stand_where_django_lets_it(
+    def test_query_may_be_in_the_path_or_the_environ(
         self, client: WebSocketClient, where: str, options: dict[str, Any]
     ) -> None:
-        """In the path, encoded or not, or beside it."""
+        """As with Django's client, encoded or not."""
         with client.websocket(where, **options) as ws:
             assert ws.receive_json() == ["testserver", False, "grüße"]
 
-    def test_lazy_address_will_do(self, client: WebSocketClient) -> None:
+    def test_path_may_be_lazy(self, client: WebSocketClient) -> None:
         """``reverse_lazy``."""
         lazy: Any = reverse_lazy("asked")
         with client.websocket(lazy) as ws:
@@ -154,10 +155,10 @@ class TestRequest:
 
     @pytest.mark.parametrize(("secure", "scheme"), [(False, "http"), (True, "https")])
     def test_secure_is_https(self, client: WebSocketClient, secure: bool, scheme: str) -> None:
-        """For Django, for the origin, and by its port."""
+        """For Django, for the origin check, and in the port."""
         with client.websocket("/asked/", secure=secure, origin=f"{scheme}://testserver") as ws:
             assert ws.receive_json() == ["testserver", secure, None]
-        with client.websocket("/tell/x/", secure=secure) as ws:
+        with client.websocket("/environ/x/", secure=secure) as ws:
             assert meta(ws, "wsgi.url_scheme", "SERVER_PORT") == [scheme, "443" if secure else "80"]
 
     @pytest.mark.parametrize(
@@ -169,32 +170,32 @@ class TestRequest:
         ],
     )
     def test_host_is_that_of_the_call(self, client: WebSocketClient, extra: dict[str, Any], host: str) -> None:
-        """As Django's client has it; a page of that host may connect."""
+        """As with Django's client. A page of that host may connect."""
         with client.websocket("/asked/", origin=f"http://{host}", **extra) as ws:
             assert ws.receive_json() == [host, False, None]
 
-    def test_origin_of_the_call_goes_before_that_of_the_client(self) -> None:
-        """A default for all."""
+    def test_origin_of_the_call_replaces_that_of_the_client(self) -> None:
+        """Which is a default for all calls."""
         client = WebSocketClient(headers={"Origin": "https://evil.com"})
-        with client.websocket("/tell/x/", origin="http://testserver") as ws:
+        with client.websocket("/environ/x/", origin="http://testserver") as ws:
             assert meta(ws, "HTTP_ORIGIN") == ["http://testserver"]
-        with pytest.raises(WebSocketRefused), client.websocket("/tell/x/"):
+        with pytest.raises(WebSocketRefused), client.websocket("/environ/x/"):
             pass
 
     def test_subprotocols_are_offered(self, client: WebSocketClient) -> None:
-        """And the chosen one is told."""
+        """The client has the selected one."""
         with client.websocket("/conversation/1/", ["other", "first"]) as ws:
             assert ws.subprotocol == "first"
 
     def test_cookie_of_the_101_is_kept(self, client: WebSocketClient) -> None:
-        """However its name is written."""
+        """In any case of the header's name."""
         with client.websocket("/gives-cookie/"):
             assert client.cookies["c"].value == "3"
 
     def test_cookies_are_shared_with_requests(self, client: WebSocketClient) -> None:
-        """Both ways, and those of a refusal too."""
+        """In both directions, also the cookies of a refusal."""
         client.cookies["a"] = "1"
-        with client.websocket("/tell/x/") as ws:
+        with client.websocket("/environ/x/") as ws:
             assert meta(ws, "HTTP_COOKIE") == ["a=1"]
         with pytest.raises(WebSocketRefused), client.websocket("/answers/cookie/"):
             pass
@@ -209,29 +210,28 @@ class TestLogin(WebSocketTestMixin, TestCase):
     def setUpTestData(cls) -> None:
         cls.user = User.objects.create_user("ada", password="a password")
 
-    def told(self) -> Any:
-        """Whom the view sees."""
+    def user_of_the_view(self) -> Any:
+        """The name of the user that the view reads."""
         with self.client.websocket("/private/") as ws:
             return ws.receive()
 
     def test_forced_login_holds(self) -> None:
         """Until the logout."""
         self.client.force_login(self.user)
-        assert self.told() == "ada"
+        assert self.user_of_the_view() == "ada"
         self.client.logout()
         with pytest.raises(WebSocketRefused):
-            self.told()
+            self.user_of_the_view()
 
     def test_login_by_the_form_holds(self) -> None:
-        """And the session is one."""
+        """WebSockets and requests have the same session."""
         self.client.post("/login/", {"username": "ada", "password": "a password"})
-        assert self.told() == "ada"
+        assert self.user_of_the_view() == "ada"
 
-    def test_session_of_the_view_is_the_client_s(self) -> None:
-        """A new one, whose cookie came with the 101."""
+    def test_session_of_the_view_is_that_of_the_client(self) -> None:
+        """Also a new one, whose cookie is in the 101."""
         with self.client.websocket("/session/?early=1") as ws:
-            ws.send("")
-            ws.receive()
+            answer(ws, "")
         assert self.client.session["early"] == "1"
 
 
@@ -249,8 +249,8 @@ class TestRefusal(WebSocketTestMixin, TestCase):
         self.assertContains(self.refusal("/answers/forbidden/"), "no", status_code=403)
         self.assertRedirects(self.refusal("/private/"), "/login/?next=/private/", fetch_redirect_response=False)
 
-    def test_response_knows_its_request(self) -> None:
-        """As those of Django's client do."""
+    def test_response_has_its_request(self) -> None:
+        """As a response of Django's client."""
         response = self.refusal("/answers/forbidden/")
         assert response.wsgi_request.path == "/answers/forbidden/"
         assert response.client is self.client
@@ -269,14 +269,14 @@ class TestRefusal(WebSocketTestMixin, TestCase):
         assert self.refusal("/full/json/").json() == {"free": 0}
 
     def test_response_of_a_broken_view_has_its_exception(self) -> None:
-        """Where it does not come out."""
+        """With ``raise_request_exception`` False."""
         self.client.raise_request_exception = False
         response = self.refusal("/answers/broken/")
         assert response.status_code == 500
         assert response.exc_info[0] is LookupError
 
-    def test_refusal_that_django_never_saw_looks_the_same(self) -> None:
-        """A foreign origin."""
+    def test_refusal_before_django_has_the_same_attributes(self) -> None:
+        """E.g. one because of the origin."""
         response = self.refusal("/both/", origin="https://evil.com")
         assert (response.status_code, response.reason_phrase) == (403, "Forbidden")
         self.assertContains(response, "Pages of Origin", status_code=403)
@@ -285,24 +285,24 @@ class TestRefusal(WebSocketTestMixin, TestCase):
 
 class TestExceptions:
     @pytest.mark.parametrize("path", ["/answers/broken/", "/raises/"])
-    def test_view_s_exception_comes_out(self, client: WebSocketClient, path: str) -> None:
+    def test_exception_of_the_view_is_raised_in_the_test(self, client: WebSocketClient, path: str) -> None:
         """Before the 101 and after it."""
         with pytest.raises(LookupError, match="the 101"), client.websocket(path):
             pass
 
-    def test_outcome_of_pytest_in_a_view_is_the_test_s(self, client: WebSocketClient) -> None:
-        """E.g. of ``pytest --timeout``, which raises it in whatever runs."""
+    def test_outcome_of_pytest_in_a_view_is_that_of_the_test(self, client: WebSocketClient) -> None:
+        """E.g. of ``pytest --timeout``, which raises it in the code that runs."""
         with pytest.raises(pytest.fail.Exception, match="from the view"), client.websocket("/fails-the-test/") as ws:
             ws.receive()
 
     def test_error_of_the_test_is_the_cause(self, client: WebSocketClient) -> None:
-        """Both are told: mostly one has brought about the other."""
+        """Both are shown, because one is often a consequence of the other."""
         with pytest.raises(LookupError) as caught, client.websocket("/raises/") as ws:
             assert ws.receive() == "something"
         assert isinstance(caught.value.__cause__, AssertionError)
 
-    def test_view_s_exception_keeps_its_history(self, client: WebSocketClient) -> None:
-        """Which comes first of all from the error of the test."""
+    def test_exception_of_the_view_keeps_its_cause(self, client: WebSocketClient) -> None:
+        """The error of the test is the cause of that cause."""
         with pytest.raises(LookupError) as caught, client.websocket("/raises-from/"):
             pass
         assert isinstance(caught.value.__cause__, KeyError)
@@ -312,29 +312,26 @@ class TestExceptions:
         assert isinstance(caught.value.__cause__, KeyError)
         assert isinstance(caught.value.__cause__.__cause__, AssertionError)
 
-    def test_error_of_the_test_alone_stays_what_it_is(self, client: WebSocketClient) -> None:
-        """The view has done nothing wrong."""
+    def test_error_of_the_test_is_raised_unchanged(self, client: WebSocketClient) -> None:
+        """If the view has raised nothing."""
         with pytest.raises(ZeroDivisionError), client.websocket("/both/"):
             raise ZeroDivisionError
 
-    def test_flag_of_django_s_client_keeps_it_in(self, client: WebSocketClient) -> None:
-        """``raise_request_exception``: the client sees what a browser would."""
+    def test_raise_request_exception_turns_raising_off(self, client: WebSocketClient) -> None:
+        """The client then gets the response or the close code that a browser gets."""
         client.raise_request_exception = False
-        with pytest.raises(WebSocketRefused) as refused, client.websocket("/answers/broken/"):
-            pass
-        assert refused.value.status_code == 500
+        assert refusal(client, "/answers/broken/").status_code == 500
         with client.websocket("/raises/") as ws:
             assert ws.receive() is None
             assert ws.close_code == 1011
 
-    def test_exception_of_another_view_is_not_taken_for_this_one_s(self, client: WebSocketClient) -> None:
-        """Two at once."""
+    def test_exception_of_another_view_is_not_raised(self, client: WebSocketClient) -> None:
+        """Two WebSockets are open at the same time."""
         other = WebSocketClient(raise_request_exception=False)
         with client.websocket("/both/") as ws:
             with other.websocket("/raises/") as raising:
                 assert raising.receive() is None
-            ws.send("x")
-            assert ws.receive() == "0: x"
+            assert answer(ws, "x") == "0: x"
 
 
 class TestTimeouts:
@@ -342,13 +339,13 @@ class TestTimeouts:
         ("path", "sentence"),
         [("/sleeps/early/", "no answer to the handshake"), ("/both/", "nothing came from the application")],
     )
-    def test_no_wait_is_forever(self, client: WebSocketClient, path: str, sentence: str) -> None:
-        """Neither for the handshake nor for a message."""
+    def test_each_wait_has_a_timeout(self, client: WebSocketClient, path: str, sentence: str) -> None:
+        """That for the handshake and that for a message."""
         with pytest.raises(TimeoutError, match=sentence), client.websocket(path, timeout=0.1) as ws:
             ws.receive()
 
     def test_view_that_does_not_end_fails_the_test(self, client: WebSocketClient) -> None:
-        """It looks at nothing."""
+        """It does not read the end of the connection."""
         with pytest.raises(TimeoutError, match="did not end"), client.websocket("/sleeps/late/", timeout=0.1):
             pass
 
@@ -356,7 +353,7 @@ class TestTimeouts:
         """With its name and the line where it is."""
         with pytest.raises(TimeoutError) as caught, client.websocket("/never-waits/", timeout=0.2) as ws:
             list(ws)
-        assert "the application has held the event loop for more than 0.2 s" in str(caught.value)
+        assert "the application has blocked the event loop for more than 0.2 s" in str(caught.value)
         assert f'File "{__file__}", line ' in str(caught.value)
         assert ", in never_waits\n" in str(caught.value)
 
@@ -376,46 +373,39 @@ class TestTransaction(WebSocketTestMixin, TestCase):
     def test_view_is_in_the_transaction_of_the_test(self) -> None:
         """Each sees what the other has written."""
         with self.client.websocket("/users/") as ws:
-            ws.send("theirs")
-            assert ws.receive() == "2"
+            assert answer(ws, "theirs") == "2"
             User.objects.create(username="ours")
-            ws.send("count")
-            assert ws.receive() == "3"
+            assert answer(ws, "count") == "3"
         assert User.objects.filter(username="theirs").exists()
 
     def test_nothing_is_left_of_another_test(self) -> None:
         """It is rolled back."""
         with self.client.websocket("/users/") as ws:
-            ws.send("count")
-            assert ws.receive() == "1"
+            assert answer(ws, "count") == "1"
 
     def test_callbacks_of_a_detached_connection_are_in_it_too(self) -> None:
         """Each in a greenlet of its own."""
         with self.client.websocket("/detached/") as ws:
-            ws.send("theirs")
-            assert ws.receive() == "2"
+            assert answer(ws, "theirs") == "2"
         assert User.objects.count() == 2
 
     def test_queries_are_counted(self) -> None:
         """Those of the view."""
         with self.assertNumQueries(1), self.client.websocket("/users/") as ws:
-            ws.send("count")
-            ws.receive()
+            answer(ws, "count")
 
     def test_requests_in_between_leave_the_transaction_alone(self) -> None:
         """Django's client turns signals off and on meanwhile."""
         with self.client.websocket("/users/") as ws:
             self.client.get("/both/")
-            ws.send("theirs")
-            ws.receive()
+            answer(ws, "theirs")
         assert transaction.get_connection().in_atomic_block
         assert User.objects.count() == 2
 
     def test_queries_are_captured(self) -> None:
         """Their SQL."""
         with CaptureQueriesContext(connection) as queries, self.client.websocket("/users/") as ws:
-            ws.send("count")
-            ws.receive()
+            answer(ws, "count")
         assert "auth_user" in queries[0]["sql"]
 
     def test_greenlet_beside_the_view_is_in_the_transaction_too(self) -> None:
@@ -448,11 +438,9 @@ class TestTransaction(WebSocketTestMixin, TestCase):
         users: Callable[[], Any] = lambda: self.client.websocket("/users/")  # noqa: E731
         first, second = users(), users()
         one, two = first.__enter__(), second.__enter__()
-        one.send("one")
-        one.receive()
+        answer(one, "one")
         first.__exit__(None, None, None)
-        two.send("two")
-        assert two.receive() == "3"
+        assert answer(two, "two") == "3"
         second.__exit__(None, None, None)
 
 
@@ -463,17 +451,15 @@ class TestOverriding(WebSocketTestMixin, TestCase):
     def test_overridden_settings_hold(self) -> None:
         """They are read for each connection."""
         with self.client.websocket("/elsewhere/") as ws:
-            ws.send("abc")
-            assert ws.receive() == "0: abc"
-            ws.send("abcd")
-            assert ws.receive() is None
+            assert answer(ws, "abc") == "0: abc"
+            assert answer(ws, "abcd") is None
             assert ws.close_code == 1009
 
     def test_overridden_middleware_holds(self) -> None:
         """For a client that has asked before."""
         with self.client.websocket("/both/"):
             pass
-        with override_settings(MIDDLEWARE=[f"{__name__}.nobody"]), pytest.raises(WebSocketRefused) as refused:
+        with override_settings(MIDDLEWARE=[f"{__name__}.refuse_all"]), pytest.raises(WebSocketRefused) as refused:
             self.client.websocket("/both/").__enter__()
         assert refused.value.status_code == 418
 
@@ -482,13 +468,11 @@ class TestOverriding(WebSocketTestMixin, TestCase):
         """Django answers 400 to others."""
         with self.client.websocket("/asked/", SERVER_NAME="localhost") as ws:
             assert ws.receive_json() == ["localhost", False, None]
-        with pytest.raises(WebSocketRefused) as refused, self.client.websocket("/asked/"):
-            pass
-        assert refused.value.status_code == 400
+        assert refusal(self.client, "/asked/").status_code == 400
 
 
-def nobody(get_response: Any) -> Callable[[HttpRequest], HttpResponse]:
-    """A middleware that lets nobody in."""
+def refuse_all(get_response: Any) -> Callable[[HttpRequest], HttpResponse]:
+    """A middleware that refuses all requests."""
     return lambda request: HttpResponse(status=418)
 
 
@@ -497,28 +481,26 @@ class TestProcess:
 
     def test_request_signals_are_sent_once(self, client: WebSocketClient) -> None:
         """The second one at the end of the WebSocket."""
-        heard: list[str] = []
-        started: Any = lambda **arguments: heard.append("started")  # noqa: E731
-        finished: Any = lambda **arguments: heard.append("finished")  # noqa: E731
+        sent: list[str] = []
+        started: Any = lambda **arguments: sent.append("started")  # noqa: E731
+        finished: Any = lambda **arguments: sent.append("finished")  # noqa: E731
         request_started.connect(started)
         request_finished.connect(finished)
         try:
             with client.websocket("/both/") as ws:
-                ws.send("x")
-                ws.receive()
-                assert heard == ["started"]
+                answer(ws, "x")
+                assert sent == ["started"]
         finally:
             request_started.disconnect(started)
             request_finished.disconnect(finished)
-        assert heard == ["started", "finished"]
+        assert sent == ["started", "finished"]
 
     def test_websocket_without_a_query_needs_no_database(self, client: WebSocketClient) -> None:
         """As Django's client: a test without ``databases``, or pytest-django's without its mark, may open one."""
         connection.ensure_connection()  # an earlier test has left it open
         refused = patch.object(connection, "ensure_connection", side_effect=AssertionError("a use of the database"))
         with refused, client.websocket("/both/") as ws:
-            ws.send("x")
-            assert ws.receive() == "0: x"
+            assert answer(ws, "x") == "0: x"
 
     def test_other_threads_have_connections_of_their_own(self, client: WebSocketClient) -> None:
         """A connection is not for two threads at once."""
@@ -527,7 +509,7 @@ class TestProcess:
         assert theirs is not connections["default"]
 
     def test_nothing_is_left_of_the_sharing(self, client: WebSocketClient) -> None:
-        """The connections are closed by whoever wants to, and shared no more."""
+        """The connections can be closed again, and are not shared."""
         first, second = client.websocket("/both/"), client.websocket("/both/")
         first.__enter__()
         second.__enter__()
@@ -546,8 +528,7 @@ class TestTransactions(WebSocketTestMixin, TransactionTestCase):
         """What is committed."""
         User.objects.create(username="ours")
         with self.client.websocket("/users/") as ws:
-            ws.send("theirs")
-            assert ws.receive() == "2"
+            assert answer(ws, "theirs") == "2"
         assert User.objects.count() == 2
 
 

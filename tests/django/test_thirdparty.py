@@ -1,7 +1,7 @@
-"""Behind some thirty middlewares of others, and all of Django's own, under a real gunicorn.
+"""WebSockets with about thirty third-party middlewares and all of Django's, under a real gunicorn.
 
-They are written for requests that last a moment and have a response. What they are not to notice: that this one lasted
-for hours, and that its response is never sent. ``pyproject.toml`` names their packages (the extra ``thirdparty``).
+The middlewares are written for short requests with a response. They have to work although the request of a WebSocket
+lasts long and its response is not sent. The extra ``thirdparty`` in ``pyproject.toml`` has their packages.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from tests.support.servers import Server, eventually, launch
 
 PROJECT = "tests.django.thirdparty.wsgi:application"
 VARIANTS = ("usual", "reversed", "debug")
-"""``debug``: with DEBUG and the toolbar. ``reversed``: the other way round where that is possible, with sessions that
-are saved on every request, and our middleware class.
+"""``debug``: with DEBUG and the toolbar. ``reversed``: in reverse order where that is possible, with sessions that are
+saved at every request, and the middleware class of this package.
 """
 PATHS = ("/echo/", "/class/", "/meta/", "/both/", "/detached/")
 
@@ -35,19 +35,19 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def server(running: Server) -> Iterator[Server]:
-    """The same, with an eye on its log."""
+    """The same, with a check of its log after each test."""
     yield running
     running.log.check()
 
 
 def records(server: Server, token: str, until: str = "silk") -> list[str]:
-    """What was recorded for ``?id=<token>``, once ``until`` is among it."""
+    """The records for ``?id=<token>``, when one of them starts with ``until``."""
 
-    def come() -> list[str]:
-        told: list[str] = json.loads(server.get(f"/told/?of={token}").body)["records"]
-        return told if any(one.startswith(until) for one in told) else []
+    def recorded() -> list[str]:
+        found: list[str] = json.loads(server.get(f"/records/?of={token}").body)["records"]
+        return found if any(one.startswith(until) for one in found) else []
 
-    return eventually(come, f"{until!r} among the records")
+    return eventually(recorded, f"{until!r} among the records")
 
 
 def login(server: Server, user: str) -> tuple[str, str]:
@@ -68,8 +68,8 @@ def ask(client: RawClient, message: str = "x") -> str:
     return client.read_frame().payload.decode()
 
 
-def test_all_are_there(server: Server) -> None:
-    """Those that leave a header have left it on an ordinary page."""
+def test_all_middlewares_are_installed(server: Server) -> None:
+    """An ordinary page has the headers that they set."""
     headers = server.get("/", ("Origin", "http://other")).headers
     assert {
         "access-control-allow-origin",
@@ -84,10 +84,10 @@ def test_all_are_there(server: Server) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("end", ["peer", "view", "nobody"])
-def test_websocket_opens_talks_and_closes(server: Server, token: str, path: str, end: str) -> None:
-    """With the right code, one line in the access log, one end of the request, nothing on the wire behind the 101 that
-    is no frame, and nothing to tell for sentry.
+@pytest.mark.parametrize("end", ["peer", "view", "reset"])
+def test_websocket_opens_echoes_and_closes(server: Server, token: str, path: str, end: str) -> None:
+    """With the correct code, one line in the access log and one end of the request. After the 101 only frames are sent,
+    and sentry has no event.
     """
     with server.connect() as client:
         client.upgrade(f"{path}?id={token}")
@@ -103,18 +103,18 @@ def test_websocket_opens_talks_and_closes(server: Server, token: str, path: str,
         else:
             code = 1006
             client.reset()
-    found = records(server, token, f"left with {code}" if path == "/detached/" else "silk")
+    found = records(server, token, f"closed with {code}" if path == "/detached/" else "silk")
     [status] = [one.removeprefix("span: ") for one in found if one.startswith("span: ")]
     assert status == "101"
     expected = [f"response {status} for AnonymousUser", f"span: {status}", "finished", f"silk: {status}"]
     if path == "/detached/":
-        expected.append(f"left with {code}")
+        expected.append(f"closed with {code}")
     assert sorted(found) == sorted(expected)
     assert server.await_access(f"id={token}").status == 101
 
 
-def test_view_that_raises_is_told_once(server: Server, token: str) -> None:
-    """To each who wants to know of it: the log, structlog, sentry. The socket closes with 1011."""
+def test_exception_of_a_view_is_reported_once(server: Server, token: str) -> None:
+    """By the log, structlog and sentry. The socket closes with 1011."""
     with server.connect() as client:
         client.upgrade(f"/raises/?id={token}")
         assert client.read_frame() == Frame(CLOSE, (1011).to_bytes(2, "big"))
@@ -143,7 +143,7 @@ def test_view_that_raises_is_told_once(server: Server, token: str) -> None:
     ],
 )
 def test_refusal_is_an_ordinary_answer(server: Server, token: str, path: str, status: int) -> None:
-    """Behind which the connection ends."""
+    """After it the connection ends."""
     with server.connect() as client:
         query = f"{'&' if '?' in path else '?'}id={token}"
         client.send(upgrade_request(path + query, ("Referer", "http://other/"), ("User-Agent", "a browser")))
@@ -160,7 +160,7 @@ def test_refusal_is_an_ordinary_answer(server: Server, token: str, path: str, st
 
 @pytest.mark.parametrize("path", ["/private/", "/decorated/"])
 def test_user_comes_by_session_or_by_token(server: Server, token: str, path: str) -> None:
-    """And is the same one when read anew, and to a middleware that asks when all is over."""
+    """``refresh_user``, and a middleware after the view, find the same user."""
     by_cookie, by_token = login(server, "ada"), token_of(server, "ada")
     ways = [("", by_cookie), ("", ("Authorization", f"Bearer {by_token}")), (f"&token={by_token}", ("X-No", "header"))]
     for number, (query, header) in enumerate(ways):
@@ -171,15 +171,15 @@ def test_user_comes_by_session_or_by_token(server: Server, token: str, path: str
         assert "response 101 for ada" in records(server, f"{token}{number}")
 
 
-def test_token_goes_before_the_session(server: Server, token: str) -> None:
-    """Also when the user is read anew."""
+def test_token_has_precedence_over_the_session(server: Server, token: str) -> None:
+    """Also for ``refresh_user``."""
     with server.connect() as client:
         client.upgrade(f"/private/?id={token}&token={token_of(server, 'bob')}", login(server, "ada"))
         assert ask(client) == "bob bob"
 
 
 def test_session_is_saved_at_the_handshake_alone(server: Server, token: str) -> None:
-    """What another request stores meanwhile stays, whatever the view and those around it do to the session."""
+    """A value that another request stores meanwhile is kept. Later changes in this request are not stored."""
     cookie = login(server, "ada")
     with server.connect() as client:
         client.upgrade(f"/session/?id={token}", cookie)
@@ -192,7 +192,7 @@ def test_session_is_saved_at_the_handshake_alone(server: Server, token: str) -> 
 
 
 def test_cached_page_leaves_its_websocket_alone(server: Server, token: str) -> None:
-    """A page and a WebSocket at one address: a cache keeps the former for itself, and nothing of the latter."""
+    """A page and a WebSocket at one address: the page is cached for plain HTTP only."""
     path = f"/both/?id={token}"
     for _ in range(2):
         assert server.get(path).body == b"a page"
@@ -204,7 +204,7 @@ def test_cached_page_leaves_its_websocket_alone(server: Server, token: str) -> N
 
 
 def test_requests_at_once_keep_apart(server: Server, token: str) -> None:
-    """What a middleware puts aside for the greenlet is that greenlet's for as long as the WebSocket lasts."""
+    """Data that a middleware stores for a greenlet is available to it as long as the WebSocket lasts."""
     with ExitStack() as stack:
         clients = [stack.enter_context(server.connect()) for _ in range(4)]
         for number, client in enumerate(clients):
@@ -217,7 +217,7 @@ def test_requests_at_once_keep_apart(server: Server, token: str) -> None:
 
 
 def test_stop_ends_websockets(tmp_path: Path) -> None:
-    """1012 to the peer, and nobody finds anything wrong in that."""
+    """With 1012, and without an error in the log."""
     with launch("worker", tmp_path, PROJECT) as server, ExitStack() as stack:
         clients = [stack.enter_context(server.connect()) for _ in PATHS]
         for path, client in zip(PATHS, clients, strict=True):

@@ -1,4 +1,4 @@
-"""Handshakes that reach Django though no server and no wrapper can open a WebSocket: the worker class was forgotten."""
+"""Handshakes on a server that cannot open WebSockets."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ VIEWS = {
 
 @pytest.fixture(autouse=True)
 def unlogged() -> None:
-    """Other tests of this process have had the line."""
+    """Let the line be logged again, which other tests of this process may have logged."""
     unavailable.log_once.cache_clear()
 
 
 @pytest.mark.parametrize("kind", ["gevent", "gevent_pywsgi", "gthread", "sync"])
 def test_handshake_is_answered_with_501_and_logged_once(kind: str, tmp_path: Path) -> None:
-    """The answer and the log name the command to use, whichever kind of view was asked for; plain HTTP is served."""
+    """For all kinds of views. The answer and the log have the command to use. Plain HTTP is served."""
     assert not KINDS[kind].wraps
     with launch(kind, tmp_path, APPLICATION) as server:
         for path in VIEWS.values():
@@ -50,7 +50,7 @@ def test_handshake_is_answered_with_501_and_logged_once(kind: str, tmp_path: Pat
 
 @pytest.mark.parametrize("path", VIEWS.values(), ids=VIEWS)
 def test_django_s_own_client_gets_the_same(path: str, caplog: pytest.LogCaptureFixture) -> None:
-    """One line in the log, and none of ``django.request``, which mails each error to the administrators."""
+    """There is no record of ``django.request``, which mails errors to the administrators."""
     for _ in range(2):
         response = Client().get(path, headers={"Upgrade": "websocket", "Connection": "Upgrade"})
         assert (response.status_code, response.reason_phrase) == (501, "Not Implemented")
@@ -58,7 +58,7 @@ def test_django_s_own_client_gets_the_same(path: str, caplog: pytest.LogCaptureF
 
 
 def test_middleware_class_answers_without_the_app() -> None:
-    """Where ``INSTALLED_APPS`` lacks the app, a bare view is not called either."""
+    """An undecorated view is not called either."""
     request = RequestFactory().get("/", headers={"Upgrade": "WebSocket"})
     response = WebSocketMiddleware(lambda request: HttpResponse()).process_view(request, HttpResponse, (), {})
     assert response is not None
@@ -67,7 +67,7 @@ def test_middleware_class_answers_without_the_app() -> None:
 
 @pytest.mark.parametrize("upgrade", [{}, {"Upgrade": "h2c"}])
 def test_other_requests_reach_the_view(upgrade: dict[str, str]) -> None:
-    """Those that ask for no WebSocket."""
+    """Requests for another upgrade, or for none."""
     assert Client().get("/both/", headers=upgrade).content == b"http None"
 
 
@@ -78,7 +78,7 @@ def test_other_requests_reach_the_view(upgrade: dict[str, str]) -> None:
 def test_command_names_the_project_s_application_in_the_log_alone(
     application: str | None, argument: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The peer does not learn how the project's modules are called."""
+    """The peer does not get the names of the project's modules."""
     with override_settings(WSGI_APPLICATION=application):
         response = Client().get("/echo/", headers={"Upgrade": "websocket"})
     [record] = problems(caplog)

@@ -168,7 +168,7 @@ def test_manage_py_test_passes(project: Path, options: tuple[str, ...]) -> None:
     assert "Exception ignored" not in done.stderr
 
 
-def test_failing_view_is_told(project: Path) -> None:
+def test_exception_of_a_view_fails_the_test(project: Path) -> None:
     """The view's exception is what the test fails with, and its cause is what the test saw."""
     done = run(project, "manage.py", "test", "mine.failing")
     assert done.returncode == 1
@@ -184,7 +184,7 @@ def test_pytest_django_passes(project: Path) -> None:
     assert "8 passed" in done.stdout
 
 
-def test_failing_view_is_told_by_pytest_django(project: Path) -> None:
+def test_exception_of_a_view_fails_the_test_of_pytest_django(project: Path) -> None:
     """The same, in one test."""
     done = run_pytest(project, "mine/failing.py")
     assert done.returncode == 1
@@ -195,5 +195,5 @@ def test_failing_view_is_told_by_pytest_django(project: Path) -> None:
 
 
 def run_pytest(project: Path, *files: str) -> subprocess.CompletedProcess[str]:
-    """As somebody does who has set nothing else."""
+    """Without any other setting."""
     return run(project, "-m", "pytest", "-p", "no:cacheprovider", "-Werror", "--ds=mysite.settings", *files)

@@ -1,10 +1,8 @@
-"""Whose WebSocket it is: closing, logging out, reading anew."""
+"""The user of a WebSocket: closing, logouts, and reading the user again."""
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,15 +22,16 @@ from django.test.utils import CaptureQueriesContext
 
 from gws_middleware import testing
 from gws_middleware.django import users
-from gws_middleware.django.test import WebSocketClient, WebSocketRefused, WebSocketTestMixin
+from gws_middleware.django.test import WebSocketClient, WebSocketTestMixin
 from gws_middleware.django.users import close_user_sockets, refresh_user, user_key
 from gws_middleware.process import registry
-from tests.support.inprocess import package_path, until
+from tests.support.inprocess import until
 
 from .project.views import EVENTS
+from .support import answer, refusal, run_python
 
 PATHS = ("/private/", "/who/")
-"""Attached and detached."""
+"""A view that keeps the WebSocket, and one that detaches it."""
 
 
 class TestUsers(WebSocketTestMixin, TestCase):
@@ -45,7 +44,7 @@ class TestUsers(WebSocketTestMixin, TestCase):
 
     @contextmanager
     def opened(self, path: str, user: User | None = None) -> Iterator[testing.Client]:
-        """A WebSocket of a user's, in a session of its own unless it is bob's."""
+        """A WebSocket of a user, in a new session, or without ``user`` in the session of bob's client."""
         client = self.client
         if user is not None:
             client = WebSocketClient()
@@ -55,7 +54,7 @@ class TestUsers(WebSocketTestMixin, TestCase):
             yield ws
 
     def test_sockets_of_a_user_close(self) -> None:
-        """Attached and detached, in every session; the others' stay."""
+        """In every session. The WebSockets of other users stay open."""
         for path in PATHS:
             with (
                 self.subTest(path),
@@ -66,24 +65,23 @@ class TestUsers(WebSocketTestMixin, TestCase):
                 assert close_user_sockets(self.bob) == 2
                 assert [one.receive(), two.receive()] == [None, None]
                 assert [one.close_code, two.close_code] == [4401, 4401]
-                other.send("who")
-                assert other.receive() == "eve"
+                assert answer(other, "who") == "eve"
 
-    def test_code_and_reason_are_the_caller_s(self) -> None:
-        """And a primary key is as good as a user."""
+    def test_code_and_reason_are_sent(self) -> None:
+        """The user may be a primary key."""
         with self.opened("/private/") as ws:
             assert close_user_sockets(self.bob.pk, code=4000, reason="moved") == 1
             assert ws.receive() is None
             assert (ws.close_code, ws.close_reason) == (4000, "moved")
 
     def test_primary_key_may_be_text(self) -> None:
-        """E.g. that of a URL, or of a session."""
+        """E.g. from a URL or a session."""
         with self.opened("/private/") as ws:
             assert close_user_sockets(str(self.bob.pk)) == 1
             assert ws.receive() is None
 
     def test_wrong_call_is_an_error(self) -> None:
-        """Whether the user has WebSockets or not: a name, a user that has been deleted, a code that may not travel."""
+        """A name, a deleted user, a code that must not be sent, or a long reason."""
         deleted = User.objects.create_user("deleted")
         deleted.delete()
         for user, sentence in (
@@ -98,22 +96,21 @@ class TestUsers(WebSocketTestMixin, TestCase):
             with self.subTest(wrong), pytest.raises(ValueError, match="wanted a code of 1000-1003"):
                 close_user_sockets(self.bob, **wrong)  # type: ignore[arg-type]
 
-    def test_nobody_is_nobody_s(self) -> None:
-        """AnonymousUser has no primary key, and anonymous WebSockets have none either."""
+    def test_anonymous_user_has_no_sockets(self) -> None:
+        """Neither AnonymousUser nor an anonymous WebSocket has a primary key."""
         with WebSocketClient().websocket("/who/") as ws:
             assert ws.receive() == "AnonymousUser"
             assert close_user_sockets(AnonymousUser()) == 0
 
-    def test_user_that_nobody_asked_for_is_not_looked_up(self) -> None:
+    def test_user_that_was_not_read_is_not_queried(self) -> None:
         """That would be a query for each WebSocket."""
         with self.client.websocket("/both/") as ws:
-            ws.send("x")
-            ws.receive()
+            answer(ws, "x")
             with self.assertNumQueries(0):
                 assert close_user_sockets(self.bob) == 0
 
     def test_logout_closes_the_sockets_of_its_session(self) -> None:
-        """Another browser's stay, and so do other people's."""
+        """Those of another session and of other users stay open."""
         for path in PATHS:
             self.client.force_login(self.bob)
             with (
@@ -126,37 +123,34 @@ class TestUsers(WebSocketTestMixin, TestCase):
                 assert here.receive() is None
                 assert (here.close_code, here.close_reason) == (4401, "logged out")
                 for ws, name in ((there, "bob"), (other, "eve")):
-                    ws.send("who")
-                    assert ws.receive() == name
+                    assert answer(ws, "who") == name
 
-    def test_logout_closes_what_an_undecorated_view_has_opened(self) -> None:
-        """The session is known by the cookie."""
+    def test_logout_closes_the_socket_of_an_undecorated_view(self) -> None:
+        """The cookie names the session."""
         with self.opened("/meta-user/") as ws, self.opened("/meta-user/", self.bob) as there:
             self.client.logout()
             assert ws.receive() is None
             assert ws.close_code == 4401
-            there.send("who")
-            assert there.receive() == "bob"
+            assert answer(there, "who") == "bob"
 
     def test_logout_during_the_handshake_closes_too(self) -> None:
-        """Between the look at the user and the 101. Who logs in again has another session."""
+        """The user was read before the logout, and the 101 is sent after it. A new login has another session."""
         self.client.force_login(self.bob)
         with self.client.websocket("/leaves/") as ws:
             assert ws.receive() is None
             assert (ws.close_code, ws.close_reason) == (4401, "logged out")
         self.client.force_login(self.bob)
         with self.opened("/private/") as here:
-            here.send("who")
-            assert here.receive() == "bob"
+            assert answer(here, "who") == "bob"
 
     def queries_of_a_logout(self, browser: WebSocketClient) -> int:
-        """How many a logout in this browser makes."""
+        """The number of queries that a logout in this browser makes."""
         with CaptureQueriesContext(connection) as queries:
             browser.logout()
         return len(queries)
 
     def test_logout_queries_once_for_each_session(self) -> None:
-        """And not for each of its WebSockets, which stay open."""
+        """And not for each WebSocket of the session."""
         browsers = [WebSocketClient() for _ in range(4)]
         for browser in browsers:
             browser.force_login(self.bob)
@@ -168,37 +162,33 @@ class TestUsers(WebSocketTestMixin, TestCase):
                     ws.receive()
             assert self.queries_of_a_logout(browsers[1]) == alone + 2
             for ws in sockets:
-                ws.send("who")
-                assert ws.receive() == "bob"
+                assert answer(ws, "who") == "bob"
 
-    def test_sessions_that_have_ended_are_forgotten(self) -> None:
-        """The oldest first: they are of interest for as long as a handshake takes."""
-        with patch.object(users, "REMEMBERED", 2), patch.dict(users._ended, clear=True):
+    def test_oldest_ended_session_is_removed(self) -> None:
+        """The number of stored keys is limited. They are needed only as long as a handshake takes."""
+        with patch.object(users, "MAX_ENDED_SESSIONS", 2), patch.dict(users._ended_sessions, clear=True):
             for letter in "abc":
                 request = RequestFactory().get("/")
                 request.session = SessionStore(letter * 32)
                 user_logged_out.send(User, request=request, user=self.bob)
-            assert list(users._ended) == ["b" * 32, "c" * 32]
+            assert list(users._ended_sessions) == ["b" * 32, "c" * 32]
 
     def test_logout_without_a_session_closes_all(self) -> None:
-        """The signal sent by hand, e.g. by a backend that ends every session of a user."""
+        """The signal is sent without a request, e.g. by a backend that ends all sessions of a user."""
         with self.opened("/private/") as one, self.opened("/who/", self.bob) as two:
             user_logged_out.send(User, request=None, user=self.bob)
             assert [one.receive(), two.receive()] == [None, None]
 
-    def test_logout_of_nobody_closes_nothing(self) -> None:
-        """As Django sends it for a request without a user."""
+    def test_logout_of_an_anonymous_user_closes_nothing(self) -> None:
+        """Django sends the signal with ``user=None``."""
         request = RequestFactory().get("/")
         request.session = self.client.session
         with self.opened("/private/") as ws:
             user_logged_out.send(User, request=request, user=None)
-            ws.send("who")
-            assert ws.receive() == "bob"
+            assert answer(ws, "who") == "bob"
 
-    def test_logout_closes_what_the_change_of_a_password_left(self) -> None:
-        """It gives the session another key; the WebSocket has the old one. Another browser's session has ended by it,
-        too, but is still stored, and so its WebSockets stay until somebody looks.
-        """
+    def test_logout_after_a_change_of_the_password_closes(self) -> None:
+        """The change gives the session another key, and the WebSocket has the old one."""
         for path in PATHS:
             self.client.force_login(self.bob)
             with self.subTest(path), self.opened(path) as ws:
@@ -209,8 +199,8 @@ class TestUsers(WebSocketTestMixin, TestCase):
                 assert ws.receive() is None
                 assert ws.close_code == 4401
 
-    def test_login_as_somebody_else_closes(self) -> None:
-        """The browser's session is another's now, and nobody has logged out. The others' stay."""
+    def test_login_of_another_user_closes(self) -> None:
+        """In the same browser, without a logout. Those of other sessions stay open."""
         for path in PATHS:
             self.client.force_login(self.bob)
             with self.subTest(path), self.opened(path) as ws, self.opened(path, self.bob) as there:
@@ -220,27 +210,24 @@ class TestUsers(WebSocketTestMixin, TestCase):
                 login(request, self.eve)
                 assert ws.receive() is None
                 assert (ws.close_code, ws.close_reason) == (4401, "logged out")
-                there.send("who")
-                assert there.receive() == "bob"
+                assert answer(there, "who") == "bob"
 
     def test_login_again_closes_nothing(self) -> None:
-        """The same user, in the same browser."""
+        """A login of the same user in the same browser."""
         with self.opened("/private/") as ws:
             request = RequestFactory().get("/")
             request.COOKIES["sessionid"] = self.client.cookies["sessionid"].value
             user_logged_in.send(User, request=request, user=self.bob)
-            ws.send("who")
-            assert ws.receive() == "bob"
+            assert answer(ws, "who") == "bob"
 
     def test_deactivation_closes(self) -> None:
-        """Once it is committed."""
+        """After the transaction is committed."""
         for path in PATHS:
             with self.subTest(path), self.opened(path) as ws:
                 self.bob.is_active = False
                 with self.captureOnCommitCallbacks() as callbacks:
                     self.bob.save()
-                ws.send("x")
-                assert ws.receive() == "AnonymousUser"
+                assert answer(ws, "x") == "AnonymousUser"
                 for callback in callbacks:
                     callback()
                 assert ws.receive() is None
@@ -249,30 +236,28 @@ class TestUsers(WebSocketTestMixin, TestCase):
             self.bob.save()
 
     def test_deletion_closes(self) -> None:
-        """A user that is gone."""
+        """Of the user."""
         with self.opened("/private/") as ws:
             with self.captureOnCommitCallbacks(execute=True):
                 self.bob.delete()
             assert ws.receive() is None
 
     def test_ordinary_save_closes_nothing(self) -> None:
-        """A login saves the user, too."""
+        """E.g. that of ``last_login`` at a login."""
         with self.opened("/private/") as ws:
             with self.captureOnCommitCallbacks(execute=True):
                 self.bob.save()
-            ws.send("who")
-            assert ws.receive() == "bob"
+            assert answer(ws, "who") == "bob"
 
     @override_settings(GWS={"close_on_logout": False})
-    def test_setting_keeps_them_open(self) -> None:
-        """On a logout and on a deactivation."""
+    def test_setting_turns_closing_off(self) -> None:
+        """For logouts and deactivations."""
         with self.opened("/private/") as ws:
             with self.captureOnCommitCallbacks(execute=True):
                 self.bob.is_active = False
                 self.bob.save()
             self.client.logout()
-            ws.send("who")
-            assert ws.receive() == "AnonymousUser"
+            assert answer(ws, "who") == "AnonymousUser"
 
 
 class TestRefreshUser(WebSocketTestMixin, TestCase):
@@ -283,7 +268,7 @@ class TestRefreshUser(WebSocketTestMixin, TestCase):
         self.client.force_login(self.bob)
 
     def seen(self, change: Any) -> list[Any]:
-        """Whom an attached and a detached connection see after a change."""
+        """The names of the user that an attached and a detached connection read after a change."""
         names = []
         for path in PATHS:
             self.client.force_login(self.bob)
@@ -295,15 +280,15 @@ class TestRefreshUser(WebSocketTestMixin, TestCase):
         return names
 
     def test_new_name_is_seen(self) -> None:
-        """The user is read anew."""
+        """The user is read again."""
         assert self.seen(lambda: User.objects.filter(pk=self.bob.pk).update(username="robert")) == ["robert"] * 2
 
-    def test_logged_out_user_is_nobody(self) -> None:
-        """The session is gone."""
+    def test_logged_out_user_is_anonymous(self) -> None:
+        """The session is not stored any more."""
         assert self.seen(self.client.logout) == ["AnonymousUser"] * 2
 
-    def test_deactivated_user_is_nobody(self) -> None:
-        """As for a request."""
+    def test_deactivated_user_is_anonymous(self) -> None:
+        """As in a request."""
 
         def deactivate() -> None:
             User.objects.filter(pk=self.bob.pk).update(is_active=False)
@@ -312,8 +297,8 @@ class TestRefreshUser(WebSocketTestMixin, TestCase):
         User.objects.filter(pk=self.bob.pk).update(is_active=True)
         assert names == ["AnonymousUser"] * 2
 
-    def test_changed_password_ends_it(self) -> None:
-        """The session's hash does not fit any more."""
+    def test_user_with_a_changed_password_is_anonymous(self) -> None:
+        """The hash in the session does not match."""
 
         def change() -> None:
             user = User.objects.get(pk=self.bob.pk)
@@ -324,28 +309,25 @@ class TestRefreshUser(WebSocketTestMixin, TestCase):
         with self.client.websocket("/private/") as ws:
             ws.receive()
             change()
-            ws.send("who")
-            assert ws.receive() == "AnonymousUser"
+            assert answer(ws, "who") == "AnonymousUser"
 
     def test_session_is_only_read(self) -> None:
-        """When SECRET_KEY has been replaced, or the password: the browser's cookie still names what is stored."""
+        """After a change of SECRET_KEY or of the password, the session is still stored under the key in the cookie."""
         key = self.client.session.session_key
         rotated = override_settings(SECRET_KEY="another", SECRET_KEY_FALLBACKS=[settings.SECRET_KEY])
         with self.client.websocket("/private/") as ws, rotated:
             ws.receive()
-            ws.send("who")
-            assert ws.receive() == "bob"
+            assert answer(ws, "who") == "bob"
             assert self.client.session.session_key == key and Session.objects.filter(pk=key).exists()
         with self.client.websocket("/private/") as ws:
             ws.receive()
             self.bob.set_password("another")
             self.bob.save()
-            ws.send("who")
-            assert ws.receive() == "AnonymousUser"
+            assert answer(ws, "who") == "AnonymousUser"
         assert Session.objects.filter(pk=key).exists()
 
-    def test_session_that_an_older_key_has_signed_goes_on(self) -> None:
-        """Reading the user gives it another key, which the browser learns with the 101, however late the view asks."""
+    def test_session_that_an_older_secret_key_has_signed_continues(self) -> None:
+        """Reading the user gives it another key. The 101 has the cookie, also for a view that reads the user later."""
         key = self.client.session.session_key
         with override_settings(SECRET_KEY="another", SECRET_KEY_FALLBACKS=[settings.SECRET_KEY]):
             for expected_cookie in (True, False):
@@ -357,30 +339,27 @@ class TestRefreshUser(WebSocketTestMixin, TestCase):
         assert self.client.session.session_key != key
 
     @override_settings(MIDDLEWARE=["tests.django.project.views.by_token"])
-    def test_user_of_a_token_is_read_by_the_key(self) -> None:
-        """No session says who it is."""
+    def test_user_of_a_token_is_read_by_the_primary_key(self) -> None:
+        """There is no session."""
         for path in PATHS:
             with self.subTest(path), WebSocketClient().websocket(f"{path}?token={self.bob.pk}") as ws:
                 assert ws.receive() == "bob"
-                ws.send("who")
-                assert ws.receive() == "bob"
+                assert answer(ws, "who") == "bob"
                 User.objects.filter(pk=self.bob.pk).update(is_active=False)
-                ws.send("who")
-                assert ws.receive() == "AnonymousUser"
+                assert answer(ws, "who") == "AnonymousUser"
             User.objects.filter(pk=self.bob.pk).update(is_active=True)
 
-    def test_undecorated_view_finds_its_user(self) -> None:
-        """By the cookie."""
+    def test_undecorated_view_reads_its_user(self) -> None:
+        """By the cookie of the session."""
         with self.client.websocket("/meta-user/") as ws:
             assert ws.receive() == "bob"
 
-    def test_request_gets_the_new_user(self) -> None:
-        """In an attached view, so that the rest of it sees the same."""
+    def test_request_user_is_replaced(self) -> None:
+        """In an attached view, so that all of it reads the same user."""
         with self.client.websocket("/private/") as ws:
             ws.receive()
             User.objects.filter(pk=self.bob.pk).update(username="robert")
-            ws.send("request")
-            assert ws.receive() == "robert robert"
+            assert answer(ws, "request") == "robert robert"
 
 
 @pytest.fixture(autouse=True)
@@ -400,27 +379,31 @@ class Account(models.Model):
     def __str__(self):
         return self.name
 """
-PROGRAM = """
+SETUP = """
 import django
 from django.conf import settings
 
 settings.configure(
     INSTALLED_APPS=["gws_middleware.django", "django.contrib.auth", "django.contrib.contenttypes", "accounts"],
-    AUTH_USER_MODEL="accounts.Account",
     DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
     DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+    MIGRATION_MODULES={"auth": None, "contenttypes": None},
     USE_TZ=True,
+    **OPTIONS,
 )
 django.setup()
 
 from types import SimpleNamespace
+from unittest.mock import patch
 
-from accounts.models import Account
+from accounts.models import *
 from django.core.management import call_command
-from gws_middleware.django.users import Visitor, refresh_user
+from gws_middleware.django.users import Login, refresh_user
 
 call_command("migrate", run_syncdb=True, verbosity=0)
-ws = SimpleNamespace(visitor=Visitor(Account.objects.create(name="bob").pk))
+"""
+READS = """
+ws = SimpleNamespace(login=Login(Account.objects.create(name="bob").pk))
 print(refresh_user(ws))
 Account.objects.all().delete()
 print(refresh_user(ws))
@@ -438,25 +421,7 @@ class Member(User):
 class Employee(User):
     desk = models.CharField(max_length=20)
 """
-PROGRAM_WITH_PROXIES = """
-import django
-from django.conf import settings
-
-settings.configure(
-    INSTALLED_APPS=["gws_middleware.django", "django.contrib.auth", "django.contrib.contenttypes", "accounts"],
-    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
-    DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
-    MIGRATION_MODULES={"auth": None, "contenttypes": None},
-    USE_TZ=True,
-)
-django.setup()
-
-from unittest.mock import patch
-
-from accounts.models import Employee, Member
-from django.core.management import call_command
-
-call_command("migrate", run_syncdb=True, verbosity=0)
+DEACTIVATES = """
 with patch("gws_middleware.django.users.close_user_sockets") as closed:
     for model in Member, Employee:
         user = model.objects.create(username=model.__name__)
@@ -467,32 +432,29 @@ print({call.args for call in closed.call_args_list})
 """
 
 
-def test_withdrawal_of_a_proxy_or_a_child_is_one_of_the_user(tmp_path: Path) -> None:
-    """Django sends the signals of a model that stands for the user model under its own name."""
-    (tmp_path / "accounts").mkdir()
-    (tmp_path / "accounts" / "__init__.py").touch()
-    (tmp_path / "accounts" / "models.py").write_text(PROXIES)
-    command = [sys.executable, "-c", PROGRAM_WITH_PROXIES]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=package_path(), capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.stdout.split() == ["{(1,),", "(2,)}"], done.stderr
+def with_accounts(folder: Path, models: str, program: str, **options: Any) -> str:
+    """The output of a program in a project whose app ``accounts`` has these models."""
+    (folder / "accounts").mkdir()
+    (folder / "accounts" / "__init__.py").touch()
+    (folder / "accounts" / "models.py").write_text(models)
+    done = run_python(f"OPTIONS = {options!r}\n{SETUP}{program}", folder=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-def test_user_model_of_the_project_s_own_need_not_know_is_active(tmp_path: Path) -> None:
-    """As for Django, its users are active then: they are saved and read."""
-    (tmp_path / "accounts").mkdir()
-    (tmp_path / "accounts" / "__init__.py").touch()
-    (tmp_path / "accounts" / "models.py").write_text(ACCOUNTS)
-    command = [sys.executable, "-c", PROGRAM]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=package_path(), capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.stdout.split() == ["bob", "AnonymousUser"], done.stderr
+def test_deactivation_of_a_proxy_or_child_model_applies_to_the_user(tmp_path: Path) -> None:
+    """Django sends the signals of such a model with another sender."""
+    assert with_accounts(tmp_path, PROXIES, DEACTIVATES).split() == ["{(1,),", "(2,)}"]
+
+
+def test_user_model_without_is_active_is_supported(tmp_path: Path) -> None:
+    """As in Django, its users are active."""
+    output = with_accounts(tmp_path, ACCOUNTS, READS, AUTH_USER_MODEL="accounts.Account")
+    assert output.split() == ["bob", "AnonymousUser"]
 
 
 class TestLimitOfUsers(WebSocketTestMixin, TestCase):
-    """``max_connections_per_user`` without a ``user_key`` of the project's: the key is the user's."""
+    """``max_connections_per_user`` with the default ``user_key``: the primary key of the user."""
 
     client: WebSocketClient
 
@@ -504,61 +466,58 @@ class TestLimitOfUsers(WebSocketTestMixin, TestCase):
         self.addCleanup(settings.disable)
 
     def of(self, user: User) -> WebSocketClient:
-        """A browser of the user's: each has a session of its own."""
+        """A client with a new session of the user."""
         client = WebSocketClient()
         client.force_login(user)
         return client
 
     def ended_at_once(self, user: User, path: str) -> tuple[int | None, str | None]:
-        """Code and reason of one more."""
+        """Close code and reason of one more WebSocket."""
         with self.of(user).websocket(path) as ws:
             for _ in ws:
                 pass
             return ws.close_code, ws.close_reason
 
     def test_one_more_ends_with_1008(self) -> None:
-        """Attached and detached, in whatever browser; those of others are their own."""
+        """In any browser. The WebSockets of other users are counted separately."""
         for path in PATHS:
             with self.subTest(path), self.of(self.bob).websocket(path) as one:
                 assert one.receive() == "bob"
                 assert self.ended_at_once(self.bob, path) == (1008, "too many connections")
                 with self.of(self.eve).websocket(path) as other:
                     assert other.receive() == "eve"
-                one.send("who")
-                assert one.receive() == "bob"
+                assert answer(one, "who") == "bob"
 
-    def test_place_is_free_again_after_a_close(self) -> None:
-        """Also after one that was too many, which never had a place."""
+    def test_slot_is_released_at_the_close(self) -> None:
+        """A WebSocket above the limit reserves none."""
         for path in PATHS * 2:
             with self.subTest(path), self.of(self.bob).websocket(path) as ws:
                 assert ws.receive() == "bob"
                 self.ended_at_once(self.bob, path)
-            until(lambda: not registry.current().reserved)
+            until(lambda: not registry.current().slots.reserved)
 
-    def test_anonymous_visitors_are_not_counted(self) -> None:
-        """They would all be one user."""
+    def test_anonymous_users_are_not_counted(self) -> None:
+        """They would all count as one user."""
         with WebSocketClient().websocket("/who/") as one, WebSocketClient().websocket("/who/") as two:
             assert [one.receive(), two.receive()] == ["AnonymousUser"] * 2
-            assert not registry.current().reserved
+            assert not registry.current().slots.reserved
 
-    def test_user_that_nobody_asked_for_is_not_counted(self) -> None:
+    def test_user_that_was_not_read_is_not_counted(self) -> None:
         """That would be a query for each WebSocket."""
         with self.of(self.bob).websocket("/both/") as one, self.of(self.bob).websocket("/both/") as two:
             for ws in (one, two):
-                ws.send("x")
-                assert ws.receive() == "0: x"
-            assert not registry.current().reserved
+                assert answer(ws, "x") == "0: x"
+            assert not registry.current().slots.reserved
 
-    def test_refused_handshake_takes_no_place(self) -> None:
-        """The view looks at the user and answers with HTTP."""
+    def test_refused_handshake_reserves_no_slot(self) -> None:
+        """The view reads the user and answers with HTTP."""
         client = self.of(self.bob)
         for _ in range(2):
-            with pytest.raises(WebSocketRefused), client.websocket("/permitted/"):
-                pass
-        assert not registry.current().reserved
+            refusal(client, "/permitted/")
+        assert not registry.current().slots.reserved
 
     def test_key_is_the_primary_key(self) -> None:
-        """No query is made to learn it."""
+        """It is read without a query."""
         with self.of(self.bob).websocket("/private/") as ws:
             ws.receive()
             (found,) = registry.current()
@@ -566,8 +525,8 @@ class TestLimitOfUsers(WebSocketTestMixin, TestCase):
                 assert user_key(found) == self.bob.pk  # type: ignore[arg-type]
 
 
-def test_websocket_without_a_request_is_nobody_s() -> None:
-    """One of a view that is not decorated."""
+def test_websocket_without_a_request_has_an_anonymous_user() -> None:
+    """E.g. one that Django has not received."""
 
     class Bare:
         environ: dict[str, str] = {}  # noqa: RUF012

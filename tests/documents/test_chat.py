@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import signal
 import socket
-import sqlite3
-import subprocess
-import sys
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,52 +20,12 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from ..support.documents import blocks, command, serve, url
+from ..support.chat import CHAT, TIMEOUT, Chat, serve_chat
+from ..support.documents import url
 from ..support.rawclient import Response, upgrade_request
-from ..support.servers import ROOT, Server
-
-CHAT = ROOT / "examples" / "chat"
-TIMEOUT = 20.0
-
+from ..support.servers import ROOT
 
 # --- the server ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Chat:
-    """The running example and its database."""
-
-    server: Server
-    database: Path
-
-    def room(self) -> str:
-        """A new room, nobody's but this test's; its slug."""
-        slug = f"room-{uuid.uuid4().hex[:8]}"
-        with closing(sqlite3.connect(self.database, timeout=TIMEOUT)) as connection, connection:
-            connection.execute("INSERT INTO chat_room (slug, name, topic) VALUES (?, ?, '')", (slug, slug))
-        return slug
-
-
-@contextmanager
-def serve_chat(directory: Path, **env: str) -> Iterator[Chat]:
-    """The chat with a database of its own, as README's two commands start it."""
-    database = directory / "chat.sqlite3"
-    env = {"CHAT_DATABASE": str(database), **env}
-    migrate(env)
-    with serve(command(CHAT / "README.md", "gunicorn"), directory / "server", env=env) as server:
-        yield Chat(server, database)
-
-
-def migrate(env: dict[str, str]) -> None:
-    """README's first command."""
-    lines = [line for block in blocks(CHAT / "README.md", "sh") for line in block.splitlines()]
-    (line,) = [line for line in lines if "migrate" in line]
-    words = shlex.split(line)
-    assert words[0] == ".venv/bin/python"
-    ended = subprocess.run(
-        [sys.executable, *words[1:]], cwd=ROOT, env={"PYTHONPATH": str(ROOT), **env}, capture_output=True, text=True
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +37,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chat]:
 
 @pytest.fixture
 def chat(running: Chat) -> Iterator[Chat]:
-    """The same; its log is checked behind each test."""
+    """The same; its log is checked after each test."""
     yield running
     running.server.log.check()
 
@@ -115,7 +70,7 @@ class _Stay(urllib.request.HTTPRedirectHandler):
         """Nowhere: the redirect is the answer."""
 
 
-class Visitor:
+class User:
     """Somebody's browser: HTTP and WebSockets with the same cookies."""
 
     def __init__(self, chat: Chat, name: str = "") -> None:
@@ -137,7 +92,7 @@ class Visitor:
         return self._answer(urllib.request.Request(self._url(path), data))
 
     def join(self, name: str = "", password: str = "secret") -> Answer:
-        """Fill in the form of the page that everybody sees first."""
+        """Fill in the form of the page that all users see first."""
         self.get("/join/")
         return self.post("/join/", username=name or self.name, password=password)
 
@@ -162,7 +117,7 @@ class Visitor:
     def inside(self, room: str) -> Iterator[Socket]:
         """The same, when it has been welcomed."""
         with self.socket(room) as joined:
-            joined.welcome = joined.hear("welcome")
+            joined.welcome = joined.receive("welcome")
             yield joined
 
     def refused(self, path: str, *headers: tuple[str, str]) -> Response:
@@ -208,7 +163,7 @@ class Socket:
         event: dict[str, Any] = json.loads(self.ws.recv(timeout=TIMEOUT))
         return event
 
-    def hear(self, kind: str) -> dict[str, Any]:
+    def receive(self, kind: str) -> dict[str, Any]:
         """The next event, which is of this kind."""
         event = self.next()
         assert event["type"] == kind, event
@@ -216,9 +171,9 @@ class Socket:
 
     def texts(self, count: int) -> list[str]:
         """The next events, which are messages."""
-        return [self.hear("message")["text"] for _ in range(count)]
+        return [self.receive("message")["text"] for _ in range(count)]
 
-    def goodbye(self) -> tuple[int, str] | None:
+    def close_frame(self) -> tuple[int, str] | None:
         """Code and reason of the server's close frame; None if it closed without one."""
         try:
             while True:
@@ -227,21 +182,21 @@ class Socket:
             return None if closed.rcvd is None else (closed.rcvd.code, closed.rcvd.reason)
 
 
-def new_user(chat: Chat) -> Visitor:
-    """Somebody who has just chosen a name."""
-    visitor = Visitor(chat, f"user-{uuid.uuid4().hex[:8]}")
-    assert visitor.join().status == 302
-    return visitor
+def new_user(chat: Chat) -> User:
+    """A user who has just chosen a name."""
+    user = User(chat, f"user-{uuid.uuid4().hex[:8]}")
+    assert user.join().status == 302
+    return user
 
 
 @pytest.fixture(scope="module")
-def ada(running: Chat) -> Visitor:
+def ada(running: Chat) -> User:
     """A user, in the rooms of all tests: to compute a password's hash takes long."""
     return new_user(running)
 
 
 @pytest.fixture(scope="module")
-def bob(running: Chat) -> Visitor:
+def bob(running: Chat) -> User:
     """Another one."""
     return new_user(running)
 
@@ -251,23 +206,23 @@ def bob(running: Chat) -> Visitor:
 
 def test_first_page_leads_to_the_form_and_on_into_a_room(chat: Chat) -> None:
     """Name and password are all that stands between the address and the chat."""
-    visitor = Visitor(chat)
-    seen = [visitor.get("/").location, visitor.get("/rooms/lobby/").location]
-    visitor.get("/join/")
-    joined = visitor.post(str(seen[1]), username=f"ada-{uuid.uuid4().hex[:8]}", password="x")
+    user = User(chat)
+    seen = [user.get("/").location, user.get("/rooms/lobby/").location]
+    user.get("/join/")
+    joined = user.post(str(seen[1]), username=f"ada-{uuid.uuid4().hex[:8]}", password="x")
     assert [*seen, joined.location] == ["/rooms/lobby/", "/join/?next=/rooms/lobby/", "/rooms/lobby/"]
-    assert 'data-socket="/ws/rooms/lobby/"' in visitor.get("/rooms/lobby/").text
+    assert 'data-socket="/ws/rooms/lobby/"' in user.get("/rooms/lobby/").text
 
 
-def test_migrate_makes_three_rooms(ada: Visitor) -> None:
-    """Nobody has to invent a room first."""
+def test_migrate_makes_three_rooms(ada: User) -> None:
+    """No user has to make a room first."""
     page = ada.get("/rooms/lobby/").text
     assert re.findall(r'href="/rooms/(\w+)/"', page) == ["lobby", "coffee", "help"]
 
 
-def test_known_name_asks_for_its_password(chat: Chat, ada: Visitor) -> None:
-    """A name belongs to whoever came first, however it is spelt."""
-    thief, herself = Visitor(chat), Visitor(chat)
+def test_known_name_asks_for_its_password(chat: Chat, ada: User) -> None:
+    """A name belongs to the first user of it, however it is spelt."""
+    thief, herself = User(chat), User(chat)
     refused = thief.join(ada.name, "another")
     assert (refused.status, "has another password" in refused.text) == (200, True)
     assert herself.join(ada.name.upper()).status == 302
@@ -276,16 +231,16 @@ def test_known_name_asks_for_its_password(chat: Chat, ada: Visitor) -> None:
 
 @pytest.mark.parametrize("name", ["", "<b>", "two words", "n" * 25])
 def test_name_is_refused(chat: Chat, name: str) -> None:
-    """The form says what is wrong, and nobody is logged in."""
-    visitor = Visitor(chat, name)
-    answer = visitor.join(name)
+    """The form says what is wrong, and no user is logged in."""
+    user = User(chat, name)
+    answer = user.join(name)
     assert (answer.status, 'role="alert"' in answer.text) == (200, True)
-    assert visitor.get("/rooms/lobby/").status == 302
+    assert user.get("/rooms/lobby/").status == 302
 
 
-def test_pages_have_a_policy_and_obey_it(chat: Chat, ada: Visitor) -> None:
+def test_pages_have_a_policy_and_obey_it(chat: Chat, ada: User) -> None:
     """Scripts and styles are files of our own, which gunicorn serves with DEBUG off."""
-    pages = [Visitor(chat).get("/join/"), ada.get("/rooms/lobby/")]
+    pages = [User(chat).get("/join/"), ada.get("/rooms/lobby/")]
     files = sorted({path for page in pages for path in re.findall(r'(?:src|href)="(/static/[^"]+)"', page.text)})
     assert files == ["/static/chat/chat.css", "/static/chat/chat.js", "/static/chat/icon.svg"]
     assert [ada.get(path).status for path in files] == [200, 200, 200]
@@ -299,7 +254,7 @@ def test_pages_have_a_policy_and_obey_it(chat: Chat, ada: Visitor) -> None:
 
 def test_socket_of_a_stranger_is_answered_with_the_way_to_the_form(chat: Chat) -> None:
     """Who is not logged in gets no WebSocket, but Django's redirect."""
-    answer = Visitor(chat).refused("/ws/rooms/lobby/")
+    answer = User(chat).refused("/ws/rooms/lobby/")
     assert (answer.status, answer.headers["location"]) == (302, "/join/?next=/ws/rooms/lobby/")
 
 
@@ -313,17 +268,17 @@ def test_socket_of_a_stranger_is_answered_with_the_way_to_the_form(chat: Chat) -
         (f"/ws/rooms/lobby/?since={'9' * 30}", 400),
     ],
 )
-def test_socket_is_refused(ada: Visitor, path: str, status: int) -> None:
+def test_socket_is_refused(ada: User, path: str, status: int) -> None:
     """An address that means nothing is an HTTP error."""
     assert ada.refused(path).status == status
 
 
-def test_socket_of_another_origin_is_refused(ada: Visitor) -> None:
+def test_socket_of_another_origin_is_refused(ada: User) -> None:
     """The cookie of a user does not open a door for other people's pages."""
     assert ada.refused("/ws/rooms/lobby/", ("Origin", "https://evil.example")).status == 403
 
 
-def test_socket_over_http_answers_426(ada: Visitor) -> None:
+def test_socket_over_http_answers_426(ada: User) -> None:
     """The address speaks WebSocket alone."""
     assert ada.get("/ws/rooms/lobby/").status == 426
 
@@ -331,7 +286,7 @@ def test_socket_over_http_answers_426(ada: Visitor) -> None:
 # --- what was said -------------------------------------------------------------------------------------------------
 
 
-def test_welcome_tells_who_is_here(ada: Visitor, room: str) -> None:
+def test_welcome_tells_who_is_here(ada: User, room: str) -> None:
     """In an empty room one finds oneself."""
     with ada.inside(room) as hers:
         me = hers.welcome["you"]
@@ -339,29 +294,29 @@ def test_welcome_tells_who_is_here(ada: Visitor, room: str) -> None:
         assert hers.welcome == {"type": "welcome", "you": me, "people": [me], "messages": [], "earlier": False}
 
 
-def test_message_reaches_all_alike(ada: Visitor, bob: Visitor, room: str) -> None:
+def test_message_reaches_all_alike(ada: User, bob: User, room: str) -> None:
     """Both get the same event, and who comes later finds it."""
     with ada.inside(room) as hers, bob.inside(room) as his:
-        hers.hear("join")
+        hers.receive("join")
         his.say("  Grüße, 你好 👋\n<b>  ")
-        heard = hers.hear("message")
-        assert his.hear("message") == heard
-        assert (heard["text"], heard["user"]["name"]) == ("Grüße, 你好 👋\n<b>", bob.name)
+        received = hers.receive("message")
+        assert his.receive("message") == received
+        assert (received["text"], received["user"]["name"]) == ("Grüße, 你好 👋\n<b>", bob.name)
         with ada.inside(room) as later:
-            assert later.welcome["messages"] == [heard]
+            assert later.welcome["messages"] == [received]
 
 
-def test_message_stays_in_its_room(chat: Chat, ada: Visitor, bob: Visitor, room: str) -> None:
-    """Other rooms hear nothing, and have a history of their own."""
+def test_message_stays_in_its_room(chat: Chat, ada: User, bob: User, room: str) -> None:
+    """Other rooms receive nothing, and have a history of their own."""
     with ada.inside(chat.room()) as elsewhere, bob.inside(room) as his:
         his.say("here")
-        his.hear("message")
+        his.receive("message")
         elsewhere.say("there")
         assert elsewhere.texts(1) == ["there"]
 
 
-def test_history_is_the_last_fifty(ada: Visitor, room: str) -> None:
-    """More would make everybody wait; that there are more is told."""
+def test_history_is_the_last_fifty(ada: User, room: str) -> None:
+    """More would make all users wait; the page says that there are more."""
     with ada.inside(room) as hers:
         hers.say(*map(str, range(53)))
         hers.texts(53)
@@ -370,20 +325,20 @@ def test_history_is_the_last_fifty(ada: Visitor, room: str) -> None:
         assert hers.welcome["earlier"] is True
 
 
-def test_return_brings_what_was_missed(ada: Visitor, bob: Visitor, room: str) -> None:
-    """``since`` is the last message that the page has: those behind it come, and no other."""
+def test_return_brings_what_was_missed(ada: User, bob: User, room: str) -> None:
+    """``since`` is the last message that the page has: those after it come, and no other."""
     with bob.inside(room) as his:
         with ada.inside(room) as hers:
-            his.hear("join")
+            his.receive("join")
             his.say("before")
-            last = hers.hear("message")["id"]
-        his.hear("message")
-        his.hear("leave")
+            last = hers.receive("message")["id"]
+        his.receive("message")
+        his.receive("leave")
         his.say("one", "two")
         his.texts(2)
         with ada.socket(room, f"?since={last}") as hers:
-            welcome = hers.hear("welcome")
-            his.hear("join")
+            welcome = hers.receive("welcome")
+            his.receive("join")
             his.say("three")
             assert [message["text"] for message in welcome["messages"]] == ["one", "two"]
             assert welcome["earlier"] is False
@@ -391,64 +346,64 @@ def test_return_brings_what_was_missed(ada: Visitor, bob: Visitor, room: str) ->
 
 
 @pytest.mark.parametrize("since", ["", "0", str(2**63 - 1)])
-def test_since_may_be_any_id(ada: Visitor, room: str, since: str) -> None:
+def test_since_may_be_any_id(ada: User, room: str, since: str) -> None:
     """A number that is no message's is one that others come after, or not."""
     with ada.socket(room, f"?since={since}") as hers:
-        assert hers.hear("welcome")["messages"] == []
+        assert hers.receive("welcome")["messages"] == []
 
 
 # --- who is here ---------------------------------------------------------------------------------------------------
 
 
-def test_presence_follows_who_comes_and_goes(ada: Visitor, bob: Visitor, room: str) -> None:
-    """The newcomer is told of all, the others of the newcomer."""
+def test_presence_follows_who_comes_and_goes(ada: User, bob: User, room: str) -> None:
+    """The newcomer is informed of all, the others of the newcomer."""
     with ada.inside(room) as hers:
         with bob.inside(room) as his:
             both = [hers.welcome["you"], his.welcome["you"]]
             assert sorted(his.welcome["people"], key=lambda user: user["id"]) == both
-            assert hers.hear("join") == {"type": "join", "user": both[1]}
-        assert hers.hear("leave") == {"type": "leave", "user": both[1]}
+            assert hers.receive("join") == {"type": "join", "user": both[1]}
+        assert hers.receive("leave") == {"type": "leave", "user": both[1]}
 
 
-def test_presence_ends_without_a_goodbye(ada: Visitor, bob: Visitor, room: str) -> None:
+def test_presence_ends_without_a_goodbye(ada: User, bob: User, room: str) -> None:
     """Who is cut off has left too."""
     with ada.inside(room) as hers, bob.inside(room) as his:
-        hers.hear("join")
+        hers.receive("join")
         his.ws.socket.shutdown(2)
-        hers.hear("leave")
+        hers.receive("leave")
 
 
-def test_two_tabs_are_one_user(ada: Visitor, bob: Visitor, room: str) -> None:
+def test_two_tabs_are_one_user(ada: User, bob: User, room: str) -> None:
     """A second tab is not announced, and its user stays until the last one is closed."""
     with bob.inside(room) as his:
         with ada.inside(room) as first:
-            his.hear("join")
+            his.receive("join")
             with ada.inside(room) as second:
                 assert len(second.welcome["people"]) == 2
                 second.say("from the second")
                 assert [his.texts(1), first.texts(1), second.texts(1)] == [["from the second"]] * 3
             first.say("still here")
             assert his.texts(1) == ["still here"]
-        his.hear("leave")
+        his.receive("leave")
 
 
 # --- typing --------------------------------------------------------------------------------------------------------
 
 
-def test_typing_is_told_to_others_and_kept_nowhere(ada: Visitor, bob: Visitor, room: str) -> None:
-    """Neither oneself nor one's other tab is told, nor whoever comes later."""
+def test_typing_is_told_to_others_and_kept_nowhere(ada: User, bob: User, room: str) -> None:
+    """Neither oneself nor one's other tab is informed, nor a user who comes later."""
     with ada.inside(room) as hers, ada.inside(room) as her_other, bob.inside(room) as his:
         for each in (hers, her_other):
-            each.hear("join")
+            each.receive("join")
         hers.send(type="typing")
-        assert his.hear("typing") == {"type": "typing", "user": hers.welcome["you"]}
+        assert his.receive("typing") == {"type": "typing", "user": hers.welcome["you"]}
         hers.say("done")
         assert [each.texts(1) for each in (hers, her_other, his)] == [["done"]] * 3
         with bob.inside(room) as later:
             assert [message["text"] for message in later.welcome["messages"]] == ["done"]
 
 
-def test_typing_is_throttled(ada: Visitor, bob: Visitor, room: str) -> None:
+def test_typing_is_throttled(ada: User, bob: User, room: str) -> None:
     """A page that tells of each key costs the others one event; what was said begins anew."""
     with ada.inside(room) as hers, bob.inside(room) as his:
         for _ in range(2):
@@ -481,17 +436,17 @@ def test_typing_is_throttled(ada: Visitor, bob: Visitor, room: str) -> None:
     ids=lambda value: repr(value)[:30],
 )
 def test_what_no_page_sends_ends_the_connection(
-    ada: Visitor, bob: Visitor, room: str, message: str | bytes, code: int
+    ada: User, bob: User, room: str, message: str | bytes, code: int
 ) -> None:
     """With a code, without a traceback, and the others go on."""
     with bob.inside(room) as his:
         with ada.inside(room) as hers:
             hers.ws.send(message)
-            closed = hers.goodbye()
+            closed = hers.close_frame()
         assert closed is not None
         assert closed[0] == code
-        his.hear("join")
-        his.hear("leave")
+        his.receive("join")
+        his.receive("leave")
 
 
 @pytest.mark.parametrize(
@@ -504,38 +459,38 @@ def test_what_no_page_sends_ends_the_connection(
     ],
     ids=["empty", "blank", "long", "null"],
 )
-def test_what_a_user_may_get_wrong_is_answered(ada: Visitor, bob: Visitor, room: str, text: str, detail: str) -> None:
+def test_what_a_user_may_get_wrong_is_answered(ada: User, bob: User, room: str, text: str, detail: str) -> None:
     """With a sentence, to this user alone; the connection stays."""
     with bob.inside(room) as his, ada.inside(room) as hers:
-        his.hear("join")
+        his.receive("join")
         hers.say(text, "right")
-        assert hers.hear("error") == {"type": "error", "detail": detail}
+        assert hers.receive("error") == {"type": "error", "detail": detail}
         assert hers.texts(1) == his.texts(1) == ["right"]
 
 
 @pytest.mark.parametrize(
-    ("escaped", "heard"), [(r"\ud800", "?"), (r"\ud83d\ude00" * 2000, "😀" * 2000)], ids=["surrogate", "longest"]
+    ("escaped", "received"), [(r"\ud800", "?"), (r"\ud83d\ude00" * 2000, "😀" * 2000)], ids=["surrogate", "longest"]
 )
-def test_text_is_what_json_can_escape(ada: Visitor, room: str, escaped: str, heard: str) -> None:
+def test_text_is_what_json_can_escape(ada: User, room: str, escaped: str, received: str) -> None:
     """Half a surrogate pair is no character; the longest message fits, however it is escaped."""
     with ada.inside(room) as hers:
         hers.ws.send(f'{{"type": "say", "text": "{escaped}"}}')
-        assert hers.texts(1) == [heard]
+        assert hers.texts(1) == [received]
 
 
 # --- the end -------------------------------------------------------------------------------------------------------
 
 
-def test_logout_closes_the_sockets_of_the_session(chat: Chat, bob: Visitor, room: str) -> None:
-    """In all rooms; the same user's other browser and everybody else stay."""
-    desk, phone = new_user(chat), Visitor(chat)
+def test_logout_closes_the_sockets_of_the_session(chat: Chat, bob: User, room: str) -> None:
+    """In all rooms; the same user's other browser and all other users stay."""
+    desk, phone = new_user(chat), User(chat)
     phone.join(desk.name)
     with ExitStack() as stack:
         hers = [stack.enter_context(desk.inside(slug)) for slug in (room, room, chat.room())]
-        others = [stack.enter_context(visitor.inside(room)) for visitor in (phone, bob)]
+        others = [stack.enter_context(user.inside(room)) for user in (phone, bob)]
         assert desk.leave().location == "/join/"
-        assert [each.goodbye() for each in hers] == [(4401, "logged out")] * 3
-        others[0].hear("join")
+        assert [each.close_frame() for each in hers] == [(4401, "logged out")] * 3
+        others[0].receive("join")
         others[1].say("still here")
         assert [each.texts(1) for each in others] == [["still here"]] * 2
     assert desk.refused(f"/ws/rooms/{room}/").status == 302
@@ -547,15 +502,15 @@ def test_restart_says_1012_and_keeps_everybody_logged_in(tmp_path: Path) -> None
         ada, room = new_user(chat), chat.room()
         with ada.inside(room) as hers:
             hers.say("before")
-            last = hers.hear("message")
+            last = hers.receive("message")
             chat.server.kill(signal.SIGHUP)
-            assert hers.goodbye() == (1012, "")
+            assert hers.close_frame() == (1012, "")
         with ada.inside(room) as hers:
             assert hers.welcome["messages"] == [last]
             hers.say("after")
             assert hers.texts(1) == ["after"]
         with ada.socket(room, f"?since={last['id']}") as hers:
-            assert [message["text"] for message in hers.hear("welcome")["messages"]] == ["after"]
+            assert [message["text"] for message in hers.receive("welcome")["messages"]] == ["after"]
 
 
 def test_key_is_nobody_elses(chat: Chat) -> None:
@@ -589,19 +544,19 @@ connection_created.connect(slow_down)
 
 
 def test_nothing_is_lost_or_doubled_or_out_of_order_while_many_speak_and_come(tmp_path: Path) -> None:
-    """Each member has all messages, those of the history and those heard since, in one and the same order."""
+    """Each member has all messages, those of the history and those received since, in one and the same order."""
     (tmp_path / "slow_settings.py").write_text(SLOW_DATABASE)
     with (
         serve_chat(tmp_path, PYTHONPATH=f"{tmp_path}:{CHAT}:{ROOT}", DJANGO_SETTINGS_MODULE="slow_settings") as chat,
         ExitStack() as stack,
     ):
         ada, bob, room = new_user(chat), new_user(chat), chat.room()
-        speakers = [stack.enter_context(visitor.socket(room)) for visitor in (ada, bob)]
+        speakers = [stack.enter_context(user.socket(room)) for user in (ada, bob)]
         for each in speakers:
             each.say(*map(str, range(20)))
         members = speakers + [stack.enter_context(ada.socket(room)) for _ in range(8)]
-        heard = [forty_messages(each) for each in members]
-        assert heard == [sorted(set(heard[0]))] * len(members)
+        received = [forty_messages(each) for each in members]
+        assert received == [sorted(set(received[0]))] * len(members)
 
 
 def forty_messages(member: Socket) -> list[int]:
@@ -615,14 +570,14 @@ def forty_messages(member: Socket) -> list[int]:
 
 
 def test_member_who_does_not_read_delays_nobody(tmp_path: Path) -> None:
-    """Others hear everything meanwhile; who is too far behind is sent away with 1013, and may come back."""
+    """Others receive everything meanwhile; a client that is too slow is closed with 1013, and may come back."""
     with serve_chat(tmp_path, GWS_SEND_LIMIT="65536") as chat:
         ada, bob, room = new_user(chat), new_user(chat), chat.room()
         with socket.socket() as narrow:
             narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             narrow.connect(chat.server.tcp)
             with ada.inside(room) as hers, bob.socket(room, sock=narrow) as his:
-                hers.hear("join")
+                hers.receive("join")
                 kinds = set()
                 for _ in range(2000):  # the kernel takes some megabytes
                     hers.say("😀" * 2000)
@@ -630,4 +585,4 @@ def test_member_who_does_not_read_delays_nobody(tmp_path: Path) -> None:
                     if "leave" in kinds:
                         break
                 assert kinds == {"message", "leave"}
-                assert his.goodbye() == (1013, "too slow")
+                assert his.close_frame() == (1013, "too slow")

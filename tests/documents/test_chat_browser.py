@@ -13,17 +13,18 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, WebSocketRoute, expect
 
-from .. import test_browser
+from ..support.browsing import SIZES, TIMEOUT, browser, needs_chromium
+from ..support.chat import Chat, serve_chat
 from ..support.documents import url
 from ..support.servers import ROOT
-from ..test_browser import SIZES, TIMEOUT, browser  # noqa: F401 - a fixture
-from .test_chat import Chat, serve_chat
 
 SCREENSHOTS = ROOT / "tests" / "screenshots"
 REFUSED = "WebSocket connection to"
 """How Chromium's console begins to tell of a handshake that failed; a page cannot keep it from that."""
 
-pytestmark = test_browser.pytestmark
+__all__ = ["browser"]
+
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chat]:
 
 
 class Person:
-    """Somebody in front of a browser."""
+    """A user in front of a browser."""
 
     def __init__(self, context: BrowserContext, page: Page, name: str) -> None:
         self.context, self.page, self.name = context, page, name
@@ -56,7 +57,7 @@ class Person:
         self.page.get_by_label("Message", exact=True).fill(text)
         self.page.keyboard.press("Enter")
 
-    def hears(self, *texts: str) -> None:
+    def shows(self, *texts: str) -> None:
         """These are the messages on the page, and there is no other."""
         expect(self.bubbles).to_have_text(list(texts))
 
@@ -75,7 +76,7 @@ Newcomer = Callable[..., Person]
 
 
 @pytest.fixture
-def newcomer(browser: Browser) -> Iterator[Newcomer]:  # noqa: F811
+def newcomer(browser: Browser) -> Iterator[Newcomer]:
     """``newcomer(name)``: a browser of their own for each. An error on a page's console fails the test, unless it is
     one that ``expected`` names.
     """
@@ -116,7 +117,7 @@ def test_two_people_talk(chat: Chat, newcomer: Newcomer, room: str) -> None:
     ada.say("Grüße, 你好")
     bob.say("<img src=x onerror=alert(1)>")
     for person in (ada, bob):
-        person.hears("Grüße, 你好", "<img src=x onerror=alert(1)>")
+        person.shows("Grüße, 你好", "<img src=x onerror=alert(1)>")
     expect(ada.page.locator(".mine .bubble")).to_have_text(["Grüße, 你好"])
     expect(ada.page.locator(".message:not(.mine) b")).to_have_text([bob.name])
 
@@ -130,7 +131,7 @@ def test_typing_is_seen_until_the_message_comes(chat: Chat, newcomer: Newcomer, 
     expect(ada.page.get_by_text(f"{bob.name} is typing…")).to_be_visible()
     expect(bob.page.locator("#typing")).to_be_hidden()
     bob.page.keyboard.press("Enter")
-    ada.hears("hello")
+    ada.shows("hello")
     assert ada.page.locator("#typing").is_hidden()  # at once: in the end it goes by itself
 
 
@@ -140,12 +141,12 @@ def test_reload_keeps_the_history_and_is_nobodys_news(chat: Chat, newcomer: Newc
     ada.visit(chat, room)
     bob.visit(chat, room)
     ada.say("one")
-    bob.hears("one")
+    bob.shows("one")
     bob.page.reload()
     bob.is_connected()
-    bob.hears("one")
+    bob.shows("one")
     bob.say("two")
-    ada.hears("one", "two")
+    ada.shows("one", "two")
     expect(ada.notices).to_have_text([f"{bob.name} joined"])
     bob.context.close()
     expect(ada.notices).to_have_text([f"{bob.name} joined", f"{bob.name} left"])
@@ -165,13 +166,13 @@ def test_logout_ends_the_other_tab(chat: Chat, newcomer: Newcomer, room: str) ->
     expect(ada.page.get_by_role("status")).to_have_text("Disconnected")
     expect(ada.page.get_by_label("Message", exact=True)).to_be_hidden()
     bob.say("still here")
-    bob.hears("still here")
+    bob.shows("still here")
     ada.page.get_by_role("link", name="Log in again").click()
     expect(ada.page).to_have_url(url(chat.server, f"/join/?next=/rooms/{room}/", "http"))
 
 
 def test_restart_of_the_server_is_survived(newcomer: Newcomer, tmp_path: Path) -> None:
-    """Both come back by themselves, ask for what is new alone, and talk on; nobody was seen to leave."""
+    """Both come back by themselves, ask for what is new alone, and talk on; no user was seen to leave."""
     with serve_chat(tmp_path) as chat:
         room = chat.room()
         ada, bob = newcomer(), newcomer()
@@ -180,14 +181,14 @@ def test_restart_of_the_server_is_survived(newcomer: Newcomer, tmp_path: Path) -
         ada.visit(chat, room)
         bob.visit(chat, room)
         ada.say("before")
-        bob.hears("before")
+        bob.shows("before")
         with ada.page.expect_websocket(), bob.page.expect_websocket():
             chat.server.kill(signal.SIGHUP)
         for person in (ada, bob):
             person.is_connected()
             expect(person.page.locator("#count")).to_have_text("2")
         bob.say("after")
-        ada.hears("before", "after")
+        ada.shows("before", "after")
         expect(ada.notices).to_have_text([f"{bob.name} joined"])
         assert (sockets[0], sockets[-1]) == ("since=0", "since=1")
         for person in (ada, bob):
@@ -223,29 +224,29 @@ def test_what_was_missed_comes_when_the_line_is_back(chat: Chat, newcomer: Newco
     ada.visit(chat, room)
     bob.visit(chat, room)
     bob.say("one")
-    ada.hears("one")
+    ada.shows("one")
     line.cut()
     expect(ada.page.get_by_role("status")).to_contain_text("Reconnecting")
     bob.say("two")
     bob.say("three")
-    bob.hears("one", "two", "three")
+    bob.shows("one", "two", "three")
     ada.page.get_by_label("Message", exact=True).fill("written meanwhile")
     expect(ada.page.get_by_role("button", name="Send")).to_be_disabled()
-    ada.hears("one")
+    ada.shows("one")
     line.cut_off = False
-    ada.hears("one", "two", "three")
+    ada.shows("one", "two", "three")
     ada.is_connected()
     ada.page.get_by_role("button", name="Send").click()
-    bob.hears("one", "two", "three", "written meanwhile")
+    bob.shows("one", "two", "three", "written meanwhile")
 
 
 def test_what_was_lost_on_the_way_is_in_the_composer_again(chat: Chat, newcomer: Newcomer, room: str) -> None:
-    """A message that the server has not told back is not forgotten; one that it has is not offered again."""
+    """A message that the server has not sent back is not forgotten; one that it has is not offered again."""
     ada = newcomer()
     line = Line(ada.page)
     ada.visit(chat, room)
     ada.say("arrives")
-    ada.hears("arrives")
+    ada.shows("arrives")
     line.swallows = True
     ada.say("is lost")
     line.cut()
@@ -253,7 +254,7 @@ def test_what_was_lost_on_the_way_is_in_the_composer_again(chat: Chat, newcomer:
     expect(ada.page.get_by_label("Message", exact=True)).to_have_value("is lost")
     ada.is_connected()
     ada.page.get_by_role("button", name="Send").click()
-    ada.hears("arrives", "is lost")
+    ada.shows("arrives", "is lost")
 
 
 def test_session_that_ended_meanwhile_ends_the_attempts(chat: Chat, newcomer: Newcomer, room: str) -> None:
@@ -267,7 +268,7 @@ def test_session_that_ended_meanwhile_ends_the_attempts(chat: Chat, newcomer: Ne
 
 
 def test_unread_messages_show_in_the_title(chat: Chat, newcomer: Newcomer, room: str) -> None:
-    """While nobody looks they are counted, and forgotten when somebody does."""
+    """While the page is hidden they are counted; the count is cleared when it is shown."""
     ada, bob = newcomer(), newcomer()
     ada.visit(chat, room)
     bob.visit(chat, room)
@@ -280,7 +281,7 @@ def test_unread_messages_show_in_the_title(chat: Chat, newcomer: Newcomer, room:
 
 
 def test_long_history_is_read_in_peace(chat: Chat, newcomer: Newcomer, room: str) -> None:
-    """Who has scrolled up stays there, and is told that there is more below."""
+    """Who has scrolled up stays there, and is informed that there is more below."""
     ada, bob = newcomer(), newcomer()
     ada.visit(chat, room)
     bob.visit(chat, room)

@@ -65,7 +65,7 @@ SILENCE = sum(getattr(Config(), name, 20) for name in ("ping_interval", "ping_ti
     ("name", "pattern"), [("nginx.conf", r"proxy_read_timeout (\d+)s"), ("haproxy.cfg", r"timeout tunnel (\d+)s")]
 )
 def test_proxy_waits_longer_than_pings_need(name: str, pattern: str) -> None:
-    """It is the server that ends a connection whose peer has gone."""
+    """It is the server that ends a connection whose peer has disconnected."""
     assert number(name, pattern) > SILENCE
 
 
@@ -114,7 +114,7 @@ def test_socket_is_where_the_proxies_look_for_it() -> None:
 
 
 def program(name: str) -> str:
-    """A program of systemd's, or the test is skipped; notices.py tells of it."""
+    """A program of systemd's, or the test is skipped; notices.py names it."""
     found = find(name)
     if found is None:
         pytest.skip(f"{name} is not installed")
@@ -132,7 +132,7 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
 
 @pytest.fixture
 def activated(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """What gunicorn.service starts, as soon as somebody connects to the socket that systemd's tool holds: the process,
+    """What gunicorn.service starts, as soon as a client connects to the socket that systemd's tool holds: the process,
     which becomes gunicorn, and the path of the socket.
     """
     [line] = re.findall(r"^ExecStart=(.*)$", text("gunicorn.service"), re.MULTILINE)
@@ -165,7 +165,7 @@ def connected(path: str) -> RawClient:
     return client
 
 
-def goodbye(client: RawClient) -> int | None:
+def close_code_of(client: RawClient) -> int | None:
     """The code of the server's close frame, which is answered."""
     frame = client.read_frame()
     assert frame.opcode == CLOSE
@@ -175,7 +175,7 @@ def goodbye(client: RawClient) -> int | None:
 
 
 def test_gunicorn_is_started_by_its_socket(activated: tuple[subprocess.Popen[bytes], str]) -> None:
-    """The first client is served, though nothing ran when it connected. A reload says goodbye and serves the next one;
+    """The first client is served, though nothing ran when it connected. A reload closes and serves the next one;
     so does a stop, which leaves the socket to systemd.
     """
     process, path = activated
@@ -183,7 +183,7 @@ def test_gunicorn_is_started_by_its_socket(activated: tuple[subprocess.Popen[byt
     for number in (signal.SIGHUP, signal.SIGTERM):
         with connected(path) as client:
             process.send_signal(number)
-            codes.append(goodbye(client))
+            codes.append(close_code_of(client))
     code = process.wait(STOP_TIMEOUT)
     assert (codes, code, Path(path).exists()) == ([1012, 1012], 0, True)
 
@@ -206,13 +206,13 @@ def test_image_runs_gunicorn_itself_and_not_as_root() -> None:
 
 
 def test_command_of_the_image_serves_and_stops(server_directory: Path) -> None:
-    """It starts as it stands there, and SIGTERM ends it with a goodbye."""
+    """It starts as it stands there, and SIGTERM ends it with a close frame."""
     _, *arguments = json.loads(instructions()["CMD"])
     arguments[:0] = ["--chdir", "examples/django_view"]
     with serve(arguments, server_directory) as server:
         with connected(str(server.unix)) as client:
             server.kill(signal.SIGTERM)
-            code = goodbye(client)
+            code = close_code_of(client)
         ended = server.wait()
     assert (code, ended) == (1012, 0)
 

@@ -119,7 +119,7 @@ def test_django_view_has_a_page(django_view: Server) -> None:
 
 def test_django_view_over_http_answers_400(django_view: Server) -> None:
     """Without an upgrade there is no WebSocket in request.META."""
-    assert get(url(django_view, "/ws/", scheme="http")) == (400, "This address speaks WebSocket.\n")
+    assert get(url(django_view, "/ws/", scheme="http")) == (400, "This address serves only WebSockets.\n")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_flask_view_has_a_page(flask_view: Server) -> None:
 
 def test_flask_view_over_http_answers_426(flask_view: Server) -> None:
     """The route is for WebSockets alone."""
-    assert get(url(flask_view, "/clock", scheme="http")) == (426, "This address speaks WebSocket alone.\n")
+    assert get(url(flask_view, "/clock", scheme="http")) == (426, "This address serves only WebSockets.\n")
 
 
 # --- gevent_websocket_app ------------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ def test_gevent_websocket_app_lets_two_talk(gevent_websocket_app: Server, opened
         heard.append(first.recv())
     said = f"{you}: hello"
     assert me != you
-    assert heard == [f"* {you} is here, 2 in the room", said, said, f"* {you} has left, 1 in the room"]
+    assert heard == [f"* {you} is here, 2 in the room", said, said, f"* {you} has disconnected, 1 in the room"]
 
 
 def name_in(line: str) -> str:

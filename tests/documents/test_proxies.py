@@ -57,22 +57,22 @@ def running(tmp_path_factory: pytest.TempPathFactory, site: Server, certificate:
 
 @pytest.fixture
 def way(request: pytest.FixtureRequest, site: Server, running: Running) -> Iterator[Way]:
-    """The way through the port with which the test is parametrized; gunicorn's log is checked behind each test."""
+    """The way through the port with which the test is parametrized; gunicorn's log is checked after each test."""
     front: Front = request.param
     yield running(installed(front.proxy)).at(front)
     site.log.check()
 
 
 def installed(proxy: str) -> str:
-    """The same, or the test is skipped; notices.py tells of it."""
+    """The same, or the test is skipped; notices.py names it."""
     if find(proxy) is None:
         pytest.skip(f"{proxy} is not installed")
     return proxy
 
 
-def fronts(look: Callable[[Front], bool] = lambda front: True) -> pytest.MarkDecorator:
-    """Parametrizes with the ports for which ``look`` is true."""
-    chosen = [front for front in FRONTS.values() if look(front)]
+def fronts(chooses: Callable[[Front], bool] = lambda front: True) -> pytest.MarkDecorator:
+    """Parametrizes with the ports for which ``chooses`` is true."""
+    chosen = [front for front in FRONTS.values() if chooses(front)]
     return pytest.mark.parametrize("way", chosen, ids=[front.name for front in chosen], indirect=True)
 
 
@@ -165,7 +165,7 @@ def test_subprotocol_is_agreed_on(way: Way) -> None:
 )
 def test_close_code_of_the_application_arrives(way: Way, code: int, reason: str) -> None:
     """Code and reason come through as the application gave them."""
-    with way.open(f"/goodbye?code={code}&reason={quote(reason)}") as ws:
+    with way.open(f"/close?code={code}&reason={quote(reason)}") as ws:
         ended = end_of(ws)
     assert ended.rcvd is not None
     assert (ended.rcvd.code, ended.rcvd.reason) == (code, reason)
@@ -225,7 +225,7 @@ def test_haproxy_tells_the_client_by_the_proxy_protocol(way: Way) -> None:
 
 @fronts(lambda front: front.proxy != "haproxy")
 def test_address_is_empty_behind_a_unix_socket(way: Way) -> None:
-    """Without the PROXY protocol REMOTE_ADDR is nobody, and not, say, the proxy."""
+    """Without the PROXY protocol REMOTE_ADDR is empty, and not the address of the proxy."""
     assert [facts["address"] for facts in seen(way)] == ["", ""]
 
 
@@ -341,7 +341,7 @@ def test_nothing_is_smuggled_behind_a_refused_upgrade(
 
 
 def answer_before_smuggling(way: Way, token: str, first: bytes) -> bytes:
-    """All that comes back for ``first`` and a hidden page behind it, sent at once."""
+    """All that comes back for ``first`` and a hidden page after it, sent at once."""
     with way.raw() as client:
         client.send(first + request(f"/internal/second?id={token}", ("Connection", "close"), host=way.host[1]))
         return client.read_until_eof()
@@ -384,7 +384,7 @@ def test_websocket_is_passed_on_in_any_letters(way: Way, upgrade: str) -> None:
 
 @fronts()
 def test_nothing_is_smuggled_behind_an_upgrade(way: Way, site: Server, token: str) -> None:
-    """Where it is accepted, what follows is frames to gunicorn, before the 101 and behind it: HTTP is a violation."""
+    """Where it is accepted, what follows is frames to gunicorn, before the 101 and after it: HTTP is a violation."""
     second = request(f"/internal/second?id={token}", host=way.host[1])
     with way.raw() as client:
         client.upgrade("/echo", way.host, then=second)
@@ -409,7 +409,7 @@ def test_reload_of_the_proxy_keeps_websockets(
         new = [stack.enter_context(running.at(front).open()) for front in ways]
         assert all(echoes(ws) for ws in [*old, *new])
         for pid in leaving:
-            with suppress(ProcessLookupError):  # one that had no connection has gone
+            with suppress(ProcessLookupError):  # one that had no connection has ended
                 os.kill(pid, signal.SIGKILL)
         assert [end_of(ws).rcvd for ws in old] == [None] * len(old)
         assert all(echoes(ws) for ws in new)
@@ -463,13 +463,13 @@ def impatient(tmp_path: Path, front: Front, site: Server, certificate: Certifica
 
 @cutting
 def test_idle_connection_is_cut_without_pings(impatient: Way) -> None:
-    """The time in the shipped file is the one that counts: behind it the connection ends, without a close frame."""
+    """The time in the shipped file is the one that counts: after it the connection ends, without a close frame."""
     with impatient.open() as ws:
-        assert echoes(ws)
         started = time.monotonic()
+        assert echoes(ws)
         ended = end_of(ws)
     assert ended.rcvd is None
-    assert 0.9 < time.monotonic() - started < 5
+    assert 0.9 < time.monotonic() - started < 5  # not 1: the proxy has a clock of its own
 
 
 @cutting
@@ -496,7 +496,7 @@ def test_idle_connection_is_kept_alive_by_an_application_that_pings(impatient: W
 def test_idle_connection_is_kept_alive_by_pings(
     front: Front, tmp_path: Path, server_directory: Path, certificate: Certificate
 ) -> None:
-    """``ping_interval`` below the proxy's time keeps a connection on which nobody says anything."""
+    """``ping_interval`` below the proxy's time keeps a connection on which no message is sent."""
     env = {"GWS_PING_INTERVAL": "0.3"}
     with (
         launch_server("worker", server_directory, APP, options=OPTIONS, env=env) as server,

@@ -121,7 +121,7 @@ def test_guarded_view_refuses_without_the_token(views: Server) -> None:
 
 
 def test_guarded_view_accepts_with_the_token(views: Server) -> None:
-    """Subprotocol, header, JSON and goodbye of the view arrive."""
+    """Subprotocol, header, JSON and close frame of the view arrive."""
     with opened(url(views, "/guarded/?token=let%20me%20in"), subprotocols=["json.v2", "json.v1"]) as ws:
         ws.send("[1]")
         answer = ws.recv(timeout=TIMEOUT)
@@ -141,17 +141,17 @@ def test_room_view_tells_everybody(views: Server) -> None:
 
 
 def test_room_view_survives_who_leaves_in_mid_sentence(views: Server) -> None:
-    """Who says something and is gone before it is passed on does not keep it from the others."""
+    """Who says something and disconnects before it is passed on does not keep it from the others."""
     with ExitStack() as stack:
         others = [stack.enter_context(opened(url(views, "/room/"))) for _ in range(4)]
-        heard = []
+        received = []
         for word in ("one", "two", "three"):
             with views.connect() as leaving:
                 leaving.upgrade("/room/")
                 leaving.send(frame(TEXT, word.encode()) + close_frame())
                 leaving.read_until_eof()
-            heard.append([ws.recv(timeout=TIMEOUT) for ws in others])
-    assert heard == [["one"] * 4, ["two"] * 4, ["three"] * 4]
+            received.append([ws.recv(timeout=TIMEOUT) for ws in others])
+    assert received == [["one"] * 4, ["two"] * 4, ["three"] * 4]
 
 
 # --- the rest of what is printed -----------------------------------------------------------------------------------

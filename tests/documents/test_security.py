@@ -17,7 +17,7 @@ from ..support.servers import ROOT
 PAGE = (ROOT / "docs" / "security.md").read_text("utf-8")
 ROWS = re.findall(r"^### (\d+)\. (.+)\n((?:(?!^##).*\n)*)", PAGE, re.MULTILINE)
 NAMED = sorted(set(re.findall(r"`(tests/[^`]+)`", PAGE)))
-KNOBS = {knob.name: knob.default for knob in fields(DjangoConfig)}
+SETTINGS = {setting.name: setting.default for setting in fields(DjangoConfig)}
 OTHERS = {"client_header_timeout", "client_body_timeout", "limit_conn", "gevent_pywsgi", "refresh_user"}
 """Names that are no settings of ours: nginx's, gunicorn's, a function's."""
 DEFAULT = re.compile(r"`(\w+)` \(([^),;]+)")
@@ -35,7 +35,7 @@ def part(body: str, name: str) -> str:
 
 @lru_cache
 def functions(path: str) -> set[str]:
-    """The test functions of a file, those of a class behind its name."""
+    """The test functions of a file, those of a class after its name."""
     tree = ast.parse((ROOT / path).read_text("utf-8"))
     names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     for node in tree.body:
@@ -70,17 +70,17 @@ def test_named_test_exists(name: str) -> None:
 def test_named_settings_exist() -> None:
     """Ours are fields of the one table, and the options that begin with two dashes are gunicorn's."""
     names, options = set(re.findall(r"`([a-z]+_[a-z_]+)`", PAGE)), set(re.findall(r"`(--[\w-]+)`", PAGE))
-    assert names - set(KNOBS) - OTHERS == set()
+    assert names - set(SETTINGS) - OTHERS == set()
     assert options - set(gunicorn_options()) == set()
 
 
 @rows
 def test_named_default_is_the_true_one(number: str, body: str) -> None:
-    """Each of ours that stands in parentheses behind its knob, and each number behind an option of gunicorn's."""
+    """Each of ours that stands in parentheses after its setting, and each number after an option of gunicorn's."""
     bounds, options = part(body, "Bounded by"), gunicorn_options()
-    told = {name: text.strip() for name, text in DEFAULT.findall(bounds)}
-    assert told == {name: shown(KNOBS.get(name)) for name in told}
-    assert set(told) == {name for name in re.findall(r"`([a-z_]+)`", bounds) if name in KNOBS}
+    documented = {name: text.strip() for name, text in DEFAULT.findall(bounds)}
+    assert documented == {name: shown(SETTINGS.get(name)) for name in documented}
+    assert set(documented) == {name for name in re.findall(r"`([a-z_]+)`", bounds) if name in SETTINGS}
     numbers = dict(GUNICORN_DEFAULT.findall(bounds))
     assert numbers == {name: str(options[name]) for name in numbers}
 

@@ -177,7 +177,7 @@ def delete(request: HttpRequest, name: str) -> HttpResponse:
 
 
 def forget(request: Any) -> HttpResponse:
-    """The session is gone from the store, and nobody has been told."""
+    """The session was deleted from the store, and no signal was sent."""
     type(request.session)(session_key=request.GET["key"]).delete()
     return HttpResponse("gone")
 

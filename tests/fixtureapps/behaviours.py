@@ -1,4 +1,4 @@
-"""One view for each behaviour, told apart by path. Views record what happens to them, for ``/events``."""
+"""One view for each behaviour, chosen by path. Views record what happens to them, for ``/events``."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import gevent.event
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from gws_middleware import ConnectionClosed, WebSocketMiddleware
+from gws_middleware.connection import control
 from gws_middleware.coroutines import run
 from gws_middleware.typing import Environ, StartResponse
 
-from ..support.seam import is_over
 from .common import Router, configure_logging, query, record, text_response
 
 configure_logging(logging.DEBUG)
@@ -125,7 +125,7 @@ def duration(environ: Environ, start_response: StartResponse) -> Iterable[bytes]
 
 @app.at("/pushing")
 def pushing(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Sends and never receives; ConnectionClosed escapes when the peer has gone."""
+    """Sends and never receives; ConnectionClosed escapes when the peer has disconnected."""
     ws = environ["wsgi.websocket"]
     try:
         while True:
@@ -150,7 +150,7 @@ def sleeping(environ: Environ, start_response: StartResponse) -> Iterable[bytes]
 
 @app.at("/forever")
 def forever(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Sleeps and looks at nothing, until the worker is told to stop."""
+    """Sleeps and checks nothing, until the worker is asked to stop."""
     ws = environ["wsgi.websocket"]
     ws.send("ready")
     try:
@@ -162,7 +162,7 @@ def forever(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 @app.at("/blocking")
 def blocking(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Computes, and lets nobody else run."""
+    """Computes, and lets no other greenlet run."""
     environ["wsgi.websocket"].accept()
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -172,7 +172,7 @@ def blocking(environ: Environ, start_response: StartResponse) -> Iterable[bytes]
 
 @app.at("/waiting")
 def waiting(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Waits for messages until the worker is told to stop."""
+    """Waits for messages until the worker is asked to stop."""
     ws = environ["wsgi.websocket"]
     ws.send("ready")
     try:
@@ -199,7 +199,7 @@ def detached(environ: Environ, start_response: StartResponse) -> Iterable[bytes]
 
 @app.at("/detached/told")
 def detached_told(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Echoes until it is told "bye", and says goodbye then. With ``?raise=`` the view leaves by an exception."""
+    """Echoes until it receives "bye", and closes then. With ``?raise=`` the view leaves by an exception."""
     ws = environ["wsgi.websocket"]
     token = {"QUERY_STRING": environ["QUERY_STRING"]}
 
@@ -217,7 +217,7 @@ def detached_told(environ: Environ, start_response: StartResponse) -> Iterable[b
 
 @app.at("/detached/outlived")
 def detached_outlived(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Is still there when the connection that it has detached has ended: it leaves behind ``on_close``, or while that
+    """Is still there when the connection that it has detached has ended: it returns after ``on_close``, or while that
     still runs (``?first=view``).
     """
     ws, closing, view_left = environ["wsgi.websocket"], gevent.event.Event(), gevent.event.Event()
@@ -235,13 +235,13 @@ def detached_outlived(environ: Environ, start_response: StartResponse) -> Iterab
         record(environ, "view")
         view_left.set()
     else:
-        while not is_over(ws):
+        while not control.is_finished(ws):
             gevent.sleep(0.01)
         record(environ, "view")
     return []
 
 
-# --- the response behind the 101 -----------------------------------------------------------------------------------
+# --- the response after the 101 -----------------------------------------------------------------------------------
 
 Ending = Callable[[Environ, StartResponse, Any], Iterable[bytes]]
 
@@ -501,7 +501,7 @@ def accept(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 
 def _accept_late(environ: Environ) -> None:
-    """Accepts when the peer has had the time to vanish."""
+    """Accepts when the peer has had the time to disconnect."""
     record(environ, "called")
     gevent.sleep(0.1)
     try:

@@ -79,7 +79,7 @@ _WAIT = 5.0
 
 
 def record(environ: Environ, event: str) -> None:
-    """Note that ``event`` has happened to the request with this ``?id=``; ``/events`` tells it."""
+    """Note that ``event`` has happened to the request with this ``?id=``; ``/events`` returns it."""
     global _changed
     _events.setdefault(query(environ, "id"), []).append(event)
     changed, _changed = _changed, Event()

@@ -90,13 +90,13 @@ def idle(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 @app.at("/obedient")
 def obedient(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """A detached connection that does what it is told."""
+    """A detached connection that does what it is asked to."""
 
     def on_message(ws: Any, message: Any) -> None:
         if message == "close":
             ws.close(4000)
         elif message == "raise":
-            raise LookupError("as told")
+            raise LookupError("as asked")
         else:
             ws.send(message)
 
@@ -207,7 +207,7 @@ for _path in ("/after/raise", "/after/status", "/answer/nothing", "/flooding", "
     app.at(f"{_path}/{_IN_PATH}")(app.view(_path))
 
 
-# --- responses behind the 101 (row 23) -----------------------------------------------------------------------------
+# --- responses after the 101 (row 23) -----------------------------------------------------------------------------
 
 
 @app.at("/after/again")

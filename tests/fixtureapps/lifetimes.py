@@ -21,7 +21,7 @@ from gws_middleware.process import registry
 from gws_middleware.servers.pywsgi import HANDLER_KEY
 from gws_middleware.typing import Environ, StartResponse
 
-from ..support.seam import descriptor_of, running_views
+from ..support.seam import descriptor_of
 from .behaviours import PLAIN, app
 from .common import json_response, query, record, text_response
 
@@ -34,7 +34,7 @@ wrapped = WebSocketMiddleware(app)
 def reserved(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """How many slots of this worker are reserved, and for how many connections its drain would wait."""
     here = registry.current()
-    return json_response(start_response, [here.reserved.get("worker", 0), len(here), running_views(here)])
+    return json_response(start_response, [here.slots.reserved.get("worker", 0), len(here), len(here.unfinished)])
 
 
 # --- peers that read nothing before the 101 ------------------------------------------------------------------------
@@ -154,12 +154,12 @@ def fork(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     ws.receive()
     numbers = [descriptor_of(each) for each in registry.current()]
     close = monkey.get_original("os", "close")  # gevent's waits for the loop
-    (told, tell), (end, ending) = os.pipe(), os.pipe()
+    (read_end, write_end), (end, ending) = os.pipe(), os.pipe()
     child = (os.fork if query(environ, "how") == "gevent" else monkey.get_original("os", "fork"))()
     if not child:
         close(ending)
         try:
-            os.write(tell, json.dumps(_child_finds(ws, numbers)).encode())
+            os.write(write_end, json.dumps(_child_finds(ws, numbers)).encode())
             if query(environ, "runs") == "loop":
                 while not select.select([end], [], [], 0)[0]:
                     gevent.sleep(0.001)
@@ -167,12 +167,12 @@ def fork(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
                 monkey.get_original("os", "read")(end, 1)
         finally:
             os._exit(0)
-    close(tell)
+    close(write_end)
     close(end)
-    ws.send(tp_read(told, 10_000))
+    ws.send(tp_read(read_end, 10_000))
     for message in ws:
         _answer_with_pid(ws, message)
-    close(told)
+    close(read_end)
     close(ending)
     os.waitpid(child, 0)
     return []

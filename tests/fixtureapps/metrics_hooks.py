@@ -9,5 +9,5 @@ from gws_middleware.metrics.prometheus import child_exit, post_worker_init
 
 __all__ = ["child_exit", "post_worker_init"]
 
-prometheus.EVERY = float(os.environ.get("METRICS_EVERY", "0.05"))
-statsd.EVERY = 0.0  # whenever gunicorn's heartbeat comes by: each second
+prometheus.INTERVAL = float(os.environ.get("METRICS_EVERY", "0.05"))
+statsd.INTERVAL = 0.0  # at each heartbeat of gunicorn's worker, which is each second

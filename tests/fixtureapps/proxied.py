@@ -48,8 +48,8 @@ def echo(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     return []
 
 
-@pages.at("/goodbye")
-def goodbye(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+@pages.at("/close")
+def close(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """Closes with the code and the reason of the query."""
     ws: WebSocket = environ["wsgi.websocket"]
     ws.accept()
@@ -88,7 +88,7 @@ MOUNTED = {"/internal/": internal, "/facts/": tell_facts}
 
 
 def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Dispatches by prefix, as whoever mounts several applications does, and then by path."""
+    """Dispatches by prefix, as a program that mounts several applications does, and then by path."""
     for prefix, mounted in MOUNTED.items():
         if environ["PATH_INFO"].startswith(prefix):
             return mounted(environ, start_response)

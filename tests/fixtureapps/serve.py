@@ -130,7 +130,7 @@ def main() -> None:
 
         sockets = [gsocket.socket(fileno=fd) for fd in arguments.fd]
     tls = {"certfile": arguments.certfile, "keyfile": arguments.keyfile} if arguments.certfile else {}
-    access_log = open(arguments.access, "a", buffering=1)  # noqa: SIM115 - used until the process is gone
+    access_log = open(arguments.access, "a", buffering=1)  # noqa: SIM115 - used until the process ends
     atexit.register(access_log.close)  # registered first, so called last
     start(sockets, app, tls, access_log)
 

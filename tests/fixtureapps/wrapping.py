@@ -74,7 +74,7 @@ def buffering(app: WSGIApp) -> WSGIApp:
 
 
 def hiding(app: WSGIApp) -> WSGIApp:
-    """Passes plain functions on, so that nobody sees whose methods ``start_response`` and ``write`` are."""
+    """Passes plain functions on, so that it cannot be seen whose methods ``start_response`` and ``write`` are."""
 
     def wrapped(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         def start(status: str, headers: Any, *exc_info: Any) -> Any:
@@ -183,7 +183,7 @@ def nothing(app: WSGIApp) -> WSGIApp:
     return app
 
 
-# --- what sentry was told ------------------------------------------------------------------------------------------
+# --- what sentry received ------------------------------------------------------------------------------------------
 
 _reports: list[str] = []
 

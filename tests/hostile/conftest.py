@@ -1,4 +1,4 @@
-"""One worker for all attacks, an honest peer beside each, and a look at the worker's memory."""
+"""One worker for all attacks, an honest peer beside each, and a check of the worker's memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def one_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def bystander(one_worker: Server) -> Iterator[Bystander]:
-    """An honest peer of that worker, beside all the attacks of one module; behind them descriptors, greenlets and
+    """An honest peer of that worker, beside all the attacks of one module; after them descriptors, greenlets and
     watchers are back at their start.
     """
     before = one_worker.status()

@@ -88,7 +88,7 @@ OURS = {
 
 @pytest.mark.parametrize("name", OURS)
 def test_header_of_the_handshake_is_not_the_views(worker: Server, name: str) -> None:
-    """What would contradict the handshake, or make a proxy look for a body behind the 101 (RFC 9112 6.1)."""
+    """What would contradict the handshake, or make a proxy look for a body after the 101 (RFC 9112 6.1)."""
     with worker.connect() as client:
         client.send(mirrored("/mirroring/and-answer", name=name, room=OURS[name]))
         response = client.read_response()
@@ -97,7 +97,7 @@ def test_header_of_the_handshake_is_not_the_views(worker: Server, name: str) -> 
 
 
 @pytest.mark.parametrize("arguments", [{"subprotocol": 1}, {"headers": [["X", None]]}, {"headers": [[1, "x"]]}])
-def test_argument_of_another_type_is_told_as_one(worker: Server, arguments: dict[str, object]) -> None:
+def test_argument_of_another_type_is_named_in_the_error(worker: Server, arguments: dict[str, object]) -> None:
     """Not text at all: the same ValueError, before anything is written."""
     with worker.connect() as client:
         client.send(upgrade_request(f"/accept?arguments={quote(json.dumps(arguments))}"))

@@ -1,6 +1,6 @@
 """Handshakes that never become whole (row 3).
 
-The deadline is gunicorn's: its gevent worker gives a client ``--keep-alive`` seconds (2 unless told otherwise, no end
+The deadline is gunicorn's: its gevent worker gives a client ``--keep-alive`` seconds (2 by default, no end
 where that is 0) for all of a request's head, however many bytes come in that time. It is the same for the next request
 on a connection, and over once the head is complete: a body and an open WebSocket are not concerned.
 """
@@ -15,10 +15,9 @@ import pytest
 
 from ..support.rawclient import TEXT, Frame, RawClient, upgrade_request
 from ..support.servers import Server
+from ..support.waiting import SPARE, agrees
 from .watch import KEEP_ALIVE, Memory
 
-SPARE = 2.0
-"""Seconds that a busy machine may take longer."""
 PACE = 0.01
 MIB = 2**20
 
@@ -46,22 +45,22 @@ def until_cut(client: RawClient, data: bytes) -> float:
     return time.monotonic() - start
 
 
-@pytest.mark.parametrize("behind", [False, True], ids=["at once", "behind another request"])
+@pytest.mark.parametrize("follows", [False, True], ids=["at once", "after another request"])
 @pytest.mark.parametrize("head", HEADS)
-def test_dribbled_head_is_cut(worker: Server, token: str, head: str, behind: bool) -> None:
+def test_dribbled_head_is_cut(worker: Server, token: str, head: str, follows: bool) -> None:
     """When gunicorn's deadline for the head has passed, however lively the peer is; without a byte of an answer."""
     data = HEADS[head].replace(b"{token}", token.encode())
     with worker.connect() as client:
-        if behind:
+        if follows:
             assert client.get("/").status == 200
         waited = until_cut(client, data)
         rest = client.read_until_eof()
     assert (rest, worker.events(token)) == (b"", [])
-    assert KEEP_ALIVE * 0.8 <= waited < KEEP_ALIVE + SPARE
+    assert agrees(waited, KEEP_ALIVE)
 
 
 def test_dribblers_cost_their_bytes(worker: Server, memory: Memory) -> None:
-    """Two hundred at once: none holds more than what it has sent, and all are gone when the deadline has passed."""
+    """Two hundred at once: none holds more than what it has sent, and all are closed when the deadline has passed."""
     before = worker.status()
     with ExitStack() as stack, memory.grows_by_less_than(8 * MIB):
         clients = [stack.enter_context(worker.connect()) for _ in range(200)]

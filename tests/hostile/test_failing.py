@@ -1,4 +1,5 @@
-"""Applications that fail behind the 101 (row 23): one record, 1011, no byte of HTTP, and nobody else notices.
+"""Applications that fail after the 101 (row 23): one record, 1011, no byte of HTTP, other connections
+are not affected.
 
 ``tests/test_middleware.py`` has the same on every server; here it is one worker, and others are beside it.
 """
@@ -13,7 +14,7 @@ from ..support.rawclient import TEXT, Frame, RawClient, close_frame, frame, requ
 from ..support.servers import Server
 
 RAISED = "the application raised; closed with 1011 .*"
-FAILURES = {  # how the view ends behind the 101, what the one record says
+FAILURES = {  # how the view ends after the 101, what the one record says
     "raise": RAISED + "LookupError: the reason$",
     "error-page": "the application answered '500 Internal Server Error'; closed with 1011$",
     "twice": RAISED + "AssertionError: start_response was called twice without exc_info",
@@ -36,7 +37,7 @@ def logged(server: Server, start: int) -> list[str]:
 
 
 def goodbye_of(client: RawClient) -> tuple[int | None, bytes]:
-    """The code of the close frame that comes next, and every byte behind it when it has been answered."""
+    """The code of the close frame that comes next, and every byte after it when it has been answered."""
     close = client.read_frame()
     client.send(close_frame(close.code))
     return close.code, client.read_until_eof()
@@ -59,7 +60,7 @@ def test_view_that_fails_is_one_record_and_1011(worker: Server, ending: str, pip
 
 
 @pytest.mark.parametrize("ending", QUIET)
-def test_response_behind_the_101_is_no_error(worker: Server, ending: str) -> None:
+def test_response_after_the_101_is_no_error(worker: Server, ending: str) -> None:
     """It is swallowed, the record is not written, and the connection closes as ever."""
     start = len(worker.log.records())
     with worker.connect() as client:
@@ -87,19 +88,19 @@ def test_many_views_that_fail_at_once_are_one_record_each(worker: Server, ending
 
 
 def test_callback_that_fails_is_one_record_and_1011(worker: Server) -> None:
-    """``on_message`` of a detached connection: what waits behind the message is dropped."""
+    """``on_message`` of a detached connection: what waits after the message is dropped."""
     start = len(worker.log.records())
     with worker.connect() as client:
         client.upgrade("/obedient", then=frame(TEXT, b"fine") + frame(TEXT, b"raise") + frame(TEXT, b"lost"))
         first = client.read_frame()
         code, rest = goodbye_of(client)
-    worker.log.expect("^ERROR gws_middleware: WebSocket '/obedient': .* raised; closed with 1011 .*as told$")
+    worker.log.expect("^ERROR gws_middleware: WebSocket '/obedient': .* raised; closed with 1011 .*as asked$")
     assert (first, code, rest) == (Frame(TEXT, b"fine"), 1011, b"")
     assert len(logged(worker, start)) == 1
 
 
 def test_last_callback_that_fails_is_one_record(worker: Server) -> None:
-    """``on_close``: the goodbye has been said already."""
+    """``on_close``: the close frame has been sent already."""
     start = len(worker.log.records())
     with worker.connect() as client:
         client.upgrade("/parting")
@@ -109,8 +110,8 @@ def test_last_callback_that_fails_is_one_record(worker: Server) -> None:
     assert len(logged(worker, start)) == 1
 
 
-def test_failing_neighbours_leave_an_open_connection_alone(worker: Server, token: str) -> None:
-    """One that was open before, in the middle of a message, has it whole behind all of the others' ends."""
+def test_failing_connections_leave_an_open_one_alone(worker: Server, token: str) -> None:
+    """One that was open before, in the middle of a message, has it whole after all of the others' ends."""
     with worker.connect() as client:
         client.upgrade(f"/echo?id={token}", then=frame(TEXT, b"begun, ", fin=False))
         for ending, sentence in FAILURES.items():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
 
-from ..support.rawclient import BINARY, CONTINUATION, PING, PONG, TEXT, Frame, RawClient, frame
+from ..support.rawclient import BINARY, CONTINUATION, DEFLATE, PING, PONG, TEXT, Frame, RawClient, deflated, frame
 from ..support.servers import Server
 from .watch import SETTINGS, Memory
 
@@ -49,7 +48,7 @@ def bytes_taken(worker: Server) -> None:
 
 
 def test_announced_message_holds_the_bytes_that_came(worker: Server, peers: list[RawClient], memory: Memory) -> None:
-    """Twenty peers announce a mebibyte each, which nobody sends: no memory is set aside for it."""
+    """Twenty peers announce a mebibyte each, which are never sent: no memory is set aside for it."""
     with memory.grows_by_less_than(BASE):
         for client in peers:
             client.send(frame(BINARY, b"x" * KIB, length=MAX_MESSAGE_SIZE - 1, fin=False))
@@ -117,12 +116,6 @@ def test_fragment_flood_leaves_memory_flat(peers: list[RawClient], memory: Memor
 # --- bombs (row 2) -------------------------------------------------------------------------------------------------
 
 
-def deflated(payload: bytes) -> bytes:
-    """A message's payload under permessage-deflate (RFC 7692 7.2.1)."""
-    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
-    return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
-
-
 def in_one_frame(data: bytes) -> bytes:
     return frame(BINARY, data, rsv=4)
 
@@ -141,7 +134,7 @@ def test_bomb_is_inflated_up_to_the_limit(
     """1009, and memory grows by the limit and the pieces it takes to get there, not by what it would inflate to."""
     bomb = shape(deflated(b"\0" * size))
     with memory.grows_by_less_than(2 * MAX_MESSAGE_SIZE + MIB), worker.connect() as client:
-        client.upgrade("/echo", ("Sec-WebSocket-Extensions", "permessage-deflate"))
+        client.upgrade("/echo", DEFLATE)
         client.send(bomb)
         frames = client.read_frames_until_eof()
     assert [one.code for one in frames] == [1009]
@@ -151,7 +144,7 @@ def test_many_messages_that_inflate_much_come_one_by_one(worker: Server, memory:
     """Two hundred messages of the largest size in one write, to a view that does not receive: a few are inflated."""
     message = in_one_frame(deflated(b"\0" * MAX_MESSAGE_SIZE))
     with memory.grows_by_less_than(8 * MAX_MESSAGE_SIZE), worker.connect() as client:
-        client.upgrade("/idle?nap=0.3", ("Sec-WebSocket-Extensions", "permessage-deflate"))
+        client.upgrade("/idle?nap=0.3", DEFLATE)
         client.send(message * 200)
         received = [client.read_frame(), client.read_frame()]
     assert [received[0], received[1].code] == [Frame(TEXT, b"ready"), 1000]

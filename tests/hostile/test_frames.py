@@ -136,7 +136,7 @@ def test_broken_frame_ends_the_connection(worker: Server, path: str, sent: bytes
     """The message before it is answered, it is refused with its code, and what follows is not looked at."""
     with worker.connect() as client:
         client.upgrade(path)
-        client.send(frame(TEXT, b"before") + sent + frame(TEXT, b"behind"))
+        client.send(frame(TEXT, b"before") + sent + frame(TEXT, b"after"))
         frames = client.read_frames_until_eof()
     assert [one.code if one.opcode == CLOSE else one for one in frames] == [Frame(TEXT, b"before"), code]
 
@@ -172,9 +172,9 @@ def test_control_frames_inside_a_message_are_answered(worker: Server, size: int)
         client.send(OPEN_TEXT + frame(PONG, payload) + frame(PING, payload))
         between = client.read_frame()
         client.send(frame(CONTINUATION, b", ", fin=False) + frame(PING, payload) + frame(CONTINUATION, b"done"))
-        behind = [client.read_frame(), client.read_frame()]
+        answers = [client.read_frame(), client.read_frame()]
     assert between == Frame(PONG, payload)
-    assert sorted(behind) == [Frame(TEXT, b"begun, done"), Frame(PONG, payload)]
+    assert sorted(answers) == [Frame(TEXT, b"begun, done"), Frame(PONG, payload)]
 
 
 def test_close_frame_inside_a_message_is_answered(worker: Server) -> None:

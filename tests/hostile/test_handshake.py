@@ -70,7 +70,7 @@ BROKEN: dict[str, Headers] = {
 FINE: dict[str, Headers] = {
     "subprotocols on two lines": twice("Sec-WebSocket-Protocol", "chat", "superchat"),
     "extensions on two lines": twice("Sec-WebSocket-Extensions", "permessage-deflate", "x; a=1"),
-    "extension nobody knows": extension('x-unknown; a="b"; c'),
+    "unknown extension": extension('x-unknown; a="b"; c'),
     "empty items": subprotocol(",chat, ,"),
     "empty subprotocols": subprotocol(""),
     "subprotocols of commas alone": subprotocol(", ,"),
@@ -84,7 +84,7 @@ FINE: dict[str, Headers] = {
 @pytest.mark.parametrize("headers", BROKEN.values(), ids=BROKEN)
 @pytest.mark.parametrize("server", SERVERS, indirect=True)
 def test_broken_header_is_a_400(server: Server, token: str, headers: Headers) -> None:
-    """The answer is a 400 and the end: the application is not asked, nothing behind the request is served."""
+    """The answer is a 400 and the end: the application is not asked, nothing after the request is served."""
     with server.connect() as client:
         client.send(upgrade_request(f"/second?id={token}", *headers) + request(f"/second?id={token}"))
         response = client.read_response()

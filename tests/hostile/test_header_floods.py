@@ -1,7 +1,7 @@
 """Sec-WebSocket-* headers as long and as intricate as gunicorn lets them through (row 4).
 
-What they cost is compared with what gunicorn alone spends on as many bytes of a header that nobody reads: a parser that
-went over them again and again would cost hundreds of times that, and no clock decides whether a test fails.
+What they cost is compared with what gunicorn alone spends on as many bytes of a header that is never read: a parser
+that went over them again and again would cost hundreds of times that, and no clock decides whether a test fails.
 """
 
 from __future__ import annotations

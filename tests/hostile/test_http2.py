@@ -108,7 +108,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, certificate: Certificate) 
 
 @pytest.fixture
 def server(running: Server) -> Iterator[Server]:
-    """The same; its log is checked behind each test."""
+    """The same; its log is checked after each test."""
     yield running
     running.log.check()
 

@@ -41,14 +41,14 @@ class Written:
 
 @pytest.fixture
 def written(worker: Server) -> Iterator[Written]:
-    """What the test made the worker log; checked behind it."""
+    """What the test made the worker log; checked after it."""
     lines = Written(worker.log)
     yield lines
     lines.check()
 
 
 def nothing(client: RawClient) -> None:
-    """Waits for the server's goodbye."""
+    """Waits for the server's close frame."""
     client.read_frames_until_eof()
 
 
@@ -64,12 +64,12 @@ def told_to_raise(client: RawClient) -> None:
 
 
 def leaving(client: RawClient) -> None:
-    """Says goodbye."""
+    """Closes."""
     client.say_goodbye()
 
 
 def leaving_with_a_reason(client: RawClient) -> None:
-    """Says goodbye, and why."""
+    """Closes with a reason."""
     client.send(close_frame(4001, UGLY))
     client.read_frames_until_eof()
 
@@ -97,8 +97,8 @@ def test_path_and_reason_are_escaped(worker: Server, written: Written, view: str
     assert record.text.startswith(f"{record.level} gws_middleware: WebSocket {view + '/' + IN_PATH!a}: ")
 
 
-def test_reason_is_told_escaped(worker: Server, written: Written, token: str) -> None:
-    """It is not left out: whoever looks for it finds it."""
+def test_reason_is_logged_escaped(worker: Server, written: Written, token: str) -> None:
+    """It is not left out: it can be searched for."""
     with worker.connect() as client:
         client.upgrade(f"/pushing?id={token}")
         client.send(close_frame(4001, token + UGLY))

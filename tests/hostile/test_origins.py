@@ -1,4 +1,4 @@
-"""Pages of others that open a WebSocket with their visitor's cookies (row 1): 403 instead of the 101."""
+"""Pages of others that open a WebSocket with their user's cookies (row 1): 403 instead of the 101."""
 
 from __future__ import annotations
 
@@ -141,14 +141,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def origins(running: Server) -> Iterator[Server]:
-    """The same; its log is checked behind each test."""
+    """The same; its log is checked after each test."""
     yield running
     running.log.check()
 
 
 @pytest.mark.parametrize("case", FOREIGN)
 def test_foreign_origin_is_refused_before_the_101(origins: Server, token: str, case: Case) -> None:
-    """403 and the end: the view is not called, whatever is in the cookie, and nothing behind the request is served."""
+    """403 and the end: the view is not called, whatever is in the cookie, and nothing after the request is served."""
     name, host, headers = case
     cookie = ("Cookie", "sessionid=of-the-victim")
     with origins.connect() as client:

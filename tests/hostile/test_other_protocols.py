@@ -1,6 +1,6 @@
 """Other protocols on an upgraded connection, and frames that come with the handshake (row 19).
 
-``tests/servers/test_takeover.py`` has the plain cases on every server. Here: what else a scanner or a smuggler sends,
+``tests/servers/test_servers.py`` has the plain cases on every server. Here: what else a scanner or a smuggler sends,
 and connections whose view has returned, on which the server could take up its work again.
 """
 

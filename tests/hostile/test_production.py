@@ -10,7 +10,6 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -30,12 +29,11 @@ from ..support.rawclient import (
     upgrade_request,
 )
 from ..support.servers import Record, Server, eventually, launch
+from ..support.waiting import SPARE, agrees
 from .watch import Bystander, Memory
 
 HOSTILE = "tests.fixtureapps.hostile"
 MIB = 2**20
-SPARE = 2.0
-"""Seconds that a busy machine may take longer."""
 INTERVAL, TIMEOUT, MESSAGE = 0.4, 0.4, 1.0
 IMPATIENT = {
     "GWS_PING_INTERVAL": str(INTERVAL),
@@ -55,7 +53,7 @@ def impatient_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
 
 @pytest.fixture
 def impatient(impatient_server: Server) -> Iterator[Server]:
-    """That worker, with an honest peer beside the attack; behind it nothing is left."""
+    """That worker, with an honest peer beside the attack; after it nothing is left."""
     before = impatient_server.status()
     with Bystander(impatient_server) as honest:
         yield impatient_server
@@ -84,11 +82,11 @@ def test_message_that_takes_too_long_ends_with_1008(impatient: Server, path: str
         seen = dribble(client, piece, until=begin + MESSAGE + SPARE)
         waited = time.monotonic() - begin
     assert [one.code for one in seen if one.opcode == CLOSE] == [1008]
-    assert waited >= MESSAGE * 0.9
+    assert agrees(waited, MESSAGE)
 
 
 def dribble(client: RawClient, piece: bytes, until: float) -> list[Frame]:
-    """Send the piece again and again until the other side has said goodbye; what it said."""
+    """Send the piece again and again until the other side has closed; what it sent."""
     seen: list[Frame] = []
     client.sock.settimeout(0.05)
     while time.monotonic() < until and not any(one.opcode == CLOSE for one in seen):
@@ -137,10 +135,10 @@ def flood_records(worker: Server) -> list[Record]:
     return [one for one in worker.log.records() if "closed with 1008 'a flood of pings'" in one.text]
 
 
-# --- nobody there (row 12) -----------------------------------------------------------------------------------------
+# --- no peer (row 12) -----------------------------------------------------------------------------------------
 
 
-def vanish(client: RawClient) -> None:
+def disconnect(client: RawClient) -> None:
     """As if the cable were cut: from now on the kernel drops what comes for this socket, and acknowledges nothing."""
     instruction = struct.pack("HBBI", 0x06, 0, 0, 0)  # BPF: return 0 bytes of every packet
     buffer = ctypes.create_string_buffer(instruction)
@@ -149,38 +147,38 @@ def vanish(client: RawClient) -> None:
 
 
 @pytest.mark.parametrize("path", ["/echo", "/detached"])
-def test_peer_that_vanished_is_found_by_ping(impatient: Server, token: str, path: str) -> None:
+def test_lost_peer_is_found_by_ping(impatient: Server, token: str, path: str) -> None:
     """Without a FIN, in the interval and the time to answer; the view, or ``on_close``, sees the end with 1011."""
     with impatient.connect() as client:
-        client.upgrade(f"{path}?id={token}")
-        vanish(client)
         begin = time.monotonic()
+        client.upgrade(f"{path}?id={token}")
+        disconnect(client)
         wanted = "ended" if path == "/echo" else "left after 1011"
         impatient.events(token, wanted)
         waited = time.monotonic() - begin
         [record] = impatient.log.find(f"'{path}': closed with 1011 'keepalive ping timeout'")[-1:]
         impatient.settled(websockets=1)  # the honest peer
-    assert INTERVAL + TIMEOUT <= waited < INTERVAL + TIMEOUT + SPARE
+    assert agrees(waited, INTERVAL + TIMEOUT)
     assert record.level == "INFO"
 
 
 @pytest.mark.parametrize("path", ["/pushing", "/sleeping"])
-def test_peer_that_vanished_is_found_though_the_view_never_receives(impatient: Server, token: str, path: str) -> None:
+def test_lost_peer_is_found_though_the_view_never_receives(impatient: Server, token: str, path: str) -> None:
     """It only sends, or sleeps: pongs are missed all the same."""
     with impatient.connect() as client:
         client.upgrade(f"{path}?id={token}")
-        vanish(client)
+        disconnect(client)
         wanted = "left by ConnectionClosed" if path == "/pushing" else "woke up after 1011"
         assert impatient.events(token, wanted) == [wanted]
         impatient.settled(websockets=1)
 
 
 def test_peer_that_vanished_behind_a_full_inbox_is_let_go(impatient: Server, token: str) -> None:
-    """Nobody reads its pongs, so nobody misses them: the kernel finds out by what is not acknowledged."""
+    """No application reads its pongs, so none misses them: the kernel finds out by what is not acknowledged."""
     with impatient.connect() as client:
         client.upgrade(f"/sleeping?id={token}")
         client.send(frame(TEXT, b"x") * 100)
-        vanish(client)
+        disconnect(client)
         assert impatient.events(token, "woke up after 1006") == ["woke up after 1006"]
         impatient.settled(websockets=1)
 
@@ -188,18 +186,18 @@ def test_peer_that_vanished_behind_a_full_inbox_is_let_go(impatient: Server, tok
 def test_silent_peer_that_answers_pings_stays(impatient: Server) -> None:
     """For many intervals, without a message of either side; its pings come at the interval."""
     with impatient.connect() as client:
+        begin = time.monotonic()
         client.upgrade("/echo")
-        times = []
         for _ in range(6):
             ping = client.read_frame()
-            times.append(time.monotonic())
             assert ping.opcode == PING
             client.send(frame(PONG, ping.payload))
+        waited = time.monotonic() - begin
         client.text("still here")
         received = client.read_frame()
         assert client.say_goodbye()[-1].code == 1000
     assert received == Frame(TEXT, b"still here")
-    assert min(later - earlier for earlier, later in pairwise(times)) > INTERVAL * 0.9
+    assert agrees(waited, 6 * INTERVAL)
 
 
 # --- too many (row 21) ---------------------------------------------------------------------------------------------
@@ -222,7 +220,7 @@ def small(small_server: Server) -> Iterator[Server]:
 
 
 def refusal(server: Server) -> tuple[int, str | None, bytes]:
-    """How one handshake more is answered, and that the connection ends behind it."""
+    """How one handshake more is answered, and that the connection ends after it."""
     with server.connect() as client:
         response = answer(client)
         assert client.read_until_eof() == b""
@@ -273,8 +271,8 @@ def test_connection_beyond_the_limit_of_its_address_is_a_429(small: Server) -> N
     assert found == (429, "5", b"Your address has 3 WebSockets here, and may have no more.\n")
 
 
-@pytest.mark.parametrize("end", ["goodbye", "reset", "refused by the application", "violation"])
-def test_ended_connections_give_their_places_back(small: Server, end: str) -> None:
+@pytest.mark.parametrize("end", ["close", "reset", "refused by the application", "violation"])
+def test_ended_connections_release_their_slots(small: Server, end: str) -> None:
     """Whatever ended them."""
     for _ in range(10):
         with small.connect() as client:
@@ -283,7 +281,7 @@ def test_ended_connections_give_their_places_back(small: Server, end: str) -> No
                 continue
             eventually(lambda: small.status()["websockets"] < 3, "a place")
             client.upgrade("/echo")
-            if end == "goodbye":
+            if end == "close":
                 client.say_goodbye()
             elif end == "reset":
                 client.reset()
@@ -299,11 +297,11 @@ def test_ended_connections_give_their_places_back(small: Server, end: str) -> No
 # --- a deploy (row 22) ---------------------------------------------------------------------------------------------
 
 CROWD = 700
-"""At 500 goodbyes in a second they take more than one."""
+"""At 500 close frames in a second they take more than one."""
 
 
 def leave(clients: list[RawClient]) -> tuple[list[int | None], float]:
-    """The codes that they hear, each answered at once, and the seconds from the first to the last."""
+    """The codes that they receive, each answered at once, and the seconds from the first to the last."""
     codes, times = [], []
     for client in clients:
         codes.append(client.read_frame().code)
@@ -322,17 +320,17 @@ def crowd(stack: ExitStack, server: Server) -> list[RawClient]:
     return clients
 
 
-def test_goodbyes_of_a_stop_are_spread_and_say_1012(server_directory: Path) -> None:
-    """Everybody hears it."""
+def test_close_frames_of_a_stop_are_spread_and_have_1012(server_directory: Path) -> None:
+    """All connections receive it."""
     with launch("worker", server_directory, HOSTILE) as server, ExitStack() as stack:
         clients = crowd(stack, server)
         server.kill(signal.SIGTERM)
         codes, seconds = leave(clients)
     assert codes == [1012] * CROWD
-    assert seconds > 0.5 * CROWD / 500
+    assert seconds > 0.5 * CROWD / 500  # half: the test may read the first frame late
 
 
-def test_goodbyes_of_a_reload_say_1012(server_directory: Path) -> None:
+def test_close_frames_of_a_reload_have_1012(server_directory: Path) -> None:
     """Spread as well, while the new worker takes connections."""
     with launch("worker", server_directory, HOSTILE) as server, ExitStack() as stack:
         clients = crowd(stack, server)
@@ -341,10 +339,10 @@ def test_goodbyes_of_a_reload_say_1012(server_directory: Path) -> None:
         codes, seconds = leave(clients)
         eventually(lambda: server.status()["pid"] != before, "a new worker")
     assert codes == [1012] * CROWD
-    assert seconds > 0.5 * CROWD / 500
+    assert seconds > 0.5 * CROWD / 500  # half: the test may read the first frame late
 
 
-def test_all_are_gone_before_the_graceful_timeout(server_directory: Path) -> None:
+def test_all_are_closed_before_the_graceful_timeout(server_directory: Path) -> None:
     """Those too that answer nothing: the server has not been killed, and its views have cleaned up."""
     with launch("worker", server_directory, HOSTILE, options=["--graceful-timeout", "6"]) as server:
         with ExitStack() as stack:
@@ -358,5 +356,5 @@ def test_all_are_gone_before_the_graceful_timeout(server_directory: Path) -> Non
             server.wait(6)
             seconds = time.monotonic() - begin
         ends = [one for one in server.log.records() if re.search("finally of .* after 1012", one.text)]
-    assert [[one.code for one in heard] for heard in frames] == [[1012]] * 50
+    assert [[one.code for one in received] for received in frames] == [[1012]] * 50
     assert (len(ends), seconds < 6) == (50, True)

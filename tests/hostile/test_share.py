@@ -11,14 +11,12 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from ..support.rawclient import BINARY, CLOSE, CONTINUATION, TEXT, Frame, RawClient, frame
+from ..support.rawclient import BINARY, CLOSE, CONTINUATION, DEFLATE, TEXT, Frame, RawClient, deflated, frame
 from ..support.servers import Server, launch
-from .test_floods import deflated
 
 SLOW = "/computing?each=0.002"
 DETACHED = "/computing?each=0.002&detached=1"
 ECHOES = 30
-DEFLATE = ("Sec-WebSocket-Extensions", "permessage-deflate")
 FRAGMENTS = frame(TEXT, b"x", fin=False) + frame(CONTINUATION, b"x", fin=False) * 9000
 INFLATING = frame(BINARY, deflated(bytes(2**19)), rsv=4) * 100
 

@@ -1,7 +1,7 @@
 """A second request hidden behind a handshake that is refused (row 18), and what is no handshake at all (row 20).
 
-A proxy that has passed on an upgrade may tunnel whatever comes behind it, unread. So behind each refusal, whoever it is
-from, the response goes out, the connection ends, and what came behind it was served to nobody.
+A proxy that has passed on an upgrade may tunnel whatever comes after it, unread. So after each refusal, whichever part
+refuses, the response goes out, the connection ends, and what came after it was not served.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Headers = list[tuple[str, str]]
 
 
 def smuggled(token: str, host: str = "test") -> bytes:
-    """The request that nobody may serve."""
+    """The request that must not be served."""
     return request(f"/second?id={token}", host=host)
 
 
@@ -28,7 +28,7 @@ def chunked(body: bytes) -> bytes:
     return b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
 
 
-BEHIND = {  # what comes behind a refused handshake in the same segment, when {} is the smuggled request
+AFTER = {  # what comes after a refused handshake in the same segment, when {} is the smuggled request
     "a request": b"{}",
     "many requests": b"{}" * 20,
     "an empty line and a request": b"\r\n{}",
@@ -39,16 +39,16 @@ BEHIND = {  # what comes behind a refused handshake in the same segment, when {}
 }
 
 
-def behind(what: str, token: str) -> bytes:
+def after(what: str, token: str) -> bytes:
     """Those bytes."""
     hidden = smuggled(token)
-    if BEHIND[what].startswith(b"chunk{}"):
+    if AFTER[what].startswith(b"chunk{}"):
         return chunked(hidden) + hidden
-    return BEHIND[what].replace(b"{}", hidden).replace(b"id=token", b"id=" + token.encode())
+    return AFTER[what].replace(b"{}", hidden).replace(b"id=token", b"id=" + token.encode())
 
 
 def answered(server: Server, sent: bytes, later: bytes) -> tuple[Response, bytes]:
-    """The response and what comes behind it, twice: ``later`` is sent in the same segment, and when the answer came."""
+    """The response and what comes after it, twice: ``later`` is sent in the same segment, and when the answer came."""
     with server.connect() as client:
         client.send(sent + later)
         response = client.read_response()
@@ -93,27 +93,27 @@ ERRORS = {
 }
 
 
-@pytest.mark.parametrize("what", BEHIND)
+@pytest.mark.parametrize("what", AFTER)
 @pytest.mark.parametrize("rule", BY_A_RULE)
-def test_nothing_behind_a_broken_rule_is_served(worker: Server, token: str, rule: str, what: str) -> None:
+def test_nothing_after_a_broken_rule_is_served(worker: Server, token: str, rule: str, what: str) -> None:
     """The refusal is the last byte on the connection."""
     sent, status = BY_A_RULE[rule]
-    response, rest = answered(worker, sent, behind(what, token))
+    response, rest = answered(worker, sent, after(what, token))
     assert (response.status, response.headers["connection"].lower(), rest) == (status, "close", b"")
     assert worker.events(token) == []
 
 
-@pytest.mark.parametrize("what", BEHIND)
+@pytest.mark.parametrize("what", AFTER)
 @pytest.mark.parametrize("path", BY_THE_VIEW)
-def test_nothing_behind_a_refusal_of_the_view_is_served(worker: Server, token: str, path: str, what: str) -> None:
+def test_nothing_after_a_refusal_of_the_view_is_served(worker: Server, token: str, path: str, what: str) -> None:
     """The view's own answer, by whatever means of WSGI, is the last byte too."""
-    response, rest = answered(worker, upgrade_request(path), behind(what, token))
+    response, rest = answered(worker, upgrade_request(path), after(what, token))
     assert (response.status, response.headers["connection"].lower(), rest) == (BY_THE_VIEW[path], "close", b"")
     assert worker.events(token) == []
 
 
 @pytest.mark.parametrize("path", ERRORS)
-def test_nothing_behind_an_error_of_the_view_is_served(worker: Server, token: str, path: str) -> None:
+def test_nothing_after_an_error_of_the_view_is_served(worker: Server, token: str, path: str) -> None:
     """The same for a view that fails before the 101."""
     response, rest = answered(worker, upgrade_request(path), smuggled(token))
     worker.log.expect(ERRORS[path], 2)
@@ -121,8 +121,8 @@ def test_nothing_behind_an_error_of_the_view_is_served(worker: Server, token: st
 
 
 @pytest.mark.parametrize("before", [1, 5])
-def test_refusal_behind_served_requests_is_the_end(worker: Server, token: str, before: int) -> None:
-    """Requests in front of the handshake, on the same connection, are served as ever; none behind it."""
+def test_refusal_after_served_requests_is_the_end(worker: Server, token: str, before: int) -> None:
+    """Requests before the handshake, on the same connection, are served as ever; none after it."""
     with worker.connect() as client:
         client.send(request("/") * before + upgrade_request("/no-such-path") + smuggled(token))
         statuses = [client.read_response().status for _ in range(before + 1)]
@@ -159,12 +159,12 @@ def running_django(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
 
 @pytest.fixture
 def django(running_django: Server) -> Iterator[Server]:
-    """The same; behind each test its log has no error, but what Django tells of an answer that is a refusal."""
+    """The same; after each test its log has no error, but what Django tells of an answer that is a refusal."""
     yield running_django
-    told = running_django.log.problems()
-    for one in told:
+    found = running_django.log.problems()
+    for one in found:
         running_django.log.expect(re.escape(one.text))
-    assert [one for one in told if one.level == "ERROR"] == []
+    assert [one for one in found if one.level == "ERROR"] == []
 
 
 def served(server: Server, token: str) -> int:
@@ -175,14 +175,14 @@ def served(server: Server, token: str) -> int:
 
 
 @pytest.mark.parametrize("path", BY_DJANGO)
-def test_nothing_behind_a_refusal_of_django_is_served(django: Server, token: str, path: str) -> None:
-    """Whoever answers: the URLconf, a middleware, a decorator, a mixin, the view, or the exception that it raised."""
+def test_nothing_after_a_refusal_of_django_is_served(django: Server, token: str, path: str) -> None:
+    """Whatever answers: the URLconf, a middleware, a decorator, a mixin, the view, or the exception that it raised."""
     response, rest = answered(django, upgrade_request(path), request(f"/?id={token}"))
     assert (response.status, response.headers["connection"].lower(), rest) == (BY_DJANGO[path], "close", b"")
     assert served(django, token) == 0
 
 
-def test_nothing_behind_a_host_that_django_refuses_is_served(django: Server, token: str) -> None:
+def test_nothing_after_a_host_that_django_refuses_is_served(django: Server, token: str) -> None:
     """ALLOWED_HOSTS answers with a 400."""
     handshake = upgrade_request("/both/", ("Host", "evil.test"))
     response, rest = answered(django, handshake, request(f"/?id={token}"))
@@ -276,8 +276,8 @@ def test_request_that_is_no_handshake_is_refused(worker: Server, token: str, cas
         client.send(sent.replace(b"{}", token.encode()) + smuggled(token))
         response = client.read_response()
         rest = client.read_until_eof()
-    told = response.status, response.headers["sec-websocket-version"], response.headers["connection"].lower(), rest
-    assert told == (status, "13", "close", b"")
+    found = response.status, response.headers["sec-websocket-version"], response.headers["connection"].lower(), rest
+    assert found == (status, "13", "close", b"")
     assert (response.headers.get("allow"), response.headers.get("upgrade")) == (
         "GET" if status == 405 else None,
         "websocket" if status == 426 else None,

@@ -35,13 +35,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def site(running: Server) -> Iterator[Server]:
-    """The same; its log is checked behind each test."""
+    """The same; its log is checked after each test."""
     yield running
     running.log.check()
 
 
 class Browser:
-    """Somebody's session."""
+    """The session of a user."""
 
     def __init__(self, site: Server, name: str) -> None:
         self.site, self.name = site, name
@@ -53,7 +53,7 @@ class Browser:
         assert self.site.get(path, ("Cookie", f"sessionid={self.cookie}")).status == 200
 
     def opened(self, stack: ExitStack, path: str) -> RawClient:
-        """A WebSocket, when it has been told whose it is."""
+        """A WebSocket, when it has received the name of its user."""
         client = stack.enter_context(self.site.connect())
         client.upgrade(path, ("Cookie", f"sessionid={self.cookie}"))
         assert client.read_frame() == Frame(TEXT, self.name.encode())
@@ -88,7 +88,7 @@ class Held:
 
 
 def closed(client: RawClient) -> tuple[int | None, bytes]:
-    """The code of the server's close frame, which comes next, and what is behind it."""
+    """The code of the server's close frame, which comes next, and what is after it."""
     close = client.read_frame()
     client.send(close_frame(close.code))
     return close.code, client.read_until_eof()
@@ -220,7 +220,7 @@ def test_login_of_the_same_user_closes_no_handshake(site: Server, token: str, po
 
 
 def test_handshake_after_the_call_opens(site: Server, token: str) -> None:
-    """``close_user_sockets`` ends what there is, and bars nobody from coming back."""
+    """``close_user_sockets`` ends what there is, and does not keep users from coming back."""
     with ExitStack() as stack:
         browser = Browser(site, token)
         handshake = browser.held(stack, "view")
@@ -249,7 +249,7 @@ def test_handshake_before_the_end_of_a_session_is_visible_closes(site: Server, t
 
 @pytest.mark.parametrize("path", VIEWS)
 def test_view_may_ask_whether_the_session_is_still_there(site: Server, token: str, path: str) -> None:
-    """One that has ended with nobody being told, e.g. in another process: ``refresh_user`` is nobody."""
+    """One that has ended unnoticed, e.g. in another process: ``refresh_user`` finds no user."""
     with ExitStack() as stack:
         browser = Browser(site, token)
         client = browser.opened(stack, path)
@@ -257,8 +257,8 @@ def test_view_may_ask_whether_the_session_is_still_there(site: Server, token: st
         assert is_open(client, "AnonymousUser")
 
 
-def test_peer_that_ignores_it_is_not_heard_any_more(site: Server, token: str) -> None:
-    """What it sends behind our close frame reaches no view."""
+def test_peer_that_ignores_it_is_not_read_any_more(site: Server, token: str) -> None:
+    """What it sends after our close frame reaches no view."""
     with ExitStack() as stack:
         client = Browser(site, token).opened(stack, "/private/")
         assert site.get(f"/withdraw/{token}/").body == b"1"

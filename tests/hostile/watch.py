@@ -1,4 +1,4 @@
-"""What tests of hostile peers look at: an honest connection beside the attack, and the memory of the worker."""
+"""What tests of hostile peers check: an honest connection beside the attack, and the memory of the worker."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SETTINGS: dict[str, Any] = {
 KEEP_ALIVE = 1
 """gunicorn's option: seconds that a client has for the head of a request."""
 
-PATIENCE = 5.0
+TIMEOUT = 5.0
 """Seconds that an honest peer may wait for its echo while others attack; it mostly is a few milliseconds, but the
 machine may have other things to do.
 """
@@ -37,7 +37,7 @@ class Bystander:
     """An honest peer in a thread of its own: it is answered from the beginning of the block to its end."""
 
     def __init__(self, server: Server) -> None:
-        self._client = server.connect(timeout=PATIENCE)
+        self._client = server.connect(timeout=TIMEOUT)
         self._client.upgrade("/echo")
         self._over = threading.Event()
         self._answered = threading.Condition()
@@ -62,7 +62,7 @@ class Bystander:
         """The honest peer has got every echo so far, and gets one more."""
         with self._answered:
             echoes = self._echoes
-            self._answered.wait_for(lambda: self._echoes > echoes or self._error is not None, 2 * PATIENCE)
+            self._answered.wait_for(lambda: self._echoes > echoes or self._error is not None, 2 * TIMEOUT)
             assert self._error is None, f"the honest peer after {self._echoes} echoes: {self._error!r}"
             assert self._echoes > echoes
 

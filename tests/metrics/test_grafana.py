@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from gws_middleware.metrics.prometheus import TEXTS, Exporter
+from gws_middleware.metrics.prometheus import Exporter
+from gws_middleware.metrics.table import METRICS
 
 from ..support.servers import ROOT
 
@@ -42,13 +43,13 @@ def test_every_name_is_exported() -> None:
 
 
 def test_everything_exported_is_shown() -> None:
-    """A metric that nobody looks at is none."""
+    """Each metric is in some panel."""
     assert [name for name, series in exported().items() if not series & used()] == []
 
 
 def test_labels_are_those_of_the_metrics() -> None:
     """What is summed by, and what a legend names, is a label of ours or of every target's."""
-    ours = {label for _, _, labels in TEXTS.values() for label in labels}
+    ours = {metric.label for metric in METRICS if metric.label}
     named: set[str] = set()
     for panel in PANELS:
         for target in panel["targets"]:
@@ -62,7 +63,7 @@ def test_labels_are_those_of_the_metrics() -> None:
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_expression_is_well_formed(expression: str) -> None:
-    """Counters are looked at as rates, gauges are not; every series is of the chosen jobs; brackets are closed."""
+    """Counters are shown as rates, gauges are not; every series is of the chosen jobs; brackets are closed."""
     for name, selector, window in re.findall(r"(websocket_\w+)({[^}]*})?(\[[^]]*\])?", expression):
         assert 'job=~"$job"' in selector, name
         assert (window == "[$__rate_interval]") == name.endswith(("_total", "_bucket")), name
@@ -82,7 +83,7 @@ def test_panels_do_not_overlap() -> None:
     assert sum(map(len, cells)) == WIDTH * height
 
 
-def test_panels_are_told_apart() -> None:
+def test_panels_have_different_names() -> None:
     """Ids, titles, and the letters of a panel's queries."""
     assert len({panel["id"] for panel in PANELS}) == len({panel["title"] for panel in PANELS}) == len(PANELS)
     for panel in PANELS:
@@ -92,7 +93,7 @@ def test_panels_are_told_apart() -> None:
 
 
 def test_data_source_is_chosen_when_it_is_imported() -> None:
-    """No panel has the name of a source on somebody's machine."""
+    """No panel has the name of a source on one machine."""
     variables = {one["name"]: one for one in DASHBOARD["templating"]["list"]}
     assert (variables["datasource"]["type"], variables["datasource"]["query"]) == ("datasource", "prometheus")
     assert variables["job"]["datasource"] == SOURCE

@@ -18,15 +18,15 @@ from prometheus_client import CollectorRegistry
 from gws_middleware.config import Config
 from gws_middleware.connection import logs as records
 from gws_middleware.metrics import health
-from gws_middleware.metrics.prometheus import TEXTS, Exporter
-from gws_middleware.metrics.table import COUNTERS, GAUGES, LABELLED
+from gws_middleware.metrics.prometheus import Exporter
+from gws_middleware.metrics.table import METRICS
 
+from ..support.browsing import ARGUMENTS
 from ..support.documents import blocks, command, serve, url
 from ..support.inprocess import connected, until
 from ..support.notices import find_chromium
 from ..support.rawclient import CLOSE, Frame, close_frame
 from ..support.servers import BEHAVIOURS, ROOT, Server, eventually, launch
-from ..test_browser import ARGUMENTS
 from .test_prometheus import parsed
 
 PAGE = ROOT / "docs" / "operations.md"
@@ -119,24 +119,23 @@ def test_line_looks_as_printed() -> None:
 
 
 def test_table_of_metrics_is_what_is_exported() -> None:
-    """Names, kinds and labels."""
+    """Names, kinds and labels: the table of the code, what ``prometheus_client`` has of it, and the page."""
     exported = CollectorRegistry()
     Exporter(exported)
-    labels = {f"{name}_total": list(labelled) for name, _, labelled in TEXTS.values()}
-    wanted = {(one.name + "_total" if one.type == "counter" else one.name): one.type for one in exported.collect()}
+    kinds = {(one.name + "_total" if one.type == "counter" else one.name): one.type for one in exported.collect()}
+    labels = {metric.name + "_total": metric.label for metric in METRICS if metric.label}
     rows = table("## Metrics")
     found = {name: (row[1], names(row[2])) for row in rows for name in names(row[0])}
-    assert found == {name: (kind, labels.get(name, [])) for name, kind in wanted.items()}
+    assert kinds == {m.name + ("_total" if m.kind == "counter" else ""): m.kind for m in METRICS}
+    assert found == {name: (kind, [labels[name]] if name in labels else []) for name, kind in kinds.items()}
 
 
 def test_table_of_statsd_is_what_is_sent() -> None:
-    """Each key of the totals, with its kind."""
+    """Each metric, with its kind."""
+    kinds = {"counter": "counter", "gauge": "gauge", "histogram": "timer"}
     found = {name: row[1].partition(";")[0].partition(",")[0] for row in table("### statsd") for name in names(row[0])}
     assert found == {
-        **{f"websocket.{name}": "gauge" for name in GAUGES},
-        **{f"websocket.{name}": "counter" for name in COUNTERS},
-        **{f"websocket.{name}.{'REASON' if name == 'refused' else 'CODE'}": "counter" for name in LABELLED},
-        "websocket.ping_latency": "timer",
+        ".".join(filter(None, ["websocket", one.key, one.label.upper()])): kinds[one.kind] for one in METRICS
     }
 
 
@@ -153,13 +152,13 @@ def test_metrics_run_as_printed(tmp_path: Path, workers: int) -> None:
             with server.connect() as client:
                 client.upgrade("/")
                 client.say_goodbye()
-        # with several workers, one whose first update has not come yet tells of the others: five seconds, as it says
+        # With several workers, one that has not had its first update yet has the numbers of the others alone.
         eventually(lambda: counts(server).get("websocket_closed_total{code=1000}") == 4, "the numbers", 20)
         kind = server.get("/-/metrics").headers["content-type"]
         body = server.get("/").body
-        told = json.loads(server.get("/-/health").body)
+        health_ = json.loads(server.get("/-/health").body)
     assert kind.startswith("text/plain")
-    assert (body, told["draining"]) == (b"hi", False)
+    assert (body, health_["draining"]) == (b"hi", False)
 
 
 def counts(server: Server) -> dict[str, float]:
@@ -219,7 +218,7 @@ def ask(path: Path) -> tuple[int, dict[str, Any]]:
 
 
 def test_listener_of_each_worker_runs_as_printed(tmp_path: Path) -> None:
-    """It answers for its own worker, with 503 while that drains, and its socket goes with it."""
+    """It answers for its own worker, with 503 while that drains, and its socket is removed with it."""
     write(tmp_path, "gunicorn_health.py")
     folder = tmp_path / "health"
     folder.mkdir()
@@ -231,17 +230,17 @@ def test_listener_of_each_worker_runs_as_printed(tmp_path: Path) -> None:
             [path] = folder.iterdir()
             before = ask(path)
             server.kill(signal.SIGTERM)
-            goodbye = client.read_frame()
+            close = client.read_frame()
             draining = ask(path)
             client.send(close_frame(1012))
             client.read_until_eof()
         server.wait()
     assert (before[0], before[1]["connections"], before[1]["pid"]) == (200, 1, int(path.stem))
-    assert (goodbye, draining[0], draining[1]["draining"]) == (Frame(CLOSE, b"\x03\xf4"), 503, True)
+    assert (close, draining[0], draining[1]["draining"]) == (Frame(CLOSE, b"\x03\xf4"), 503, True)
     assert list(folder.iterdir()) == []
 
 
-# --- what clients do -----------------------------------------------------------------------------------------------
+# --- clients -------------------------------------------------------------------------------------------------------
 
 ENDS = """
 import itertools
@@ -276,9 +275,7 @@ def page() -> Iterator[Any]:
 
 @pytest.mark.skipif(find_chromium() is None, reason="chromium was not found")
 def test_client_runs_as_printed(tmp_path: Path, page: Any) -> None:
-    """In a browser it comes back after each end that promises something, each time within a longer span, and after no
-    other.
-    """
+    """In a browser it connects again after the codes of the table, each time later, and after no other code."""
     write(tmp_path, others={"ends.py": ENDS})
     [client] = blocks(PAGE, "js")
     with serve(["ends"], tmp_path / "server", files=tmp_path) as server:
@@ -301,16 +298,16 @@ def test_client_runs_as_printed(tmp_path: Path, page: Any) -> None:
     }
 
 
-def test_table_of_codes_says_what_the_client_does() -> None:
-    """The codes with a "yes" are those after which it comes back; 1005 is a goodbye that says nothing."""
+def test_table_of_codes_is_what_the_client_does() -> None:
+    """The codes with a "yes" are those after which it connects again; 1005 is a close frame without a code."""
     [client] = blocks(PAGE, "js")
     again = set(re.findall(r"\d{4}", client.partition("new Set([")[2].partition("]")[0]))
     rows = table("### What clients should do")
-    told = {code for row in rows if row[2].startswith("yes") for code in re.findall(r"\d{4}", row[0])}
-    assert again - {"1005"} == told
+    listed = {code for row in rows if row[2].startswith("yes") for code in re.findall(r"\d{4}", row[0])}
+    assert again - {"1005"} == listed
 
 
 def test_limits_are_settings() -> None:
-    """The table names knobs that there are."""
+    """The table names settings that exist."""
     named = {name for row in table("## Limits") for name in names(row[1])}
     assert named <= set(Config.__dataclass_fields__)

@@ -8,11 +8,14 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
+
+from gws_middleware.metrics import prometheus
 
 from ..support.counting import Counting, Traffic, counting, total
 from ..support.rawclient import CLOSE, PONG, Frame, close_frame, frame, upgrade_request
@@ -37,21 +40,21 @@ def parsed(text: str) -> Scrape:
 
 
 def scrape(server: Server) -> Scrape:
-    """What Prometheus would be told."""
+    """What Prometheus would read."""
     return parsed(server.get("/metrics").body.decode())
 
 
 def scraped(server: Server, condition: Callable[[Scrape], bool]) -> Scrape:
-    """The first scrape that is as it should be; on the way to it the numbers are late by an update."""
+    """The first scrape for which the condition holds: numbers are late by an update."""
     found: Scrape = {}
 
-    def look() -> bool:
+    def check() -> bool:
         found.clear()
         found.update(scrape(server))
         return condition(found)
 
     try:
-        eventually(look, "a scrape")
+        eventually(check, "a scrape")
     except AssertionError:
         raise AssertionError(f"the last scrape was {found}") from None
     return found
@@ -101,7 +104,7 @@ def test_numbers_are_those_of_the_clients(server_directory: Path, kind: str) -> 
     assert labelled(found, "websocket_refused") == {"handshake": 1, "application": 1}
 
 
-def test_vanished_client_is_counted_as_1006(server_directory: Path) -> None:
+def test_disconnected_client_is_counted_as_1006(server_directory: Path) -> None:
     """There was no close frame."""
     with launch("worker", server_directory, APP, options=HOOKS) as server:
         with counting(server) as client:
@@ -144,11 +147,11 @@ def test_each_refusal_is_counted_once(server_directory: Path, path: str) -> None
 
 
 def test_refusals_at_a_limit_are_counted_by_its_name(server_directory: Path) -> None:
-    """A full worker's and a full address' are told apart."""
+    """That of the worker and that of an address are counted apart."""
     env = {"GWS_MAX_CONNECTIONS": "2", "GWS_MAX_CONNECTIONS_PER_ADDRESS": "1"}
     with launch("worker", server_directory, APP, options=HOOKS, env=env) as server, ExitStack() as stack:
         statuses = []
-        for carrier in ("tcp", "tcp", "unix", "unix", "unix"):  # on a unix socket nobody has an address
+        for carrier in ("tcp", "tcp", "unix", "unix", "unix"):  # a client on a unix socket has no address
             client = stack.enter_context(server.at(carrier).connect())
             client.send(upgrade_request("/echo"))
             statuses.append(client.read_response().status)
@@ -203,9 +206,9 @@ def test_dropped_frames_are_counted(server_directory: Path, token: str) -> None:
     assert ended["websocket_messages_sent_total"] == len(frames) - 1
 
 
-def test_loop_lag_shows_and_goes(server_directory: Path) -> None:
-    """For how long a view gave way to nobody; it is forgotten with the next look, and with the last connection."""
-    env = {"GWS_PING_INTERVAL": "4"}  # a look every half a second
+def test_loop_lag_is_shown_and_reset(server_directory: Path) -> None:
+    """For how long a view has kept the loop busy; reset by the next check, and with the last connection."""
+    env = {"GWS_PING_INTERVAL": "4"}  # a check every half a second
     with launch("worker", server_directory, APP, options=HOOKS, env=env) as server:
         with server.connect() as client:
             client.upgrade("/echo")
@@ -215,10 +218,10 @@ def test_loop_lag_shows_and_goes(server_directory: Path) -> None:
             server.get("/busy?seconds=1.5")
             scraped(server, lambda seen: seen.get("websocket_loop_lag_seconds", 0) > 0.5)
             client.say_goodbye()
-        gone = scraped(server, lambda seen: "websocket_open" not in seen)
-        gone = scraped(server, lambda seen: "websocket_loop_lag_seconds" not in seen)
+        scraped(server, lambda seen: "websocket_open" not in seen)
+        last = scraped(server, lambda seen: "websocket_loop_lag_seconds" not in seen)
     assert found["websocket_loop_lag_seconds"] < 1.6
-    assert "websocket_loop_lag_seconds" not in gone
+    assert "websocket_loop_lag_seconds" not in last
 
 
 # --- several processes ---------------------------------------------------------------------------------------------
@@ -226,7 +229,7 @@ def test_loop_lag_shows_and_goes(server_directory: Path) -> None:
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    """The folder in which workers leave their numbers."""
+    """The folder in which workers keep their numbers."""
     folder = tmp_path / "prometheus"
     folder.mkdir()
     return folder
@@ -242,7 +245,7 @@ def two_workers(server_directory: Path, shared: Path) -> Iterator[Server]:
 
 
 def on_both(server: Server, stack: ExitStack, each: int = 2) -> dict[int, list[Counting]]:
-    """Connections, at least so many on each of the two workers, by the worker's pid; each has said something."""
+    """Connections, at least so many on each of the two workers, by the worker's pid; each has sent something."""
     found: dict[int, list[Counting]] = {}
 
     def one_more() -> bool:
@@ -256,72 +259,72 @@ def on_both(server: Server, stack: ExitStack, each: int = 2) -> dict[int, list[C
     return found
 
 
-def everyone(by_pid: dict[int, list[Counting]]) -> list[Counting]:
+def all_of(by_pid: dict[int, list[Counting]]) -> list[Counting]:
     """All of the connections."""
     return [client for clients in by_pid.values() for client in clients]
 
 
 def await_successor(server: Server, pids: Collection[int]) -> None:
-    """Until another worker has taken the place of one that has ended: gunicorn loses a signal to stop that comes while
+    """Until another worker has started in place of one that has ended: gunicorn loses a signal to stop that comes while
     it forks a worker.
     """
     eventually(lambda: server.status()["pid"] not in pids, "a new worker")
 
 
 def test_workers_add_up(two_workers: Server) -> None:
-    """Whichever of them answers a scrape, it tells of both."""
+    """Whichever of them answers a scrape, its answer is for both."""
     with ExitStack() as stack:
-        clients = everyone(on_both(two_workers, stack))
+        clients = all_of(on_both(two_workers, stack))
         found = scraped(two_workers, lambda seen: traffic(seen) == total(clients))
         found = scraped(two_workers, lambda seen: seen.get("websocket_open") == len(clients))
     assert (found["websocket_accepted_total"], traffic(found)) == (len(clients), total(clients))
 
 
-def test_worker_that_has_ended_leaves_its_counters(two_workers: Server) -> None:
-    """Its connections are counted as closed, what went over them stays, and no gauge counts them any more."""
+def test_counters_of_a_worker_that_has_ended_stay(two_workers: Server) -> None:
+    """Its connections are counted as closed, their traffic stays, and no gauge counts them any more."""
     with ExitStack() as stack:
         by_pid = on_both(two_workers, stack)
-        (ending, leaving), (_, staying) = by_pid.items()
-        scraped(two_workers, lambda seen: seen.get("websocket_open") == len(everyone(by_pid)))
+        (ending, closing), (_, staying) = by_pid.items()
+        scraped(two_workers, lambda seen: seen.get("websocket_open") == len(all_of(by_pid)))
         os.kill(ending, signal.SIGTERM)
-        for client in leaving:
+        for client in closing:
             assert client.read_frame() == Frame(CLOSE, b"\x03\xf4")
             client.send(close_frame(1012))
             assert client.read_until_eof() == b""
         found = scraped(
             two_workers,
-            lambda seen: seen.get("websocket_open") == len(staying) and traffic(seen) == total(everyone(by_pid)),
+            lambda seen: seen.get("websocket_open") == len(staying) and traffic(seen) == total(all_of(by_pid)),
         )
         await_successor(two_workers, by_pid)
-    assert found["websocket_accepted_total"] == len(everyone(by_pid))
-    assert labelled(found, "websocket_closed") == {"1012": len(leaving)}
+    assert found["websocket_accepted_total"] == len(all_of(by_pid))
+    assert labelled(found, "websocket_closed") == {"1012": len(closing)}
 
 
 def test_killed_worker_counts_in_no_gauge(two_workers: Server) -> None:
-    """SIGKILL leaves it no time: the arbiter's hook takes its gauges away. What it had counted stays."""
+    """SIGKILL gives it no time: the arbiter's hook removes its gauges. What it had counted stays."""
     with ExitStack() as stack:
         by_pid = on_both(two_workers, stack)
         (killed, lost), (_, staying) = by_pid.items()
-        scraped(two_workers, lambda seen: traffic(seen) == total(everyone(by_pid)))
-        scraped(two_workers, lambda seen: seen.get("websocket_open") == len(everyone(by_pid)))
+        scraped(two_workers, lambda seen: traffic(seen) == total(all_of(by_pid)))
+        scraped(two_workers, lambda seen: seen.get("websocket_open") == len(all_of(by_pid)))
         os.kill(killed, signal.SIGKILL)
         assert [client.read_until_eof() for client in lost] == [b""] * len(lost)
         found = scraped(two_workers, lambda seen: seen.get("websocket_open") == len(staying))
         two_workers.log.expect("SIGKILL")
         await_successor(two_workers, by_pid)
-    assert found["websocket_accepted_total"] == len(everyone(by_pid))
-    assert traffic(found) == total(everyone(by_pid))
+    assert found["websocket_accepted_total"] == len(all_of(by_pid))
+    assert traffic(found) == total(all_of(by_pid))
     assert labelled(found, "websocket_closed") == {}
 
 
 @pytest.mark.parametrize("answers", [True, False], ids=["answered", "unanswered"])
-def test_goodbyes_of_a_stop_are_counted(server_directory: Path, shared: Path, answers: bool) -> None:
-    """The last numbers of all come after the last connection, whatever the updates before, and no gauge is left."""
+def test_ends_of_a_stop_are_counted(server_directory: Path, shared: Path, answers: bool) -> None:
+    """The last update comes after the last connection, whatever the updates before, and no gauge is left."""
     options = [*HOOKS, "--workers", "2", "--graceful-timeout", "3"]
     env = {"PROMETHEUS_MULTIPROC_DIR": str(shared), "METRICS_EVERY": "600"}
     with ExitStack() as stack:
         with launch("worker", server_directory, APP, options=options, env=env) as server:
-            clients = everyone(on_both(server, stack))
+            clients = all_of(on_both(server, stack))
             server.kill(signal.SIGTERM)
             for client in clients:
                 assert client.read_frame() == Frame(CLOSE, b"\x03\xf4")
@@ -335,3 +338,19 @@ def test_goodbyes_of_a_stop_are_counted(server_directory: Path, shared: Path, an
     assert labelled(found, "websocket_closed") == {"1012": len(clients)}
     assert traffic(found) == total(clients)
     assert list(shared.glob("gauge_live*")) == []
+
+
+def test_forked_child_exports_nothing_at_its_exit() -> None:
+    """It has inherited the call, and what it counted would be counted twice."""
+
+    class Recorded:
+        updates = 0
+
+        def update(self) -> None:
+            self.updates += 1
+
+    exporter: Any = Recorded()
+    prometheus._export_last(exporter, os.getpid() + 1)
+    assert exporter.updates == 0
+    prometheus._export_last(exporter, os.getpid())
+    assert exporter.updates == 1

@@ -20,8 +20,8 @@ APP = "tests.fixtureapps.operations"
 HOOKS = str(ROOT / "tests/fixtureapps/metrics_hooks.py")
 
 
-class Listener:
-    """A statsd that keeps what it is told."""
+class StatsdServer:
+    """A statsd server that keeps what it receives."""
 
     def __init__(self) -> None:
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -37,8 +37,8 @@ class Listener:
         host, port = self.sock.getsockname()
         return ["--config", HOOKS, "--statsd-host", f"{host}:{port}", "--statsd-prefix", "site"]
 
-    def listen(self) -> None:
-        """Take what has come. Each datagram is one metric, and each name has the prefix."""
+    def read(self) -> None:
+        """Read what has arrived. Each datagram is one metric, and each name has the prefix."""
         while True:
             try:
                 text = self.sock.recv(65536).decode("ascii")
@@ -57,16 +57,16 @@ class Listener:
                 self.timers.setdefault(name, []).append(float(value))
 
     def until(self, condition: Callable[[], bool]) -> None:
-        """Listen until it holds."""
+        """Read until it holds."""
 
-        def look() -> bool:
-            self.listen()
+        def check() -> bool:
+            self.read()
             return condition()
 
         try:
-            eventually(look, "metrics")
+            eventually(check, "metrics")
         except AssertionError:
-            raise AssertionError(f"heard {self.counters}, {self.gauges}, {self.timers}") from None
+            raise AssertionError(f"received {self.counters}, {self.gauges}, {self.timers}") from None
 
     @property
     def traffic(self) -> Traffic:
@@ -81,15 +81,15 @@ class Listener:
 
 
 @pytest.fixture
-def statsd() -> Iterator[Listener]:
-    listener = Listener()
-    with listener.sock:
-        yield listener
+def statsd() -> Iterator[StatsdServer]:
+    server = StatsdServer()
+    with server.sock:
+        yield server
 
 
-def test_numbers_are_those_of_the_clients(server_directory: Path, statsd: Listener) -> None:
+def test_numbers_are_those_of_the_clients(server_directory: Path, statsd: StatsdServer) -> None:
     """Counters add up to what was sent and received, refusals and ends have their reasons and codes in their names, and
-    gauges say what is the case.
+    gauges have the present value.
     """
     with launch("worker", server_directory, APP, options=statsd.options) as server, ExitStack() as stack:
         clients = [stack.enter_context(counting(server)) for _ in range(3)]
@@ -117,9 +117,9 @@ def test_numbers_are_those_of_the_clients(server_directory: Path, statsd: Listen
     ids=["term", "term-unanswered", "int", "int-unanswered"],
 )
 def test_last_numbers_are_sent_at_the_stop(
-    server_directory: Path, statsd: Listener, number: int, answers: bool
+    server_directory: Path, statsd: StatsdServer, number: int, answers: bool
 ) -> None:
-    """How the last connections ended, and what they said, is not lost; nobody is left in the gauge."""
+    """The ends of the last connections and their traffic are not lost; the gauge is 0."""
     options = [*statsd.options, "--graceful-timeout", "3"]
     with ExitStack() as stack:
         with launch("worker", server_directory, APP, options=options) as server:
@@ -135,7 +135,7 @@ def test_last_numbers_are_sent_at_the_stop(
             for client in clients:
                 assert client.read_until_eof() == b""
             server.wait(10)
-        statsd.listen()
+        statsd.read()
     assert statsd.ours == {"websocket.accepted": 3, "websocket.closed.1012": 3}
     assert (statsd.traffic, statsd.gauges["websocket.open"]) == (total(clients), 0)
 
@@ -144,10 +144,10 @@ def test_last_numbers_are_sent_at_the_stop(
 @pytest.mark.parametrize("path", ["/echo", "/detached"])
 @pytest.mark.parametrize("kind", ["worker", "gevent", "gevent_pywsgi"])
 def test_gunicorns_own_timers_see_each_websocket_once(
-    server_directory: Path, statsd: Listener, kind: str, path: str, logging: bool
+    server_directory: Path, statsd: StatsdServer, kind: str, path: str, logging: bool
 ) -> None:
-    """One request with 101 and the time for which it was open, also when its view has left long before, and whether or
-    not an access log is written.
+    """One request with 101 and the time for which it was open, also when its view has returned long before, and
+    whether or not an access log is written.
     """
     with launch(kind, server_directory, APP, options=statsd.options, logs_access=logging) as server:
         with counting(server) as client:
@@ -156,7 +156,7 @@ def test_gunicorns_own_timers_see_each_websocket_once(
             while time.monotonic() < begin + 0.2:
                 server.get("/plain")
                 asked += 1
-                statsd.listen()
+                statsd.read()
             statsd.until(lambda: statsd.counters["gunicorn.request.status.200"] == asked + 1)
             early = statsd.counters["gunicorn.request.status.101"]
             client.say_goodbye()
@@ -169,7 +169,7 @@ def test_gunicorns_own_timers_see_each_websocket_once(
     assert 190 <= longest < 5000  # the test's 200 ms are of another clock, and begin before gunicorn's
 
 
-def test_pings_are_timed_in_milliseconds(server_directory: Path, statsd: Listener) -> None:
+def test_pings_are_timed_in_milliseconds(server_directory: Path, statsd: StatsdServer) -> None:
     """From the ping to its pong."""
     with launch("worker", server_directory, APP, options=statsd.options) as server, server.connect() as client:
         client.upgrade("/ping")

@@ -1,72 +1,136 @@
-"""``metrics``: what is new since somebody last asked."""
+"""``table``: every counter is in it, and each exporter gets every delta once."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
 
-from gws_middleware.metrics.table import COUNTERS, GAUGES, LABELLED, News
+import pytest
+
+from gws_middleware.metrics.table import METRICS, Deltas, Metric, Snapshot
+from gws_middleware.process.counters import Counters, Traffic
 from gws_middleware.process.registry import Registry
 
 from ..support.inprocess import connected, hub_errors, until
 
 __all__ = ["hub_errors"]
 
-
-def as_dict(grown: list[tuple[str, Any, int]]) -> dict[Any, int]:
-    return {key if label is None else (key, label): number for key, label, number in grown}
-
-
-def test_every_total_is_a_counter_or_a_gauge() -> None:
-    """Nothing that is counted is kept from those who ask."""
-    assert sorted((*COUNTERS, *LABELLED, *GAUGES)) == sorted(Registry().totals())
+KEYS = [metric.key for metric in METRICS]
+COUNTERS = [metric.key for metric in METRICS if metric.kind == "counter"]
 
 
-def test_news_are_what_is_new() -> None:
-    """Each look tells what has come since the last one, and nothing that has not."""
+def counted(deltas: Deltas) -> dict[str, float]:
+    """What the counters have grown by, with the label's value after the key."""
+    taken = [delta for delta in deltas.take() if delta.metric.kind == "counter"]
+    return {f"{metric.key}{f' {label}' if label else ''}": value for metric, label, value in taken}
+
+
+def by_key(key: str) -> Metric:
+    return METRICS[KEYS.index(key)]
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("field", ["key", "name"])
+def test_names_are_unique(field: str) -> None:
+    """In statsd and in Prometheus."""
+    names = [getattr(metric, field) for metric in METRICS]
+    assert len(set(names)) == len(names)
+
+
+def test_every_counter_of_the_process_is_in_the_table() -> None:
+    """Each field of ``Counters`` and of ``Traffic`` is read by one row, under its own name."""
+    public = [name for name in vars(Counters()) if not name.startswith("_")]
+    assert sorted(COUNTERS) == sorted([name for name in public if name != "traffic"] + list(Traffic._fields))
+
+
+def test_rows_read_what_their_key_says() -> None:
+    """Each counter set to a number of its own."""
     registry = Registry()
-    news, counters = News(registry), registry.counters
+    counters = registry.counters
+    for number, key in enumerate(COUNTERS, 1):
+        if key in Traffic._fields:
+            counters.traffic = counters.traffic._replace(**{key: number})
+        else:
+            setattr(counters, key, Counter({"x": number}) if by_key(key).label else number)
+    values = [by_key(key).read(Snapshot(registry)) for key in COUNTERS]
+    assert [value["x"] if isinstance(value, Counter) else value for value in values] == list(
+        range(1, len(COUNTERS) + 1)
+    )
+
+
+def test_connections_are_summed_up_once_for_each_snapshot() -> None:
+    """With ten thousand of them a sum takes milliseconds, and five rows need it."""
+    sums = []
+
+    class Summed(Registry):
+        def traffic(self) -> Traffic:
+            sums.append("traffic")
+            return super().traffic()
+
+    now = Snapshot(Summed())
+    for metric in METRICS:
+        metric.read(now)
+    assert sums == ["traffic"]
+
+
+# --- deltas --------------------------------------------------------------------------------------------------------
+
+
+def test_deltas_are_what_has_grown() -> None:
+    """Since the latest call. A counter that has not grown is left out."""
+    registry = Registry()
+    deltas, counters = Deltas(registry), registry.counters
     counters.accepted, counters.dropped = 3, 1
     counters.refused["handshake"] += 2
-    first = as_dict(news.look()[0])
-    nothing = news.look()[0]
+    first, second = counted(deltas), counted(deltas)
     counters.accepted += 4
     counters.closed[1006] += 1
     counters.refused["handshake"] += 1
-    second = as_dict(news.look()[0])
-    assert first == {"accepted": 3, "dropped": 1, ("refused", "handshake"): 2}
-    assert nothing == []
-    assert second == {"accepted": 4, ("closed", 1006): 1, ("refused", "handshake"): 1}
+    third = counted(deltas)
+    assert first == {"accepted": 3, "dropped": 1, "refused handshake": 2}
+    assert second == {}
+    assert third == {"accepted": 4, "closed 1006": 1, "refused handshake": 1}
 
 
-def test_those_who_ask_do_not_take_from_each_other() -> None:
-    """Each has its own memory, and its own latencies."""
+def test_exporters_do_not_take_from_each_other() -> None:
+    """Each has its own counts, and its own latencies."""
     registry = Registry()
-    one, two = News(registry), News(registry)
+    one, two = Deltas(registry), Deltas(registry)
     registry.counters.accepted = 2
     registry.counters.pong(0.5)
-    found = [one.look()[0], two.look()[0]]
-    one.latencies.clear()
-    assert found == [[("accepted", None, 2)]] * 2
-    assert list(two.latencies) == [0.5]
+    assert one.take() == two.take()
+    assert [delta.value for delta in one.take() if delta.metric.kind != "gauge"] == []
 
 
-def test_gauges_are_told_every_time() -> None:
-    """They are no news, but the case."""
+def test_gauges_are_there_every_time() -> None:
+    """With their value, grown or not."""
     registry = Registry()
     registry.keepalive.lag = 0.25
-    news = News(registry)
-    assert [news.look()[1], news.look()[1]] == [{"open": 0, "outbox_bytes": 0, "loop_lag": 0.25}] * 2
+    deltas = Deltas(registry)
+    taken = [{delta.metric.key: delta.value for delta in deltas.take()} for _ in range(2)]
+    assert taken == [{"open": 0, "outbox_bytes": 0, "loop_lag": 0.25}] * 2
 
 
-def test_messages_of_a_connection_are_told_once() -> None:
+def test_observations_are_there_once() -> None:
+    """Each latency since the latest call."""
+    registry = Registry()
+    deltas = Deltas(registry)
+    registry.counters.pong(0.5)
+    registry.counters.pong(0.25)
+    taken = [[delta.value for delta in deltas.take() if delta.metric.kind == "histogram"] for _ in range(2)]
+    assert taken == [[0.5, 0.25], []]
+
+
+def test_messages_of_a_connection_are_counted_once() -> None:
     """While it is open, and not again when it ends."""
     with connected() as (ws, peer):
-        news = News(ws._registry)
+        deltas = Deltas(ws._registry)
         peer.send("x")
         ws.receive()
-        first = as_dict(news.look()[0])
+        first = counted(deltas)
         peer.close()
         until(lambda: not len(ws._registry))
-        second = as_dict(news.look()[0])
+        second = counted(deltas)
     assert (first["messages_received"], first["bytes_received"], first["accepted"]) == (1, 7, 1)
-    assert second == {"bytes_received": 8, "bytes_sent": 4, ("closed", 1000): 1}
+    assert second == {"bytes_received": 8, "bytes_sent": 4, "closed 1000": 1}

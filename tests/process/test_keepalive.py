@@ -1,6 +1,6 @@
-"""``keepalive``: pings for the quiet, an end for the silent, a deadline for each message.
+"""``keepalive``: pings to idle peers, an end for those that do not answer, a deadline for each message.
 
-The peers of these tests read and answer only when a test says so. Where nothing may happen a test waits for several
+The peers of these tests read and answer only when a test calls them. Where nothing may happen a test waits for several
 times as long as it would have taken.
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import groupby
 from typing import Any
 
 import gevent
@@ -18,7 +20,7 @@ from gws_middleware import ConnectionClosed, WebSocket, prepare
 from gws_middleware.codes import CloseCode, Opcode
 from gws_middleware.config import Config
 from gws_middleware.process import keepalive
-from gws_middleware.process.keepalive import LONGEST_TICK, LOOKS, Keepalive
+from gws_middleware.process.keepalive import CHECKS, MAX_TICK, Keepalive
 
 from ..support.inprocess import (
     PING_FRAME,
@@ -47,15 +49,15 @@ NEVER: dict[str, Any] = {"ping_interval": None, "ping_timeout": None, "message_t
 
 def next_ping(peer: Peer) -> bytes:
     """Read until a ping has come, and leave it unanswered; its payload."""
-    known = len(peer.engine._pongs_due)
-    while len(peer.engine._pongs_due) == known:
+    before = len(peer.engine._pongs_due)
+    while len(peer.engine._pongs_due) == before:
         assert not peer.ended, "the connection has ended"
         assert peer.engine.received_close is None
         peer.read()
     return peer.engine._pongs_due[-1]
 
 
-def hears_nothing(peer: Peer, seconds: float) -> bool:
+def receives_nothing(peer: Peer, seconds: float) -> bool:
     """Whether no byte comes for so long."""
     peer.sock.settimeout(seconds)
     try:
@@ -74,23 +76,23 @@ def ended_with(ws: WebSocket) -> tuple[int | None, str | None]:
 
 
 class Quiet:
-    """A member that shows life when a test says so, and notes what it is asked."""
+    """A member whose activity a test sets, and which counts the calls."""
 
     def __init__(self) -> None:
-        self.life: int | None = 0
+        self.activity: int | None = 0
         self.message: int | None = None
-        self.looks = self.knocks = 0
+        self.checks = self.pings = 0
         self.failures: list[tuple[int, str]] = []
 
     def _activity(self) -> int | None:
-        self.looks += 1
-        return self.life
+        self.checks += 1
+        return self.activity
 
     def _message_number(self) -> int | None:
         return self.message
 
     def _keepalive_ping(self) -> None:
-        self.knocks += 1
+        self.pings += 1
 
     def _fail(self, code: CloseCode, reason: str) -> None:
         self.failures.append((int(code), reason))
@@ -98,7 +100,7 @@ class Quiet:
 
 @contextmanager
 def watched(*members: Quiet, **options: Any) -> Iterator[Keepalive]:
-    """A keepalive that looks at these, all with the same settings."""
+    """A keepalive that checks these members, all with the same settings."""
     found = Keepalive()
     for member in members:
         found.watch(member, Config(**options))
@@ -124,14 +126,14 @@ VIEWS: dict[str, Callable[[WebSocket], object]] = {
     "waits for a time": lambda ws: ws.receive(timeout=60),
     "sleeps": lambda ws: gevent.sleep(60),
     "only pushes": push,
-    "has left": lambda ws: ws.detach(),
+    "has returned": lambda ws: ws.detach(),
 }
 
 
 class TestPings:
     @pytest.mark.parametrize("view", VIEWS)
-    def test_ping_comes_after_an_interval_of_silence_and_not_before(self, view: str) -> None:
-        """Whatever the view does: it takes no part in it."""
+    def test_ping_is_sent_after_an_interval_without_activity_and_not_before(self, view: str) -> None:
+        """Whatever the view does."""
         begin = time.monotonic()
         with connected(**QUICK) as (ws, peer):
             viewing = gevent.spawn(VIEWS[view], ws)
@@ -140,8 +142,8 @@ class TestPings:
             viewing.kill()
         assert elapsed >= SHORT
 
-    def test_ping_comes_while_the_inbox_is_full(self) -> None:
-        """Again and again: nothing else could find out that the peer has gone."""
+    def test_ping_is_sent_while_the_inbox_is_full(self) -> None:
+        """Again and again: nothing else could find out that the peer has disconnected."""
         with connected(inbox_messages=1, **QUICK) as (ws, peer):
             begin = time.monotonic()
             peer.send("one", "two")
@@ -151,21 +153,21 @@ class TestPings:
             assert ws._paused
             assert elapsed >= SHORT
 
-    def test_ping_comes_over_tls(self) -> None:
-        """The peer of a TLS connection is asked in the same way."""
+    def test_ping_is_sent_over_tls(self) -> None:
+        """A TLS connection has the same keepalive."""
         with connected(pair=tls_pair, **QUICK) as (_, peer):
             assert next_ping(peer)
 
-    def test_pong_tells_the_latency(self) -> None:
-        """Nobody has to ping for it."""
+    def test_pong_sets_the_latency(self) -> None:
+        """The application need not call ``ping()`` for it."""
         with connected(**QUICK) as (ws, peer):
             next_ping(peer)
             peer.answer()
             until(lambda: ws.latency is not None)
             assert 0 < ws.latency < 1
 
-    def test_peer_that_answers_is_asked_again(self) -> None:
-        """After another interval; it is never ended."""
+    def test_peer_that_answers_gets_another_ping(self) -> None:
+        """After another interval; its connection stays open."""
         with connected(**QUICK) as (ws, peer):
             begin = time.monotonic()
             for _ in range(4):
@@ -175,8 +177,8 @@ class TestPings:
             assert not ws.closed
             assert elapsed >= 4 * SHORT
 
-    def test_no_ping_to_a_peer_that_talks(self) -> None:
-        """It costs nothing where it is not needed, and any byte is a sign of life: one of a frame's many, too."""
+    def test_no_ping_to_a_peer_that_sends(self) -> None:
+        """Any byte is activity, also one in the middle of a frame."""
         with connected(ping_interval=2 * SHORT, ping_timeout=SHORT) as (ws, peer):
             frame = masked_frame(Opcode.BINARY, bytes(1000))
             begin, sent = time.monotonic(), 0
@@ -184,35 +186,35 @@ class TestPings:
                 peer.sock.sendall(frame[sent : sent + 1])
                 sent += 1
                 gevent.sleep(0.002)
-            assert hears_nothing(peer, 0.001)
+            assert receives_nothing(peer, 0.001)
             assert not ws.closed
 
-    def test_unsolicited_pong_is_life(self) -> None:
+    def test_unsolicited_pong_is_activity(self) -> None:
         """RFC 6455 5.5.3 calls it a heartbeat."""
         with connected(ping_interval=2 * SHORT, ping_timeout=SHORT) as (ws, peer):
             begin = time.monotonic()
             while time.monotonic() < begin + 2 * SEVERAL:
                 peer.send_frame(Opcode.PONG)
                 gevent.sleep(0.002)
-            assert hears_nothing(peer, 0.001)
+            assert receives_nothing(peer, 0.001)
             assert not ws.closed
 
     def test_no_pings_without_an_interval(self) -> None:
-        """The connection is looked at for its other deadlines alone."""
+        """The connection is checked for its other deadlines alone."""
         member = Quiet()
         with watched(member, ping_interval=None, ping_timeout=SHORT, message_timeout=SHORT):
-            until(lambda: member.looks > 5 * LOOKS)
-        assert (member.knocks, member.failures) == (0, [])
+            until(lambda: member.checks > 5 * CHECKS)
+        assert (member.pings, member.failures) == (0, [])
 
-    def test_pings_go_on_to_a_peer_that_may_stay_silent(self) -> None:
-        """Without ``ping_timeout`` a peer is never ended, and a proxy between still sees something go by."""
+    def test_pings_go_on_without_a_timeout(self) -> None:
+        """Without ``ping_timeout`` no connection is ended, and a proxy between still sees activity."""
         with connected(ping_interval=SHORT / 2, ping_timeout=None) as (ws, peer):
             for _ in range(3):
                 next_ping(peer)
             assert not ws.closed
 
     def test_ping_is_sent_beside_frames_that_wait_for_the_tick_to_end(self) -> None:
-        """They wait for us, not for the peer, and will not show whether it is there."""
+        """They wait for us, not for the peer, so they do not show whether it is connected."""
         with connected() as (ws, peer):
             ws.offer(prepare("one"))
             ws.offer(prepare("two"))
@@ -228,8 +230,8 @@ SILENT = (1011, "keepalive ping timeout")
 
 
 class TestSilence:
-    def test_silent_peer_is_ended_after_ping_and_timeout(self) -> None:
-        """1011, as websockets says it; the view's ``receive()`` returns None."""
+    def test_connection_is_ended_after_ping_and_timeout(self) -> None:
+        """1011, with the reason that the library ``websockets`` uses; the view's ``receive()`` returns None."""
         begin = time.monotonic()
         with connected(**QUICK) as (ws, peer):
             viewing = gevent.spawn(ws.receive)
@@ -239,7 +241,7 @@ class TestSilence:
             assert (ws.close_code, ws.close_reason) == SILENT
             assert elapsed >= 2 * SHORT
 
-    def test_silent_peer_of_a_detached_connection_is_ended(self) -> None:
+    def test_detached_connection_of_a_silent_peer_is_ended(self) -> None:
         """``on_close`` runs, once."""
         closed: list[Any] = []
         with connected(**QUICK) as (ws, _):
@@ -248,34 +250,34 @@ class TestSilence:
             ticks()
             assert closed == [SILENT]
 
-    def test_silent_peer_of_a_view_that_only_pushes_is_ended(self) -> None:
-        """What the kernel takes is no sign of life, however much is sent."""
+    def test_connection_of_a_view_that_only_sends_is_ended(self) -> None:
+        """That the kernel takes frames at once is no activity of the peer."""
         with connected(**QUICK) as (ws, peer):
             viewing = gevent.spawn(push, ws)
             assert peer.close_frame() == SILENT
             viewing.join(5)
             assert viewing.dead
 
-    def test_socket_of_a_silent_peer_is_let_go(self) -> None:
-        """It does not answer the close frame either: it is cut after ``close_timeout``."""
+    def test_socket_of_a_silent_peer_is_closed(self) -> None:
+        """The peer does not answer the close frame either: the socket is closed after ``close_timeout``."""
         before = open_descriptors()
         with connected(close_timeout=0.02, **QUICK) as (ws, _):
             until(lambda: ws._transport.closed)
             assert open_descriptors() == before + 1  # the peer's
             assert ended_with(ws) == SILENT
 
-    def test_connection_that_closes_is_looked_at_no_more(self) -> None:
+    def test_connection_that_closes_is_not_checked(self) -> None:
         """Its own deadline ends it, with its own code."""
         with connected(close_timeout=5.0, **QUICK) as (ws, peer):
             ws.close(4001, "bye")
-            assert ws not in ws._registry.keepalive._watches
+            assert ws not in ws._registry.keepalive
             assert peer.close_frame() == (4001, "bye")
             gevent.sleep(SEVERAL)
             assert not peer.engine.pongs_due
             assert (ws.close_code, ws._transport.closed) == (4001, False)
 
-    def test_worker_that_was_blocked_ends_nobody(self) -> None:
-        """For longer than all timeouts: what it was too busy to hear is nobody's silence."""
+    def test_worker_that_was_blocked_ends_no_connection(self) -> None:
+        """For longer than all timeouts: pongs that arrived meanwhile have not been read yet."""
         with connected(**QUICK) as (ws, peer):
             for _ in range(3):
                 next_ping(peer)
@@ -284,18 +286,18 @@ class TestSilence:
                 ticks(10)
             assert not ws.closed
 
-    def test_answer_that_came_while_the_worker_was_blocked_is_heard_first(self) -> None:
-        """Nearly all of its time was over, and the look that comes late is the one that would end it."""
+    def test_answer_that_arrived_while_the_worker_was_blocked_is_read_first(self) -> None:
+        """Nearly all of its time was over, and the late check is the one that would end the connection."""
         with connected(ping_interval=2 * SHORT, ping_timeout=2 * SHORT) as (ws, peer):
             next_ping(peer)
-            gevent.sleep(2 * SHORT * 6.5 / LOOKS)
+            gevent.sleep(2 * SHORT * 6.5 / CHECKS)
             peer.answer()
             spin(SEVERAL)
             ticks(10)
             assert not ws.closed
 
-    def test_peer_is_not_silent_while_nobody_listens(self) -> None:
-        """The inbox is full, so its pongs wait in the kernel; when the view goes on, it is all there."""
+    def test_peer_is_not_silent_while_nothing_is_read(self) -> None:
+        """The inbox is full, so its pongs wait in the kernel; when the view goes on, nothing is lost."""
         with connected(inbox_messages=1, **QUICK) as (ws, peer):
             peer.send("one", "two")
             until(lambda: ws._paused)
@@ -303,8 +305,8 @@ class TestSilence:
             assert not ws.closed
             assert [ws.receive(), ws.receive()] == ["one", "two"]
 
-    def test_peer_gets_its_time_anew_when_somebody_listens_again(self) -> None:
-        """Pings that went out meanwhile are not held against it."""
+    def test_timeout_starts_again_when_reading_starts_again(self) -> None:
+        """Pings that were sent meanwhile do not count."""
         with connected(inbox_messages=1, **QUICK) as (ws, peer):
             peer.send("one", "two")
             next_ping(peer)
@@ -314,18 +316,18 @@ class TestSilence:
             assert peer.close_frame() == SILENT
             assert time.monotonic() - begin >= 2 * SHORT
 
-    def test_peer_that_has_gone_is_cut_though_nobody_reads(self) -> None:
-        """A refused write is all that tells of it, and nobody would read on to the end: the descriptor is freed."""
+    def test_disconnected_peer_is_detected_though_nothing_is_read(self) -> None:
+        """By a refused write alone; the descriptor is closed, because no read would find the end."""
         with connected(inbox_messages=1, **QUICK) as (ws, peer):
             peer.send("one", "two")
             until(lambda: ws._paused)
             peer.reset()
-            until(lambda: ws._transport.closed, "the socket is let go")
+            until(lambda: ws._transport.closed, "the socket is closed")
             assert [ws.receive(), ws.receive(), ws.receive()] == ["one", "two", None]
             assert ws.close_code == 1006
 
-    def test_slow_reader_is_alive(self) -> None:
-        """It says nothing, but takes what waits for it."""
+    def test_slow_reader_is_not_silent(self) -> None:
+        """It sends nothing, but reads what waits for it."""
         with connected(pair=unix_pair, send_high_water=2**30, **QUICK) as (ws, peer):
             ws.send(bytes(2**23))
             begin = time.monotonic()
@@ -336,21 +338,21 @@ class TestSilence:
             assert not ws.closed
 
     def test_stuck_outbox_gets_no_pings(self) -> None:
-        """They would be bytes more for a peer that reads nothing, each interval some."""
+        """Each interval would add bytes for a peer that reads nothing."""
         with connected(pair=unix_pair, send_high_water=2**30, ping_interval=SHORT / 4, ping_timeout=None) as (ws, _):
             ws.send(bytes(2**23))
             waiting = ws._transport.outbox_size
             gevent.sleep(SEVERAL)
             assert ws._transport.outbox_size == waiting > 0
 
-    def test_stuck_reader_is_ended_like_a_silent_one(self) -> None:
-        """It neither reads nor says anything."""
+    def test_peer_that_reads_nothing_is_silent(self) -> None:
+        """It sends nothing either."""
         with connected(pair=unix_pair, send_high_water=2**30, **QUICK) as (ws, _):
             ws.send(bytes(2**23))
             assert ended_with(ws) == SILENT
 
-    def test_frame_that_waits_for_the_tick_to_end_is_no_sign_of_life(self) -> None:
-        """The look may come between: a view that wakes up as often would keep a dead peer alive."""
+    def test_frame_that_waits_for_the_tick_to_end_is_no_activity(self) -> None:
+        """The check may come between: a view that sends as often would keep the connection of a dead peer open."""
         with connected() as (ws, _):
             before = ws._activity()
             ws.offer(prepare("one"))
@@ -380,7 +382,7 @@ class TestMessages:
         ids=["a byte", "half a header", "a header"],
     )
     def test_message_that_only_begins_ends_the_connection(self, begin: bytes) -> None:
-        """1008, and why."""
+        """1008, with the reason."""
         start = time.monotonic()
         with connected(**TIMED) as (ws, peer):
             peer.sock.sendall(begin)
@@ -390,7 +392,7 @@ class TestMessages:
             assert elapsed >= SHORT
 
     def test_message_that_dribbles_ends_the_connection(self) -> None:
-        """That bytes come is no excuse."""
+        """Each byte is activity, and the deadline holds all the same."""
         frame = masked_frame(Opcode.BINARY, bytes(5000))
         with connected(**TIMED) as (ws, peer):
             sending = gevent.spawn(every_moment, peer.sock.sendall, *(bytes([byte]) for byte in frame))
@@ -398,7 +400,7 @@ class TestMessages:
             sending.kill()
 
     def test_fragments_with_pings_between_are_one_message(self) -> None:
-        """Control frames may come in the middle (RFC 6455 5.4); they neither end it nor put it off."""
+        """Control frames may come in the middle (RFC 6455 5.4); they neither end it nor extend its deadline."""
         with connected(**TIMED) as (ws, peer):
             parts = [masked_frame(Opcode.TEXT, b"x", first=0)]
             parts += [PING_FRAME, masked_frame(Opcode.CONTINUATION, b"x", first=0)] * 500
@@ -407,7 +409,7 @@ class TestMessages:
             sending.kill()
 
     def test_many_messages_are_not_one(self) -> None:
-        """Each look finds a part of one, but never of the same for long."""
+        """Each check finds a part of a message, but never of the same one for long."""
         half = masked_frame(Opcode.TEXT, b"12345678")
         with connected(**TIMED) as (ws, peer):
             reading = gevent.spawn(list, ws)
@@ -422,7 +424,7 @@ class TestMessages:
             assert set(reading.get(timeout=5)) == {"12345678"}
 
     def test_message_that_comes_in_time_is_a_message(self) -> None:
-        """And the next one has its own time."""
+        """And the next one has a deadline of its own."""
         with connected(**TIMED) as (ws, peer):
             frame = masked_frame(Opcode.TEXT, b"12345678")
             for _ in range(3):
@@ -432,7 +434,7 @@ class TestMessages:
             assert not ws.closed
 
     def test_time_in_which_nothing_is_read_does_not_count(self) -> None:
-        """The rest may long be here: it is we who do not take it."""
+        """The rest may have arrived: it is we who do not read it."""
         with connected(inbox_messages=1, **TIMED) as (ws, peer):
             last = masked_frame(Opcode.TEXT, b"three")
             peer.sock.sendall(masked_frame(Opcode.TEXT, b"one") + masked_frame(Opcode.TEXT, b"two") + last[:4])
@@ -442,7 +444,7 @@ class TestMessages:
             assert not ws.closed
             assert [ws.receive() for _ in range(3)] == ["one", "two", "three"]
 
-    def test_time_in_which_the_worker_was_blocked_counts_as_one_look(self) -> None:
+    def test_time_in_which_the_worker_was_blocked_counts_as_one_check(self) -> None:
         """The rest was on its way, but the kernel had no room for all of it."""
         payload = bytes(300_000)
         frame = masked_frame(Opcode.BINARY, payload)
@@ -460,7 +462,7 @@ class TestMessages:
         member = Quiet()
         member.message = 0
         with watched(member, ping_interval=SHORT, ping_timeout=None, message_timeout=None):
-            until(lambda: member.knocks > 4)
+            until(lambda: member.pings > 4)
         assert member.failures == []
 
     def test_deadline_holds_for_a_peer_that_answers_pings(self) -> None:
@@ -474,73 +476,72 @@ class TestMessages:
 
 
 class TestTimer:
-    def test_nobody_to_watch_costs_no_timer(self) -> None:
-        """It starts with the first and stops with the last."""
+    def test_timer_runs_while_there_are_connections(self) -> None:
+        """It starts with the first, goes on with the second, and stops with the last."""
         one, two = Quiet(), Quiet()
         with watched(one, two, **QUICK) as found:
-            timers = [found._timer]
+            ticks_ = [found.tick]
             found.forget(one)
-            timers.append(found._timer)
-        assert timers[0] is timers[1] is not None
-        assert found._timer is None
+            ticks_.append(found.tick)
+        assert ticks_ == [SHORT / CHECKS] * 2
+        assert found.tick is None
 
-    def test_forgotten_member_is_asked_nothing(self) -> None:
-        """Forgetting twice does no harm."""
-        gone, here = Quiet(), Quiet()
-        with watched(gone, here, **QUICK) as found:
-            found.forget(gone)
-            found.forget(gone)
-            until(lambda: here.failures)
-        assert (gone.looks, gone.knocks, gone.failures) == (0, 0, [])
+    def test_forgotten_member_is_not_checked(self) -> None:
+        """A second ``forget()`` does nothing."""
+        ended, open_ = Quiet(), Quiet()
+        with watched(ended, open_, **QUICK) as found:
+            found.forget(ended)
+            found.forget(ended)
+            until(lambda: open_.failures)
+        assert (ended.checks, ended.pings, ended.failures) == (0, 0, [])
 
-    def test_member_that_another_one_ends_is_asked_nothing_more(self) -> None:
-        """In the same look."""
+    def test_member_that_another_one_ends_is_not_checked(self) -> None:
+        """In the same check of all."""
         found = Keepalive()
         first, second = Quiet(), Quiet()
         for member, other in ((first, second), (second, first)):
             member._keepalive_ping = lambda other=other: found.forget(other)
             found.watch(member, Config(**QUICK))
-        until(lambda: len(found._watches) == 1)
-        last = next(iter(found._watches))
-        gone = first if last is second else second
-        looks = gone.looks
+        until(lambda: len(found) == 1)
+        last, ended = (first, second) if first in found else (second, first)
+        checks = ended.checks
         until(lambda: last.failures)
         found.forget(last)
-        assert gone.looks == looks
+        assert ended.checks == checks
 
     def test_each_member_has_its_own_intervals(self) -> None:
-        """A view's ``limits`` are its own; others are not asked more often for it."""
+        """A view's ``limits`` are its own; others get no more pings because of it."""
         quick, slow = Quiet(), Quiet()
         found = Keepalive()
         found.watch(slow, Config(ping_interval=60))
         found.watch(quick, Config(ping_interval=SHORT, ping_timeout=None))
-        until(lambda: quick.knocks > 3)
+        until(lambda: quick.pings > 3)
         for member in (quick, slow):
             found.forget(member)
-        assert (slow.knocks, slow.failures) == (0, [])
+        assert (slow.pings, slow.failures) == (0, [])
 
-    def test_those_who_come_and_go_do_not_stop_the_clock_of_others(self) -> None:
-        """Each of them wants looks more often, which starts the timer anew: the time that had passed counts."""
+    def test_short_connections_do_not_stop_the_clock_of_others(self) -> None:
+        """Each of them needs more checks, so the timer starts again: the time that had passed counts."""
         member, found = Quiet(), Keepalive()
         found.watch(member, Config(ping_interval=4 * SHORT, ping_timeout=None))
         rounds = 0
-        while not member.knocks and rounds < 100:
-            visitor = Quiet()
-            found.watch(visitor, Config(ping_interval=SHORT))
-            found.forget(visitor)
+        while not member.pings and rounds < 100:
+            short = Quiet()
+            found.watch(short, Config(ping_interval=SHORT))
+            found.forget(short)
             gevent.sleep(SHORT / 3)
             rounds += 1
         found.forget(member)
         assert rounds * SHORT / 3 < 12 * SHORT
 
-    def test_loop_is_looked_at_without_any_interval(self) -> None:
-        """How late the worker runs is told all the same."""
+    def test_lag_is_measured_without_any_interval(self) -> None:
+        """A check every ``MAX_TICK`` seconds."""
         member = Quiet()
         with watched(member, **NEVER) as found:
-            assert found._tick == LONGEST_TICK
+            assert found.tick == MAX_TICK
 
-    def test_lag_is_how_late_a_look_came(self) -> None:
-        """0 or next to it where nothing holds the loop up."""
+    def test_lag_is_how_late_a_check_was(self) -> None:
+        """About 0 where nothing keeps the loop busy."""
         with watched(Quiet(), **QUICK) as found:
             in_a_watcher(lambda: spin(0.1))
             until(lambda: found.lag > 0.05)
@@ -548,22 +549,27 @@ class TestTimer:
             assert found.lag >= 0
 
     def test_loop_serves_others_between_many(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A look at many is taken in steps, and everybody is looked at once."""
-        monkeypatch.setattr(keepalive, "AT_ONCE", 10)
-        found, loop = Keepalive(), gevent.get_hub().loop
-        members, order = [Quiet() for _ in range(95)], []
-        for member in members:
-            found._watches[member] = keepalive._Watch(Config(**QUICK), 0.0)
-        for member in members:
-            member._activity = lambda: order.append("look") or 0
+        """Many members are checked in steps of ``BATCH``, each of them once."""
+        monkeypatch.setattr(keepalive, "BATCH", 10)
+        loop, members = gevent.get_hub().loop, [Quiet() for _ in range(95)]
+        order: list[Quiet | None] = []  # None: something else has run
 
         def other() -> None:
-            order.append("other")
-            if order.count("look") < len(members):
+            order.append(None)
+            if len(order) < 1000:
                 loop.run_callback(other)
 
-        loop.run_callback(found._go_on, list(found._watches.items()))
-        loop.run_callback(other)
-        until(lambda: order.count("look") == len(members))
-        longest = max(len(steps) for steps in "".join("l" if each == "look" else " " for each in order).split())
-        assert (longest, order.count("look")) == (10, 95)
+        def activity(member: Quiet) -> int:
+            if not order:
+                loop.run_callback(other)
+            order.append(member)
+            return 0
+
+        for member in members:
+            member._activity = partial(activity, member)
+        with watched(*members, ping_interval=CHECKS * SHORT, ping_timeout=None):
+            until(lambda: len(order) >= 1000)
+        checked = [member for member in order if member is not None]
+        steps = [len(list(step)) for is_member, step in groupby(order, lambda each: each is not None) if is_member]
+        assert max(steps) == 10
+        assert sorted(map(id, checked)) == sorted(map(id, members))

@@ -1,11 +1,10 @@
-"""``admission``: who may come in, and that every place is given back."""
+"""``limits``: which handshakes are refused, and that every slot is released; ``accept_timeout``."""
 
 from __future__ import annotations
 
 import errno
 import logging
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, ClassVar
 
 import gevent
@@ -15,24 +14,18 @@ from gws_middleware import ConnectionClosed, HandshakeRefused, WebSocketMiddlewa
 from gws_middleware.config import Config
 from gws_middleware.connection.channel import Channel
 from gws_middleware.process import registry
-from gws_middleware.process.limits import full
+from gws_middleware.process.limits import Slots, reserve_request_slots, reserve_user_slot
 from gws_middleware.process.registry import Registry
 from gws_middleware.servers.base import SERVER_KEY, Server
 from gws_middleware.testing import Client, connect
 from gws_middleware.typing import Environ, Headers, StartResponse
 
 from ..support.inprocess import closes, forbids, forbids_lazily, hub_errors, until
+from ..support.registries import here
 
-__all__ = ["hub_errors"]
+__all__ = ["here", "hub_errors"]
 
 ONE: dict[str, Any] = {"max_connections": 1, "max_connections_per_address": 1}
-
-
-@pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch) -> Registry:
-    """A registry of the test's own in place of the process'."""
-    monkeypatch.setattr(registry, "_registry", Registry())
-    return registry.current()
 
 
 def echo(environ: Environ, start_response: StartResponse) -> list[bytes]:
@@ -55,48 +48,102 @@ def works(client: Client) -> bool:
     return client.receive() == "x"
 
 
-class TestFull:
+class TestSlots:
+    def test_slots_are_as_many_as_the_limit(self) -> None:
+        """Each key has its own; a slot that is released can be reserved again, and a key without any is forgotten."""
+        slots = Slots()
+        reserved = [slots.reserve(holder, "a", 2) for holder in (1, 2, 3)] + [slots.reserve(1, "b", 1)]
+        slots.release(2)
+        slots.release(2)
+        reserved.append(slots.reserve(3, "a", 2))
+        counts, holders = slots.reserved, len(slots)
+        for holder in (1, 2, 3):
+            slots.release(holder)
+        assert reserved == [True, True, False, True, True]
+        assert (counts, holders) == ({"a": 2, "b": 1}, 2)
+        assert (slots.reserved, len(slots)) == ({}, 0)
+
+    def test_second_release_takes_no_slot_of_another_holder(self) -> None:
+        """A counter would be too low by one from then on."""
+        slots = Slots()
+        slots.reserve("one", "a", 2)
+        slots.reserve("two", "a", 2)
+        slots.release("one")
+        slots.release("one")
+        assert slots.reserved == {"a": 1}
+
+
+class TestRequestSlots:
     """The rules, without a connection."""
 
-    def taken(self, config: Config, *environs: Environ) -> list[str | None]:
-        """What is full for each that comes."""
-        registry = Registry()
-        found = [full(config, environ, partial(registry.reserve, object())) for environ in environs]
-        return [None if each is None else each.reason for each in found]
+    def reached(self, config: Config, *environs: Environ) -> list[str | None]:
+        """Which limit is reached, for each request in turn."""
+        slots = Slots()
+        found = [reserve_request_slots(slots, object(), config, environ) for environ in environs]
+        return [None if limit is None else limit.setting for limit in found]
 
-    def test_nothing_is_full_without_limits(self, here: Registry) -> None:
-        """And nothing is counted then."""
-        assert full(Config(), {"REMOTE_ADDR": "1.2.3.4"}, partial(here.reserve, "ws")) is None
-        assert not here.reserved
+    def test_nothing_is_reserved_without_limits(self) -> None:
+        """A table of all addresses would grow for nothing."""
+        slots = Slots()
+        assert reserve_request_slots(slots, "ws", Config(), {"REMOTE_ADDR": "1.2.3.4"}) is None
+        assert not slots.reserved
 
     def test_addresses_are_counted_apart(self) -> None:
-        """One address cannot use up another one's places."""
+        """One address cannot use up another one's slots."""
         one, two = {"REMOTE_ADDR": "1.2.3.4"}, {"REMOTE_ADDR": "1.2.3.5"}
-        found = self.taken(Config(max_connections_per_address=1), one, two, one)
+        found = self.reached(Config(max_connections_per_address=1), one, two, one)
         assert found == [None, None, "max_connections_per_address"]
 
     @pytest.mark.parametrize("environ", [{}, {"REMOTE_ADDR": ""}, {"REMOTE_ADDR": None}])
     def test_peer_without_an_address_is_not_counted(self, environ: Environ) -> None:
-        """A unix socket has none; behind it is a proxy."""
-        assert self.taken(Config(max_connections_per_address=1), environ, environ) == [None, None]
+        """A unix socket has none, and its peer is a proxy."""
+        assert self.reached(Config(max_connections_per_address=1), environ, environ) == [None, None]
 
-    def test_address_is_what_the_function_says(self) -> None:
-        """The proxy's header, and nobody is counted where it says None."""
+    def test_address_is_what_client_address_returns(self) -> None:
+        """E.g. the proxy's header; a request for which it returns None is not counted."""
         config = Config(max_connections_per_address=1, client_address=lambda environ: environ.get("HTTP_X_REAL_IP"))
         one, two = ({"REMOTE_ADDR": "10.0.0.1", "HTTP_X_REAL_IP": ip} for ip in ("1.2.3.4", "1.2.3.5"))
         unknown = {"REMOTE_ADDR": "10.0.0.1"}
-        found = self.taken(config, one, two, unknown, unknown, two)
+        found = self.reached(config, one, two, unknown, unknown, two)
         assert found == [None, None, None, None, "max_connections_per_address"]
 
     def test_worker_s_limit_comes_first(self) -> None:
-        """Whose fault it is does not matter when there is no place at all."""
+        """A full worker serves no address."""
         environ = {"REMOTE_ADDR": "1.2.3.4"}
-        assert self.taken(Config(**ONE), environ, environ) == [None, "max_connections"]
+        assert self.reached(Config(**ONE), environ, environ) == [None, "max_connections"]
+
+
+class TestUserSlots:
+    """The rules, without a connection."""
+
+    @pytest.mark.parametrize(
+        ("options", "users", "found"),
+        [
+            ({}, ["bob", "bob"], [True, True]),
+            ({"max_connections_per_user": 1}, ["bob", "eve", "bob"], [True, True, False]),
+            ({"max_connections_per_user": 2}, ["bob", "bob", "bob"], [True, True, False]),
+            ({"max_connections_per_user": 1}, [None, None], [True, True]),
+        ],
+        ids=["no limit", "one", "two", "no user"],
+    )
+    def test_each_user_has_as_many_slots_as_the_limit(
+        self, options: dict[str, int], users: list[str | None], found: list[bool]
+    ) -> None:
+        """Without a limit, and for a connection without a user, nothing is reserved."""
+        slots, config = Slots(), Config(user_key=lambda ws: ws[0], **options)
+        assert [reserve_user_slot(slots, (user, number), config) for number, user in enumerate(users)] == found
+        assert len(slots) == (found.count(True) if options and None not in users else 0)
+
+    def test_user_that_is_not_hashable_is_an_error(self) -> None:
+        """It names the setting."""
+        config = Config(max_connections_per_user=1, user_key=lambda ws: [])
+        with pytest.raises(TypeError, match="user_key"):
+            reserve_user_slot(Slots(), "ws", config)
 
 
 class TestRefusals:
     def test_one_more_than_the_worker_takes_is_503(self, here: Registry) -> None:
-        """With the time after which to try again; those who are here stay, and the application is not asked."""
+        """With Retry-After. Open connections stay open, and the application is not called."""
         app = WebSocketMiddleware(echo, max_connections=2)
         with connect(app) as one, connect(app) as two:
             answer = refused(app)
@@ -108,7 +155,7 @@ class TestRefusals:
         assert here.counters.refused == {"max_connections": 1}
 
     def test_one_more_from_an_address_is_429(self, here: Registry) -> None:
-        """Other addresses come in."""
+        """Other addresses are served."""
         app = WebSocketMiddleware(echo, max_connections_per_address=1)
         with connect(app), connect(app, environ={"REMOTE_ADDR": "1.2.3.4"}) as other:
             answer = refused(app)
@@ -118,8 +165,8 @@ class TestRefusals:
         assert answer.body == b"Your address has 1 WebSockets here, and may have no more.\n"
         assert here.counters.refused == {"max_connections_per_address": 1}
 
-    def test_refusal_by_the_address_takes_no_place_of_the_worker(self, here: Registry) -> None:
-        """A noisy address cannot fill the worker with refusals."""
+    def test_refusal_at_the_limit_of_an_address_keeps_no_slot_of_the_worker(self, here: Registry) -> None:
+        """One address cannot fill the worker with refused requests."""
         app = WebSocketMiddleware(echo, max_connections=2, max_connections_per_address=1)
         with connect(app):
             for _ in range(3):
@@ -153,7 +200,7 @@ class TestSwitchedServers:
         ],
     )
     def test_one_more_ends_with_1013(self, here: Registry, options: dict[str, int], sentence: str) -> None:
-        """All that is left of a refusal is a close frame; the place is free again when the one who had it has left."""
+        """All that is left of a refusal is a close frame. The slot is released when its connection has ended."""
         app = WebSocketMiddleware(echo, **options)
         with connect(app) as one:
             with connect(app) as two:
@@ -162,10 +209,10 @@ class TestSwitchedServers:
             assert works(one)
         until(lambda: not len(here))
         assert ended == (1013, sentence)
-        assert not here.reserved
+        assert not here.slots.reserved
 
 
-# --- places are given back ------------------------------------------------------------------------------------------
+# --- slots are released ---------------------------------------------------------------------------------------------
 
 
 def forgets(environ: Environ, start_response: StartResponse) -> list[bytes]:
@@ -212,63 +259,63 @@ def detaches(environ: Environ, start_response: StartResponse) -> list[bytes]:
 ACCEPTED = [echo, returns, fails, detaches]
 
 
-class TestPlaces:
+class TestRelease:
     @pytest.mark.parametrize("app", NOT_ACCEPTED)
-    def test_place_is_free_again_when_nothing_was_accepted(
+    def test_slot_is_released_when_nothing_was_accepted(
         self, here: Registry, app: Callable[..., Any], caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Refused, forgotten, failed or given up, lazily or not."""
+        """The application refuses, does nothing, raises or takes too long, lazily or not."""
         with pytest.raises((HandshakeRefused, LookupError)), connect(app, accept_timeout=0.03, **ONE):
             pass
-        assert not here.reserved
+        assert not here.slots.reserved
 
     @pytest.mark.parametrize("app", ACCEPTED)
-    @pytest.mark.parametrize("who", ["the peer closes", "the peer vanishes"])
-    def test_place_is_free_again_with_the_socket(
-        self, here: Registry, app: Callable[..., Any], who: str, caplog: pytest.LogCaptureFixture
+    @pytest.mark.parametrize("end", ["the peer closes", "the peer disconnects"])
+    def test_slot_is_released_with_the_socket(
+        self, here: Registry, app: Callable[..., Any], end: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         """However the connection and its view end."""
         with connect(app, close_timeout=0.05, **ONE) as client:
-            taken = here.reserved
-            if who == "the peer vanishes":
+            reserved = here.slots.reserved
+            if end == "the peer disconnects":
                 client._sock.close()
                 client._lost = True
         until(lambda: not len(here))
-        assert taken == {"worker": 1, ("address", "127.0.0.1"): 1}
-        assert not here.reserved
+        assert reserved == {"worker": 1, ("address", "127.0.0.1"): 1}
+        assert not here.slots.reserved
 
     @pytest.mark.parametrize("lazily", [False, True])
-    def test_place_is_free_again_when_the_peer_went_before_the_101(self, here: Registry, lazily: bool) -> None:
+    def test_slot_is_released_when_the_peer_disconnected_before_the_101(self, here: Registry, lazily: bool) -> None:
         """``accept()`` raises ConnectionClosed."""
         seen: list[str] = []
 
-        class Gone(Server):
+        class Disconnected(Server):
             def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
-                raise BrokenPipeError(errno.EPIPE, "gone")
+                raise BrokenPipeError(errno.EPIPE, "disconnected")
 
         def app(environ: Environ, start_response: StartResponse) -> Any:
             def late() -> Iterator[bytes]:
                 with pytest.raises(ConnectionClosed):
                     environ["wsgi.websocket"].accept()
-                seen.append("gone")
+                seen.append("disconnected")
                 yield b""
 
             return late() if lazily else list(late())
 
         with pytest.raises(BrokenPipeError):
-            list(WebSocketMiddleware(app, **ONE)(upgrade(Gone()), lambda *arguments: None))
-        assert (seen, here.reserved) == (["gone"], {})
+            list(WebSocketMiddleware(app, **ONE)(upgrade(Disconnected()), lambda *arguments: None))
+        assert (seen, here.slots.reserved) == (["disconnected"], {})
 
-    def test_place_of_an_unread_response_is_free_again(self, here: Registry) -> None:
-        """The server closes the response of a peer that has gone without a look at it."""
+    def test_slot_of_an_unread_response_is_released(self, here: Registry) -> None:
+        """The peer has disconnected: the server closes the response and reads nothing of it."""
         answer: Any = WebSocketMiddleware(forbids_lazily, **ONE)(upgrade(Server()), lambda *arguments: None)
-        taken = here.reserved
+        reserved = here.slots.reserved
         answer.close()
-        assert (taken["worker"], here.reserved) == (1, {})
+        assert (reserved["worker"], here.slots.reserved) == (1, {})
 
     @pytest.mark.parametrize("app", [forbids, forbids_lazily, closes])
     def test_no_timer_is_left_by_a_wrapper_that_does_not_close_the_response(self, app: Callable[..., Any]) -> None:
-        """The deadline of the server's last write goes with the response, and cannot hit the next request."""
+        """The deadline of the server's last write ends with the response, and cannot end the next request."""
         loop = gevent.get_hub().loop
         before = loop.activecnt
         answer: Any = WebSocketMiddleware(app)(upgrade(Server()), lambda *arguments: None)
@@ -277,8 +324,8 @@ class TestPlaces:
         del answer
         assert (bool(body), while_writing, loop.activecnt) == (True, before + 1, before)
 
-    def test_next_one_comes_in_when_one_has_left(self) -> None:
-        """The places are of those who are here."""
+    def test_next_connection_is_accepted_when_one_has_ended(self) -> None:
+        """Again and again."""
         app = WebSocketMiddleware(echo, **ONE)
         for _ in range(3):
             with connect(app) as client:
@@ -303,7 +350,7 @@ def upgrade(server: Server) -> Environ:
     }
 
 
-# --- places of users ------------------------------------------------------------------------------------------------
+# --- slots of users -------------------------------------------------------------------------------------------------
 
 
 def key_of(ws: Any) -> Any:
@@ -314,7 +361,7 @@ class TestUsers:
     OPTIONS: ClassVar[dict[str, Any]] = {"max_connections_per_user": 1, "user_key": key_of}
 
     def test_one_more_of_a_user_is_accepted_and_ends_with_1008(self, here: Registry) -> None:
-        """Which a page can read, as it cannot the status of a refused handshake; the place is free after a close."""
+        """A page can read the code, but not the status of a refused handshake. The slot is released at the close."""
         app = WebSocketMiddleware(echo, **self.OPTIONS)
         bob = {"X-User": "bob"}
         with connect(app, headers=bob) as one:
@@ -329,8 +376,8 @@ class TestUsers:
             assert works(three)
         assert ended == (1008, "too many connections")
 
-    def test_view_of_one_more_sees_the_end(self) -> None:
-        """``receive()`` returns None, as ever."""
+    def test_view_of_one_more_receives_none(self) -> None:
+        """``receive()`` returns None, as at any end."""
         seen: list[Any] = []
 
         def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
@@ -344,15 +391,15 @@ class TestUsers:
             until(lambda: seen)
             assert seen == [(None, 1008)]
 
-    def test_who_has_no_key_is_not_counted(self, here: Registry) -> None:
-        """Anonymous visitors are limited by their address."""
+    def test_connection_without_a_user_is_not_counted(self, here: Registry) -> None:
+        """Anonymous clients are limited by their address."""
         app = WebSocketMiddleware(echo, **self.OPTIONS)
         with connect(app) as one, connect(app) as two:
             assert (works(one), works(two)) == (True, True)
-            assert not here.reserved
+            assert not here.slots.reserved
 
     def test_key_that_cannot_be_found_is_an_error_before_the_101(self, here: Registry) -> None:
-        """It is the project's function: its exception is an ordinary one, and no place is lost."""
+        """It is the project's function: its exception is an ordinary one, and no slot stays reserved."""
 
         def broken(ws: Any) -> Any:
             raise LookupError("no such user")
@@ -362,19 +409,19 @@ class TestUsers:
             connect(echo, max_connections=1, max_connections_per_user=1, user_key=broken),
         ):
             pass
-        assert not here.reserved
+        assert not here.slots.reserved
 
-    def test_place_of_a_user_is_free_when_the_peer_went_before_the_101(self, here: Registry) -> None:
-        """It was taken before the 101 was sent."""
+    def test_slot_of_a_user_is_released_when_the_peer_disconnected_before_the_101(self, here: Registry) -> None:
+        """It was reserved before the 101 was sent."""
 
-        class Gone(Server):
+        class Disconnected(Server):
             def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
-                raise BrokenPipeError(errno.EPIPE, "gone")
+                raise BrokenPipeError(errno.EPIPE, "disconnected")
 
         app = WebSocketMiddleware(echo, **self.OPTIONS)
         with pytest.raises(BrokenPipeError):
-            app({**upgrade(Gone()), "HTTP_X_USER": "bob"}, lambda *arguments: None)
-        assert not here.reserved
+            app({**upgrade(Disconnected()), "HTTP_X_USER": "bob"}, lambda *arguments: None)
+        assert not here.slots.reserved
 
 
 # --- accept_timeout -------------------------------------------------------------------------------------------------
@@ -382,7 +429,7 @@ class TestUsers:
 
 class TestAcceptTimeout:
     @pytest.mark.parametrize("lazily", [False, True])
-    def test_application_that_takes_too_long_is_answered_for(
+    def test_handshake_that_is_not_answered_in_time_is_503(
         self, here: Registry, lazily: bool, caplog: pytest.LogCaptureFixture
     ) -> None:
         """503 to the client, a gevent.Timeout to the application, one warning to the log."""
@@ -433,7 +480,7 @@ class TestAcceptTimeout:
         for accept_timeout in (None, 0.05):
             with connect(app, accept_timeout=accept_timeout) as client:
                 assert client.receive() == "still here"
-        # The same watchers came with the 101, and the deadline went.
+        # Both have the watchers of a connection; one had the timer of the deadline before.
         assert counts[1] == counts[0] - 1
 
     @pytest.mark.parametrize("app", [forbids, forbids_lazily, closes, raises])
@@ -446,8 +493,8 @@ class TestAcceptTimeout:
         until(lambda: loop.activecnt <= before)
         assert loop.activecnt <= before
 
-    def test_no_timer_is_left_when_there_was_no_place(self) -> None:
-        """The application was not asked at all."""
+    def test_no_timer_is_left_when_no_slot_was_free(self) -> None:
+        """The application was not called at all."""
         loop = gevent.get_hub().loop
         app = WebSocketMiddleware(echo, accept_timeout=60, max_connections=1)
         with connect(app):

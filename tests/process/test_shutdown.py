@@ -1,32 +1,42 @@
-"""``stopping``: a goodbye for every WebSocket, whatever ends the worker, in real servers of every kind."""
+"""``shutdown``: the drain and the coordinator; then, in real servers of every kind, a close frame for every WebSocket,
+whatever ends the worker.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import gevent
 import psutil
 import pytest
 
+from gws_middleware.codes import CloseCode
+from gws_middleware.process import shutdown as module
+from gws_middleware.process.registry import Registry
+from gws_middleware.process.shutdown import CLOSES_PER_SECOND, ShutdownCoordinator, drain, kill_views
+
 from ..support import servers
-from ..support.inprocess import package_path
+from ..support.inprocess import Peer, connected, hub_errors, plain_channel, tcp_pair, unaccepted, until
 from ..support.rawclient import CLOSE, TEXT, Frame, RawClient, close_frame, request, upgrade_request
+from ..support.registries import here
 from ..support.servers import KINDS, POWERLESS, Certificate, Server, eventually, launch
+from .members import Member
+
+__all__ = ["here", "hub_errors"]
 
 ABLE = [name for name in KINDS if name not in POWERLESS and not name.endswith("-parser")]
 """Every server that opens WebSockets, each once."""
-PATIENCE = 8
-"""Seconds within which a server has to end that has peers who answer; gunicorn's own patience is 30."""
+STOP_TIMEOUT = 8
+"""Seconds within which a server has to end whose peers answer; gunicorn's own graceful timeout is 30."""
 
 
 @contextmanager
-def visitors(server: Server, *paths: str) -> Iterator[list[RawClient]]:
+def open_clients(server: Server, *paths: str) -> Iterator[list[RawClient]]:
     """A connection to each path, open."""
     with ExitStack() as stack:
         clients = []
@@ -39,26 +49,301 @@ def visitors(server: Server, *paths: str) -> Iterator[list[RawClient]]:
         yield clients
 
 
-def goodbyes(clients: list[RawClient]) -> list[int]:
-    """The codes that they hear; each answers, and the connection ends."""
-    heard = [client.read_frame() for client in clients]
-    for client, goodbye in zip(clients, heard, strict=True):
-        assert goodbye.opcode == CLOSE
-        client.send(close_frame(goodbye.code))
+def close_codes(clients: list[RawClient]) -> list[int]:
+    """The codes of the close frames that they receive; each is answered, and the connection ends."""
+    frames = [client.read_frame() for client in clients]
+    for client, frame in zip(clients, frames, strict=True):
+        assert frame.opcode == CLOSE
+        client.send(close_frame(frame.code))
     assert [client.read_until_eof() for client in clients] == [b""] * len(clients)
-    return [goodbye.code for goodbye in heard]
+    return [frame.code for frame in frames]
+
+
+# --- the drain, in this process --------------------------------------------------------------------------------------
+
+
+def test_drain_without_connections_returns_at_once() -> None:
+    """A worker without connections stops without delay."""
+    begin = time.monotonic()
+    drain(Registry(), timeout=60)
+    assert time.monotonic() - begin < 1
+
+
+def test_drain_sends_close_frames_and_waits_until_all_sockets_are_closed() -> None:
+    """Each connection is closed once; the default code is its ``shutdown_close_code``."""
+    registry = Registry()
+    members = [Member(registry, after) for after in (0, 0.01, 0.02)]
+    drain(registry, timeout=60)
+    assert [member.calls for member in members] == [[1012]] * 3
+    assert len(registry) == 0
+
+
+def test_drain_aborts_connections_that_are_open_after_the_timeout() -> None:
+    """And no other."""
+    registry = Registry()
+    closing, staying = Member(registry, 0.01), Member(registry)
+    drain(registry, CloseCode.SERVICE_RESTART, timeout=0.1)
+    assert (closing.calls, staying.calls) == ([1012], [1012, "abort"])
+    assert len(registry) == 0
+
+
+def test_two_drains_at_once_do_no_harm() -> None:
+    """SIGTERM may come twice, and a server's ``stop()`` may drain while its worker does."""
+    registry = Registry()
+    member = Member(registry, 0.02)
+    drains = [gevent.spawn(drain, registry, 1001, 5.0) for _ in range(2)]
+    gevent.joinall(drains, timeout=5, raise_error=True)
+    assert "abort" not in member.calls
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The sleeps of a drain, which take no time: its clock stands still otherwise."""
+    noted: list[float] = []
+    monkeypatch.setattr(module.time, "monotonic", lambda: sum(noted))
+    monkeypatch.setattr(module.gevent, "sleep", noted.append)
+    return noted
+
+
+def test_close_frames_to_many_are_spread(pauses: list[float]) -> None:
+    """At most ``CLOSES_PER_SECOND``, and a few at a time: each of them makes a client connect again at once."""
+    registry, order = Registry(), []
+    members = [Member(registry, 0, on_close=order.append) for _ in range(2000)]
+    drain(registry, CloseCode.SERVICE_RESTART, timeout=60)
+    assert order == members
+    assert {tuple(member.calls) for member in members} == {(1012,)}
+    assert 2000 / CLOSES_PER_SECOND - 0.2 < sum(pauses) <= 2000 / CLOSES_PER_SECOND
+    assert max(pauses) < 0.1
+
+
+def test_close_frames_to_very_many_take_no_longer_than_the_timeout(pauses: list[float]) -> None:
+    """The worker has no more time than that."""
+    registry, order = Registry(), []
+    for _ in range(2000):
+        Member(registry, 0, on_close=order.append)
+    drain(registry, timeout=1.0)
+    assert len(order) == 2000
+    assert 0.9 < sum(pauses) <= 1.0
+
+
+def test_close_frames_to_few_are_not_delayed(pauses: list[float]) -> None:
+    """A small worker stops at once."""
+    registry, order = Registry(), []
+    for _ in range(20):
+        Member(registry, 0, on_close=order.append)
+    drain(registry, timeout=60)
+    assert (len(order), sum(pauses)) == (20, 0)
+
+
+def test_connection_that_is_accepted_during_a_drain_is_closed_too() -> None:
+    """With the same code as the others; its ``accept()`` returns before."""
+    registry = Registry()
+    drain(registry, CloseCode.SERVICE_RESTART, timeout=0.01)
+    late = Member(registry, 0)
+    at_once = list(late.calls)
+    until(lambda: late.calls)
+    assert (at_once, late.calls, registry.is_draining) == ([], [1012], True)
+
+
+def test_real_connection_that_is_accepted_during_a_drain_is_closed_too() -> None:
+    """Its 101 comes before the close frame."""
+    with connected() as (ws, peer):
+        registry = ws._registry
+        draining = gevent.spawn(drain, registry, CloseCode.SERVICE_RESTART, 5.0)
+        assert peer.close_frame() == (1012, "")
+        ours, theirs = tcp_pair()
+        late = unaccepted(lambda headers: (plain_channel(ours), b""), registry)
+        late.accept()
+        other = Peer(theirs)
+        assert other.close_frame() == (1012, "")
+        for one in (peer, other):
+            one.answer()
+        draining.get(timeout=5)
+        theirs.close()
+        assert late.close_code == 1012
+
+
+def test_drain_waits_for_views() -> None:
+    """Their sockets are closed before; their ``finally`` must not be cut off."""
+    registry, order = Registry(), []
+    member = Member(registry, 0, has_view=True, on_close=order.append)
+    gevent.spawn_later(0.05, lambda: (order.append("view"), registry.finished(member)))
+    drain(registry, timeout=60)
+    assert order == [member, "view"]
+
+
+def test_drain_waits_for_views_no_longer_than_the_timeout() -> None:
+    """A view that never returns does not keep the worker."""
+    registry = Registry()
+    Member(registry, 0, has_view=True)
+    begin = time.monotonic()
+    drain(registry, timeout=0.1)
+    assert 0.1 <= time.monotonic() - begin < 3
+
+
+def test_drain_of_some_leaves_others_open() -> None:
+    """Neither open connections nor those that are accepted later are closed, and it does not wait for them."""
+    registry = Registry()
+    closing, staying = Member(registry, 0.01), Member(registry)
+    drain(registry, timeout=60, members=[closing])
+    late = Member(registry)
+    gevent.sleep(0.01)
+    found = closing.calls, staying.calls, late.calls, registry.is_draining
+    for member in (staying, late):
+        registry.remove(member)
+    assert found == ([1012], [], [], False)
+
+
+def test_drain_of_some_aborts_no_other() -> None:
+    """A drain of all runs at the same time, and gives more time."""
+    registry = Registry()
+    one, two = Member(registry), Member(registry, 0.3)
+    some = gevent.spawn(drain, registry, 1001, 0.05, [one])
+    everything = gevent.spawn(drain, registry, 1012, 5.0)
+    some.get(timeout=5)
+    found = list(two.calls)
+    everything.get(timeout=5)
+    assert found == [1012]
+
+
+def test_drain_of_some_waits_for_their_views_alone() -> None:
+    """Another view may go on for hours."""
+    registry = Registry()
+    mine, other = (Member(registry, 0, has_view=True) for _ in range(2))
+    gevent.spawn_later(0.05, registry.finished, mine)
+    drain(registry, timeout=60, members=[mine])
+    registry.remove(other)
+    assert registry.unfinished == [other]
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_drain_closes_real_connections(answers: bool) -> None:
+    """A peer that answers is disconnected at once, one that does not at the timeout."""
+    with connected() as (ws, peer):
+        draining = gevent.spawn(drain, ws._registry, 1012, 5.0 if answers else 0.1)
+        assert peer.close_frame() == (1012, "")
+        if answers:
+            peer.answer()
+        draining.get(timeout=2)
+        assert len(ws._registry) == 0
+
+
+def test_drain_returns_when_what_it_aborted_is_counted() -> None:
+    """The last update of the metrics, after the drain, has all ends."""
+    with connected() as (ws, peer):
+        registry = ws._registry
+        drain(registry, 1001, timeout=0.1)
+        assert (len(registry), dict(registry.counters.closed)) == (0, {1001: 1})
+        assert peer.close_frame() == (1001, "")
+
+
+def test_kill_ends_the_views_that_have_not_returned() -> None:
+    """By GreenletExit, so that their ``finally`` runs. A greenlet whose view has returned is left alone."""
+    registry, ended = Registry(), []
+    members = [Member(registry) for _ in range(3)]
+
+    def view(number: int) -> None:
+        registry.view_started(members[number], gevent.getcurrent())
+        try:
+            gevent.sleep(60)
+        except gevent.GreenletExit:
+            ended.append(number)
+            raise
+        finally:
+            registry.finished(members[number])
+
+    views = [gevent.spawn(view, number) for number in range(3)]
+    until(lambda: len(registry.views) == 3)
+    views[0].kill()
+    ended.clear()
+    registry.view_returned(members[1])
+    kill_views(registry)
+    views[2].join(5)
+    found = list(ended), views[1].dead
+    views[1].kill()
+    for member in members:
+        registry.remove(member)
+    assert found == ([2], False)
+
+
+def test_kill_does_not_wait() -> None:
+    """A view that goes on in its ``finally`` ends with the process."""
+    registry, steps = Registry(), []
+    member = Member(registry)
+
+    def view() -> None:
+        registry.view_started(member, gevent.getcurrent())
+        try:
+            gevent.sleep(60)
+        finally:
+            steps.append("finally")
+            gevent.sleep(0.02)
+            steps.append("done")
+
+    viewing = gevent.spawn(view)
+    until(lambda: registry.views)
+    kill_views(registry)
+    before = list(steps)
+    viewing.join(5)
+    registry.remove(member)
+    assert (before, steps) == ([], ["finally", "done"])
+
+
+# --- the coordinator, in this process --------------------------------------------------------------------------------
+
+
+def test_coordinator_closes_once_the_worker_is_to_stop(here: Registry) -> None:
+    """Not before; and once, however often it checks."""
+    stopping: list[bool] = []
+    coordinator = ShutdownCoordinator(lambda: bool(stopping), graceful_timeout=3.0)
+    member = Member(here, 0.02)
+    coordinator.check()
+    gevent.sleep(0.01)
+    before = list(member.calls), coordinator.is_finished
+    stopping.append(True)
+    for _ in range(3):
+        coordinator.check()
+    until(lambda: coordinator.is_finished)
+    assert (before, member.calls) == (([], False), [1012])
+
+
+def test_coordinator_kills_views_before_the_graceful_timeout_is_over(here: Registry) -> None:
+    """At half of a short one."""
+    coordinator = ShutdownCoordinator(lambda: True, graceful_timeout=0.2)
+    member, view = Member(here), gevent.spawn(gevent.sleep, 60)
+    here.view_started(member, view)
+    begin = time.monotonic()
+    coordinator.check()
+    view.join(5)
+    assert 0.1 <= time.monotonic() - begin < 3
+    assert isinstance(view.value, gevent.GreenletExit)
+
+
+def test_coordinator_closes_quickly(here: Registry) -> None:
+    """A peer that does not answer costs a third of the graceful timeout, and views are killed."""
+    coordinator = ShutdownCoordinator(lambda: True, graceful_timeout=0.15)
+    member, view = Member(here), gevent.spawn(gevent.sleep, 60)
+    here.view_started(member, view)
+    begin = time.monotonic()
+    coordinator.close_quickly()
+    assert member.calls == [1012, "abort"]
+    assert view.dead
+    assert time.monotonic() - begin < 3
+
+
+# --- real servers ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ABLE)
-def test_stopped_server_says_goodbye(server_directory: Path, kind: str) -> None:
-    """Attached and detached connections hear 1012, ``finally`` and ``on_close`` run, and the server is gone long before
-    its patience is over.
+def test_stopped_server_closes_all(server_directory: Path, kind: str) -> None:
+    """Attached and detached connections are closed with 1012, ``finally`` and ``on_close`` run, and the server ends
+    long before its graceful timeout is over.
     """
     with launch(kind, server_directory) as server:
-        with visitors(server, "/waiting?id=one", "/waiting?id=two", "/detached?id=three") as clients:
+        with open_clients(server, "/waiting?id=one", "/waiting?id=two", "/detached?id=three") as clients:
             server.kill(signal.SIGTERM)
-            codes = goodbyes(clients)
-        server.wait(PATIENCE)
+            codes = close_codes(clients)
+        server.wait(STOP_TIMEOUT)
         ends = {
             record.text for record in server.log.records() if " after 1012" in record.text and "tests:" in record.text
         }
@@ -75,37 +360,37 @@ def test_stopped_server_says_goodbye(server_directory: Path, kind: str) -> None:
     [(signal.SIGTERM, True), (signal.SIGINT, False), (signal.SIGQUIT, False)],
     ids=["term-tls", "int", "quit"],
 )
-def test_stop_says_goodbye_whatever_the_signal(
+def test_stopped_server_closes_all_whatever_the_signal(
     server_directory: Path, certificate: Certificate, number: int, over_tls: bool
 ) -> None:
-    """Over TLS too, and where gunicorn is told to be quick."""
+    """Over TLS too, and after the signals at which gunicorn stops quickly."""
     with launch("worker", server_directory, certificate=certificate if over_tls else None) as server:
-        with visitors(server, "/waiting?id=one", "/detached?id=two") as clients:
+        with open_clients(server, "/waiting?id=one", "/detached?id=two") as clients:
             server.kill(number)
-            codes = goodbyes(clients)
-        server.wait(PATIENCE)
+            codes = close_codes(clients)
+        server.wait(STOP_TIMEOUT)
         server.log.find("(finally|on_close) of .* after 1012", 2)
     assert codes == [1012, 1012]
 
 
-def test_peer_that_answers_no_goodbye_is_cut(server_directory: Path) -> None:
+def test_peer_that_answers_no_close_frame_is_disconnected(server_directory: Path) -> None:
     """A silent peer costs a third of the graceful timeout, not all of it."""
     with launch("worker", server_directory, options=["--graceful-timeout", "3"]) as server:
-        with visitors(server, "/waiting?id=one", "/detached?id=two") as clients:
+        with open_clients(server, "/waiting?id=one", "/detached?id=two") as clients:
             server.kill(signal.SIGTERM)
-            heard = [[one.code for one in client.read_frames_until_eof()] for client in clients]
+            codes = [[one.code for one in client.read_frames_until_eof()] for client in clients]
         code = server.wait(3)
-    assert (heard, code) == ([[1012]] * 2, 0)
+    assert (codes, code) == ([[1012]] * 2, 0)
 
 
 @pytest.mark.parametrize("kind", ABLE)
-def test_stopped_server_says_goodbye_where_no_view_is_left(server_directory: Path, kind: str) -> None:
+def test_stopped_server_closes_all_where_every_view_has_returned(server_directory: Path, kind: str) -> None:
     """Detached connections alone keep no server from ending."""
     with launch(kind, server_directory) as server:
-        with visitors(server, "/detached?id=one", "/detached?id=two") as clients:
+        with open_clients(server, "/detached?id=one", "/detached?id=two") as clients:
             server.kill(signal.SIGTERM)
-            codes = goodbyes(clients)
-        server.wait(PATIENCE)
+            codes = close_codes(clients)
+        server.wait(STOP_TIMEOUT)
         server.log.find("on_close of (one|two) after 1012", 2)
     assert codes == [1012, 1012]
 
@@ -113,25 +398,25 @@ def test_stopped_server_says_goodbye_where_no_view_is_left(server_directory: Pat
 @pytest.mark.parametrize("kind", ["worker", "gevent"])
 @pytest.mark.parametrize("first", ["waiting", "detached"])
 def test_worker_that_has_served_enough_closes_all(server_directory: Path, first: str, kind: str) -> None:
-    """At ``max_requests``: 1012, attached and detached, also where no view is left, and the next worker serves.
+    """At ``max_requests``: 1012, attached and detached, also where every view has returned, and the next worker serves.
     (Workers on ``gevent.pywsgi`` count no requests.)
     """
     with launch(kind, server_directory, options=["--max-requests", "4"]) as server:
         before = server.status()["pid"]
-        with visitors(server, f"/{first}?id=one", "/detached?id=two") as clients:
-            codes = goodbyes(clients)
+        with open_clients(server, f"/{first}?id=one", "/detached?id=two") as clients:
+            codes = close_codes(clients)
         eventually(lambda: server.status()["pid"] != before, "the next worker")
         server.log.find("(finally|on_close) of .* after 1012", 2)
     assert codes == [1012, 1012]
 
 
-def test_reloaded_server_serves_on_while_the_old_worker_waits(server_directory: Path) -> None:
-    """On SIGHUP: 1012; a peer that answers nothing holds up nobody, and is cut."""
+def test_new_worker_serves_while_the_old_one_waits_for_peers(server_directory: Path) -> None:
+    """On SIGHUP: 1012; a peer that does not answer delays no other, and is disconnected."""
     with launch("worker", server_directory, options=["--graceful-timeout", "9"]) as server:
         before = server.status()["pid"]
-        with visitors(server, "/waiting?id=one", "/detached?id=two") as clients:
+        with open_clients(server, "/waiting?id=one", "/detached?id=two") as clients:
             server.kill(signal.SIGHUP)
-            heard = [client.read_frame().code for client in clients]
+            codes = [client.read_frame().code for client in clients]
             eventually(lambda: server.status()["pid"] != before, "a new worker")
             with server.connect() as client:
                 client.upgrade("/echo")
@@ -139,7 +424,7 @@ def test_reloaded_server_serves_on_while_the_old_worker_waits(server_directory: 
                 echo = client.read_frame()
             old_is_there = psutil.pid_exists(before)
             rest = [client.read_until_eof() for client in clients]
-    assert heard == [1012, 1012]
+    assert codes == [1012, 1012]
     assert (echo, old_is_there, rest) == (Frame(TEXT, b"x"), True, [b"", b""])
 
 
@@ -151,78 +436,78 @@ def test_changed_code_closes_all(server_directory: Path) -> None:
     with launch("worker", server_directory, options=options) as server:
         server.log.expect("Reloader is on")
         before = server.status()["pid"]
-        with visitors(server, "/waiting?id=one", "/detached?id=two") as clients:
+        with open_clients(server, "/waiting?id=one", "/detached?id=two") as clients:
             os.utime(watched, (time.time() + 60,) * 2)
-            codes = goodbyes(clients)
+            codes = close_codes(clients)
             eventually(lambda: server.status()["pid"] != before, "the next worker")
         server.log.find("(finally|on_close) of .* after 1012", 2)
         server.log.expect("Reloader is on")
     assert codes == [1012, 1012]
 
 
-def test_blocked_worker_says_goodbye_before_it_is_killed(server_directory: Path) -> None:
-    """A view that computes for longer than ``--timeout`` costs the others their connection, but not their goodbye."""
+def test_blocked_worker_closes_all_before_it_is_killed(server_directory: Path) -> None:
+    """A view that computes for longer than ``--timeout`` ends the connections of others, but with a close frame."""
     with launch("worker", server_directory, options=["--timeout", "2"]) as server:
         before = server.status()["pid"]
-        with visitors(server, "/waiting?id=one", "/detached?id=two") as clients, server.connect() as culprit:
+        with open_clients(server, "/waiting?id=one", "/detached?id=two") as clients, server.connect() as culprit:
             culprit.upgrade("/blocking")
-            codes = goodbyes(clients)
+            codes = close_codes(clients)
             eventually(lambda: server.status()["pid"] != before, "the next worker")
         server.log.find("(finally|on_close) of .* after 1012", 2)
         server.log.expect("WORKER TIMEOUT")
-        server.log.expect("Error handling request.*in blocking.*SystemExit")  # gunicorn tells whose fault it was
+        server.log.expect("Error handling request.*in blocking.*SystemExit")  # gunicorn logs which view it was
     assert codes == [1012, 1012]
 
 
-def test_worker_without_an_arbiter_says_goodbye(server_directory: Path) -> None:
-    """Somebody has killed the arbiter: its worker finds out, and ends as if told to."""
+def test_worker_without_an_arbiter_closes_all(server_directory: Path) -> None:
+    """The arbiter was killed: its worker finds out, and stops as at a signal."""
     server = servers.start("worker", server_directory)
     servers.await_answer(server)
     worker = psutil.Process(server.status()["pid"])
-    with visitors(server, "/waiting?id=one", "/detached?id=two") as clients:
+    with open_clients(server, "/waiting?id=one", "/detached?id=two") as clients:
         server.process.kill()
         server.process.wait()
-        codes = goodbyes(clients)
+        codes = close_codes(clients)
     eventually(lambda: not worker.is_running(), "the end of the worker")
     server.log.find("(finally|on_close) of .* after 1012", 2)
     assert codes == [1012, 1012]
 
 
-@pytest.mark.parametrize("how", ["told", "max_requests"])
-def test_view_that_looks_at_nothing_is_ended(server_directory: Path, how: str) -> None:
-    """When the patience of a worker is over that ends alone, the greenlets of its views are killed: ``finally`` runs,
-    and another worker takes the place.
+@pytest.mark.parametrize("how", ["signal", "max_requests"])
+def test_view_that_ignores_the_end_is_killed(server_directory: Path, how: str) -> None:
+    """One worker stops, and the arbiter does not: before the graceful timeout is over the greenlets of its views are
+    killed, ``finally`` runs, and another worker starts.
     """
     options = ["--graceful-timeout", "4", "--max-requests", "3" if how == "max_requests" else "0"]
     with launch("worker", server_directory, options=options) as server:
         before = server.status()["pid"]
-        with visitors(server, "/forever?id=one") as [client]:
-            if how == "told":
+        with open_clients(server, "/forever?id=one") as [client]:
+            if how == "signal":
                 os.kill(before, signal.SIGTERM)
-            codes = goodbyes([client])
+            codes = close_codes([client])
         server.log.find("finally of one$")
         eventually(lambda: server.status()["pid"] != before, "a new worker")
     assert codes == [1012]
 
 
-def test_view_that_looks_at_nothing_ends_before_the_arbiter_kills(server_directory: Path) -> None:
-    """SIGTERM to the arbiter, which kills when the graceful timeout is over: ``finally`` has run by then."""
+def test_view_that_ignores_the_end_is_killed_before_the_arbiter_kills_the_worker(server_directory: Path) -> None:
+    """SIGTERM to the arbiter, which kills workers when the graceful timeout is over: ``finally`` has run before."""
     with launch("worker", server_directory, options=["--graceful-timeout", "4"]) as server:
-        with visitors(server, "/forever?id=one") as [client]:
+        with open_clients(server, "/forever?id=one") as [client]:
             server.kill(signal.SIGTERM)
-            codes = goodbyes([client])
-            server.wait(PATIENCE)
+            codes = close_codes([client])
+            server.wait(STOP_TIMEOUT)
         server.log.find("finally of one$")
     assert codes == [1012]
 
 
 @pytest.mark.parametrize("kind", ["worker", "gevent"])
-def test_handshake_behind_the_goodbye_is_sent_home_too(server_directory: Path, kind: str) -> None:
-    """On a connection that was open before: a 101 and then 1012, and no refusal, which a browser would take for a
+def test_handshake_during_a_drain_is_accepted_and_closed(server_directory: Path, kind: str) -> None:
+    """On a connection that was open before: a 101 and then 1012, and no refusal, which a browser would report as a
     failure.
     """
     with launch(kind, server_directory, options=["--keep-alive", "10"]) as server:
-        with visitors(server, "/waiting?id=one") as [witness], server.connect() as late:
+        with open_clients(server, "/waiting?id=one") as [witness], server.connect() as late:
             late.send(request("/plain"))
             late.read_response()
             server.kill(signal.SIGTERM)
@@ -234,22 +519,22 @@ def test_handshake_behind_the_goodbye_is_sent_home_too(server_directory: Path, k
                 frames.append(late.read_frame())
             late.send(close_frame(1012))
             witness.send(close_frame(1012))
-        server.wait(PATIENCE)
+        server.wait(STOP_TIMEOUT)
     assert frames[-1].code == 1012
 
 
-def test_goodbyes_to_many_are_spread(server_directory: Path) -> None:
-    """Each client that comes back costs the next worker a handshake: 500 goodbyes in a second."""
+def test_close_frames_of_a_server_are_spread(server_directory: Path) -> None:
+    """Each client that connects again costs the next worker a handshake: 500 close frames in a second."""
     count = 600
     with launch("worker", server_directory) as server:
-        with visitors(server, *["/detached"] * count) as clients:
+        with open_clients(server, *["/detached"] * count) as clients:
             server.kill(signal.SIGTERM)
             times, codes = [], []
             for client in clients:
                 codes.append(client.read_frame().code)
                 times.append(time.monotonic())
                 client.send(close_frame(1012))
-        server.wait(PATIENCE)
+        server.wait(STOP_TIMEOUT)
     assert codes == [1012] * count
     assert max(times) - min(times) > 0.5
 
@@ -258,10 +543,10 @@ def test_goodbyes_to_many_are_spread(server_directory: Path) -> None:
 def test_close_code_of_a_shutdown_is_a_setting(server_directory: Path, kind: str) -> None:
     """``shutdown_close_code`` is what attached and detached connections are closed with, in every server."""
     with launch(kind, server_directory, env={"GWS_SHUTDOWN_CLOSE_CODE": "4123"}) as server:
-        with visitors(server, "/waiting?id=one", "/detached?id=two") as clients:
+        with open_clients(server, "/waiting?id=one", "/detached?id=two") as clients:
             server.kill(signal.SIGTERM)
-            codes = goodbyes(clients)
-        server.wait(PATIENCE)
+            codes = close_codes(clients)
+        server.wait(STOP_TIMEOUT)
     assert codes == [4123, 4123]
 
 
@@ -283,10 +568,10 @@ def test_application_may_replace_the_signal_handler(server_directory: Path, kind
     closed at once and each has its line in the access log.
     """
     with launch(kind, server_directory, "tests.fixtureapps.chained") as server:
-        with visitors(server, "/waiting?id=one", "/detached?id=two") as clients:
+        with open_clients(server, "/waiting?id=one", "/detached?id=two") as clients:
             server.kill(signal.SIGTERM)
-            codes = goodbyes(clients)
-        server.wait(PATIENCE)
+            codes = close_codes(clients)
+        server.wait(STOP_TIMEOUT)
         server.log.find("(finally|on_close) of .* after 1012", 2)
         lines = [line.status for line in server.access("id=")]
     assert (codes, lines) == ([1012, 1012], [101, 101])
@@ -309,36 +594,8 @@ def test_reading_the_worker_class_is_no_reload(server_directory: Path) -> None:
     config.write_text(READS_THE_CLASS)
     options = ["--config", str(config)]
     with launch("worker", server_directory, options=options, env={"GWS_SHUTDOWN_CLOSE_CODE": "1001"}) as server:
-        with visitors(server, "/waiting?id=one", "/detached?id=two") as clients:
+        with open_clients(server, "/waiting?id=one", "/detached?id=two") as clients:
             server.kill(signal.SIGTERM)
-            codes = goodbyes(clients)
-        server.wait(PATIENCE)
+            codes = close_codes(clients)
+        server.wait(STOP_TIMEOUT)
     assert codes == [1001, 1001]
-
-
-WATCH = """
-import os
-from types import SimpleNamespace
-from gws_middleware.servers.gunicorn import watch_worker
-
-class Worker:
-    alive, nr, max_requests, cfg = True, 0, 1, SimpleNamespace(graceful_timeout=1)
-    def notify(self): pass
-    def run(self): watch_worker()
-
-watch_worker()
-if not os.fork():
-    worker = Worker()
-    worker.run()
-    os._exit("notify" in vars(worker))
-_, status = os.wait()
-print(os.waitstatus_to_exitcode(status))
-"""
-
-
-def test_forked_worker_watches_for_itself() -> None:
-    """Also where its parent has opened a WebSocket: it was no worker, so it looked at no heartbeat."""
-    answer = subprocess.run(
-        [sys.executable, "-c", WATCH], env=package_path(), capture_output=True, text=True, timeout=30, check=True
-    )
-    assert answer.stdout == "1\n"

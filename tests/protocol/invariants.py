@@ -1,6 +1,6 @@
 """What holds for any bytes whatever: the functions that the short fuzz of the suite and ``fuzz/`` share.
 
-Each takes bytes or text that nobody vouches for, and fails with AssertionError if its invariant does not hold; any
+Each takes bytes or text of an untrusted peer, and fails with AssertionError if its invariant does not hold; any
 other exception that comes out of it is a finding too. What each returns shows the tests that they reach both sides.
 """
 
@@ -69,8 +69,8 @@ def check_engine(data: bytes, profile: Profile) -> Outcome:
     """Any bytes end in messages or in a close; nothing escapes.
 
     The same messages, state and replies come of them however they are cut, in C and in pure Python (``read``). No
-    message is longer than the limit. A few pongs or one close frame answer them, and none once goodbye is said. A
-    close frame that is sent or told carries a code that may travel.
+    message is longer than the limit. A few pongs or one close frame answer them, and none after our close frame. A
+    close frame that is sent or reported carries a code that may travel.
     """
     outcome = read(
         data,

@@ -1,4 +1,4 @@
-"""The engines of ``websockets`` and ``wsproto`` behind one interface: the oracles of ``test_oracles``.
+"""The engines of ``websockets`` and ``wsproto`` with one interface: the oracles of ``test_oracles``.
 
 Both do no I/O: a conversation is bytes passed from one object to the other.
 """

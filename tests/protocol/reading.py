@@ -5,17 +5,17 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from gws_middleware.protocol import connection, frames, masking
+from gws_middleware.protocol import connection
 from gws_middleware.protocol.connection import Connection, State
 from gws_middleware.protocol.deflate import Deflate, Parameters
+from tests.support.implementations import NAMES, implementation
 from tests.support.rawclient import CLOSE, CONTINUATION, PING, PONG, Frame, frame
 
-__all__ = ["End", "Message", "Outcome", "frames_of", "implementations", "joined", "outcome_of", "read", "using"]
+__all__ = ["End", "Message", "Outcome", "frames_of", "joined", "outcome_of", "read", "using"]
 
 Message = str | bytes
 Close = tuple[int, str]
@@ -45,41 +45,28 @@ class Outcome(NamedTuple):
 # --- the implementations -------------------------------------------------------------------------------------------
 
 
-def _implementations() -> dict[str, dict[str, object]]:
-    """What ``connection`` takes from ``frames`` and ``masking``, in pure Python and, where it is built, in C."""
-    found: dict[str, dict[str, object]] = {
-        "python": {"parse_messages": frames._py_parse, "encode_frame": frames._py_encode, "mask": masking._py_mask}
-    }
-    try:
-        extension = importlib.import_module("gws_middleware.protocol._speedups")
-    except ImportError:
-        return found
-    found["c"] = {name: getattr(extension, name) for name in found["python"]}
-    return found
-
-
-implementations = _implementations()
-
-
 @contextmanager
 def using(name: str) -> Iterator[None]:
-    """The engine with one of ``implementations``."""
-    wanted = implementations[name]
-    kept = {attribute: getattr(connection, attribute) for attribute in wanted}
-    for attribute, function in wanted.items():
-        setattr(connection, attribute, function)
+    """The engine with the functions of one implementation, a name of ``NAMES``."""
+    chosen = implementation(name)
+    functions = {
+        "parse_messages": chosen.frames.parse_messages,
+        "encode_frame": chosen.frames.encode_frame,
+        "mask": chosen.masking.mask,
+    }
+    kept = {attribute: getattr(connection, attribute) for attribute in functions}
+    vars(connection).update(functions)
     try:
         yield
     finally:
-        for attribute, function in kept.items():
-            setattr(connection, attribute, function)
+        vars(connection).update(kept)
 
 
 # --- taking bytes apart --------------------------------------------------------------------------------------------
 
 
 def split(data: bytes) -> tuple[list[Frame], bytes]:
-    """The whole frames at the head of ``data``, unmasked, and the bytes left; no rule of the RFC is looked at."""
+    """The whole frames at the head of ``data``, unmasked, and the bytes left; no rule of the RFC is checked."""
     found: list[Frame] = []
     start = 0
     while len(data) - start >= 2:
@@ -133,7 +120,7 @@ def drained(engine: Connection, messages: list[Message]) -> list[Message]:
 
 
 def _feed(engine: Connection, data: bytes) -> list[Message]:
-    """Feed from a buffer with other bytes behind the end, which its owner writes over and resizes afterwards."""
+    """Feed from a buffer with other bytes after the end, which its owner overwrites and resizes afterwards."""
     buffer = bytearray(data + b"\x88\x82\x00\x00\x00\x00\x03\xe8")
     messages = engine.feed(buffer, len(data))
     buffer[:] = b"\xff" * len(buffer)
@@ -171,11 +158,11 @@ def read(
     max_fragments: int = 4096,
     same_fault: bool = True,
 ) -> Outcome:
-    """What an engine makes of ``data``: the same whole, byte by byte, in two halves, with a pong behind it, in C and
+    """What an engine makes of ``data``: the same whole, byte by byte, in two halves, with a pong after it, in C and
     in pure Python. ``before`` puts the engine into the state in which it reads.
 
-    A compressed message with two faults (it inflates to broken text and then to too much) is told for the one that a
-    piece of it shows first: with ``same_fault`` False that may depend on the cut.
+    A compressed message with two faults (it inflates to broken text and then to too much) is reported for the one that
+    a piece of it shows first: with ``same_fault`` False that may depend on the cut.
     """
 
     def engine() -> Connection:
@@ -188,7 +175,7 @@ def read(
     outcomes: dict[tuple[str, str], Outcome] = {}
     at_boundary = not split(data)[1]
     tail = frame(PONG, TAIL, mask=None if client else b"\xa5\x5a\x00\xff")
-    for name in implementations:
+    for name in NAMES:
         with using(name):
             for way in (_whole, _bytewise, _in_halves):
                 reader = engine()

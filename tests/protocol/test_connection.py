@@ -34,12 +34,12 @@ from tests.protocol.reading import (
     Outcome,
     drained,
     frames_of,
-    implementations,
     joined,
     outcome_of,
     read,
     using,
 )
+from tests.support.implementations import NAMES
 from tests.support.rawclient import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, frame
 
 SERVER, CLIENT = End(client=False), End(client=True)
@@ -63,7 +63,7 @@ def code(number: int, reason: bytes = b"") -> bytes:
 
 
 def only_failure(outcome: Outcome) -> tuple[int, str]:
-    """Code and reason of a failure that was told in one close frame and is all that came of the input."""
+    """Code and reason of a failure that was sent in one close frame and is all that came of the input."""
     assert outcome.failure is not None, outcome
     number, reason = outcome.failure
     assert outcome == Outcome(
@@ -81,28 +81,28 @@ class TestSection1_4:
     """Once the closing handshake is done, or has begun on our side, nothing more is taken."""
 
     @pytest.mark.parametrize(
-        "behind", [b"\xff" * 50, b"GET / HTTP/1.1\r\n\r\n", frame(TEXT, b"x"), frame(CLOSE), b"\x81"]
+        "after", [b"\xff" * 50, b"GET / HTTP/1.1\r\n\r\n", frame(TEXT, b"x"), frame(CLOSE), b"\x81"]
     )
-    def test_bytes_behind_the_close_frame(self, end: End, behind: bytes) -> None:
-        """Whatever comes behind the peer's close frame is ignored (5.5.1; attack 13)."""
-        outcome = end.read(end.close(code(1000)), behind)
+    def test_bytes_after_the_close_frame(self, end: End, after: bytes) -> None:
+        """What comes after the peer's close frame is ignored (5.5.1; attack 13)."""
+        outcome = end.read(end.close(code(1000)), after)
         assert outcome == Outcome([], State.CLOSED, (1000, ""), (1000, ""), [Frame(CLOSE, code(1000))], [])
 
-    @pytest.mark.parametrize("behind", [b"\xff" * 50, frame(TEXT, b"x"), frame(CLOSE, code(1000))])
-    def test_bytes_behind_a_failure(self, end: End, behind: bytes) -> None:
-        """Whatever comes behind a broken rule is ignored (7.1.7)."""
-        assert only_failure(end.read(end.frame(3), behind)) == (1002, "opcode 0x3 is reserved")
+    @pytest.mark.parametrize("after", [b"\xff" * 50, frame(TEXT, b"x"), frame(CLOSE, code(1000))])
+    def test_bytes_after_a_failure(self, end: End, after: bytes) -> None:
+        """What comes after a broken rule is ignored (7.1.7)."""
+        assert only_failure(end.read(end.frame(3), after)) == (1002, "opcode 0x3 is reserved")
 
-    def test_messages_behind_our_close_frame(self, end: End) -> None:
-        """Messages that were under way when we said goodbye are skipped, fragments, pings and all; the close frame
-        behind them is seen.
+    def test_messages_after_our_close_frame(self, end: End) -> None:
+        """Messages that were under way when our close frame was sent are skipped, fragments, pings and all; the close
+        frame after them is read.
         """
         parts = [end.frame(TEXT, b"late"), *end.fragments(BINARY, b"a", b"", b"b" * 70000), end.ping(b"p")]
         outcome = end.read(*parts, end.close(code(1001)), before=lambda engine: engine.close(1000, "done"))
         assert outcome == Outcome([], State.CLOSED, (1001, ""), (1000, "done"), [Frame(CLOSE, code(1000, b"done"))], [])
 
     def test_message_cut_by_our_close_frame(self, end: End) -> None:
-        """A message of which a part came before our goodbye is skipped to its end."""
+        """A message of which a part came before our close frame is skipped to its end."""
         first, second = end.fragments(TEXT, "é".encode()[:1], "é".encode()[1:] + b" and more")
         for cut in range(1, len(first)):
             engine = Connection(client=end.client)
@@ -112,7 +112,7 @@ class TestSection1_4:
             assert (messages, engine.state) == ([], State.CLOSED)
 
     def test_late_messages_are_not_inflated(self, end: End) -> None:
-        """What comes behind our goodbye costs no inflation and cannot break any more."""
+        """What comes after our close frame is not inflated and cannot break a rule of compression."""
         outcome = end.read(
             end.frame(TEXT, b"\xff broken", rsv=4), deflate=Parameters(), before=lambda engine: engine.close()
         )
@@ -329,8 +329,8 @@ class TestSection5_4:
         assert frames_of(engine.take_replies()) == [Frame(PONG, b"p")]
 
     @pytest.mark.parametrize("opcode", DATA)
-    def test_whole_messages_behind_a_fragmented_one(self, end: End, opcode: int) -> None:
-        """The short path is taken again once a message is complete."""
+    def test_whole_messages_after_a_fragmented_one(self, end: End, opcode: int) -> None:
+        """The fast path is taken again once a message is complete."""
         parts = [*end.fragments(opcode, b"a", b"b"), end.frame(BINARY, b"c"), *end.fragments(BINARY, b"d", b"e")]
         assert end.read(*parts).messages[1:] == [b"c", b"de"]
 
@@ -413,12 +413,12 @@ class TestSection5_5_1:
         assert only_failure(end.read(end.close(code(1000, reason)))) == (1007, "a close reason is not UTF-8")
 
     def test_close_frame_inside_a_message(self, end: End) -> None:
-        """The peer may say goodbye in the middle of a message, which is lost then."""
+        """The peer may send its close frame in the middle of a message, which is lost then."""
         outcome = end.read(end.frame(TEXT, b"a", fin=False), end.close(code(1000)), end.frame(CONTINUATION, b"b"))
         assert (outcome.messages, outcome.state, outcome.received) == ([], State.CLOSED, (1000, ""))
 
     def test_messages_before_it_come_out(self, end: End) -> None:
-        """What came before the goodbye is delivered."""
+        """What came before the close frame is delivered."""
         outcome = end.read(end.frame(TEXT, b"a"), *end.fragments(TEXT, b"b", b"c"), end.close(code(1000)))
         assert (outcome.messages, outcome.state) == (["a", "bc"], State.CLOSED)
 
@@ -438,7 +438,7 @@ class TestSection5_5_1:
         assert outcome == Outcome([], State.CLOSED, (1000, ""), (4000, "x"), [], [])
 
     def test_pong_that_was_due_is_dropped(self, end: End) -> None:
-        """Nothing is sent behind or beside the answer to a close frame (5.5.2: unless it already received one)."""
+        """Nothing is sent after or beside the answer to a close frame (5.5.2: unless it already received one)."""
         assert end.read(end.ping(b"p"), end.close(code(1000))).replies == [Frame(CLOSE, code(1000))]
 
 
@@ -488,12 +488,12 @@ class TestSection5_5_2:
         due = [engine.has_replies, bool(engine.take_replies()), engine.has_replies, engine.take_replies()]
         assert due == [True, True, False, b""]
 
-    def test_ping_behind_our_close_frame(self, end: End) -> None:
-        """No pong follows our goodbye."""
+    def test_ping_after_our_close_frame(self, end: End) -> None:
+        """No pong follows our close frame."""
         outcome = end.read(end.ping(b"p"), before=lambda engine: (engine.close(), engine.take_replies()))
         assert (outcome.replies, outcome.state) == ([], State.CLOSING)
 
-    def test_pong_due_when_we_say_goodbye(self, end: End) -> None:
+    def test_pong_due_when_we_close(self, end: End) -> None:
         """Our close frame is the last that we send: a pong that was due is dropped."""
         engine = Connection(client=end.client)
         engine.feed(end.ping(b"p"))
@@ -519,7 +519,7 @@ class TestSection5_5_2:
 
     @pytest.mark.parametrize("payload", ["", "é", 5, None])
     def test_ping_of_the_wrong_type(self, end: End, payload: bytes) -> None:
-        """A ping carries bytes: of a str, whose length is another one in UTF-8, nobody would know the limit."""
+        """A ping carries bytes: the length of a str is another one in UTF-8, so the limit would not be clear."""
         with pytest.raises(TypeError):
             Connection(client=end.client).ping(payload)
 
@@ -595,7 +595,7 @@ class TestSection6_1:
             (type("B", (bytes,), {})(b"\xff"), None, BINARY, b"\xff"),
         ],
     )
-    @pytest.mark.parametrize("implementation", implementations)
+    @pytest.mark.parametrize("implementation", NAMES)
     def test_type_of_a_message(
         self, end: End, implementation: str, message: Message, binary: bool | None, opcode: int, payload: bytes
     ) -> None:
@@ -604,7 +604,7 @@ class TestSection6_1:
             sent = Connection(client=end.client).encode(message, binary)
         assert frames_of(joined(sent)) == [Frame(opcode, payload)]
 
-    @pytest.mark.parametrize("implementation", implementations)
+    @pytest.mark.parametrize("implementation", NAMES)
     @pytest.mark.parametrize("message", ["", "é", b"", b"\xff", bytearray(b"a"), "漢" * 30_000, bytes(200_000)])
     @pytest.mark.parametrize("binary", [None, True])
     def test_ready_frame(self, implementation: str, message: Message, binary: bool | None) -> None:
@@ -623,7 +623,7 @@ class TestSection6_1:
 
     @pytest.mark.parametrize("message", [b"\xff", "a\ud800", None])
     def test_ready_frame_of_no_message(self, message: Message) -> None:
-        """What is no message is told at the call here too."""
+        """What is no message raises at the call here too."""
         with pytest.raises((TypeError, ValueError)) as caught:
             prepare(message, False)
         with pytest.raises(type(caught.value), match=f"^{re.escape(str(caught.value))}$"):
@@ -652,21 +652,21 @@ class TestSection6_1:
     @pytest.mark.parametrize("binary", [None, True, False])
     @pytest.mark.parametrize("message", [None, True, 1j, ["a"], ("a",), {"a": 1}, object])
     def test_wrong_type(self, end: End, message: object, binary: bool | None) -> None:
-        """What is no message is the caller's fault and told at the call."""
+        """What is no message is the caller's fault and raises at the call."""
         name = type(message).__name__
         with pytest.raises(TypeError, match=rf"^a message is str, .* or what prepare\(\) returns, not {name}$"):
             Connection(client=end.client).encode(message, binary)
 
     @pytest.mark.parametrize("message", [b"\xff", b"\xed\xa0\x80", bytearray(b"a\xc3"), memoryview(b"\x80")])
     def test_bytes_that_are_no_text(self, end: End, message: bytes) -> None:
-        """Bytes sent as text must be UTF-8 (5.6): told at the call."""
+        """Bytes sent as text must be UTF-8 (5.6): it raises at the call."""
         with pytest.raises(ValueError, match=r"^the bytes to be sent as text are not UTF-8$"):
             Connection(client=end.client).encode(message, False)
 
     @pytest.mark.parametrize("binary", [None, True, False])
-    @pytest.mark.parametrize("implementation", implementations)
+    @pytest.mark.parametrize("implementation", NAMES)
     def test_lone_surrogate(self, end: End, implementation: str, binary: bool | None) -> None:
-        """A str that has no UTF-8 is the caller's fault and told at the call."""
+        """A str that has no UTF-8 is the caller's fault and raises at the call."""
         with using(implementation), pytest.raises(ValueError, match="surrogate"):
             Connection(client=end.client).encode("a\ud800", binary)
 
@@ -743,7 +743,7 @@ class TestSection7:
 
     @pytest.mark.parametrize(("number", "reason"), [(1000, ""), (1001, "bye"), (4999, "größer"), (3000, "x" * 123)])
     def test_our_close_frame(self, end: End, number: int, reason: str) -> None:
-        """Our close frame carries code and reason; it is told as ours."""
+        """Our close frame carries code and reason; it is kept as ours."""
         engine = Connection(client=end.client)
         engine.close(number, reason)
         assert frames_of(engine.take_replies()) == [Frame(CLOSE, code(number, reason.encode()))]
@@ -792,17 +792,17 @@ class TestSection7:
         assert (engine.state, engine.sent_close, engine.received_close, engine.has_replies) == (*before, False)
 
     def test_failure_after_our_close_frame(self, end: End) -> None:
-        """A broken rule behind our goodbye ends the connection without a second close frame (7.1.7)."""
+        """A broken rule after our close frame ends the connection without a second close frame (7.1.7)."""
         outcome = end.read(end.frame(3), before=lambda engine: (engine.close(1001), engine.take_replies()))
         assert outcome == Outcome([], State.FAILED, None, (1001, ""), [], [])
 
     def test_broken_close_frame_as_the_answer(self, end: End) -> None:
-        """An answer to our goodbye that breaks a rule is no answer: FAILED, and no code is told."""
+        """An answer to our close frame that breaks a rule is no answer: FAILED, and no code is kept."""
         outcome = end.read(end.close(b"\x03"), before=lambda engine: (engine.close(1001), engine.take_replies()))
         assert outcome == Outcome([], State.FAILED, None, (1001, ""), [], [])
 
     def test_failure_drops_what_was_due(self, end: End) -> None:
-        """A failure is told in one close frame; a pong that was due is dropped."""
+        """A failure is sent in one close frame; a pong that was due is dropped."""
         assert only_failure(end.read(end.ping(b"p"), end.frame(3))) == (1002, "opcode 0x3 is reserved")
 
     def test_failure_sets_free_what_was_kept(self, end: End) -> None:
@@ -1246,14 +1246,14 @@ class TestStalled:
         assert [len(message) for message in messages] == [self.LIMIT, self.LIMIT, 4]
 
     def test_closing_while_it_is_stalled(self, end: End) -> None:
-        """After our goodbye the messages that wait are skipped; a close frame behind them is found."""
+        """After our close frame the messages that wait are skipped; a close frame after them is read."""
         engine = self.engine(end)
         engine.feed(self.bombs(end, 3) + end.close(code(1000)))
         engine.close()
         assert (engine.feed(b""), engine.state, engine.stalled) == ([], State.CLOSED, False)
 
-    def test_close_frame_behind_them(self, end: End) -> None:
-        """A close frame takes its turn behind the messages."""
+    def test_close_frame_after_them(self, end: End) -> None:
+        """A close frame takes its turn after the messages."""
         outcome = end.read(self.bombs(end, 3), end.close(code(1000)), deflate=RESET, max_message_size=self.LIMIT)
         assert (len(outcome.messages), outcome.state) == (3, State.CLOSED)
 
@@ -1281,7 +1281,7 @@ class TestShell:
         assert found == [eventful for _, eventful in cases]
 
     def test_uneventful_again(self, end: End) -> None:
-        """Between two messages the engine is on the short path again."""
+        """Between two messages the engine is on the fast path again."""
         engine = Connection(client=end.client)
         engine.feed(b"".join(end.fragments(TEXT, b"a", b"b")) + end.ping())
         engine.take_replies()
@@ -1329,8 +1329,8 @@ class TestShell:
         given.append(engine.feed(end.frame(TEXT, b"late")))
         assert given == [["in time"], []]
 
-    def test_fail_behind_our_close_frame(self, end: End) -> None:
-        """Goodbye has been said: there is no second close frame."""
+    def test_fail_after_our_close_frame(self, end: End) -> None:
+        """Our close frame has been sent: there is no second one."""
         engine = Connection(client=end.client)
         engine.close(1000, "done")
         engine.take_replies()
@@ -1515,7 +1515,7 @@ class TestPairs:
     """Our client and our server (habit 13)."""
 
     @pytest.mark.parametrize("parameters", SHAPES)
-    @pytest.mark.parametrize("implementation", implementations)
+    @pytest.mark.parametrize("implementation", NAMES)
     def test_conversation(self, implementation: str, parameters: Parameters | None) -> None:
         """What one side sends the other receives, in both directions, in every shape of compression."""
         rng = random.Random(11)
@@ -1547,15 +1547,15 @@ class TestPairs:
     @pytest.mark.parametrize("first", ["client", "server"])
     @pytest.mark.parametrize(("number", "reason"), [(1000, ""), (4001, "grüße"), (None, "")])
     def test_closing_handshake(self, first: str, number: int | None, reason: str) -> None:
-        """Either side may say goodbye; both end CLOSED and know both codes (7.1.4, 7.1.5)."""
+        """Either side may send its close frame first; both end CLOSED and know both codes (7.1.4, 7.1.5)."""
         pair = Pair()
         closer = getattr(pair, first)
         other = pair.other(closer)
         pair.close(closer, number, reason)
-        told = 1005 if number is None else number
+        kept = 1005 if number is None else number
         assert [engine.state for engine in (closer, other)] == [State.CLOSED, State.CLOSED]
-        assert (closer.sent_close, other.received_close) == ((told, reason), (told, reason))
-        assert (other.sent_close, closer.received_close) == ((told, ""), (told, ""))
+        assert (closer.sent_close, other.received_close) == ((kept, reason), (kept, reason))
+        assert (other.sent_close, closer.received_close) == ((kept, ""), (kept, ""))
 
     def test_both_close_at_once(self) -> None:
         """Close frames that cross end the connection on both sides, and neither is answered (7.1.4)."""
@@ -1579,7 +1579,7 @@ class TestPairs:
         assert pinger.pongs == [b"", b"1", b"\xff" * 125]
 
     @pytest.mark.parametrize("first", ["client", "server"])
-    def test_failure_is_told_to_the_peer(self, first: str) -> None:
+    def test_failure_is_sent_to_the_peer(self, first: str) -> None:
         """The close frame of a failure is one that the peer understands; its answer is ignored."""
         pair = Pair()
         breaker = getattr(pair, first)
@@ -1588,7 +1588,7 @@ class TestPairs:
         assert (failed.state, breaker.state, breaker.received_close) == (State.FAILED, State.CLOSED, failed.sent_close)
 
     def test_code_travels_as_a_number(self) -> None:
-        """Members of CloseCode may be given; what is told are plain numbers."""
+        """Members of CloseCode may be given; what is kept are plain numbers."""
         pair = Pair()
         pair.close(pair.server, CloseCode.GOING_AWAY, "bye")
         assert pair.server.sent_close is not None and type(pair.server.sent_close[0]) is int

@@ -140,7 +140,7 @@ class TestSection7_1:
     @pytest.mark.parametrize("server_bits", [None, *range(9, 16)])
     @pytest.mark.parametrize(("server_reset", "client_reset"), FLAGS)
     def test_every_shape(self, mode: str, server_bits: int | None, server_reset: bool, client_reset: bool) -> None:
-        """Every offer gets an answer that 7.1.1 and 7.1.2 allow, and that means what the server goes by."""
+        """Every offer gets an answer that 7.1.1 and 7.1.2 allow, and that means what the server uses."""
         header = NAME
         header += "; server_no_context_takeover" if server_reset else ""
         header += "; client_no_context_takeover" if client_reset else ""
@@ -151,7 +151,7 @@ class TestSection7_1:
             _judge_answer(f"{header}; client_max_window_bits={client_bits}", mode, server_bits, client_bits)
 
     def test_shared_answer_to_a_bare_offer(self) -> None:
-        """Nobody keeps a context in "shared"."""
+        """Neither end keeps a context in "shared"."""
         agreed = negotiated(NAME, "shared")
         assert agreed is not None
         assert answer(agreed) == (
@@ -216,7 +216,7 @@ class TestSection7_1:
         ],
     )
     def test_agree_to_what_was_offered(self, offered: Parameters, answered: str, agreed: Parameters) -> None:
-        """The client goes by what the server answered, within its offer."""
+        """The client uses what the server answered, within its offer."""
         assert agree(parse_extensions(NAME + answered), offered) == agreed
 
     @pytest.mark.parametrize(
@@ -390,11 +390,11 @@ class TestSection7_2:
             assert b"".join(whole) == message
 
     @pytest.mark.parametrize("data", ["ff", "06", "0005000000", "ffffffffffff"])
-    @pytest.mark.parametrize("behind", [False, True])
-    def test_broken_data(self, data: str, behind: bool) -> None:
-        """What is no deflate data is told as broken, in the first message and in a later one."""
+    @pytest.mark.parametrize("later", [False, True])
+    def test_broken_data(self, data: str, later: bool) -> None:
+        """What is no deflate data is reported as broken, in the first message and in a later one."""
         codec = Deflate(Parameters())
-        if behind:
+        if later:
             codec.inflate(raw(TEXT), NO_LIMIT, True)
         with pytest.raises(InflateError) as caught:
             codec.inflate(bytes.fromhex(data), NO_LIMIT, True)
@@ -426,7 +426,7 @@ class TestFinalBlocks:
     """7.2.3.4: BFINAL ends the deflate stream, not the message."""
 
     def test_several_in_a_message(self) -> None:
-        """The blocks behind a final one belong to the message."""
+        """The blocks after a final one belong to the message."""
         codec = Deflate(Parameters())
         words = (b"the first of three, ", b"the second of three, ", b"the third of three")
         data = b"".join(raw(part, finish=zlib.Z_FINISH) for part in words) + b"\0"
@@ -518,8 +518,8 @@ class TestLimit:
             codec.inflate(bomb, limit, True)
         assert caught.value.too_big and memory.peak < 2 * limit + len(bomb) + 2**18
 
-    def test_bomb_behind_a_final_block(self) -> None:
-        """The limit holds behind a final block too."""
+    def test_bomb_after_a_final_block(self) -> None:
+        """The limit holds after a final block too."""
         bomb, limit = raw(b"x", finish=zlib.Z_FINISH) + BOMB, 2**20
         codec = Deflate(Parameters())
         with measured() as memory, pytest.raises(InflateError):
@@ -527,7 +527,7 @@ class TestLimit:
         assert memory.peak < 3 * limit + 3 * len(bomb) + 2**18
 
     def test_errors_say_which(self) -> None:
-        """Too big and broken can be told apart."""
+        """Too big and broken can be distinguished."""
         assert [InflateError(flag).too_big for flag in (True, False)] == [True, False]
 
 

@@ -1,9 +1,8 @@
-"""RFC 6455 5.2: building frames, and the short path of reading. Each test runs on both implementations."""
+"""RFC 6455 5.2: building frames, and the fast path of reading. Each test runs on both implementations."""
 
 from __future__ import annotations
 
 import array
-import importlib
 import itertools
 import random
 import struct
@@ -16,7 +15,8 @@ import pytest
 
 from gws_middleware.protocol import frames
 from gws_middleware.protocol.frames import FIN, LENGTH, MASKED, OPCODE, RSV1, RSV2, RSV3
-from gws_middleware.protocol.masking import _py_mask
+from gws_middleware.protocol.masking import mask
+from tests.support.implementations import NAMES, implementation
 
 Encode = Callable[..., bytes]
 Parse = Callable[..., int]
@@ -56,23 +56,21 @@ NOT_UTF8 = [
 ]
 
 
-def in_c(name: str) -> Any:
-    """The C implementation, whatever GWS_SPEEDUPS says; without a built extension the test is skipped."""
-    try:
-        extension = importlib.import_module("gws_middleware.protocol._speedups")
-    except ImportError as error:
-        pytest.skip(f"the C extension is not built ({error})")
-    return getattr(extension, name)
-
-
-@pytest.fixture(params=["python", "c"])
+@pytest.fixture(params=NAMES)
 def encode(request: pytest.FixtureRequest) -> Encode:
-    return frames._py_encode if request.param == "python" else in_c("encode_frame")
+    return implementation(request.param).frames.encode_frame
 
 
-@pytest.fixture(params=["python", "c"])
+@pytest.fixture(params=NAMES)
 def parse(request: pytest.FixtureRequest) -> Parse:
-    return frames._py_parse if request.param == "python" else in_c("parse_messages")
+    return implementation(request.param).frames.parse_messages
+
+
+def both(name: str) -> tuple[Any, Any]:
+    """The function of ``frames`` in C and in Python; the test is skipped where C is not built."""
+    if "c" not in NAMES:
+        pytest.skip("the C extension is not built")
+    return getattr(implementation("c").frames, name), getattr(implementation("python").frames, name)
 
 
 def build(first_byte: int, payload: bytes, key: bytes | None = KEY, width: int | None = None) -> bytes:
@@ -83,16 +81,16 @@ def build(first_byte: int, payload: bytes, key: bytes | None = KEY, width: int |
     bit = 0x80 if key is not None else 0
     code = {0: length, 2: 126, 8: 127}[width]
     header = bytes([first_byte, bit | code]) + (length.to_bytes(width, "big") if width else b"")
-    return header + payload if key is None else header + key + _py_mask(payload, key)
+    return header + payload if key is None else header + key + mask(payload, key)
 
 
 def read(
     parse: Parse, data: bytes, masked: bool = True, max_size: int = NO_LIMIT, start: int = 0
 ) -> tuple[int, list[Message]]:
-    """What ``parse`` makes of ``data``: the same in every kind of buffer, whatever stands behind the end."""
+    """What ``parse`` makes of ``data``: the same in every kind of buffer, whatever stands after the end."""
     answers = []
-    behind = data + b"\x82\x80\x00\x00\x00\x00\x82\x00" * 40
-    for buffer in (data, bytearray(data), memoryview(data), behind, memoryview(bytearray(behind))):
+    longer = data + b"\x82\x80\x00\x00\x00\x00\x82\x00" * 40
+    for buffer in (data, bytearray(data), memoryview(data), longer, memoryview(bytearray(longer))):
         messages: list[Message] = []
         answers.append((parse(buffer, start, len(data), max_size, masked, messages), messages))
     assert all(answer == answers[0] for answer in answers)
@@ -316,7 +314,8 @@ def test_encode_frame_wrong_keyword(encode: Encode, names: dict[str, Any]) -> No
 
 def test_encode_frame_c_against_python() -> None:
     """C and pure Python build the same frames of random payloads and texts."""
-    encode, rng = in_c("encode_frame"), random.Random(1)
+    encode, python_encode = both("encode_frame")
+    rng = random.Random(1)
     cases: list[tuple[int, Message, bytes | None]] = []
     for _ in range(1500):
         size = rng.randrange(1 << rng.randrange(12))
@@ -324,7 +323,7 @@ def test_encode_frame_c_against_python() -> None:
         text = "".join(rng.choices(alphabet, k=size))
         payload = text if rng.random() < 0.5 else rng.randbytes(size)
         cases.append((rng.randrange(256), payload, rng.choice([None, rng.randbytes(4)])))
-    assert [case for case in cases if encode(*case) != frames._py_encode(*case)] == []
+    assert [case for case in cases if encode(*case) != python_encode(*case)] == []
 
 
 # parse_messages: what it takes
@@ -405,7 +404,7 @@ def test_parse_messages_wide_items(parse: Parse) -> None:
 @pytest.mark.parametrize("length", [0, 1, 5, 126, 300])
 @pytest.mark.parametrize("first_byte", [TEXT, BINARY])
 def test_parse_messages_truncated(parse: Parse, first_byte: int, length: int, masked: bool) -> None:
-    """A frame cut at any byte is left whole, and the bytes beyond ``end`` are not looked at."""
+    """A frame cut at any byte is left whole, and the bytes beyond ``end`` are not read."""
     key = KEY if masked else None
     before, frame = build(BINARY, b"before", key), build(first_byte, b"p" * length, key)
     stops = {read(parse, before + frame[:cut], masked) == (len(before), [b"before"]) for cut in range(len(frame))}
@@ -483,7 +482,7 @@ def test_parse_messages_not_utf8(parse: Parse, payload: bytes, masked: bool) -> 
 
 
 def test_parse_messages_leaves_no_error(parse: Parse) -> None:
-    """The call that met a text that is not UTF-8 ends with no exception in the air."""
+    """The call that met a text that is not UTF-8 ends with no exception set."""
     parse(build(TEXT, b"\xff"), 0, 7, NO_LIMIT, True, [])
     assert sys.exc_info() == (None, None, None)
 
@@ -546,7 +545,8 @@ def mutated(rng: random.Random, masked: bool) -> bytes:
 
 def test_parse_messages_c_against_python() -> None:
     """On mutated frames C and pure Python take the same messages and stop at the same byte."""
-    in_c_parse, rng = in_c("parse_messages"), random.Random(2)
+    in_c_parse, python_parse = both("parse_messages")
+    rng = random.Random(2)
     different = []
     for _ in range(3000):
         masked, max_size = rng.random() < 0.7, rng.choice([NO_LIMIT, 64, 126])
@@ -557,7 +557,7 @@ def test_parse_messages_c_against_python() -> None:
         other: list[Message] = []
         offsets = {
             in_c_parse(data, start, end, max_size, masked, one),
-            frames._py_parse(data, start, end, max_size, masked, other),
+            python_parse(data, start, end, max_size, masked, other),
         }
         if len(offsets) != 1 or one != other or [*map(type, one)] != [*map(type, other)]:
             different.append((data, start, end, max_size, masked))
@@ -575,7 +575,7 @@ def test_parse_messages_of_encode_frame(encode: Encode, parse: Parse, length: in
 
 
 def test_frames_keep_no_memory(encode: Encode, parse: Parse) -> None:
-    """Thousands of calls, refused ones too, leave no memory behind."""
+    """Thousands of calls, refused ones too, leak no memory."""
     good = encode(TEXT, "ascii", KEY) + encode(TEXT, "мир", KEY) + encode(BINARY, b"data", KEY)
     bad = encode(BINARY, b"before", KEY) + build(TEXT, b"\xff" * 50)
 

@@ -76,11 +76,11 @@ def test_every_first_two_bytes(first: int) -> None:
     """All headers, followed by anything, end in messages or in a close."""
     profile = PROFILES[2]
     assert profile.deflate is not None and not profile.client
-    behind = b"\0\0\0\0\0\0\0\0\0\0\0\0"
+    after = b"\0\0\0\0\0\0\0\0\0\0\0\0"
     for a in range(first, first + 16):
         for b in range(first % 32 // 16, 256, 5):
-            check_engine(bytes([a, b]) + behind, profile)
-    assert check_engine(bytes([first, 0]) + behind, profile).state is State.FAILED
+            check_engine(bytes([a, b]) + after, profile)
+    assert check_engine(bytes([first, 0]) + after, profile).state is State.FAILED
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=IDS)

@@ -277,7 +277,7 @@ class TestSection4_2_1:
         assert judge(GOOD, []) == Handshake(KEY)
 
     def test_first_broken_rule_makes_the_answer(self) -> None:
-        """A request that breaks every rule is told about the first; mending one after the other leads to the 101."""
+        """A request that breaks every rule is refused for the first; mending one after the other leads to the 101."""
         bad = GOOD._replace(
             protocol="HTTP/1.0",
             method="POST",
@@ -661,7 +661,7 @@ class TestSection4_1:
             check_response(101, answer, KEY)
 
     def test_subprotocol_and_compression(self) -> None:
-        """What was offered and chosen is what the client goes by."""
+        """What was offered and chosen is what the client uses."""
         answer = {
             **ANSWER,
             "sec-websocket-protocol": "superchat",

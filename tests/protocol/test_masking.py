@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import importlib
 import itertools
 import os
 import random
@@ -13,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gws_middleware.protocol import masking
+from tests.support.implementations import NAMES, implementation
 
 Mask = Callable[..., bytes]
 
@@ -22,19 +21,9 @@ KEY = b"\x37\xfa\x21\x3d"
 LENGTHS = [*range(70), 125, 126, 127, *range(509, 518), 4095, 4096, 4097, 65535, 65536, 65537, 1 << 20]
 
 
-def c_mask() -> Mask:
-    """The C implementation, whatever GWS_SPEEDUPS says; without a built extension the test is skipped."""
-    try:
-        extension = importlib.import_module("gws_middleware.protocol._speedups")
-    except ImportError as error:
-        pytest.skip(f"the C extension is not built ({error})")
-    mask: Mask = extension.mask
-    return mask
-
-
-@pytest.fixture(params=["python", "c"])
+@pytest.fixture(params=NAMES)
 def mask(request: pytest.FixtureRequest) -> Mask:
-    return masking._py_mask if request.param == "python" else c_mask()
+    return implementation(request.param).masking.mask
 
 
 def one_by_one(data: bytes, key: bytes) -> bytes:
@@ -150,9 +139,12 @@ def test_mask_wrong_number_of_arguments(mask: Mask, arguments: tuple[bytes, ...]
 
 def test_mask_c_against_python() -> None:
     """C and pure Python agree on random data, keys and lengths."""
-    in_c, rng = c_mask(), random.Random(6)
+    if "c" not in NAMES:
+        pytest.skip("the C extension is not built")
+    in_c, python = (implementation(name).masking.mask for name in ("c", "python"))
+    rng = random.Random(6)
     cases = [(rng.randbytes(rng.randrange(1 << rng.randrange(13))), rng.randbytes(4)) for _ in range(2000)]
-    assert [case for case in cases if in_c(*case) != masking._py_mask(*case)] == []
+    assert [case for case in cases if in_c(*case) != python(*case)] == []
 
 
 def test_speedups_pure_python_in_a_process() -> None:
@@ -160,9 +152,8 @@ def test_speedups_pure_python_in_a_process() -> None:
     program = (
         "from gws_middleware.protocol import frames, masking\n"
         "assert masking.speedups is None\n"
-        "assert masking.mask is masking._py_mask\n"
-        "assert frames.encode_frame is frames._py_encode\n"
-        "assert frames.parse_messages is frames._py_parse\n"
+        "functions = masking.mask, frames.encode_frame, frames.parse_messages, frames.FastEngine.feed\n"
+        "assert [type(function).__name__ for function in functions] == ['function'] * 4, functions\n"
     )
     environ = {**os.environ, "GWS_SPEEDUPS": "0"}
     done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True)

@@ -74,7 +74,7 @@ def judged(head: bytes, mode: str) -> Handshake:
 
 
 def serve(client: WebsocketsClient | WsprotoClient, mode: str, subprotocol: str | None = None) -> Connection:
-    """Our server's engine behind their client's handshake."""
+    """Our server's engine after their client's handshake."""
     handshake = judged(client.request(), mode)
     headers = "".join(f"{name}: {value}\r\n" for name, value in accept_headers(handshake, subprotocol))
     client.response(f"HTTP/1.1 101 Switching Protocols\r\n{headers}\r\n".encode("latin-1"))
@@ -85,7 +85,7 @@ def serve(client: WebsocketsClient | WsprotoClient, mode: str, subprotocol: str 
 def connect(
     server: WebsocketsServer | WsprotoServer, offered: Parameters | None, names: Sequence[str] = ()
 ) -> Connection:
-    """Our client's engine behind their server's answer."""
+    """Our client's engine after their server's answer."""
     fields = []
     if offered is not None:
         fields.append(("Sec-WebSocket-Extensions", deflate.offer(offered)))
@@ -137,7 +137,7 @@ class Talk:
         assert set(self.ours.pongs) <= {b"from us"} and set(self.theirs.pongs) <= {b"between"}
 
     def close_ours(self, code: int = 1000, reason: str = "bye") -> None:
-        """We say goodbye; they answer with the same code."""
+        """We send a close frame; they answer with the same code."""
         self.ours.close(code, reason)
         self.to_them(self.ours.take_replies())
         assert self.theirs.closed == (code, reason)
@@ -145,7 +145,7 @@ class Talk:
         assert self.ours.received_close is not None and self.ours.received_close[0] == code
 
     def close_theirs(self, code: int = 1001, reason: str = "grüße") -> None:
-        """They say goodbye; we answer with the same code."""
+        """They send a close frame; we answer with the same code."""
         self.to_us(self.theirs.close(code, reason))
         assert (self.ours.state, self.ours.received_close) == (State.CLOSED, (code, reason))
         assert self.theirs.closed == (code, "")
@@ -156,7 +156,7 @@ class Talk:
 
 
 def messages_for(seed: int) -> list[Message]:
-    """Messages that compress well, badly and not at all, short and long, some said twice for the sake of context."""
+    """Messages that compress well, badly and not at all, short and long, some sent twice, to use the context."""
     rng = random.Random(seed)
     noise = rng.randbytes(1100)
     text = "".join(rng.choice("aé漢😀 ") for _ in range(500))
@@ -260,7 +260,7 @@ PAIRS = {
 
 
 def talk_of(peer: Peer, compression: str | None) -> Talk:
-    """A conversation behind the handshake that ``peer`` asks for."""
+    """Messages after the handshake that ``peer`` asks for."""
     if isinstance(peer, (WebsocketsClient, WsprotoClient)):
         return Talk(serve(peer, compression or "off"), peer)
     assert isinstance(peer, (WebsocketsServer, WsprotoServer))

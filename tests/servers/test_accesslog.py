@@ -1,5 +1,5 @@
-"""The servers' own access logs: one line for each WebSocket, at its end, with its time and its bytes, also where its
-view has left long before. (Those of attached ones and of refusals are in test_takeover.)
+"""The servers' own access logs: one line for each WebSocket, at its end, with its duration and its bytes, also where
+its view has returned long before.
 """
 
 from __future__ import annotations
@@ -29,8 +29,59 @@ everywhere = pytest.mark.parametrize(
 every_kind = pytest.mark.parametrize("server", LATE, indirect=True)
 
 
-class Visitor(Counting):
-    """A client that knows which line the log owes it."""
+@pytest.mark.parametrize("server", [f"{kind}/{one}" for kind in LATE for one in ("tcp", "tls")], indirect=True)
+@pytest.mark.parametrize("closed_by", ["server", "client"])
+def test_attached_websocket_has_one_line(server: Server, token: str, closed_by: str) -> None:
+    """With 101, its duration, and the bytes of the frames that were sent."""
+    with server.connect() as client:
+        client.send(upgrade_request(f"/duration?id={token}" if closed_by == "server" else f"/echo?id={token}"))
+        head = client.read_until(b"\r\n\r\n")
+        if closed_by == "client":
+            client.text("x" * 300)
+            client.read_frame()
+            sent = 304
+            client.send(close_frame())
+        else:
+            sent = 12 + 70010
+            client.read_exactly(sent)
+        sent += len(client.read_exactly(4))
+        client.send(close_frame())
+        assert client.read_until_eof() == b""
+    line = server.await_access(f"id={token}")
+    expected = sent if server.kind.access == "gunicorn" else sent + len(head)
+    assert (line.status, line.sent) == (101, expected)
+    assert closed_by == "client" or 0.3 <= line.seconds < 3
+
+
+@pytest.mark.parametrize("server", LATE, indirect=True)
+def test_refusal_has_one_line(server: Server, token: str) -> None:
+    """That of the HTTP response."""
+    with server.connect() as client:
+        client.send(upgrade_request(f"/answer?status=403%20Forbidden&id={token}"))
+        client.read_response()
+    assert server.await_access(f"id={token}").status == 403
+
+
+@pytest.mark.parametrize("server", ["worker", "gevent", "gevent_pywsgi", "pywsgi"], indirect=True)
+def test_detached_websocket_has_one_line(server: Server, token: str) -> None:
+    """When the connection ends, not when its view returns: with its whole duration, and all that was sent."""
+    with server.connect() as client:
+        client.upgrade(f"/detached?id={token}")
+        server.events(token, "closed")
+        time.sleep(0.2)  # it stays open for a while
+        client.text("x")
+        client.read_frame()
+        before = server.access(f"/detached?id={token}")
+        client.say_goodbye()
+    line = server.await_access(f"/detached?id={token}")
+    frames = 3 + 4  # the echo and our close frame
+    assert (before, line.status) == ([], 101)
+    assert line.seconds >= 0.2
+    assert line.sent == frames if server.kind.access == "gunicorn" else line.sent > frames
+
+
+class Client(Counting):
+    """A client that knows what its line in the log has to be."""
 
     def __init__(self, server: Server, path: str) -> None:
         super().__init__(server.address, tls=server.tls)
@@ -42,18 +93,18 @@ class Visitor(Counting):
         self.sent, self.received = 0, len(self.buffer)
         self.counts_head = server.kind.access == "pywsgi"
 
-    def leave(self, code: int = 1000) -> None:
-        """Say goodbye, and read to the end."""
-        self.left = time.monotonic()
+    def end_with(self, code: int = 1000) -> None:
+        """Close, and read to the end."""
+        self.closed_at = time.monotonic()
         self.send(close_frame(code))
         self.read_until_eof()
         self.end = time.monotonic()
 
-    def owed(self, line: Access) -> bool:
+    def is_line(self, line: Access) -> bool:
         """Whether it is the line of this connection."""
         size = self.received + (len(self.head) if self.counts_head else 0)
         # gunicorn writes microseconds, and a server's clock may be another than ours
-        return (line.status, line.sent) == (101, size) and self.left - self.opened - 0.01 <= line.seconds <= (
+        return (line.status, line.sent) == (101, size) and self.closed_at - self.opened - 0.01 <= line.seconds <= (
             self.end - self.begin + 0.01
         )
 
@@ -67,22 +118,22 @@ def lines(server: Server, mark: str) -> list[Access]:
 
 
 def detached(server: Server, mark: str) -> list[Access]:
-    """The lines of WebSockets so far; the test's other questions to the server have the mark, too."""
+    """The lines of WebSockets so far; the test's other requests have the mark, too."""
     return [line for line in server.access(mark) if line.request.startswith("GET /detached")]
 
 
 @everywhere
 def test_line_of_a_detached_websocket_comes_at_its_end(server: Server, token: str) -> None:
-    """Not when its view leaves; it has all of its time and of its bytes, and the request line that it came with."""
-    with Visitor(server, f"/detached?id={token}") as client:
+    """Not when its view returns; with its whole duration, all of its bytes, and its request line."""
+    with Client(server, f"/detached?id={token}") as client:
         while time.monotonic() < client.opened + 0.2:
             client.say(1000)
         early = lines(server, token)
-        client.leave()
+        client.end_with()
     server.events(token, "left after 1000")
     [line] = lines(server, token)
     assert early == []
-    assert client.owed(line), (line, vars(client))
+    assert client.is_line(line), (line, vars(client))
     assert line.request == f"GET /detached?id={token} HTTP/1.1"
 
 
@@ -90,26 +141,26 @@ def test_line_of_a_detached_websocket_comes_at_its_end(server: Server, token: st
 def test_several_detached_websockets_have_a_line_each(server: Server, token: str) -> None:
     """Each with its own numbers, in the order in which they end."""
     with ExitStack() as stack:
-        clients = [stack.enter_context(Visitor(server, f"/detached?id={token}&n={n}")) for n in range(5)]
+        clients = [stack.enter_context(Client(server, f"/detached?id={token}&n={n}")) for n in range(5)]
         for number, client in enumerate(clients):
             for _ in range(number):
                 client.say(number * 300)
         order = [3, 0, 4, 1, 2]
         for number in order:
-            clients[number].leave()
+            clients[number].end_with()
             eventually(lambda number=number: server.access(f"{token}&n={number}"), "its line")  # type: ignore[misc]
     found = lines(server, token)
     assert [line.request for line in found] == [f"GET /detached?id={token}&n={n} HTTP/1.1" for n in order]
-    assert all(clients[number].owed(line) for number, line in zip(order, found, strict=True)), found
+    assert all(clients[number].is_line(line) for number, line in zip(order, found, strict=True)), found
 
 
 @pytest.mark.parametrize("first", ["on_close", "view"])
 @every_kind
 def test_websocket_that_ends_before_its_view_has_one_line(server: Server, token: str, first: str) -> None:
-    """Whether its view or ``on_close`` is the last to be done."""
-    with Visitor(server, f"/detached/outlived?id={token}&first={first}") as client:
+    """Whether its view or ``on_close`` returns last."""
+    with Client(server, f"/detached/outlived?id={token}&first={first}") as client:
         client.say(10)
-        client.leave()
+        client.end_with()
     server.events(token, "on_close")
     events = server.events(token, "view")
     line = eventually(lambda: detached(server, token), "its line")[0]
@@ -120,8 +171,8 @@ def test_websocket_that_ends_before_its_view_has_one_line(server: Server, token:
 
 @every_kind
 def test_reset_detached_websocket_has_one_line(server: Server, token: str) -> None:
-    """Without a goodbye there is an end, too."""
-    with Visitor(server, f"/detached?id={token}") as client:
+    """Without a close frame, too."""
+    with Client(server, f"/detached?id={token}") as client:
         client.say(10)
         client.reset()
     server.events(token, "left after 1006")
@@ -131,14 +182,14 @@ def test_reset_detached_websocket_has_one_line(server: Server, token: str) -> No
 
 @every_kind
 def test_detached_websocket_that_the_server_closes_has_one_line(server: Server, token: str) -> None:
-    """At its goodbye, which is among the bytes."""
-    with Visitor(server, f"/detached/told?id={token}") as client:
+    """When the close frame is sent, which is among the bytes."""
+    with Client(server, f"/detached/told?id={token}") as client:
         client.say(10)
         client.text("bye")
         code = client.read_frame().code
         server.events(token, "left after 4002")
         found = lines(server, token)
-        client.leave(4002)
+        client.end_with(4002)
     [line] = lines(server, token)
     assert (code, found) == (4002, [line])
     assert (line.status, line.sent) == (101, 12 + 4 + (len(client.head) if client.counts_head else 0))
@@ -147,9 +198,9 @@ def test_detached_websocket_that_the_server_closes_has_one_line(server: Server, 
 @every_kind
 def test_view_that_detaches_and_raises_has_one_line(server: Server, token: str) -> None:
     """The connection ends with 1011."""
-    with Visitor(server, f"/detached/told?id={token}&raise=yes") as client:
+    with Client(server, f"/detached/told?id={token}&raise=yes") as client:
         code = client.read_frame().code
-        client.leave(1011)
+        client.end_with(1011)
     server.events(token, "left after 1011")
     server.log.expect("the reason")
     [line] = lines(server, token)
@@ -159,22 +210,22 @@ def test_view_that_detaches_and_raises_has_one_line(server: Server, token: str) 
 @pytest.mark.parametrize("answers", [True, False], ids=["answered", "unanswered"])
 @pytest.mark.parametrize("kind", LATE)
 def test_detached_websocket_that_the_stop_ends_has_one_line(server_directory: Path, kind: str, answers: bool) -> None:
-    """Written before the process is gone, with the goodbye among its bytes."""
+    """It is written before the process ends, with the close frame among its bytes."""
     options = ["--graceful-timeout", "3"]
     with ExitStack() as stack:
         with launch(kind, server_directory, options=options) as server:
-            clients = [stack.enter_context(Visitor(server, f"/detached?n={n}")) for n in range(3)]
+            clients = [stack.enter_context(Client(server, f"/detached?n={n}")) for n in range(3)]
             for client in clients:
                 client.say(10)
             server.kill(signal.SIGTERM)
-            goodbyes = [client.read_frame() for client in clients]
+            closes = [client.read_frame() for client in clients]
             for client in clients:
                 if answers:
                     client.send(close_frame(1012))
                 client.read_until_eof()
         found = server.access("/detached")
     head = len(clients[0].head) if server.kind.access == "pywsgi" else 0
-    assert goodbyes == [Frame(CLOSE, b"\x03\xf4")] * 3
+    assert closes == [Frame(CLOSE, b"\x03\xf4")] * 3
     assert sorted(line.request.split()[1] for line in found) == [f"/detached?n={n}" for n in range(3)]
     assert [(line.status, line.sent) for line in found] == [(101, 12 + 4 + head)] * 3
 
@@ -193,7 +244,7 @@ def test_nothing_is_kept_for_a_log_that_is_off(server_directory: Path, kind: str
     assert kept == (1 if logs else 0)
 
 
-class Telling(WebSocketHandler):
+class OwnLog(WebSocketHandler):
     """Has an access log of its own."""
 
     lines: ClassVar[list[str]] = []
@@ -204,11 +255,11 @@ class Telling(WebSocketHandler):
 
 @pytest.mark.parametrize(
     ("log", "handler", "kept"),
-    [(None, WebSocketHandler, False), (io.StringIO(), WebSocketHandler, True), (None, Telling, True)],
+    [(None, WebSocketHandler, False), (io.StringIO(), WebSocketHandler, True), (None, OwnLog, True)],
     ids=["no log", "log", "handler with a log of its own"],
 )
 def test_nothing_is_kept_where_pywsgi_has_no_log(log: Any, handler: type[WebSocketHandler], kept: bool) -> None:
-    """The handler, which would write the line, is let go."""
+    """The handler, which would write the line, is released."""
     opened: list[Any] = []
 
     def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
@@ -223,10 +274,10 @@ def test_nothing_is_kept_where_pywsgi_has_no_log(log: Any, handler: type[WebSock
             client.sendall(upgrade_request("/"))
             assert client.recv(1000).startswith(b"HTTP/1.1 101 ")
             found = opened[0]._callbacks.log_line is not None
-            told = list(Telling.lines)
+            written = list(OwnLog.lines)
     finally:
         server.stop()
-    assert (found, told) == (kept, [])
+    assert (found, written) == (kept, [])
 
 
 class Full:
@@ -236,7 +287,7 @@ class Full:
         raise OSError(28, "No space left on device")
 
 
-def test_log_that_fails_takes_nothing_else_with_it(
+def test_log_that_fails_has_no_other_effect(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The error is one record, and our own line about the end is there."""

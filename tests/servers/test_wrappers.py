@@ -31,7 +31,7 @@ every_server = pytest.mark.parametrize("server", KINDS, indirect=True)
 
 
 def rest_of(client: RawClient) -> tuple[int | None, bytes]:
-    """The code of the server's close frame, which comes next, and every byte that comes behind it."""
+    """The code of the server's close frame, which comes next, and every byte that comes after it."""
     close = client.read_frame()
     client.send(close_frame(close.code))
     return close.code, client.read_until_eof()
@@ -58,19 +58,19 @@ everywhere = pytest.mark.parametrize(("server", "composition"), compositions(), 
 
 @everywhere
 def test_messages_go_both_ways(server: Server, token: str, composition: str) -> None:
-    """The connection is taken, with what was pipelined behind the request, and is gone when it ends."""
+    """The connection is taken, with what was pipelined after the request, and is closed at its end."""
     with server.connect() as client:
         client.upgrade(f"/{composition}/echo?id={token}", then=frame(TEXT, b"early"))
         client.text("late")
         echoes = [client.read_frame(), client.read_frame()]
-        goodbye = client.say_goodbye()
-    assert (echoes, goodbye) == ([Frame(TEXT, b"early"), Frame(TEXT, b"late")], [Frame(CLOSE, b"\x03\xe8")])
+        close = client.say_goodbye()
+    assert (echoes, close) == ([Frame(TEXT, b"early"), Frame(TEXT, b"late")], [Frame(CLOSE, b"\x03\xe8")])
     assert server.events(token, "ended") == ["ended"]
 
 
 @everywhere
-def test_nothing_comes_behind_the_101(server: Server, token: str, composition: str) -> None:
-    """The response is swallowed, closed once, and no request behind it is served."""
+def test_nothing_is_written_after_the_101(server: Server, token: str, composition: str) -> None:
+    """The response is swallowed, closed once, and no request after it is served."""
     with server.connect() as client:
         client.upgrade(f"/{composition}/after/list?id={token}")
         client.read_frame()
@@ -92,7 +92,7 @@ def test_generator_view_is_swallowed(server: Server, token: str, composition: st
 
 
 @everywhere
-def test_error_behind_the_101_is_logged_once(server: Server, token: str, composition: str) -> None:
+def test_error_after_the_101_is_logged_once(server: Server, token: str, composition: str) -> None:
     """One record, 1011, and no HTTP byte."""
     with server.connect() as client:
         client.upgrade(f"/{composition}/after/raise?id={token}")
@@ -107,8 +107,8 @@ def test_error_behind_the_101_is_logged_once(server: Server, token: str, composi
 
 
 @everywhere
-def test_connection_ends_behind_a_refusal(server: Server, token: str, composition: str) -> None:
-    """The application's own answer goes out, is closed once, and no request behind it is served (row 18)."""
+def test_connection_is_closed_after_a_refusal(server: Server, token: str, composition: str) -> None:
+    """The application's own answer is sent, closed once, and no request after it is served (row 18)."""
     with server.connect() as client:
         upgrade = upgrade_request(f"/{composition}/answer?status=403%20Forbidden&id={token}")
         client.send(upgrade + request(f"/second?id={token}"))
@@ -144,7 +144,7 @@ def test_access_log_tells_of_a_websocket_once(server: Server, token: str, compos
 
 @every_server
 def test_error_page_of_a_wrapper_ends_the_connection(server: Server, token: str) -> None:
-    """An exception before the 101 may become an answer outside of us: nothing is served behind that either."""
+    """A wrapper outside may answer an exception before the 101: nothing is served after that either."""
     with server.connect() as client:
         client.send(upgrade_request("/outside-error-page/answer/raise") + request(f"/second?id={token}"))
         response = client.read_response()
@@ -172,7 +172,7 @@ def test_mounted_application_gets_its_websocket(server: Server, where: str) -> N
     ],
 )
 def test_server_out_of_reach_is_an_error_that_says_so(server: Server, name: str, sentence: str) -> None:
-    """No frame leaves without a 101: an ordinary 500, the end, and the log says what to do about it."""
+    """No frame is sent without a 101: an ordinary 500, the end, and the log says what to do about it."""
     with server.connect() as client:
         client.send(upgrade_request(f"/outside-{name}/echo") + request("/second"))
         response = client.read_response()
@@ -185,16 +185,16 @@ def test_server_out_of_reach_is_an_error_that_says_so(server: Server, name: str,
 
 
 def reports(server: Server) -> list[str]:
-    """What sentry was told since the last call."""
-    told: list[str] = json.loads(server.get("/reports").body)
-    return told
+    """What sentry has received since the last call."""
+    received: list[str] = json.loads(server.get("/reports").body)
+    return received
 
 
 @pytest.mark.parametrize("where", ["outside", "inside"])
 @pytest.mark.parametrize("ending", ["raise", "lazily-raise"])
 @every_server
 def test_sentry_hears_of_an_error_once(server: Server, token: str, where: str, ending: str) -> None:
-    """An exception behind the 101 is one report, whichever wrapper is nearer to the view."""
+    """An exception after the 101 is one report, whichever wrapper is nearer to the view."""
     reports(server)
     with server.connect() as client:
         client.upgrade(f"/{where}-sentry/after/{ending}?id={token}")
@@ -208,7 +208,7 @@ def test_sentry_hears_of_an_error_once(server: Server, token: str, where: str, e
 @pytest.mark.parametrize("path", ["echo", "after/list", "after/lazily", "after/error-page", "answer?status=403%20No"])
 @every_server
 def test_sentry_hears_of_nothing_else(server: Server, token: str, where: str, path: str) -> None:
-    """How a connection is taken and left is no exception to anyone."""
+    """Taking a connection and ending its request is no exception to any wrapper."""
     reports(server)
     with server.connect() as client:
         client.send(upgrade_request(f"/{where}-sentry/{path}") + close_frame())
@@ -223,9 +223,9 @@ def test_sentry_hears_of_nothing_else(server: Server, token: str, where: str, pa
 
 
 @pytest.mark.parametrize("server", [kind for kind in KINDS if kind not in WRAPPING_KINDS], indirect=True)
-def test_peer_that_leaves_is_no_report(server: Server, token: str) -> None:
-    """Nor is ConnectionClosed that escapes a view because its peer has left. (A wrapper that is nearer to the view than
-    ours reports it all the same.)
+def test_peer_that_disconnects_is_no_report(server: Server, token: str) -> None:
+    """Nor is ConnectionClosed that escapes a view because its peer has disconnected. (A wrapper that is nearer to the
+    view than ours reports it all the same.)
     """
     reports(server)
     with server.connect() as client:

@@ -37,6 +37,7 @@ from gws_middleware.servers.pywsgi import warn_if_views_block
 from gws_middleware.typing import Environ, Headers, StartResponse
 
 from .seam import channel_of, set_channel, transport_of
+from .waiting import eventually
 
 DEADLINE = 5.0
 """Seconds after which a wait that should have ended fails its test."""
@@ -82,11 +83,8 @@ def deadline(what: str, seconds: float = DEADLINE) -> Iterator[None]:
 
 
 def until(condition: Callable[[], object], what: str = "the condition", seconds: float = DEADLINE) -> None:
-    """Let the loop run until ``condition()`` holds. It holds no timer while it looks."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"{what}: not within {seconds} s"
-        gevent.sleep(0.001)
+    """Let the loop run until ``condition()`` holds. Between two checks there is no timer on the loop."""
+    eventually(condition, what, seconds, sleep=gevent.sleep, interval=0.001)
 
 
 def ticks(count: int = 3) -> None:
@@ -152,7 +150,7 @@ def in_a_thread(function: Callable[..., Any], *arguments: Any) -> Any:
     return returned
 
 
-# --- what no test may leave behind --------------------------------------------------------------------------------
+# --- what no test may leave open -----------------------------------------------------------------------------------
 
 
 def open_descriptors() -> int:
@@ -189,7 +187,7 @@ def hub_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BaseException]]
 
 
 def problems(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """What was logged that somebody should look at."""
+    """The warnings and errors that were logged."""
     return [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
@@ -241,7 +239,7 @@ def tls_pair(buffers: int | None = None) -> tuple[Any, Any]:
 
 
 def reset(sock: Any) -> None:
-    """Vanish with a RST instead of a FIN."""
+    """Disconnect with a RST instead of a FIN."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
 
@@ -293,7 +291,7 @@ def counting(ws: WebSocket) -> Iterator[CountingChannel]:
 
 
 class Recorder:
-    """The owner of a transport that keeps what it is told."""
+    """The owner of a transport that keeps what it receives."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -369,7 +367,7 @@ class Peer:
 
     def read(self) -> None:
         """One read; answers nothing."""
-        with deadline("the peer hears something"):
+        with deadline("the peer receives something"):
             try:
                 data = self.sock.recv(1 << 16)
             except ConnectionError:
@@ -426,7 +424,7 @@ def connected(
     compression: Parameters | None = None,
     **options: Any,
 ) -> Iterator[tuple[WebSocket, Peer]]:
-    """An accepted WebSocket and its peer, without an application. Both are gone when the block ends."""
+    """An accepted WebSocket and its peer, without an application. Both are closed when the block ends."""
     ours, theirs = pair(buffers)
     registry = Registry()
     channel = tls_channel if isinstance(ours, gssl.SSLSocket) else plain_channel
@@ -443,7 +441,7 @@ def connected(
 
 
 def refuse_switch(headers: object) -> Any:
-    """For ``unaccepted``: the peer has gone before the 101 could be sent."""
+    """For ``unaccepted``: the peer has disconnected before the 101 could be sent."""
     raise BrokenPipeError
 
 
@@ -477,7 +475,7 @@ ENDS: dict[str, tuple[Callable[[WebSocket, Peer], object], tuple[int, str]]] = {
         (1002, "a control frame has more than 125 bytes"),
     ),
 }
-"""How a connection can end, and the close code and reason that tell of it."""
+"""How a connection can end, and the close code and reason of each."""
 
 
 def last_of(end: str) -> list[str]:

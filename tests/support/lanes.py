@@ -4,7 +4,8 @@
     starts a process that serves: gunicorn, runserver, a proxy. Set where the test or one of its fixtures reaches a call
     of ``Popen``.
 ``browser``, ``database``
-    drives chromium, or starts PostgreSQL. Set where the test uses the fixture of that name.
+    drives chromium, or starts PostgreSQL. Set where the test reaches a call of ``sync_playwright``, or has the fixture
+    ``postgres``.
 ``slow``
     starts an interpreter of its own, or takes more than about five seconds. The first is set where the test reaches a
     call of ``subprocess.run``, the second by hand.
@@ -25,7 +26,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["FAST", "MARKERS", "pytest_collection_modifyitems", "pytest_configure", "pytest_runtest_protocol"]
+__all__ = ["MARKERS", "pytest_collection_modifyitems", "pytest_configure", "pytest_runtest_protocol"]
 
 MARKERS = {
     "real_server": "starts a server process",
@@ -33,10 +34,8 @@ MARKERS = {
     "database": "starts PostgreSQL",
     "slow": "starts an interpreter of its own, or takes more than about five seconds",
 }
-FAST = " and ".join(f"not {name}" for name in MARKERS)
-"""The marker expression of the lane for every save."""
 
-FIXTURES = {"browser": "browser", "postgres": "database"}
+FIXTURES = {"postgres": "database"}
 """Which fixture gives which marker."""
 CALLS = {"Popen": "real_server", "check_call": "slow", "check_output": "slow", "run": "slow"}
 """Which function of ``subprocess`` gives which marker."""
@@ -86,9 +85,11 @@ def _step(thing: Any) -> tuple[frozenset[str], list[Any]]:
         return frozenset(), [_plain(member) for member in members if isfunction(_plain(member))]
     names = frozenset(_names(thing.__code__))
     starts = "subprocess" in names or "Popen" in names
-    markers = frozenset(marker for call, marker in CALLS.items() if starts and call in names)
+    markers = {marker for call, marker in CALLS.items() if starts and call in names}
+    if "sync_playwright" in names:
+        markers.add("browser")
     used = [_plain(each) for each in _used(thing, names) if _is_own(each)]
-    return markers, [each for each in used if isfunction(each) or isclass(each)]
+    return frozenset(markers), [each for each in used if isfunction(each) or isclass(each)]
 
 
 def markers_of(functions: Iterable[Any]) -> set[str]:

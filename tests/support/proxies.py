@@ -65,7 +65,7 @@ class Front:
     proxy: str
     tls: bool = False
     reads_http: bool = True
-    """Whether the proxy looks at requests, or passes bytes on."""
+    """Whether the proxy reads requests, or passes bytes on."""
     cuts_silence: bool = True
     """Whether it ends a WebSocket on which nothing happens."""
 
@@ -164,7 +164,7 @@ def _free_port() -> int:
 
 
 class Client:
-    """A connection of ``websockets``: of its asyncio client, on a loop that runs while somebody waits.
+    """A connection of ``websockets``: of its asyncio client, on a loop that runs while a call waits.
 
     Its client with threads will not do: one of them reads from an SSLSocket while the other writes to it, and now and
     then the handshake never leaves.
@@ -202,7 +202,7 @@ class Client:
         self._loop.run_until_complete(self._ws.send(message))
 
     def pong(self) -> None:
-        """Send a pong that nobody asked for, and to which nobody answers."""
+        """Send a pong that was not asked for, and that is not answered."""
         self._loop.run_until_complete(self._ws.pong())
 
     def recv(self, timeout: float) -> str | bytes:
@@ -214,7 +214,7 @@ class Client:
         return message
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Say goodbye and wait for the end."""
+        """Close and wait for the end."""
         self._loop.run_until_complete(self._ws.close(code, reason))
         self._loop.run_until_complete(self._ws.wait_closed())
         self._ws.transport.close()  # before 3.11 asyncio has a TLS transport for unclosed that the peer has closed

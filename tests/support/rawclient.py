@@ -19,6 +19,7 @@ import os
 import socket
 import ssl
 import struct
+import zlib
 from collections.abc import Iterable
 from types import TracebackType
 from typing import NamedTuple
@@ -27,6 +28,7 @@ __all__ = [
     "BINARY",
     "CLOSE",
     "CONTINUATION",
+    "DEFLATE",
     "PING",
     "PONG",
     "TEXT",
@@ -35,6 +37,7 @@ __all__ = [
     "RawClient",
     "Response",
     "close_frame",
+    "deflated",
     "frame",
     "request",
     "upgrade_request",
@@ -44,6 +47,8 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # the sample nonce of RFC 6455 1.3
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # and its answer
+DEFLATE = ("Sec-WebSocket-Extensions", "permessage-deflate")
+"""The header that offers compression."""
 
 Address = tuple[str, int] | str
 """Of a TCP socket, or the path of a unix one."""
@@ -137,6 +142,12 @@ def close_frame(code: int | None = 1000, reason: str = "", **options: object) ->
     return frame(CLOSE, payload, **options)  # type: ignore[arg-type]
 
 
+def deflated(payload: bytes) -> bytes:
+    """The payload of a message under permessage-deflate (RFC 7692 7.2.1)."""
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
 def _xor(payload: bytes, mask: bytes) -> bytes:
     key = (mask * (len(payload) // 4 + 1))[: len(payload)]
     return (int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")).to_bytes(len(payload), "big")
@@ -183,11 +194,11 @@ class RawClient:
         self.close()
 
     def close(self) -> None:
-        """Close the socket, without a goodbye."""
+        """Close the socket, without a close frame."""
         self.sock.close()
 
     def reset(self) -> None:
-        """Vanish with a RST (TCP only)."""
+        """Disconnect with a RST (TCP only)."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
 
@@ -287,7 +298,7 @@ class RawClient:
     # --- whole steps -----------------------------------------------------------------------------------------------
 
     def upgrade(self, path: str = "/", *headers: tuple[str, str], then: bytes = b"") -> Response:
-        """Send a handshake, and ``then`` in the same write behind it; the answer must be a right 101 (RFC 6455 4.1)."""
+        """Send a handshake, and ``then`` in the same write after it; the answer must be a right 101 (RFC 6455 4.1)."""
         self.send(upgrade_request(path, *headers) + then)
         response = self.read_response()
         assert response.status == 101, response

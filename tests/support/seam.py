@@ -13,11 +13,10 @@ from gevent import get_hub
 from gws_middleware import testing
 from gws_middleware.codes import CloseCode
 from gws_middleware.connection import channel as channels
-from gws_middleware.connection import control, states
+from gws_middleware.connection import states
 from gws_middleware.connection.transport import Transport
 from gws_middleware.connection.turns import Turns
 from gws_middleware.middleware import _Lifetime
-from gws_middleware.process import registry as registries
 from gws_middleware.process.registry import Registry
 from gws_middleware.protocol.connection import Connection
 from gws_middleware.testing import Client, _PairServer
@@ -36,8 +35,6 @@ __all__ = [
     "engine_of",
     "fail",
     "has_ended",
-    "held_by",
-    "is_over",
     "is_paused",
     "limit_messages",
     "log_line_of",
@@ -48,14 +45,12 @@ __all__ = [
     "registry_of",
     "request_of",
     "run_callbacks_of",
-    "running_views",
     "set_channel",
     "socket_of",
     "state_of",
     "transport_of",
     "use_channel_in_c",
     "use_pair_server",
-    "use_registry",
     "waiting_senders",
     "wake_reader",
 ]
@@ -74,12 +69,6 @@ def descriptor_of(ws: Any) -> int:
     """The file descriptor of its socket."""
     number: int = transport_of(ws)._channel.fileno()
     return number
-
-
-def is_over(ws: Any) -> bool:
-    """Whether nothing of it is left to do, ``on_close`` included."""
-    over: bool = control.is_finished(ws)
-    return over
 
 
 def log_line_of(ws: Any) -> Any:
@@ -186,7 +175,7 @@ def use_channel_in_c(monkeypatch: Any, module: Any) -> None:
 
 def queued(turns: Turns) -> int:
     """How many callbacks and greenlets wait for another turn."""
-    return len(turns._woken) + len(turns._resumed)
+    return len(turns._light) + len(turns._woken) + len(turns._resumed)
 
 
 def after_the_poll(turns: Turns, callback: Callable[[], object]) -> None:
@@ -205,30 +194,6 @@ def after_the_poll(turns: Turns, callback: Callable[[], object]) -> None:
 
 Lifetime = _Lifetime
 """What exists for each request while its view runs, to count how many there are."""
-
-
-# --- the registry --------------------------------------------------------------------------------------------------
-
-
-def running_views(registry: Registry) -> int:
-    """For how many views and callbacks a drain waits."""
-    return len(registry._running)
-
-
-def held_by(registry: Registry) -> dict[str, Any]:
-    """All that it holds for requests and connections; each value is empty or 0 when there are none."""
-    return {
-        "reserved": registry.reserved,
-        "keys": registry._keys,
-        "connections": len(registry),
-        "running": registry._running,
-        "watched": registry.keepalive._watches,
-    }
-
-
-def use_registry(monkeypatch: Any, registry: Registry) -> None:
-    """Put it in the place of the process' own."""
-    monkeypatch.setattr(registries, "_registry", registry)
 
 
 # --- the test client -----------------------------------------------------------------------------------------------

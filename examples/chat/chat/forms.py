@@ -13,7 +13,7 @@ from .models import Message
 
 
 class JoinForm(AuthenticationForm):
-    """Django's form for logging in, which takes a name that it does not know for a new user."""
+    """Django's login form, which registers a user whose name is not known."""
 
     username = UsernameField(
         label="Name",
@@ -37,7 +37,7 @@ class JoinForm(AuthenticationForm):
 
 
 class SinceForm(forms.Form):
-    """The query of a page that comes back: the last message that it has."""
+    """The query of a page: the id of the last message that it has."""
 
     since = forms.IntegerField(required=False, min_value=0, max_value=models.BigIntegerField.MAX_BIGINT)
 
@@ -57,6 +57,6 @@ class MessageForm(forms.ModelForm):
         }
 
     def clean_text(self) -> str:
-        """JSON can escape half of a surrogate pair, which no database takes."""
+        """Replace half surrogate pairs, which JSON can contain and a database refuses."""
         text: str = self.cleaned_data["text"]
         return text.encode("utf-8", "replace").decode()

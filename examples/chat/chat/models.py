@@ -20,9 +20,7 @@ class Room(models.Model):
         return self.name
 
     def history(self, since: int = 0) -> tuple[list[Message], bool]:
-        """The newest messages after the one with this id, in order, and whether there are earlier ones that are left
-        out.
-        """
+        """The newest messages after the one with this id, in order, and whether there are more between them and it."""
         newest = self.messages.filter(pk__gt=since).select_related("user").order_by("-pk")[: HISTORY + 1]
         messages = list(newest)
         return messages[:HISTORY][::-1], len(messages) > HISTORY
@@ -51,5 +49,5 @@ class Message(models.Model):
 
 
 def describe(user: Any) -> dict[str, Any]:
-    """A user, as the page knows one."""
+    """A user in the events for the page."""
     return {"id": user.pk, "name": user.get_username()}

@@ -1,7 +1,7 @@
-"""The rooms as they are now: who is in them, and how they hear each other. Each worker process has its own.
+"""The members of each room, and the delivery of events to them. Each worker process has its own.
 
-Nobody waits for a slow reader: ``offer()`` puts a frame into the connection's outbox, and ends the connection when too
-much is in there. So telling all never gives way to another greenlet, only the database does: hence the lock.
+``offer()`` puts a frame into the outbox of a connection and never waits for the peer; a connection whose outbox is full
+is ended. So a broadcast does not switch to another greenlet. A query does: hence the lock.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from .forms import MessageForm
 from .models import Message, Room, describe
 
 TYPING_EVERY = 1.0
-"""Seconds between two signs of typing that others are told of."""
+"""Seconds between two ``typing`` events of one member that are passed on."""
 
 
 class LiveRoom:
-    """The connections in a room."""
+    """The connections to a room."""
 
     def __init__(self) -> None:
         self.members: set[Member] = set()
         self.lock = Lock()
-        """Held from storing a message until all have been told: everybody hears the same in the same order."""
+        """Held from the storing of a message until it has been sent to all members, so that all get the same order."""
 
     def has(self, user: Any) -> bool:
-        """Whether the user is here, in however many tabs."""
+        """Whether the user is in the room, in any number of tabs."""
         return any(member.user == user for member in self.members)
 
     def people(self) -> list[dict[str, Any]]:
         return [describe(user) for user in {member.user for member in self.members}]
 
-    def tell(self, event: dict[str, Any], but: Any = None) -> None:
-        """Send an event to everybody, except for one user."""
+    def broadcast(self, event: dict[str, Any], but: Any = None) -> None:
+        """Send an event to all members, except for one user."""
         frame = encode(event)
         for member in self.members:
             if member.user != but:
@@ -56,13 +56,13 @@ class Member:
         self.typed = 0.0
 
     def enter(self, since: int) -> None:
-        """Tell the others of a user who is new here, and this connection of all that it has missed."""
-        with self.live.lock:  # nothing is said between the history and the first message that is heard
+        """Announce the user to the others, and send the missed messages to this connection."""
+        with self.live.lock:  # so that no message is stored between the history and the first live message
             messages, earlier = self.room.history(since)
             if not self.live.has(self.user):
-                self.live.tell({"type": "join", "user": describe(self.user)})
+                self.live.broadcast({"type": "join", "user": describe(self.user)})
             self.live.members.add(self)
-            self.tell(
+            self.send(
                 {
                     "type": "welcome",
                     "you": describe(self.user),
@@ -73,13 +73,13 @@ class Member:
             )
 
     def leave(self, ws: WebSocket) -> None:
-        """``on_close``: called once, however the connection has ended."""
+        """``on_close``: called once, when the connection has ended."""
         self.live.members.remove(self)
         if not self.live.has(self.user):
-            self.live.tell({"type": "leave", "user": describe(self.user)})
+            self.live.broadcast({"type": "leave", "user": describe(self.user)})
 
     def receive(self, ws: WebSocket, message: str | bytes) -> None:
-        """``on_message``: called for one message after the other."""
+        """``on_message``: called for each message, in order."""
         try:
             event = json.loads(message)
         except (ValueError, RecursionError):
@@ -96,31 +96,31 @@ class Member:
     def say(self, text: str) -> None:
         form = MessageForm({"text": text}, instance=Message(room=self.room, user=self.user))
         if not form.is_valid():
-            self.tell({"type": "error", "detail": form.errors["text"][0]})
+            self.send({"type": "error", "detail": form.errors["text"][0]})
             return
         with self.live.lock:
             message = form.save()
-            self.live.tell(message.as_event())
+            self.live.broadcast(message.as_event())
         self.typed = 0.0
 
     def typing(self) -> None:
         now = monotonic()
         if now - self.typed >= TYPING_EVERY:
             self.typed = now
-            self.live.tell({"type": "typing", "user": describe(self.user)}, but=self.user)
+            self.live.broadcast({"type": "typing", "user": describe(self.user)}, but=self.user)
 
-    def tell(self, event: dict[str, Any]) -> None:
-        """Send an event to this connection alone."""
+    def send(self, event: dict[str, Any]) -> None:
+        """Send an event to this connection."""
         self.ws.offer(encode(event))
 
 
 def enter(room: Room, ws: WebSocket, user: Any, since: int) -> None:
-    """Let an accepted WebSocket into the room; from then on the room has it, and not the view."""
+    """Add an accepted WebSocket to the room, which owns it from then on instead of the view."""
     member = Member(room, ws, user)
     member.enter(since)
     ws.detach(on_message=member.receive, on_close=member.leave)
 
 
 def encode(event: dict[str, Any]) -> PreparedMessage:
-    """A message, encoded once and sent to many."""
+    """Encode an event once for all connections."""
     return prepare(json.dumps(event, ensure_ascii=False, separators=(",", ":")))

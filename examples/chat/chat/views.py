@@ -19,7 +19,7 @@ def home(request: HttpRequest) -> HttpResponse:
 
 @login_required
 def room(request: HttpRequest, slug: str) -> HttpResponse:
-    """The page. What is said and who is there comes over its WebSocket."""
+    """The page. Messages and members come over its WebSocket."""
     room = get_object_or_404(Room, slug=slug)
     return render(request, "chat/room.html", {"room": room, "rooms": Room.objects.all(), "form": MessageForm()})
 
@@ -27,16 +27,16 @@ def room(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 @require_websocket
 def socket(request: HttpRequest, slug: str) -> HttpResponse | None:
-    """The page's WebSocket. ``?since=`` is the last message that a page has which comes back.
+    """The WebSocket of the page. ``?since=`` is the id of the last message that a reconnecting page has.
 
-    Until ``accept()``, an answer is plain HTTP: to the login page, 404, 400. When this returns, the connection lives on
-    and holds no greenlet.
+    Before ``accept()`` an answer is plain HTTP: a redirect to the login page, a 404 or a 400. When this view returns,
+    the connection stays open without a greenlet.
     """
     room = get_object_or_404(Room, slug=slug)
     form = SinceForm(request.GET)
     if not form.is_valid():
         return HttpResponseBadRequest(form.errors.as_text(), content_type="text/plain")
     request.websocket.accept()
-    # The user, and not the lazy object around it, which would keep the whole request.
+    # The user, and not the lazy object around it, which keeps the whole request.
     rooms.enter(room, request.websocket, copy(request.user), form.cleaned_data["since"] or 0)
     return None

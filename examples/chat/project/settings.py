@@ -1,4 +1,4 @@
-"""Settings of the example: SQLite, sessions, users, and the one line that makes Django speak WebSocket."""
+"""Settings of the example: SQLite, sessions, users, and the app that makes Django serve WebSockets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DATABASE = Path(os.environ.get("CHAT_DATABASE", BASE_DIR / "chat.sqlite3"))
 
 
 def secret_key() -> str:
-    """Made at the first start and kept beside the database: with a new one at each start, everybody is logged out."""
+    """Create the key at the first start, and store it next to the database. A new key would log out all users."""
     path = DATABASE.with_suffix(".key")
     if not path.exists():
         path.touch(mode=0o600)
@@ -23,7 +23,7 @@ def secret_key() -> str:
 
 SECRET_KEY = os.environ.get("SECRET_KEY") or secret_key()
 DEBUG = False
-# A WebSocket is accepted from pages of these hosts alone, whatever their port.
+# A WebSocket is accepted only from pages of these hosts, on any port.
 ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 
 INSTALLED_APPS = [
@@ -34,7 +34,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "chat",
 ]
-GWS = {"max_message_size": 32 * 1024}  # bytes; a text of the greatest length fits in, however it is escaped
+GWS = {"max_message_size": 32 * 1024}  # bytes; enough for a text of the maximum length with every character escaped
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
@@ -68,18 +68,18 @@ LOGOUT_REDIRECT_URL = "login"
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": DATABASE}}
 if django.VERSION >= (5, 1):
     DATABASES["default"]["OPTIONS"] = {
-        # Readers and the one writer do not wait for each other, e.g. the chat for a `manage.py shell`.
+        # Readers and the writer do not wait for each other, e.g. the chat for a `manage.py shell`.
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
-        # A transaction that turns from reading to writing fails at once where another one writes; this one waits.
+        # Without this, a transaction that reads first and then writes fails at once if another one writes.
         "transaction_mode": "IMMEDIATE",
-        # SQLite waits inside of C, and all of the worker with it, so not for long.
+        # Seconds. SQLite waits inside C code, which blocks the whole worker, so this is short.
         "timeout": 2,
     }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 USE_TZ = True
-TIME_ZONE = "UTC"  # the browser shows its own; Django moves the whole process to its time zone, gunicorn's log too
-# To standard error, what goes wrong in a view too: without DEBUG, Django only mails it to ADMINS.
+TIME_ZONE = "UTC"  # the browser shows local times; Django sets it for the whole process, gunicorn's log included
+# All records go to standard error, also errors of views, which Django without DEBUG only mails to ADMINS.
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

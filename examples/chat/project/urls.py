@@ -5,6 +5,6 @@ from django.urls import include, path
 
 urlpatterns = [
     path("", include("chat.urls")),
-    # So that gunicorn alone is enough to try this. On the net a proxy serves what `collectstatic` has put together.
+    # So that gunicorn alone serves the example. In production a proxy serves the files of `collectstatic`.
     path("static/<path:path>", serve, {"insecure": True}),
 ]

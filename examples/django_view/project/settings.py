@@ -1,4 +1,4 @@
-"""Settings of the example: as few as Django can do with. There is no database in it."""
+"""The fewest settings that Django needs. There is no database."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 BASE_DIR = Path(__file__).resolve().parent
 
-# Nothing here is signed. A project with sessions takes a key that is not in its repository.
+# Nothing is signed here. A project with sessions needs a key that is not in its repository.
 SECRET_KEY = os.environ.get("SECRET_KEY", "an example signs nothing")
 DEBUG = False
-# The origin check of the WebSocket compares a page's origin with the Host header; this list says which Host is ours.
+# The origin check of the WebSocket compares the origin of a page with the Host header, which this list restricts.
 ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 
 ROOT_URLCONF = "project.urls"
@@ -22,8 +22,8 @@ MIDDLEWARE = [
 ]
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "DIRS": [BASE_DIR / "templates"]}]
 USE_TZ = True
-TIME_ZONE = "UTC"  # Django moves the whole process to its time zone, the log of gunicorn too
-# To standard error, what goes wrong in a view too: without DEBUG, Django only mails it to ADMINS.
+TIME_ZONE = "UTC"  # Django sets it for the whole process, gunicorn's log included
+# All records go to standard error, also errors of views, which Django without DEBUG only mails to ADMINS.
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

@@ -1,4 +1,4 @@
-"""A page, and the WebSocket that it opens: ordinary views in an ordinary URLconf."""
+"""A page and its WebSocket: two ordinary views."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ def index(request: HttpRequest) -> HttpResponse:
 
 
 def echo(request: HttpRequest) -> HttpResponse:
-    """Send back what comes. The response that the view returns at the end is not sent: the WebSocket was the answer."""
+    """Echo each message. The response at the end is required by Django and is not sent."""
     ws = request.META.get("wsgi.websocket")
     if ws is None:
-        return HttpResponse("This address speaks WebSocket.\n", status=400, content_type="text/plain")
+        return HttpResponse("This address serves only WebSockets.\n", status=400, content_type="text/plain")
     for message in ws:
         ws.send(message)
     return HttpResponse()

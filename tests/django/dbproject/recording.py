@@ -37,7 +37,7 @@ def connect() -> None:
     websocket_opened.connect(_opened)
     websocket_closed.connect(_closed)
     connection_created.connect(_created)
-    atexit.register(_close_pools)  # psycopg's complain of gevent when they are left to the end of the interpreter
+    atexit.register(_close_pools)  # open pools of psycopg warn at the exit of the interpreter
 
 
 def _started(*, environ: Environ, **arguments: Any) -> None:
@@ -61,13 +61,13 @@ def _closed(*, websocket: Any, **arguments: Any) -> None:
 
 
 def _created(*, connection: Any, **arguments: Any) -> None:
-    """Give SQLite's connections the function that tells PostgreSQL's apart."""
+    """Add PostgreSQL's function for the number of a connection to those of SQLite."""
     if connection.vendor == "sqlite":
         connection.connection.create_function("pg_backend_pid", 0, partial(int, next(_numbers)))
 
 
 def backend(alias: str = "default") -> int:
-    """Query, and tell which connection it went over: no two that this process opens have the same number."""
+    """Query, and return the number of the connection, which is unique in this process."""
     with connections[alias].cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         number: int = cursor.fetchone()[0]

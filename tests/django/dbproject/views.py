@@ -46,14 +46,14 @@ def kill(request: HttpRequest) -> HttpResponse:
 
 @require_websocket
 def talk(request: Any) -> None:
-    """A message is the name of a database; the answer says which connection was asked."""
+    """A message is the name of a database. The answer is the number of the connection."""
     for alias in request.websocket:
         request.websocket.send(str(backend(alias)))
 
 
 @require_websocket
 def waits(request: Any) -> None:
-    """Two queries, and between them a wait for as long as ``?seconds=`` says."""
+    """Two queries, with a wait of ``?seconds=`` between them."""
     first = backend()
     try:
         request.websocket.receive(timeout=float(request.GET["seconds"]))
@@ -103,7 +103,7 @@ def floods(request: Any) -> None:
 
 @require_websocket
 def transacts(request: Any) -> None:
-    """Waits inside a transaction and behind it."""
+    """Waits inside a transaction and after it."""
     ws: WebSocket = request.websocket
     ws.accept()
     with transaction.atomic():
@@ -117,19 +117,19 @@ def transacts(request: Any) -> None:
 
 @require_websocket
 def spawns(request: Any) -> None:
-    """A greenlet of the view's own keeps its connection until it is told to end."""
+    """A greenlet that the view starts keeps its connection until the end of the view."""
     ws: WebSocket = request.websocket
-    told = gevent.event.Event()
+    ended = gevent.event.Event()
 
     def work() -> None:
         ws.send(str(backend()))
-        told.wait()
+        ended.wait()
         connections.close_all()
 
     backend()
     greenlet = gevent.spawn(work)
     ws.receive()
-    told.set()
+    ended.set()
     greenlet.join()
 
 
@@ -167,7 +167,7 @@ def ends(request: Any, how: str) -> Any:
 
 @require_websocket
 def lingers(request: Any) -> None:
-    """Holds no connection; lives until a file named by ``?until=`` is there, whatever the worker says."""
+    """Holds no connection, and runs until the file ``?until=`` exists, also in a stopping worker."""
     request.websocket.accept()
     while not os.path.exists(request.GET["until"]):
         gevent.sleep(0.01)
@@ -177,25 +177,25 @@ def lingers(request: Any) -> None:
 def detaches(request: Any) -> None:
     """Queries in the view, for each message and at the end."""
     backend()
-    request.websocket.detach(on_message=told, on_close=left)
+    request.websocket.detach(on_message=query, on_close=query_at_the_end)
 
 
-def told(ws: WebSocket, message: Any) -> None:
-    """What the message says, behind a query of both databases or of one."""
+def query(ws: WebSocket, message: Any) -> None:
+    """Query both databases or one, and then do what the message says."""
     number = backend()
     if message == "both":
         backend("other")
     if message == "raise":
-        raise LookupError("as told")
+        raise LookupError("as requested")
     ws.send(str(number))
     if message == "sleep":
         VIEWS[token(ws.environ)] = gevent.getcurrent()
         gevent.sleep(3600)
 
 
-def left(ws: WebSocket) -> None:
+def query_at_the_end(ws: WebSocket) -> None:
     backend()
-    EVENTS[token(ws.environ)].append("left")
+    EVENTS[token(ws.environ)].append("on_close")
     if "raise" in ws.environ["QUERY_STRING"]:
         raise LookupError("at the end")
 
@@ -209,15 +209,15 @@ def _in_a_transaction() -> str:
 
 @accept_websocket
 def atomic(request: Any) -> HttpResponse:
-    """Creates a user, and says which databases are in a transaction, or raises."""
+    """Creates a user, and returns which databases are in a transaction, or raises."""
     User.objects.create(username=request.GET["name"])
     if "raise" in request.GET:
-        raise LookupError("behind the insert")
+        raise LookupError("after the insert")
     return HttpResponse(_in_a_transaction())
 
 
 def accepts(request: Any) -> HttpResponse | None:
-    """Creates a user, accepts and tells in which transactions it was before and is now, unless ``?how=`` says else."""
+    """Creates a user, accepts, and sends in which transactions it is before and after. ``?how=`` changes that."""
     ws, how = request.META["wsgi.websocket"], request.GET.get("how")
     User.objects.create(username=request.GET["name"])
     before = _in_a_transaction()

@@ -1,4 +1,4 @@
-"""Session middlewares of a project's own, each with something that Django's does in another way."""
+"""Session middlewares of a project, each of which differs from Django's in one point."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def is_staff(request: HttpRequest) -> bool:
 
 
 class ByMethods(DjangosSessionMiddleware):
-    """Keeps the sessions under /staff/ in another cookie, by the two methods of Django's class."""
+    """Has another cookie for paths below /staff/, by overriding the two methods of Django's class."""
 
     def process_request(self, request: HttpRequest) -> None:
         if not is_staff(request):
@@ -36,7 +36,7 @@ class ByMethods(DjangosSessionMiddleware):
 
 
 class ByCall(DjangosSessionMiddleware):
-    """The same by what is around them: it renames the cookie."""
+    """The same by overriding ``__call__``: it renames the cookie."""
 
     def __call__(self, request: HttpRequest) -> Any:
         if is_staff(request):
@@ -48,7 +48,7 @@ class ByCall(DjangosSessionMiddleware):
 
 
 class Inner(ByMethods):
-    """Stands under Django's own, and serves /staff/ alone; what is above it finds the shop's session again."""
+    """Below Django's class in MIDDLEWARE, and only for /staff/. It restores the shop session in the response phase."""
 
     def process_request(self, request: HttpRequest) -> None:
         if is_staff(request):
@@ -63,7 +63,7 @@ class Inner(ByMethods):
 
 
 class SessionMiddleware:
-    """No child of Django's, but its name."""
+    """No subclass of Django's class, but with its name."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.own = ByMethods(get_response)
@@ -73,14 +73,14 @@ class SessionMiddleware:
 
 
 class NeverSaves(DjangosSessionMiddleware):
-    """Visitors of this site are only read."""
+    """Never saves a session."""
 
     def process_response(self, request: HttpRequest, response: Any) -> Any:
         return response
 
 
 class NotingStore(SessionStore):
-    """A store with a method of its own; what it signs is signed as by Django's."""
+    """A session class with an additional method, and the signatures of Django's class."""
 
     key_salt = SessionStore().key_salt
 
@@ -89,7 +89,7 @@ class NotingStore(SessionStore):
 
 
 class AnotherStore(DjangosSessionMiddleware):
-    """Has the sessions in a class of its own, and asks it something at the end."""
+    """Has another session class, and calls its method at the end."""
 
     def __init__(self, get_response: Any) -> None:
         super().__init__(get_response)
@@ -101,10 +101,10 @@ class AnotherStore(DjangosSessionMiddleware):
 
 
 def using(*names: str) -> override_settings:
-    """Settings in which these stand for Django's own ("" is that itself)."""
+    """Settings with these middlewares in index of Django's ("" is Django's)."""
     from .settings import MIDDLEWARE
 
     djangos = "django.contrib.sessions.middleware.SessionMiddleware"
-    place = MIDDLEWARE.index(djangos)
+    index = MIDDLEWARE.index(djangos)
     chosen = [f"{__name__}.{name}" if name else djangos for name in names]
-    return override_settings(MIDDLEWARE=[*MIDDLEWARE[:place], *chosen, *MIDDLEWARE[place + 1 :]])
+    return override_settings(MIDDLEWARE=[*MIDDLEWARE[:index], *chosen, *MIDDLEWARE[index + 1 :]])

@@ -20,7 +20,7 @@ urlpatterns = [
     path("echo/", views.echo),
     path("answers/<what>/", views.answers),
     path("streams/", views.streams),
-    path("tell/<what>/", views.tell),
+    path("environ/<what>/", views.environ_values),
     path("sleeps/<when>/", views.sleeps),
     path("raises/", views.raises),
     path("raises-at-the-end/", views.raises_at_the_end),

@@ -21,11 +21,11 @@ from gws_middleware.django.users import refresh_user
 from gws_middleware.django.views import WebSocketView
 
 EVENTS: list[Any] = []
-"""What the views of this process have to tell."""
+"""What the views of this process record."""
 
 
 def plain(request: HttpRequest) -> HttpResponse:
-    """A view that has never heard of WebSockets."""
+    """A view without WebSockets."""
     return HttpResponse("plain")
 
 
@@ -65,7 +65,7 @@ def undecorated(request: Any) -> HttpResponse | None:
 
 
 def undecorated_raises(request: Any) -> None:
-    """A fault behind the 101."""
+    """An exception after the 101."""
     request.websocket.accept()
     raise LookupError("nothing here")
 
@@ -122,7 +122,7 @@ def streams(request: Any) -> StreamingHttpResponse:
 
 
 @require_websocket
-def tell(request: Any, what: str) -> None:
+def environ_values(request: Any, what: str) -> None:
     """What is in META, or the path."""
     for names in request.websocket:
         found = {**request.META, "path": request.path}
@@ -146,10 +146,10 @@ def raises(request: Any) -> None:
 
 @require_websocket
 def raises_at_the_end(request: Any) -> None:
-    """An error in what a view does when its peer has gone."""
+    """An exception after the end of the connection."""
     for _ in request.websocket:
         pass
-    raise LookupError("behind the end")
+    raise LookupError("after the end")
 
 
 @require_websocket
@@ -160,7 +160,7 @@ def killed(request: Any) -> None:
 
 
 def killed_by_meta(request: HttpRequest) -> None:
-    """The same, and nobody of ours stands in between."""
+    """The same without a decorator."""
     request.META["wsgi.websocket"].accept()
     raise GreenletExit
 
@@ -173,7 +173,7 @@ def timeout(request: Any) -> None:
 
 
 def undecorated_chatter(request: Any) -> None:
-    """Sends until the peer has gone."""
+    """Sends until the peer disconnects."""
     while True:
         request.websocket.send("x" * 1000)
 
@@ -205,14 +205,14 @@ def private(request: Any) -> None:
 
 @require_websocket
 def who(request: Any) -> None:
-    """The same, detached, and for everybody."""
+    """The same, detached and without login."""
     request.websocket.send(str(request.user))
     request.websocket.detach(on_message=lambda ws, message: ws.send(str(refresh_user(ws))))
 
 
 @require_websocket
 def late(request: Any) -> None:
-    """Asks behind the 101 who it is."""
+    """Reads the user after the 101."""
     request.websocket.accept()
     request.websocket.send(str(request.user))
 
@@ -251,7 +251,7 @@ def tested(request: Any) -> None:
 
 
 def undecorated_session(request: Any) -> None:
-    """Does with the session what the messages say."""
+    """Uses the session as the messages request."""
     if "early" in request.GET:
         request.session["early"] = request.GET["early"]
     ws: WebSocket = request.websocket

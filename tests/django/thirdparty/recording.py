@@ -1,5 +1,5 @@
-"""What the project's surroundings say of a request: its response, its user, its end, and what sentry and OpenTelemetry
-would send away. Requests are told apart by ``?id=``.
+"""Records of each request: its response, its user, its end, and what sentry and OpenTelemetry would send. ``?id=`` is
+the key of a request.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def record(query: str, what: str) -> None:
 
 
 class Watcher:
-    """A middleware that looks at the user once the response is there, as one that writes an access log does."""
+    """A middleware that reads the user after the response, e.g. for an access log."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -44,8 +44,8 @@ class SentryRecorder(Transport):
             event = item.get_event()
             if event is not None:
                 exceptions = [f"{one['type']}: {one['value']}" for one in event.get("exception", {}).get("values", [])]
-                said = " / ".join(exceptions) or str(event.get("logentry"))
-                record(event.get("request", {}).get("query_string", ""), f"sentry: {said}")
+                sentence = " / ".join(exceptions) or str(event.get("logentry"))
+                record(event.get("request", {}).get("query_string", ""), f"sentry: {sentence}")
 
 
 class SpanRecorder(SpanExporter):

@@ -1,4 +1,4 @@
-"""A project behind all that projects put in front of their views: VARIANT is "usual", "reversed" or "debug"."""
+"""A project with all middlewares that are tested: VARIANT is "usual", "reversed" or "debug"."""
 
 from __future__ import annotations
 

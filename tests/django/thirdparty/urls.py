@@ -7,7 +7,7 @@ from . import views
 
 urlpatterns = [
     path("", views.home),
-    path("told/", views.told),
+    path("records/", views.records),
     path("login/", views.enter),
     path("token/", views.token),
     path("echo/", views.echo),

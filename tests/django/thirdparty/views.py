@@ -33,7 +33,7 @@ def home(request: HttpRequest) -> HttpResponse:
 
 @never_cache
 @login_not_required
-def told(request: HttpRequest) -> JsonResponse:
+def records(request: HttpRequest) -> JsonResponse:
     """What was recorded for the ``id`` that ``?of=`` names; silk has it in the database."""
     stored = Response.objects.filter(request__query_params__contains=request.GET["of"])
     stored = stored.exclude(request__path=request.path)
@@ -105,7 +105,7 @@ def both(request: Any) -> HttpResponse:
 @login_not_required
 @require_websocket
 def detached(request: Any) -> None:
-    request.websocket.detach(on_message=query, on_close=left)
+    request.websocket.detach(on_message=query, on_close=record_end)
 
 
 def query(ws: WebSocket, message: Any) -> None:
@@ -114,8 +114,8 @@ def query(ws: WebSocket, message: Any) -> None:
     answer(ws, message)
 
 
-def left(ws: WebSocket) -> None:
-    record(ws.environ["QUERY_STRING"], f"left with {ws.close_code}")
+def record_end(ws: WebSocket) -> None:
+    record(ws.environ["QUERY_STRING"], f"closed with {ws.close_code}")
 
 
 @require_websocket
@@ -145,7 +145,7 @@ def context(request: Any) -> None:
 @login_not_required
 @require_websocket
 def session(request: Any) -> None:
-    """Something in the session before the 101, and more after it, which nobody saves; and a message to the user."""
+    """Sets a session value before the 101, another one after it, which is not saved, and a message to the user."""
     request.session["early"] = "early"
     request.websocket.accept()
     for message in request.websocket:

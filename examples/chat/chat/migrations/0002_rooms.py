@@ -1,4 +1,4 @@
-"""Rooms to begin with."""
+"""The first rooms."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 from django.db import migrations
 
 ROOMS = (
-    ("lobby", "Lobby", "Everybody arrives here"),
-    ("coffee", "Coffee break", "Weekends, pets, and bread that did not rise"),
-    ("help", "Help desk", "Somebody has had the same problem before"),
+    ("lobby", "Lobby", "The first room"),
+    ("coffee", "Coffee break", "Anything else"),
+    ("help", "Help desk", "Questions and answers"),
 )
 
 

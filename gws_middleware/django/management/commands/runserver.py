@@ -1,7 +1,8 @@
-"""``manage.py runserver`` on gevent: WebSockets beside HTTP and static files, all else as Django has it.
+"""``manage.py runserver`` on gevent, with WebSockets. Options, output and reloader are those of Django.
 
-The reloader's parent process is Django's own. The one that serves is started through ``bootstrap``; where it was not
-(``--noreload``, or code that was broken at first) it starts its program anew.
+Rule: the process that serves is patched by gevent. The reloader's parent process starts it through ``bootstrap``. A
+process that was not started so (with ``--noreload``, or because the code was broken at first) replaces itself by one
+that is (``exec``).
 """
 
 from __future__ import annotations
@@ -28,48 +29,51 @@ else:
 
 __all__ = ["Command"]
 
-GOODBYE = 0.5
-"""Seconds for the goodbye of the WebSockets and for their views to end. On Ctrl-C the parent kills after 0.25 s."""
-LOOK = 0.25
-"""Seconds between two looks of the reloader at the files. Django's one second is most of what a restart would take."""
-WAKE = 0.25
-"""Seconds between two looks at signals. One that comes in the moment before gevent's loop waits does not wake it."""
+SHUTDOWN_TIMEOUT = 0.5
+"""Seconds to close the WebSockets and to wait for their views. On Ctrl-C the parent process kills after 0.25 s."""
+RELOAD_INTERVAL = 0.25
+"""Seconds between two checks of the files by the reloader. Django's value, 1 s, would be most of the time of a restart.
+"""
+SIGNAL_INTERVAL = 0.25
+"""Seconds between two wake-ups of gevent's loop, which handles signals then. A signal that comes right before the loop
+starts to wait does not wake it.
+"""
 
 
 class Command(DjangoCommand):
-    """Options are Django's; ``--nothreading`` changes nothing, because every request has a greenlet."""
+    """Django's ``runserver``. ``--nothreading`` has no effect, because every request has a greenlet."""
 
-    help = "Starts a lightweight web server for development, which serves WebSockets too."
+    help = "Starts a lightweight web server for development, with WebSockets."
     _called_from_command_line: bool
     addr: str
     _raw_ipv6: bool
     _server: Server | None = None
 
     def run(self, **options: Any) -> None:
-        """Serve in a process that gevent has patched, and end it with a goodbye."""
+        """Serve in a process that gevent has patched, and close the WebSockets when it ends."""
         parent = options["use_reloader"] and os.environ.get(autoreload.DJANGO_AUTORELOAD_ENV) != "true"
         if not monkey.is_module_patched("threading") and os.path.exists(sys.argv[0]):
             if parent:
                 autoreload.get_child_arguments = patched_program
             elif options["use_reloader"] or self._called_from_command_line:
-                # Somebody else's process, in which call_command() runs, stays as it is. Then check W005 speaks.
+                # A process in which call_command() runs is not replaced. There check W005 warns.
                 sys.stdout.flush()
                 sys.stderr.flush()
                 program = patched_program()
                 os.execv(program[0], program)
-        autoreload.StatReloader.SLEEP_TIME = LOOK  # type: ignore[assignment]
+        autoreload.StatReloader.SLEEP_TIME = RELOAD_INTERVAL  # type: ignore[assignment]
         try:
             super().run(**options)
         finally:
             if self._server is not None:
-                self._server.shut_down(GOODBYE)
+                self._server.shut_down(SHUTDOWN_TIMEOUT)
 
     def inner_run(self, *args: Any, **options: Any) -> None:
-        """What the reloader runs in a thread, here a greenlet."""
-        with suppress(ValueError):  # call_command() in somebody's thread: signals are not ours there
+        """Serve; the reloader runs this in a thread, which is a greenlet here."""
+        with suppress(ValueError):  # call_command() in another thread than the main one, which gets no signals
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, _stop)
-        wake = get_hub().loop.timer(WAKE, WAKE, ref=False)
+        wake = get_hub().loop.timer(SIGNAL_INTERVAL, SIGNAL_INTERVAL, ref=False)
         wake.start(_nothing)
         self.server_cls = self._listen  # type: ignore[assignment]
         try:
@@ -79,18 +83,18 @@ class Command(DjangoCommand):
 
     def _listen(self, *args: Any, **options: Any) -> Server:
         self._server = server = Server(*args, **options)
-        server.greet = self._greet
+        server.on_start = self._print_address
         return server
 
-    def _greet(self) -> None:
-        """The line after Django's banner."""
+    def _print_address(self) -> None:
+        """Print the line after Django's banner."""
         assert self._server is not None
         host = f"[{self.addr}]" if self._raw_ipv6 else {"0": "0.0.0.0"}.get(self.addr, self.addr)
-        self.stdout.write(f"WebSockets are served too, at ws://{host}:{self._server.server_port}/")
+        self.stdout.write(f"WebSockets are served at ws://{host}:{self._server.server_port}/")
 
 
 def patched_program() -> list[str]:
-    """The command line that starts this process' program again, through ``bootstrap``."""
+    """The command line that starts the program of this process again, through ``bootstrap``."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is None or spec.name == "__main__":
         program = [sys.argv[0]]
@@ -102,12 +106,12 @@ def patched_program() -> list[str]:
 
 
 def _nothing() -> None:
-    """Runs in the hub. That the loop has run is enough."""
+    """Runs in the hub. Python handles signals when the loop has woken."""
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """The signal may come between two lines of any view: let that go on, and tell the main greenlet, which waits."""
-    signal.signal(number, signal.SIG_DFL)  # a second one ends a process whose views never give way
+    """Raise the exception in the main greenlet, which waits, and not in the view that the signal interrupts."""
+    signal.signal(number, signal.SIG_DFL)  # a second signal ends a process whose views block the event loop
     error = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(0)
     hub: Any = get_hub()
     hub.loop.run_callback(hub.parent.throw, error)

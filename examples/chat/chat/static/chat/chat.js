@@ -7,17 +7,17 @@ const title = document.title;
 
 // --- the connection ------------------------------------------------------------------------------------------------
 
-const LOGGED_OUT = 4401;                    // gws_middleware closes with it when the session ends
-const OUR_FAULT = [1003, 1007, 1008, 1009]; // this page sent what the server does not take: again would be no better
+const LOGGED_OUT = 4401;                    // the close code when the session has ended
+const OUR_FAULT = [1003, 1007, 1008, 1009]; // this page sent invalid data, so a new connection would not help
 const LONGEST_WAIT = 30;                    // seconds
 
 let socket = null;
 let me = null;         // null until the first welcome
-let last = 0;          // id of the newest message: when we come back, we ask for what came after it
+let last = 0;          // id of the newest message; a new connection requests the messages after it
 let attempts = 0;      // to connect, since the last welcome
 let timer = null;
-let over = false;      // the connection is not wanted any more
-let pending = [];      // what we said and have not seen come back
+let over = false;      // no new connection is made
+let pending = [];      // texts that were sent and have not been received as messages
 
 function connect() {
   if (over || (socket && socket.readyState !== WebSocket.CLOSED)) return;
@@ -39,10 +39,10 @@ function connect() {
 async function lost(code, welcomed) {
   $("send").disabled = true;
   if (code === LOGGED_OUT) return end("You have been logged out.", "Log in again");
-  if (OUR_FAULT.includes(code)) return end("This page and the server do not understand each other.", "Reload");
+  if (OUR_FAULT.includes(code)) return end("The server refused the data of this page.", "Reload");
   if (!welcomed && await refused()) return;
-  if (socket.readyState !== WebSocket.CLOSED) return; // somebody has been faster: see "online"
-  // A random part, because whatever cut our connection has cut everybody's.
+  if (socket.readyState !== WebSocket.CLOSED) return; // there is a new connection already: see "online"
+  // A random part, because all clients may have lost their connections at the same time.
   const seconds = Math.min(LONGEST_WAIT, 2 ** attempts++) * (0.5 + Math.random() / 2);
   show("waiting", seconds < 2 ? "Reconnecting" : `Reconnecting in ${Math.round(seconds)} s`);
   clearTimeout(timer);
@@ -50,13 +50,13 @@ async function lost(code, welcomed) {
 }
 
 async function refused() {
-  // JavaScript is not told why a handshake failed: the page's own address gives the same answer.
+  // JavaScript cannot read why a handshake failed. A request for the page itself gets the same answer.
   try {
     const answer = await fetch(location.href, { redirect: "manual" });
     if (answer.type === "opaqueredirect") end("You have been logged out.", "Log in again");
-    if (answer.status === 404) end("This room is gone.", "Other rooms", "/");
+    if (answer.status === 404) end("This room does not exist.", "Other rooms", "/");
   } catch {
-    // The server is not there, or the network is not.
+    // The server or the network is down.
   }
   return over;
 }
@@ -78,20 +78,20 @@ function send(event) {
 
 addEventListener("online", connect);
 
-// --- what the server says ------------------------------------------------------------------------------------------
+// --- events of the server ------------------------------------------------------------------------------------------
 
 const handlers = {
   welcome({ you, people: now, messages, earlier }) {
-    const back = me !== null;
+    const reconnected = me !== null;
     me = you;
     attempts = 0;
-    $("log").ariaBusy = "true"; // not to be read out one by one
-    if (earlier) notice(back ? "Some messages in between are not shown" : "Earlier messages are not shown");
-    messages.forEach((one) => message(one, back));
+    $("log").ariaBusy = "true"; // so that a screen reader does not read each message
+    if (earlier) notice(reconnected ? "Some messages in between are not shown" : "Earlier messages are not shown");
+    messages.forEach((one) => message(one, reconnected));
     $("log").ariaBusy = "false";
     for (const user of [...people.values()]) if (!now.some(({ id }) => id === user.id)) leave(user);
-    for (const user of now) if (!people.has(user.id)) join(user, back);
-    unsaid();
+    for (const user of now) if (!people.has(user.id)) join(user, reconnected);
+    restore();
     show("open", "Connected");
     $("send").disabled = composer.value.trim() === "";
   },
@@ -101,12 +101,12 @@ const handlers = {
   typing: ({ user }) => typing(user),
   error({ detail }) {
     $("error").textContent = detail;
-    unsaid();
+    restore();
   },
 };
 
-function unsaid() {
-  // What was lost on the way, or refused, is in the composer again.
+function restore() {
+  // Put texts that were lost or refused back into the composer.
   if (pending.length) composer.value = [...pending, composer.value].join("\n").trim();
   pending = [];
 }
@@ -117,7 +117,7 @@ const TOGETHER = 5 * 60_000; // ms between two messages of one user that are sho
 const KEEP = 500;            // messages on the page
 
 let latest = { user: null, sent: new Date(0) };
-let following = true; // the end of the log, and not something further up
+let following = true; // the end of the log is in view
 let unread = 0;
 
 function message({ id, user, text, sent }, live) {
@@ -134,7 +134,7 @@ function message({ id, user, text, sent }, live) {
   item.classList.toggle("first", latest.user !== user.id || time - latest.sent > TOGETHER);
   latest = { user: user.id, sent: time };
 
-  const head = element("div", "head"); // seen above the first of a block, and heard with each
+  const head = element("div", "head"); // visible above the first message of a block; screen readers read all
   const clock = element("time", "", time.toLocaleTimeString([], { hour: "numeric", minute: "2-digit" }));
   clock.dateTime = sent;
   head.append(element("b", "", mine ? "You" : user.name), clock);
@@ -184,23 +184,23 @@ $("scroll").addEventListener("scroll", () => {
   if (following) $("newest").hidden = true;
 });
 
-// The composer grows, a telephone shows its keyboard.
+// The height changes when the composer grows, and when a telephone shows its keyboard.
 new ResizeObserver(() => following && toTheEnd()).observe($("scroll"));
 
 $("newest").onclick = toTheEnd;
 
 // --- people --------------------------------------------------------------------------------------------------------
 
-const BACK_SOON = 5000; // ms in which somebody who has left may come back unnoticed, e.g. reloads the page
+const LEAVE_DELAY = 5000; // ms before "left" is announced; a user who reloads the page is back before that
 
-const people = new Map(); // those who are here, by id
-const gone = new Map();   // timers of those whose leaving has not been announced yet
+const people = new Map();  // the users in the room, by id
+const leaving = new Map(); // timers of users whose "left" has not been announced, by id
 
 function join(user, announced) {
   people.set(user.id, user);
-  if (gone.has(user.id)) {
-    clearTimeout(gone.get(user.id));
-    gone.delete(user.id);
+  if (leaving.has(user.id)) {
+    clearTimeout(leaving.get(user.id));
+    leaving.delete(user.id);
   } else if (announced) {
     notice(`${user.name} joined`);
   }
@@ -210,10 +210,10 @@ function join(user, announced) {
 function leave(user) {
   people.delete(user.id);
   stopTyping(user);
-  gone.set(user.id, setTimeout(() => {
-    gone.delete(user.id);
+  leaving.set(user.id, setTimeout(() => {
+    leaving.delete(user.id);
     notice(`${user.name} left`);
-  }, BACK_SOON));
+  }, LEAVE_DELAY));
   showPeople();
 }
 
@@ -234,17 +234,17 @@ function avatar({ id, name }) {
   const letters = words.length > 1 ? [...words[0]][0] + [...words[1]][0] : [...name].slice(0, 2).join("");
   const mark = element("span", "avatar", letters.toUpperCase());
   mark.ariaHidden = "true";
-  mark.style.setProperty("--hue", 140 + (id * 0.382 % 1) * 280); // the golden section: neighbours differ most
+  mark.style.setProperty("--hue", 140 + (id * 0.382 % 1) * 280); // the golden ratio, so that consecutive ids differ most
   return mark;
 }
 
 // --- typing --------------------------------------------------------------------------------------------------------
 
-const SAY_TYPING_EVERY = 2000; // ms
-const TYPING_LASTS = 4000;     // ms
+const TYPING_INTERVAL = 2000; // ms between two "typing" events
+const TYPING_LASTS = 4000;    // ms
 
 const typists = new Map(); // id: name and timer
-let saidTyping = 0;
+let typingSent = 0;
 
 function typing(user) {
   stopTyping(user);
@@ -266,15 +266,15 @@ function showTyping() {
   $("typing-text").textContent = who && `${who} ${names.length > 1 ? "are" : "is"} typing…`;
 }
 
-// --- what the user does --------------------------------------------------------------------------------------------
+// --- input ---------------------------------------------------------------------------------------------------------
 
 composer.addEventListener("input", () => {
   const open = socket.readyState === WebSocket.OPEN && me !== null;
   const empty = composer.value.trim() === "";
   $("send").disabled = !open || empty;
   $("error").textContent = "";
-  if (open && !empty && Date.now() - saidTyping > SAY_TYPING_EVERY) {
-    saidTyping = Date.now();
+  if (open && !empty && Date.now() - typingSent > TYPING_INTERVAL) {
+    typingSent = Date.now();
     send({ type: "typing" });
   }
 });
@@ -292,7 +292,7 @@ $("composer").onsubmit = (event) => {
   pending.push(text);
   send({ type: "say", text });
   composer.value = "";
-  saidTyping = 0;
+  typingSent = 0;
   $("send").disabled = true;
   composer.focus();
 };
@@ -309,7 +309,7 @@ $("side").onkeydown = (event) => {
   if (event.key === "Escape") toggleSide(false);
 };
 
-// --- what the page shows -------------------------------------------------------------------------------------------
+// --- output --------------------------------------------------------------------------------------------------------
 
 function show(state, text) {
   chat.dataset.state = $("state").dataset.state = state;
@@ -319,7 +319,7 @@ function show(state, text) {
 function element(tag, className = "", text = "") {
   const made = document.createElement(tag);
   if (className) made.className = className;
-  made.textContent = text; // never innerHTML: names and messages are other people's
+  made.textContent = text; // never innerHTML: names and messages come from other users
   return made;
 }
 

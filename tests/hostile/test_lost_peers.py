@@ -1,7 +1,7 @@
-"""Peers that are gone, with a RST, in the middle of something (row 24).
+"""Peers that have disconnected, with a RST, in the middle of something (row 24).
 
-The view sees the end and everything is freed: behind this module, as behind each of this package, descriptors,
-greenlets and watchers are back at their start, and the log is clean behind each test.
+The view sees the end and everything is freed: after this module, as after each of this package, descriptors,
+greenlets and watchers are back at their start, and the log is clean after each test.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from ..support.rawclient import BINARY, CLOSE, CONTINUATION, PING, TEXT, Frame, 
 from ..support.servers import Server, eventually
 
 CROWD = 20
-"""Peers that vanish at once."""
+"""Peers that disconnect at once."""
 
 MOMENTS = {  # what the peer has sent last, before a view that waits in receive()
     "idle": b"",
     "in a header": frame(BINARY, b"x" * 300)[:3],
     "in a mask": frame(TEXT, b"x")[:4],
     "in a payload": frame(TEXT, b"x" * 100)[:50],
-    "behind a big announcement": frame(BINARY, length=2**20),
+    "after a big announcement": frame(BINARY, length=2**20),
     "between fragments": frame(TEXT, b"x", fin=False),
     "in a second fragment": frame(TEXT, b"x", fin=False) + frame(CONTINUATION, b"x" * 100)[:50],
     "in a ping": frame(PING, b"x" * 100)[:50],
-    "behind pings": frame(PING, b"x" * 100) * 50,
+    "after pings": frame(PING, b"x" * 100) * 50,
     "in a close frame": close_frame(1000, "x" * 50)[:20],
-    "behind a close frame": close_frame(),
-    "behind a violation": frame(TEXT, b"\xff"),
+    "after a close frame": close_frame(),
+    "after a violation": frame(TEXT, b"\xff"),
 }
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_peer_that_vanishes_ends_the_view_that_receives(worker: Server, token: str, moment: str) -> None:
+def test_lost_peer_ends_the_view_that_receives(worker: Server, token: str, moment: str) -> None:
     """Whatever it was in the middle of."""
     for _ in range(CROWD):
         client = worker.connect()
@@ -44,7 +44,7 @@ def test_peer_that_vanishes_ends_the_view_that_receives(worker: Server, token: s
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_peer_that_vanishes_ends_a_detached_connection(worker: Server, token: str, moment: str) -> None:
+def test_lost_peer_ends_a_detached_connection(worker: Server, token: str, moment: str) -> None:
     """``on_close`` is called once for each."""
     for _ in range(CROWD):
         client = worker.connect()
@@ -59,7 +59,7 @@ def test_peer_that_vanishes_ends_a_detached_connection(worker: Server, token: st
 
 
 @pytest.mark.parametrize("reads", [0, 10], ids=["at once", "while it is served"])
-def test_peer_that_vanishes_ends_the_view_that_sends(worker: Server, token: str, reads: int) -> None:
+def test_lost_peer_ends_the_view_that_sends(worker: Server, token: str, reads: int) -> None:
     """``send`` raises ConnectionClosed, be it waiting for room or not; the log has no error for it."""
     for _ in range(CROWD):
         client = worker.connect(receive_buffer=65536)
@@ -71,7 +71,7 @@ def test_peer_that_vanishes_ends_the_view_that_sends(worker: Server, token: str,
     assert set(worker.events(token)) == {"left by ConnectionClosed"}
 
 
-def test_members_that_vanish_leave_a_broadcast_to_the_others(worker: Server, token: str) -> None:
+def test_lost_members_leave_a_broadcast_to_the_others(worker: Server, token: str) -> None:
     """Every message reaches those who are there, while others go in the middle of it."""
     with ExitStack() as stack:
         speaker, reader = (stack.enter_context(worker.connect()) for _ in range(2))
@@ -94,8 +94,8 @@ def test_members_that_vanish_leave_a_broadcast_to_the_others(worker: Server, tok
 
 @pytest.mark.parametrize("path", ["/after/nothing", "/after/list", "/idle"])
 @pytest.mark.parametrize("answers", [False, True])
-def test_peer_that_vanishes_during_our_close_is_no_error(worker: Server, path: str, answers: bool) -> None:
-    """Between our close frame and its answer, or behind that; nobody waits out ``close_timeout`` for it."""
+def test_peer_lost_during_our_close_is_no_error(worker: Server, path: str, answers: bool) -> None:
+    """Between our close frame and its answer, or after that; ``close_timeout`` is not waited for."""
     there = worker.status()["websockets"]
     for _ in range(CROWD):
         client = worker.connect()
@@ -108,7 +108,7 @@ def test_peer_that_vanishes_during_our_close_is_no_error(worker: Server, path: s
     assert worker.settled(websockets=there)["websockets"] == there
 
 
-def test_peer_that_vanishes_before_the_101_is_no_error(worker: Server) -> None:
+def test_peer_lost_before_the_101_is_no_error(worker: Server) -> None:
     """The handshake has been sent, the answer is not awaited."""
     there = worker.status()["websockets"]
     for _ in range(CROWD):

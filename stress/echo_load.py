@@ -1,4 +1,4 @@
-"""What ``responsive`` starts as a process of its own: WebSockets that make noise on the worker under test.
+"""The process that ``responsive`` starts: WebSockets whose messages the worker under test echoes.
 
 Not patched by gevent: it is one loop around one epoll, the load generator of ``benchmarks``.
 """
@@ -16,16 +16,16 @@ from benchmarks.lanes import Lane, echo_lanes, opened
 from benchmarks.load import saturate
 from benchmarks.meters import allow_files, cpu_seconds
 
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 
 def paced(lanes: list[Lane], interval: float) -> dict[str, float]:
-    """Each lane says one message per ``interval``, in turn and evenly spread, until the standard input ends.
+    """Each lane sends one message per ``interval``, in turn and evenly spread, until the standard input ends.
 
-    A lane whose last echo has not come by its turn is passed over: then the rate is not kept.
+    A lane whose last echo is missing at its turn sends nothing: then the rate is not reached.
     """
     by_fd = {lane.fd: lane for lane in lanes}
-    under_way: dict[int, float] = {}
+    in_flight: dict[int, float] = {}
     echoes, worst, turn = 0, 0.0, 0
     began = time.perf_counter()
     with select.epoll() as poll:
@@ -33,17 +33,17 @@ def paced(lanes: list[Lane], interval: float) -> dict[str, float]:
         for lane in lanes:
             poll.register(lane.fd, select.EPOLLIN)
         over = False
-        while not over or under_way:
+        while not over or in_flight:
             now = time.perf_counter()
             while not over and now >= began + turn * interval / len(lanes):
                 lane = lanes[turn % len(lanes)]
                 turn += 1
-                if lane.fd not in under_way:
-                    under_way[lane.fd] = now
+                if lane.fd not in in_flight:
+                    in_flight[lane.fd] = now
                     assert lane.send()
-            left = PATIENCE if over else max(0.0, began + turn * interval / len(lanes) - now)
+            left = TIMEOUT if over else max(0.0, began + turn * interval / len(lanes) - now)
             ready = poll.poll(left)
-            assert ready or not over, f"{len(under_way)} echoes did not come within {PATIENCE:g} s"
+            assert ready or not over, f"{len(in_flight)} echoes did not come within {TIMEOUT:g} s"
             for fd, _ in ready:
                 if fd == 0:
                     over = True
@@ -51,12 +51,12 @@ def paced(lanes: list[Lane], interval: float) -> dict[str, float]:
                     poll.unregister(0)
                 elif by_fd[fd].receive():
                     echoes += 1
-                    worst = max(worst, time.perf_counter() - under_way.pop(fd))
+                    worst = max(worst, time.perf_counter() - in_flight.pop(fd))
     return {"echoes": echoes, "wanted": (ended - began) * len(lanes) / interval, "worst": worst}
 
 
 def main(argument: str) -> None:
-    """Open the sockets, say so, and make noise until the standard input ends; then tell what came of it."""
+    """Open the sockets, print "ready", and send until the standard input ends; then print the results."""
     port, sockets, interval, pid, cores = json.loads(argument)
     os.sched_setaffinity(0, cores)
     allow_files(sockets + 100)

@@ -1,4 +1,4 @@
-"""What ``fair`` starts as a process of its own: WebSockets that send more than their share, and read all that comes.
+"""The process that ``fair`` starts: WebSockets that send as much as they can, and read everything.
 
 Not patched by gevent: it is one loop around one epoll.
 """
@@ -10,20 +10,12 @@ import os
 import select
 import socket
 import sys
-import zlib
 
 from benchmarks.meters import allow_files
-from tests.support.rawclient import BINARY, CONTINUATION, PING, TEXT, frame, upgrade_request
-
-from .attacks import DEFLATE
+from tests.support.rawclient import BINARY, CONTINUATION, DEFLATE, PING, TEXT, deflated, frame, upgrade_request
 
 SEGMENT = 65536
 """Bytes of one read of the server's."""
-
-
-def _inflating(size: int) -> bytes:
-    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
-    return (compressor.compress(bytes(size)) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
 def _segment(piece: bytes) -> bytes:
@@ -34,14 +26,14 @@ DATA = {
     "messages": _segment(frame(TEXT, b"x")),
     "fragments": frame(TEXT, b"x", fin=False) + _segment(frame(CONTINUATION, b"x", fin=False)) + frame(CONTINUATION),
     "pings": _segment(frame(PING, b"x")),
-    "inflating": frame(BINARY, _inflating(2**18), rsv=4) * 100,
+    "inflating": frame(BINARY, deflated(bytes(2**18)), rsv=4) * 100,
     "nothing": b"",
 }
 """What one socket sends at once."""
 
 
 def main(argument: str) -> None:
-    """Open the sockets, send, say so, and go on until the standard input ends; then tell how much was sent and read."""
+    """Open the sockets, send, print "ready", and go on until the standard input ends; then print the counts."""
     port, path, count, data, again, cores = json.loads(argument)
     os.sched_setaffinity(0, cores)
     allow_files(count + 100)

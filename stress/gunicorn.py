@@ -1,4 +1,4 @@
-"""A gunicorn of the programs' own, seen as its workers: who they are, and what each of them holds."""
+"""A gunicorn that the programs start: the pids of its workers, and the resources that each of them holds."""
 
 from __future__ import annotations
 
@@ -22,28 +22,38 @@ from tests.support.servers import KINDS, Log, Server, await_answer, no_control_s
 from .peer import Address, Peer
 from .report import Report
 
-__all__ = ["STORE", "Crew", "crew", "knows", "lives", "make_database", "resident_bytes", "until", "without_pings"]
+__all__ = [
+    "STORE",
+    "Gunicorn",
+    "has_setting",
+    "is_running",
+    "make_database",
+    "resident_bytes",
+    "run_gunicorn",
+    "until",
+    "without_pings",
+]
 
 BOOT = 15.0
 """Seconds that the replacement of a worker may take to serve."""
 BACKLOG = 4096
-"""Connections that wait in the kernel while everybody comes back at once."""
+"""Connections that wait in the kernel while all clients reconnect at once."""
 APPLICATION = "stress.app"
 STORE = "stored.txt"
 """Where /stored writes, below the directory of the run."""
 
 
-def until(look: Callable[[], bool], seconds: float) -> bool:
-    """Whether ``look()`` has become true within ``seconds``."""
+def until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait until ``condition()`` is true; False when ``seconds`` have passed."""
     deadline = time.monotonic() + seconds
-    while not look():
+    while not condition():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)
     return True
 
 
-class Crew:
+class Gunicorn:
     """A running gunicorn."""
 
     def __init__(self, server: Server, count: int) -> None:
@@ -51,7 +61,7 @@ class Crew:
         self.address: Address = server.tcp
         self.log: Log = server.log
         self.seen: set[int] = set()
-        """Workers that have answered somebody."""
+        """Workers that have answered a request."""
 
     @property
     def arbiter(self) -> int:
@@ -59,22 +69,22 @@ class Crew:
         return self.server.process.pid
 
     def workers(self) -> list[int]:
-        """The pids of those that live, the oldest first; those that are about to end are among them."""
+        """The pids of the running workers, the oldest first, with those that are stopping."""
         text = Path(f"/proc/{self.arbiter}/task/{self.arbiter}/children").read_text()
-        return [pid for pid in map(int, text.split()) if lives(pid)]
+        return [pid for pid in map(int, text.split()) if is_running(pid)]
 
     def complete(self) -> bool:
         """Whether there are as many workers as there should be, and all of them serve."""
         workers = self.workers()
         if len(workers) == self.count and not self.seen.issuperset(workers):
             try:
-                self.get("/")  # perhaps nobody else asks
+                self.get("/")  # perhaps there is no other request
             except (OSError, EOFError):
                 pass  # a worker was killed meanwhile
         return len(workers) == self.count and self.seen.issuperset(workers)
 
     def send(self, pid: int, number: int) -> None:
-        """A signal to one process, unless it has gone."""
+        """Send a signal to one process, unless it has ended."""
         try:
             os.kill(pid, number)
         except ProcessLookupError:
@@ -91,7 +101,7 @@ class Crew:
 
     @contextmanager
     def alone(self, pid: int) -> Iterator[None]:
-        """The other workers are stopped for a ``with`` block, so that this one takes whoever comes."""
+        """The other workers are stopped for a ``with`` block, so that this one takes all connections."""
         others = [other for other in self.workers() if other != pid]
         for other in others:
             self.send(other, signal.SIGSTOP)
@@ -102,7 +112,7 @@ class Crew:
                 self.send(other, signal.SIGCONT)
 
     def held(self, pid: int) -> dict[str, Any]:
-        """What this worker holds."""
+        """The resources that this worker holds."""
         with self.alone(pid):
             status, body = self.get("/held")
         assert status == 200, (status, body)
@@ -110,7 +120,7 @@ class Crew:
         return counts
 
 
-def lives(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     """False for a process that has ended and was not waited for yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -123,18 +133,18 @@ def resident_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def knows(setting: str) -> bool:
+def has_setting(setting: str) -> bool:
     """Whether the package has this setting."""
     return setting in {each.name for each in fields(Config)}
 
 
 def without_pings() -> dict[str, str]:
     """For clients that compare every byte and expect no ping between two echoes."""
-    return {"GWS_PING_INTERVAL": "3600"} if knows("ping_interval") else {}
+    return {"GWS_PING_INTERVAL": "3600"} if has_setting("ping_interval") else {}
 
 
 @contextmanager
-def crew(
+def run_gunicorn(
     report: Report,
     directory: Path,
     workers: int,
@@ -143,10 +153,10 @@ def crew(
     env: Mapping[str, str] | None = None,
     kind: str = "worker",
     graceful_timeout: float = 30.0,
-) -> Iterator[Crew]:
-    """A gunicorn with so many workers for a ``with`` block; that it does not end as it should is a violation."""
+) -> Iterator[Gunicorn]:
+    """A gunicorn with so many workers for a ``with`` block. Another exit status than 0 is a violation."""
     directory.mkdir(parents=True, exist_ok=True)
-    running = Crew(_start(directory, workers, options, env or {}, kind, graceful_timeout), workers)
+    running = Gunicorn(_start(directory, workers, options, env or {}, kind, graceful_timeout), workers)
     try:
         await_answer(running.server)
         yield running

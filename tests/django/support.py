@@ -1,0 +1,52 @@
+"""Helpers of the tests in this folder."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import RequestFactory
+
+from gws_middleware.django.test import WebSocketClient, WebSocketRefused
+from tests.support.inprocess import package_path, refuse_switch, unaccepted
+from tests.support.servers import ROOT
+
+__all__ = ["answer", "disconnected_request", "refusal", "run_python"]
+
+
+def answer(ws: Any, message: str) -> Any:
+    """Send a message, and return the next one: the answer, or None at the end."""
+    ws.send(message)
+    return ws.receive()
+
+
+def refusal(client: WebSocketClient, path: str, **options: Any) -> Any:
+    """The HTTP response to a handshake."""
+    with pytest.raises(WebSocketRefused) as refused, client.websocket(path, **options):
+        pass
+    return refused.value.response
+
+
+def disconnected_request() -> Any:
+    """A request whose peer has disconnected before it is accepted."""
+    request: Any = RequestFactory().get("/")
+    request.META["wsgi.websocket"] = unaccepted(refuse_switch)
+    return request
+
+
+def run_python(
+    program: str, *arguments: str, folder: Path = ROOT, timeout: float = 60, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """``python -c program arguments`` with this repository on the path."""
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=folder,
+        env={**package_path(), **env},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )

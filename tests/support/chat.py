@@ -1,0 +1,58 @@
+"""The chat of ``examples/chat``, set up and started with the commands of its README."""
+
+from __future__ import annotations
+
+import shlex
+import sqlite3
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .documents import blocks, command, serve
+from .servers import ROOT, Server
+
+__all__ = ["CHAT", "TIMEOUT", "Chat", "serve_chat"]
+
+CHAT = ROOT / "examples" / "chat"
+TIMEOUT = 20.0
+
+
+@dataclass(frozen=True)
+class Chat:
+    """The running example and its database."""
+
+    server: Server
+    database: Path
+
+    def room(self) -> str:
+        """A new room, for one test alone; its slug."""
+        slug = f"room-{uuid.uuid4().hex[:8]}"
+        with closing(sqlite3.connect(self.database, timeout=TIMEOUT)) as connection, connection:
+            connection.execute("INSERT INTO chat_room (slug, name, topic) VALUES (?, ?, '')", (slug, slug))
+        return slug
+
+
+@contextmanager
+def serve_chat(directory: Path, **env: str) -> Iterator[Chat]:
+    """The chat with a database of its own, as README's two commands start it."""
+    database = directory / "chat.sqlite3"
+    env = {"CHAT_DATABASE": str(database), **env}
+    migrate(env)
+    with serve(command(CHAT / "README.md", "gunicorn"), directory / "server", env=env) as server:
+        yield Chat(server, database)
+
+
+def migrate(env: dict[str, str]) -> None:
+    """README's first command."""
+    lines = [line for block in blocks(CHAT / "README.md", "sh") for line in block.splitlines()]
+    (line,) = [line for line in lines if "migrate" in line]
+    words = shlex.split(line)
+    assert words[0] == ".venv/bin/python"
+    ended = subprocess.run(
+        [sys.executable, *words[1:]], cwd=ROOT, env={"PYTHONPATH": str(ROOT), **env}, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -1,0 +1,54 @@
+"""A Django project's views that type-check."""
+
+from __future__ import annotations
+
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.urls import path
+
+from gws_middleware.django import WebSocketView, accept_websocket, require_websocket
+from gws_middleware.django.serving import WebSocketRequest
+from gws_middleware.typing import Message
+
+
+@login_required
+@require_websocket
+def chat(request: WebSocketRequest, room: str) -> None:
+    """A view without an answer."""
+    assert request.websocket is not None
+    for message in request.websocket:
+        request.websocket.send(f"{request.user} in {room}: {message!r}")
+
+
+@accept_websocket
+def either(request: WebSocketRequest) -> HttpResponse | None:
+    """A view for HTTP as well."""
+    if request.websocket is None:
+        return HttpResponse("plain")
+    request.websocket.send("x")
+    return None
+
+
+class Echo(WebSocketView):
+    """A class-based view."""
+
+    subprotocols = ("json.v1",)
+
+    def connect(self, room: str = "") -> HttpResponse | None:
+        """Refuse, or accept."""
+        return None if room else HttpResponse(status=403)
+
+    def receive(self, message: Message) -> None:
+        """Send a message back."""
+        self.websocket.send(message)
+
+    def disconnect(self, code: int | None) -> None:
+        """Count the end."""
+
+
+def plain(request: HttpRequest) -> HttpResponse:
+    """An ordinary view."""
+    return HttpResponse()
+
+
+urlpatterns = [path("chat/<str:room>/", chat), path("either/", either), path("echo/", Echo.as_view()), path("", plain)]
