@@ -91,13 +91,13 @@ native_arguments(const NativeSignature *signature, PyObject *const *args, Py_ssi
             return -1;
         }
         if (position < nargs) {
-            PyErr_Format(PyExc_TypeError, "%s() got multiple values for argument '%s'", signature->function,
-                         signature->parameters[position]);
+            PyErr_Format(PyExc_TypeError, "%s() got multiple values for argument %R", signature->function,
+                         PyTuple_GET_ITEM(names, i));
             return -1;
         }
         values[position] = args[nargs + i];
     }
-    for (Py_ssize_t i = nargs; i < signature->required; i++) {
+    for (Py_ssize_t i = 0; i < signature->required; i++) {
         if (values[i] == NULL) {
             PyErr_Format(PyExc_TypeError, "%s() is missing the argument '%s'", signature->function,
                          signature->parameters[i]);

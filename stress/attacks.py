@@ -194,7 +194,7 @@ def pings_read(peer: Peer, chance: random.Random) -> None:
     peer.write(frame(PING, b"flood") * 2000 + frame(PING, b"last"))
     while (received := peer.read_frame()).payload != b"last":
         assert received.opcode != CLOSE, f"closed with {received.code}"
-    peer.say_goodbye()
+    peer.close_handshake()
 
 
 @attack("11 stuck reader")
@@ -411,7 +411,7 @@ def control_characters(peer: Peer, chance: random.Random) -> None:
     assert response.status == 404, response
     with Peer(peer.sock.getpeername()) as other:
         other.open("/echo?%0d%0aERROR%1b[31m")
-        other.say_goodbye(4000, "\r\nERROR forged: \x1b[31m")
+        other.close_handshake(4000, "\r\nERROR forged: \x1b[31m")
 
 
 @attack("19 frames after the handshake")
@@ -428,7 +428,7 @@ def pipelined(peer: Peer, chance: random.Random) -> None:
         if received.opcode == CLOSE:
             raise EOFError(f"closed with {received.code}")
         assert received == Frame(TEXT, b"%d" % number), received
-    peer.say_goodbye()
+    peer.close_handshake()
 
 
 @attack("23 the application raises")

@@ -282,7 +282,7 @@ class Chaos:
                     if path != "/quiet-room":
                         peer.text("warm")
                         peer.read_frame()
-                    peer.say_goodbye()
+                    peer.close_handshake()
 
     def settled(self, pid: int, most: dict[str, int], seconds: float) -> dict[str, Any]:
         """What a worker holds when it is not more than ``most``, or when the time has passed."""

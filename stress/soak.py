@@ -137,7 +137,7 @@ class Soak:
         """End the connection in one of three ways."""
         self.ends[how] += 1
         if how == "close frame":
-            peer.say_goodbye()
+            peer.close_handshake()
         elif how == "EOF":
             peer.close()
         else:

@@ -384,7 +384,7 @@ class Running:
             client.upgrade("/echo")
             client.text(message)
             answer = client.read_frame().payload.decode()
-            client.say_goodbye()
+            client.close_handshake()
         return answer
 
 
@@ -437,7 +437,7 @@ def test_gws_run_loads_new_code(tmp_path: Path, arguments: list[str], env: dict[
         before = client.read_frame().payload.decode()
         running.write("2, which is longer")
         code = client.read_frame().code
-        client.say_goodbye()
+        client.close_handshake()
         eventually(lambda: running.answer("x") == "2, which is longer: x", "the new code", START)
     assert (before, code in (1001, 1012)) == ("1: x", True)
 

@@ -154,7 +154,7 @@ class TestIdle:
             control.expect_idle(ws)
             reader = received_by(ws)
             until(lambda: recorder.idles == 1, "idle() is called")
-            peer.vanish()
+            peer.disconnect()
             assert reader.get(timeout=5) is None
 
     def test_timeout_is_kept(self, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +272,7 @@ class TestLife:
 
         with connected() as (ws, peer):
             ws.detach(on_close=killed)
-            peer.vanish()
+            peer.disconnect()
             until(lambda: "closed" in recorder.calls, "closed() is called")
 
     def test_nothing_is_called_for_a_refused_handshake(self, recorder: Recorder) -> None:

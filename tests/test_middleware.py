@@ -160,7 +160,7 @@ def test_response_of_a_view_whose_peer_has_disconnected_is_closed(server: Server
     with server.connect() as client:
         client.upgrade(f"/sleeping?id={token}")
         client.read_frame()
-        client.say_goodbye()
+        client.close_handshake()
     assert server.events(token, "closed") == ["woke up after 1000", "closed"]
 
 

@@ -9,10 +9,13 @@ import pytest
 
 from .support.private import TESTS, private_names
 
-SWEPT = ["hostile", "documents", "fixtureapps", "support"]
+SWEPT = ["hostile", "documents", "fixtureapps", "support", "connection"]
 """Folders below tests/ whose files use none."""
 FILES = [file for folder in SWEPT for file in sorted((TESTS / folder).glob("*.py")) if file.name != "seam.py"]
-FILES += [TESTS / f"test_{name}.py" for name in ("architecture", "config", "coroutines", "flask", "leaks", "testing")]
+FILES += [
+    TESTS / f"test_{name}.py"
+    for name in ("architecture", "config", "coroutines", "flask", "interrupted", "leaks", "middleware", "testing")
+]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.name}")

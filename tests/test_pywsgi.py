@@ -67,7 +67,7 @@ def echo(client: RawClient) -> list[Frame]:
     """What comes back for one message and a close frame."""
     client.upgrade("/")
     client.text("x")
-    return [client.read_frame(), *client.say_goodbye()]
+    return [client.read_frame(), *client.close_handshake()]
 
 
 def hello(client: RawClient) -> bytes:

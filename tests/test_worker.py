@@ -108,7 +108,7 @@ def test_worker_class_has_other_names(server_directory: Path, name: str) -> None
         client.upgrade("/echo")
         client.text("x")
         assert client.read_frame().payload == b"x"
-        client.say_goodbye()
+        client.close_handshake()
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_post_request_hook_sees_the_response(server_directory: Path, kind: str) 
             client.text("x")
             client.read_frame()
             assert not [one for one in server.log.records() if "post_request /echo" in one.text]
-            client.say_goodbye()
+            client.close_handshake()
         server.log.find("post_request /echo")
         server.get("/plain")
         server.log.find("post_request /plain")
@@ -155,11 +155,11 @@ def test_post_request_hook_sees_the_response(server_directory: Path, kind: str) 
 def cycle(server: Server, number: int) -> None:
     """One connection, ended in one of several ways."""
     ways: list[Any] = [
-        ("/echo", RawClient.say_goodbye),
+        ("/echo", RawClient.close_handshake),
         ("/echo", RawClient.close),
         ("/echo", RawClient.reset),
-        ("/after/list", RawClient.say_goodbye),
-        ("/detached", RawClient.say_goodbye),
+        ("/after/list", RawClient.close_handshake),
+        ("/detached", RawClient.close_handshake),
         ("/detached", RawClient.reset),
     ]
     path, end = ways[number % len(ways)]

@@ -6,11 +6,8 @@
  * to another greenlet, which changes the object.
  */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "../_native.h"
 
-#include <stddef.h>
-#include <structmember.h>
 #include <time.h>
 
 #define STATE_OPEN 3 /* states.OPEN: checked when the module is loaded */
@@ -28,11 +25,10 @@
 #define NAMES(X)                                                                                              \
     X(recv_into) X(send) X(iteration) X(_data_received) X(_read_failed) X(_lost) X(_write_failed) X(_keep)    \
     X(_flush_later) X(switch) X(_receive) X(_relax) X(_check_open) X(_wait_writable) X(encode)                \
-    X(write_parts) X(_too_slow) X(feed) X(eventful) X(_eventful) X(_put) X(start) X(timeout) X(message)       \
-    X(binary) X(_give_way) X(call) X(offer) X(_wake_later) X(frame) X(join)
+    X(write_parts) X(_too_slow) X(feed) X(eventful) X(_eventful) X(_put) X(start) X(_give_way)                \
+    X(call) X(offer) X(_wake_later) X(frame) X(join)
 
-#define DECLARE(name) static PyObject *s_##name;
-NAMES(DECLARE)
+NAMES(NATIVE_DECLARE_NAME)
 
 static PyObject *getcurrent; /* gevent's */
 static PyObject *prepared_type; /* PreparedMessage */
@@ -104,60 +100,7 @@ fetch_os_error(void)
     if (!PyErr_ExceptionMatches(PyExc_OSError)) {
         return NULL;
     }
-    PyObject *type, *error, *traceback;
-    PyErr_Fetch(&type, &error, &traceback);
-    PyErr_NormalizeException(&type, &error, &traceback);
-    Py_XDECREF(type);
-    Py_XDECREF(traceback);
-    return error;
-}
-
-static PyObject *
-none_or_error(int failed)
-{
-    if (failed) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
-}
-
-/* Arguments by position and by name, as in `def function(self, names[0], names[1]=...)`: `required` of `count` must be
- * given; `values` has the defaults. -1 with the TypeError that Python raises. */
-static int
-parse_arguments(const char *function, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-                PyObject *const *names, Py_ssize_t required, Py_ssize_t count, PyObject **values)
-{
-    Py_ssize_t named = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
-    if (nargs > count) {
-        PyErr_Format(PyExc_TypeError, "%s() takes at most %zd arguments (%zd given)", function, count, nargs);
-        return -1;
-    }
-    for (Py_ssize_t i = 0; i < nargs; i++) {
-        values[i] = args[i];
-    }
-    for (Py_ssize_t i = 0; i < named; i++) {
-        PyObject *name = PyTuple_GET_ITEM(kwnames, i);
-        Py_ssize_t at = 0;
-        while (at < count && PyUnicode_Compare(name, names[at]) != 0) {
-            at++;
-        }
-        if (at == count) {
-            PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument %R", function, name);
-            return -1;
-        }
-        if (at < nargs) {
-            PyErr_Format(PyExc_TypeError, "%s() got multiple values for argument %R", function, name);
-            return -1;
-        }
-        values[at] = args[nargs + i];
-    }
-    for (Py_ssize_t i = 0; i < required; i++) {
-        if (values[i] == NULL) {
-            PyErr_Format(PyExc_TypeError, "%s() missing required argument: %R", function, names[i]);
-            return -1;
-        }
-    }
-    return 0;
+    return native_take_exception();
 }
 
 /* Whether the object is of this type. All that come are of one subclass, which is remembered in `seen`: to walk over
@@ -189,7 +132,7 @@ typedef struct {
 static long long
 turn_number(Turn *self)
 {
-    PyObject *iteration = self->ticks == NULL ? NULL : PyObject_GetAttr(self->ticks, s_iteration);
+    PyObject *iteration = self->ticks == NULL ? NULL : PyObject_GetAttr(self->ticks, name_iteration);
     long long number = iteration == NULL ? -1 : PyLong_AsLongLong(iteration);
     Py_XDECREF(iteration);
     if (number == -1 && !PyErr_Occurred()) {
@@ -282,24 +225,24 @@ transport_readable(Transport *self, PyObject *Py_UNUSED(ignored))
     if (!is_there(self->window, "_window")) {
         return NULL;
     }
-    Py_ssize_t size = size_from_object(call_method(self->channel, s_recv_into, self->window, NULL));
+    Py_ssize_t size = size_from_object(call_method(self->channel, name_recv_into, self->window, NULL));
     if (size > 0) {
         self->bytes_received += size;
         if (!is_there(self->buffer, "_buffer")) {
             return NULL;
         }
-        return none_or_error(call_method_with_size(self->owner, s__data_received, self->buffer, size));
+        return native_none(call_method_with_size(self->owner, name__data_received, self->buffer, size));
     }
     if (size == 0) {
-        return none_or_error(call_method_void((PyObject *)self, s__lost, NULL, NULL));
+        return native_none(call_method_void((PyObject *)self, name__lost, NULL, NULL));
     }
     PyObject *error = fetch_os_error();
     if (error == NULL) {
         return NULL;
     }
-    int failed = call_method_void((PyObject *)self, s__read_failed, error, NULL);
+    int failed = call_method_void((PyObject *)self, name__read_failed, error, NULL);
     Py_DECREF(error);
-    return none_or_error(failed);
+    return native_none(failed);
 }
 
 /* queue() */
@@ -322,7 +265,7 @@ transport_append(Transport *self, PyObject *data)
         return -1;
     }
     self->outbox_size += size;
-    return self->flush_due ? 0 : call_method_void((PyObject *)self, s__flush_later, NULL, NULL);
+    return self->flush_due ? 0 : call_method_void((PyObject *)self, name__flush_later, NULL, NULL);
 }
 
 /* The outbox is empty and nothing has been sent in this turn. */
@@ -334,18 +277,18 @@ transport_send_now(Transport *self, PyObject *data)
         return -1;
     }
     self->bytes_sent += size;
-    Py_ssize_t sent = size_from_object(call_method(self->channel, s_send, data, NULL));
+    Py_ssize_t sent = size_from_object(call_method(self->channel, name_send, data, NULL));
     if (sent == size) {
         return 0;
     }
     if (sent >= 0) {
-        return call_method_with_size((PyObject *)self, s__keep, data, sent);
+        return call_method_with_size((PyObject *)self, name__keep, data, sent);
     }
     PyObject *error = fetch_os_error();
     if (error == NULL) {
         return -1;
     }
-    int failed = call_method_void((PyObject *)self, s__write_failed, data, error);
+    int failed = call_method_void((PyObject *)self, name__write_failed, data, error);
     Py_DECREF(error);
     return failed;
 }
@@ -376,7 +319,7 @@ PyDoc_STRVAR(transport_queue_doc,
 static PyObject *
 transport_queue(Transport *self, PyObject *data)
 {
-    return none_or_error(transport_append(self, data));
+    return native_none(transport_append(self, data));
 }
 
 PyDoc_STRVAR(transport_write_doc,
@@ -389,7 +332,7 @@ PyDoc_STRVAR(transport_write_doc,
 static PyObject *
 transport_write(Transport *self, PyObject *data)
 {
-    return none_or_error(transport_send(self, data));
+    return native_none(transport_send(self, data));
 }
 
 /* ---- The base of WebSocket ---- */
@@ -402,6 +345,10 @@ typedef struct {
     int state;
     char paused, end_delivered, holds, plain;
 } WebSocket;
+
+static const NativeSignature receive_signature = {"receive", 0, 0, 1, {"timeout"}};
+static const NativeSignature send_signature = {"send", 0, 1, 2, {"message", "binary"}};
+static const NativeSignature offer_signature = {"offer", 0, 1, 1, {"message"}};
 
 #define IS_SET(object) ((object) != NULL && (object) != Py_None)
 
@@ -429,7 +376,7 @@ websocket_give_way(WebSocket *self)
     if (over <= 0) {
         return over;
     }
-    return turn_runs_elsewhere(turn) ? 1 : call_method_void((PyObject *)self, s__give_way, NULL, NULL);
+    return turn_runs_elsewhere(turn) ? 1 : call_method_void((PyObject *)self, name__give_way, NULL, NULL);
 }
 
 /* Let the loop run until another greenlet switches back to this one. */
@@ -441,7 +388,7 @@ websocket_wait(WebSocket *self)
         return -1;
     }
     Py_XSETREF(self->reader, current);
-    int failed = call_method_void(self->hub, s_switch, NULL, NULL);
+    int failed = call_method_void(self->hub, name_switch, NULL, NULL);
     Py_XSETREF(self->reader, Py_NewRef(Py_None));
     return failed;
 }
@@ -452,11 +399,11 @@ websocket_take_message(WebSocket *self)
     Py_ssize_t count = websocket_inbox_count(self);
     PyObject *inbox = self->inbox;
     if (count <= 0) {
-        return count < 0 ? NULL : call_method((PyObject *)self, s__receive, Py_None, NULL);
+        return count < 0 ? NULL : call_method((PyObject *)self, name__receive, Py_None, NULL);
     }
     PyObject *message = Py_NewRef(PyList_GET_ITEM(inbox, count - 1));
     if (PyList_SetSlice(inbox, count - 1, count, NULL) < 0
-        || (self->paused && call_method_void((PyObject *)self, s__relax, NULL, NULL) < 0)) {
+        || (self->paused && call_method_void((PyObject *)self, name__relax, NULL, NULL) < 0)) {
         Py_CLEAR(message);
     }
     return message;
@@ -470,7 +417,7 @@ websocket_receive_within(WebSocket *self, PyObject *timeout)
         /* Before a message is taken: a caller that is cut off in its wait has lost none. In another thread _give_way()
          * raises, as in Python. */
         int foreign = websocket_give_way(self);
-        if (foreign < 0 || (foreign && call_method_void((PyObject *)self, s__give_way, NULL, NULL) < 0)) {
+        if (foreign < 0 || (foreign && call_method_void((PyObject *)self, name__give_way, NULL, NULL) < 0)) {
             return NULL;
         }
         count = websocket_inbox_count(self);
@@ -485,7 +432,7 @@ websocket_receive_within(WebSocket *self, PyObject *timeout)
         }
         if (timeout != Py_None || self->state != STATE_OPEN || IS_SET(self->reader) || IS_SET(self->callbacks)
             || self->holds || turn_runs_elsewhere(turn)) {
-            return call_method((PyObject *)self, s__receive, timeout, NULL);
+            return call_method((PyObject *)self, name__receive, timeout, NULL);
         }
         if (websocket_wait(self) < 0) {
             return NULL;
@@ -514,8 +461,8 @@ PyDoc_STRVAR(websocket_receive_doc,
 static PyObject *
 websocket_receive(WebSocket *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    PyObject *names[] = {s_timeout}, *values[] = {Py_None};
-    if (parse_arguments("receive", args, nargs, kwnames, names, 0, 1, values) < 0) {
+    PyObject *values[] = {Py_None};
+    if (native_arguments(&receive_signature, args, nargs, kwnames, values) < 0) {
         return NULL;
     }
     return websocket_receive_within(self, values[0]);
@@ -554,17 +501,17 @@ static int
 websocket_send_message(WebSocket *self, Transport *transport, PyObject *message, PyObject *binary)
 {
     if (transport->outbox_size > self->high_water
-        && call_method_void((PyObject *)self, s__wait_writable, (PyObject *)transport, NULL) < 0) {
+        && call_method_void((PyObject *)self, name__wait_writable, (PyObject *)transport, NULL) < 0) {
         return -1;
     }
-    PyObject *frame = call_method(self->engine, s_encode, message, binary);
+    PyObject *frame = call_method(self->engine, name_encode, message, binary);
     if (frame == NULL) {
         return -1;
     }
     self->messages_sent++;
     int failed;
     if (!PyBytes_CheckExact(frame)) {
-        failed = call_method_void((PyObject *)transport, s_write_parts, frame, NULL);
+        failed = call_method_void((PyObject *)transport, name_write_parts, frame, NULL);
     }
     else {
         Py_ssize_t count = websocket_inbox_count(self);
@@ -582,7 +529,7 @@ websocket_call_in_loop(WebSocket *self, PyObject *name, PyObject *first, PyObjec
     PyObject *method = PyObject_GetAttr((PyObject *)self, name), *result = NULL;
     if (method != NULL) {
         PyObject *args[] = {self->turn, method, first, second};
-        result = PyObject_VectorcallMethod(s_call, args, second == NULL ? 3 : 4, NULL);
+        result = PyObject_VectorcallMethod(name_call, args, second == NULL ? 3 : 4, NULL);
         Py_DECREF(method);
     }
     return result;
@@ -606,17 +553,17 @@ PyDoc_STRVAR(websocket_send_doc,
 static PyObject *
 websocket_send(WebSocket *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    PyObject *names[] = {s_message, s_binary}, *values[] = {NULL, Py_None};
-    if (parse_arguments("send", args, nargs, kwnames, names, 1, 2, values) < 0) {
+    PyObject *values[] = {NULL, Py_None};
+    if (native_arguments(&send_signature, args, nargs, kwnames, values) < 0) {
         return NULL;
     }
     int foreign = websocket_give_way(self);
     if (foreign) {
-        PyObject *result = foreign < 0 ? NULL : websocket_call_in_loop(self, s_send, values[0], values[1]);
+        PyObject *result = foreign < 0 ? NULL : websocket_call_in_loop(self, name_send, values[0], values[1]);
         Py_XDECREF(result);
-        return none_or_error(result == NULL);
+        return native_none(result == NULL);
     }
-    if (self->state != STATE_OPEN && call_method_void((PyObject *)self, s__check_open, NULL, NULL) < 0) {
+    if (self->state != STATE_OPEN && call_method_void((PyObject *)self, name__check_open, NULL, NULL) < 0) {
         return NULL;
     }
     Transport *transport = websocket_transport(self);
@@ -626,7 +573,7 @@ websocket_send(WebSocket *self, PyObject *const *args, Py_ssize_t nargs, PyObjec
     Py_INCREF(transport);
     int failed = websocket_send_message(self, transport, values[0], values[1]);
     Py_DECREF(transport);
-    return none_or_error(failed);
+    return native_none(failed);
 }
 
 /* The frame of a message for this connection; NULL with an exception. */
@@ -634,12 +581,12 @@ static PyObject *
 websocket_encode(WebSocket *self, PyObject *message)
 {
     if (self->plain && (PyObject *)Py_TYPE(message) == prepared_type) {
-        return PyObject_GetAttr(message, s_frame);
+        return PyObject_GetAttr(message, name_frame);
     }
-    PyObject *frame = call_method(self->engine, s_encode, message, NULL);
+    PyObject *frame = call_method(self->engine, name_encode, message, NULL);
     if (frame != NULL && !PyBytes_CheckExact(frame)) { /* a large one comes in two parts */
         PyObject *empty = PyBytes_FromStringAndSize(NULL, 0);
-        PyObject *joined = empty == NULL ? NULL : call_method(empty, s_join, frame, NULL);
+        PyObject *joined = empty == NULL ? NULL : call_method(empty, name_join, frame, NULL);
         Py_XDECREF(empty);
         Py_SETREF(frame, joined);
     }
@@ -656,7 +603,7 @@ websocket_offer_frame(WebSocket *self, Transport *transport, PyObject *frame)
             return -1;
         }
         if (transport->outbox_size + size > self->send_limit) {
-            return call_method_void((PyObject *)self, s__too_slow, NULL, NULL);
+            return call_method_void((PyObject *)self, name__too_slow, NULL, NULL);
         }
     }
     if (transport_send(transport, frame) < 0) {
@@ -687,13 +634,13 @@ PyDoc_STRVAR(websocket_offer_doc,
 static PyObject *
 websocket_offer(WebSocket *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    PyObject *names[] = {s_message}, *values[] = {NULL};
-    if (parse_arguments("offer", args, nargs, kwnames, names, 1, 1, values) < 0) {
+    PyObject *values[] = {NULL};
+    if (native_arguments(&offer_signature, args, nargs, kwnames, values) < 0) {
         return NULL;
     }
     int foreign = websocket_give_way(self);
     if (foreign) {
-        return foreign < 0 ? NULL : websocket_call_in_loop(self, s_offer, values[0], NULL);
+        return foreign < 0 ? NULL : websocket_call_in_loop(self, name_offer, values[0], NULL);
     }
     if (self->state != STATE_OPEN) {
         Py_RETURN_FALSE;
@@ -719,7 +666,7 @@ websocket_put(WebSocket *self, PyObject *messages)
         return -1;
     }
     if (count > 0 || PyList_GET_SIZE(messages) != 1) {
-        return call_method_void((PyObject *)self, s__put, messages, NULL);
+        return call_method_void((PyObject *)self, name__put, messages, NULL);
     }
     self->messages_received++;
     Py_XSETREF(self->inbox, Py_NewRef(messages));
@@ -737,28 +684,28 @@ websocket_wake(WebSocket *self)
         Turn *turn = turn_from_object(self->turn);
         int over = turn == NULL ? -1 : turn_has_lasted(turn);
         if (over != 0) {
-            return over < 0 ? -1 : call_method_void((PyObject *)self, s__wake_later, NULL, NULL);
+            return over < 0 ? -1 : call_method_void((PyObject *)self, name__wake_later, NULL, NULL);
         }
-        return call_method_void(self->reader, s_switch, NULL, NULL);
+        return call_method_void(self->reader, name_switch, NULL, NULL);
     }
     if (!is_there(self->callbacks, "_callbacks")) {
         return -1;
     }
-    return self->callbacks != Py_None ? call_method_void(self->callbacks, s_start, NULL, NULL) : 0;
+    return self->callbacks != Py_None ? call_method_void(self->callbacks, name_start, NULL, NULL) : 0;
 }
 
 static int
 websocket_feed(WebSocket *self, PyObject *engine, PyObject *buffer, PyObject *size)
 {
-    PyObject *messages = call_method(engine, s_feed, buffer, size);
+    PyObject *messages = call_method(engine, name_feed, buffer, size);
     if (messages == NULL) {
         return -1;
     }
-    PyObject *eventful = PyObject_GetAttr(engine, s_eventful);
+    PyObject *eventful = PyObject_GetAttr(engine, name_eventful);
     int failed, more = eventful == NULL ? -1 : PyObject_IsTrue(eventful);
     Py_XDECREF(eventful);
     if (more != 0) {
-        failed = more < 0 ? -1 : call_method_void((PyObject *)self, s__eventful, engine, messages);
+        failed = more < 0 ? -1 : call_method_void((PyObject *)self, name__eventful, engine, messages);
         Py_DECREF(messages);
         return failed;
     }
@@ -790,23 +737,12 @@ websocket_data_received(WebSocket *self, PyObject *const *args, Py_ssize_t nargs
     PyObject *engine = Py_NewRef(self->engine);
     int failed = websocket_feed(self, engine, args[0], args[1]);
     Py_DECREF(engine);
-    return none_or_error(failed);
+    return native_none(failed);
 }
 
 /* ---- The types ---- */
 
-#define METHOD(f) ((PyCFunction)(void (*)(void))(f))
 #define OBJECT(type, name) {"_" #name, T_OBJECT_EX, offsetof(type, name), 0, NULL}
-
-static void
-dealloc(PyObject *self, inquiry clear)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    clear(self);
-    type->tp_free(self);
-    Py_DECREF(type);
-}
 
 static int
 turn_traverse(Turn *self, visitproc visit, void *arg)
@@ -826,12 +762,12 @@ turn_clear(Turn *self)
 static void
 turn_dealloc(PyObject *self)
 {
-    dealloc(self, (inquiry)turn_clear);
+    native_dealloc_collected(self, (inquiry)turn_clear);
 }
 
 static PyMethodDef turn_methods[] = {
-    {"is_over", METHOD(turn_is_over), METH_NOARGS, turn_is_over_doc},
-    {"is_foreign", METHOD(turn_is_foreign), METH_NOARGS, turn_is_foreign_doc},
+    {"is_over", NATIVE_METHOD(turn_is_over), METH_NOARGS, turn_is_over_doc},
+    {"is_foreign", NATIVE_METHOD(turn_is_foreign), METH_NOARGS, turn_is_foreign_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -883,13 +819,13 @@ transport_clear(Transport *self)
 static void
 transport_dealloc(PyObject *self)
 {
-    dealloc(self, (inquiry)transport_clear);
+    native_dealloc_collected(self, (inquiry)transport_clear);
 }
 
 static PyMethodDef transport_methods[] = {
-    {"_readable", METHOD(transport_readable), METH_NOARGS, transport_readable_doc},
-    {"write", METHOD(transport_write), METH_O, transport_write_doc},
-    {"queue", METHOD(transport_queue), METH_O, transport_queue_doc},
+    {"_readable", NATIVE_METHOD(transport_readable), METH_NOARGS, transport_readable_doc},
+    {"write", NATIVE_METHOD(transport_write), METH_O, transport_write_doc},
+    {"queue", NATIVE_METHOD(transport_queue), METH_O, transport_queue_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -950,14 +886,14 @@ websocket_clear(WebSocket *self)
 static void
 websocket_dealloc(PyObject *self)
 {
-    dealloc(self, (inquiry)websocket_clear);
+    native_dealloc_collected(self, (inquiry)websocket_clear);
 }
 
 static PyMethodDef websocket_methods[] = {
-    {"receive", METHOD(websocket_receive), METH_FASTCALL | METH_KEYWORDS, websocket_receive_doc},
-    {"send", METHOD(websocket_send), METH_FASTCALL | METH_KEYWORDS, websocket_send_doc},
-    {"offer", METHOD(websocket_offer), METH_FASTCALL | METH_KEYWORDS, websocket_offer_doc},
-    {"_data_received", METHOD(websocket_data_received), METH_FASTCALL, websocket_data_received_doc},
+    {"receive", NATIVE_METHOD(websocket_receive), METH_FASTCALL | METH_KEYWORDS, websocket_receive_doc},
+    {"send", NATIVE_METHOD(websocket_send), METH_FASTCALL | METH_KEYWORDS, websocket_send_doc},
+    {"offer", NATIVE_METHOD(websocket_offer), METH_FASTCALL | METH_KEYWORDS, websocket_offer_doc},
+    {"_data_received", NATIVE_METHOD(websocket_data_received), METH_FASTCALL, websocket_data_received_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -1018,16 +954,6 @@ import_attribute(const char *module_name, const char *name)
     return attribute;
 }
 
-static PyTypeObject *
-add_type(PyObject *module, PyType_Spec *spec)
-{
-    PyTypeObject *type = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
-    if (type != NULL && PyModule_AddType(module, type) < 0) {
-        Py_CLEAR(type);
-    }
-    return type;
-}
-
 static int
 check_constants(void)
 {
@@ -1044,28 +970,23 @@ check_constants(void)
 static int
 module_exec(PyObject *module)
 {
-#define INTERN(name)                                                                                          \
-    if ((s_##name = PyUnicode_InternFromString(#name)) == NULL) {                                             \
-        return -1;                                                                                            \
-    }
-    NAMES(INTERN)
+    NAMES(NATIVE_INTERN_NAME)
     if ((getcurrent = import_attribute("gevent", "getcurrent")) == NULL
         || (prepared_type = import_attribute("gws_middleware.protocol.connection", "PreparedMessage")) == NULL
-        || check_constants() < 0 || PyModule_AddObject(module, "LASTS", PyFloat_FromDouble(LASTS)) < 0
-        || (turn_type = add_type(module, &turn_spec)) == NULL
-        || (transport_type = add_type(module, &transport_spec)) == NULL) {
+        || check_constants() < 0 || native_add_double(module, "LASTS", LASTS) < 0
+        || (turn_type = (PyTypeObject *)native_add_type(module, &turn_spec)) == NULL
+        || (transport_type = (PyTypeObject *)native_add_type(module, &transport_spec)) == NULL
+        || native_add_type(module, &websocket_spec) == NULL) {
         return -1;
     }
-    PyTypeObject *websocket_type = add_type(module, &websocket_spec);
-    Py_XDECREF(websocket_type);
-    return websocket_type == NULL ? -1 : 0;
+    Py_INCREF(turn_type); /* also where a test deletes them from the module */
+    Py_INCREF(transport_type);
+    return 0;
 }
 
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
-#if PY_VERSION_HEX >= 0x030C0000
-    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
-#endif
+    NATIVE_ONE_INTERPRETER
     {0, NULL},
 };
 

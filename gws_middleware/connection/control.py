@@ -84,9 +84,8 @@ def answer(ws: WebSocket) -> None:
 
 
 def finish(ws: WebSocket, code: int) -> None:
-    """The application is done with the connection: close it, and send what waits."""
+    """The application is done with the connection: close it. ``close()`` also sends what waits."""
     ws.close(code)
-    ws._transport.flush()
 
 
 def is_finished(ws: WebSocket) -> bool:

@@ -288,7 +288,7 @@ class TestOnClose:
         ws.detach(calls.on_message, lambda ws: calls.closes.append(len(calls.messages)))
         peer.send("one", "two")
         until(lambda: ws.stats.messages_received)
-        peer.vanish()
+        peer.disconnect()
         until(lambda: has_ended(ws))
         ticks()
         assert (calls.messages, calls.closes) == ([], [])
@@ -383,7 +383,7 @@ class TestErrors:
 
         ws.detach(on_message, calls.on_close)
         peer.send("x")
-        peer.vanish()
+        peer.disconnect()
         until(lambda: calls.closes)
         assert (calls.closes, problems(caplog)) == ([1006], [])
 
@@ -394,7 +394,7 @@ class TestErrors:
         had succeeded.
         """
         with connected() as (other, other_peer):
-            other_peer.vanish()
+            other_peer.disconnect()
             until(lambda: other.closed)
             ws.detach(lambda ws, message: other.send(message), calls.on_close)
             peer.send("x")

@@ -167,7 +167,7 @@ class TestWebSocketApplication:
             until(lambda: len(Chat.members) == 2)
             ann.send("1")
             assert [ann.receive(), bob.receive(), eve.receive()] == ['{"text": 1}', '{"text": 1}', None]
-            bob.vanish()
+            bob.disconnect()
             until(lambda: len(Chat.members) == 1)
             ann.send("2")
             assert ann.receive() == '{"text": 2}'
@@ -227,7 +227,7 @@ class TestWebSocketApplication:
         """It sends the None of the end, which raises; in theirs that is a traceback for each connection."""
         with serving("ours", Resource([("^/", WebSocketApplication)])) as service:
             service.connect().close()
-            service.connect().vanish()
+            service.connect().disconnect()
         assert service.errors.getvalue() == ""
         assert problems(caplog) == []
 
@@ -248,7 +248,7 @@ class TestWebSocketApplication:
             peer = service.connect()
             peer.send("x")
             until(lambda: peer.read() or peer.ended or peer.engine.received_close)
-            peer.vanish()
+            peer.disconnect()
             until(lambda: closes)
             ticks()
         assert closes == [None]
@@ -380,7 +380,7 @@ class TestClientsOfTheServer:
         """A list of clients that the application keeps finds out by WebSocketError, as it does there."""
         with connected() as (ws, peer):
             client = ws.handler.active_client
-            peer.vanish()
+            peer.disconnect()
             until(lambda: ws.closed)
             with pytest.raises(WebSocketError):
                 client.ws.send("x")
@@ -515,7 +515,7 @@ class TestGeventWebSocket:
         with serving(implementation, app) as service:
             peer = service.connect()
             peer.send("x")
-            peer.close() if end == "close" else peer.vanish()
+            peer.close() if end == "close" else peer.disconnect()
             until(lambda: len(seen) == 7)
         assert seen == ["x", None, WebSocketError, WebSocketError, OSError, OSError, True]
 
@@ -595,7 +595,7 @@ class TestGeventWebSocket:
         """By identity, open or closed."""
         with connected() as (one, _), connected() as (other, peer):
             members = {one, other}
-            peer.vanish()
+            peer.disconnect()
             until(lambda: other.closed)
             members.discard(other)
             assert members == {one}

@@ -87,7 +87,7 @@ class TestEndOfTheView:
         control.release(ws, lambda environ, seconds, sent: lines.append((environ["PATH_INFO"], seconds, sent)))
         assert (lines, len(registry.unfinished), control.is_finished(ws)) == ([], 1, False)
         ws.send("12345")
-        peer.vanish()
+        peer.disconnect()
         until(lambda: control.is_finished(ws))
         assert lines == [("on_close", 0.0, 1), ("/chat", ws.duration, 7)]
         assert len(registry.unfinished) == 0

@@ -79,4 +79,4 @@ def test_server_on_this_loop(loop: str, path: str, server_directory: Path) -> No
         assert [client.read_frame() for _ in range(1000)] == [Frame(TEXT, b"2")] * 1000
         client.send(frame(BINARY, bytes(300_000)))
         assert client.read_frame() == Frame(BINARY, bytes(300_000))
-        client.say_goodbye(4001)
+        client.close_handshake(4001)

@@ -271,4 +271,4 @@ def test_view_with_threads_on_a_real_server(server: Server, path: str) -> None:
         for word in ("one", "two"):
             client.text(word)
             assert client.read_frame().payload == word.upper().encode()
-        client.say_goodbye()
+        client.close_handshake()

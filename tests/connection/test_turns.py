@@ -266,7 +266,7 @@ class TestBursts:
             answer = peer.receive()
             assert isinstance(answer, str) and int(answer.rpartition(" ")[2]) < 10
             slow.close()
-            attacker.vanish()
+            attacker.disconnect()
             gevent.joinall(views, 5)
 
     def test_no_message_is_lost_where_the_wait_is_cut_off(self) -> None:
@@ -355,7 +355,7 @@ class TestBursts:
         get_hub().loop.run_callback(lambda: (spin(2 * COMPUTE), deliver(ws, data)))
         assert view.get(timeout=5) == ["x"]
         assert ws.close_code == 4001
-        peer.vanish()
+        peer.disconnect()
 
 
 class TestParsing:
@@ -462,7 +462,7 @@ class TestSending:
         gevent.spawn_later(0.01, stop.append, True)
         with deadline("the view ends", 60):
             assert viewing.get() < self.LIMIT
-        peer.vanish()
+        peer.disconnect()
         reading.kill()
 
     def test_what_a_view_sends_while_it_computes_is_sent_at_once(self, ws: WebSocket, peer: Peer) -> None:
@@ -521,7 +521,7 @@ class TestSending:
         viewing = gevent.spawn(view)
         gevent.spawn(ws.abort)
         viewing.get(timeout=5)
-        peer.vanish()
+        peer.disconnect()
 
     def test_view_that_sends_without_a_pause_gets_the_end(self, ws: WebSocket, peer: Peer) -> None:
         """The peer's close frame is answered, though the view is always in the middle of something."""

@@ -617,7 +617,7 @@ class TestSend:
         transport_of(ws).pause()
         peer.send("last words")
         peer.close(4001, "bye")
-        peer.vanish()
+        peer.disconnect()
         assert error_of(lambda: forever(ws.send, "lost")).code == 1006
         assert ws.closed
         transport_of(ws).resume()
@@ -1051,7 +1051,7 @@ class TestClose:
     ) -> None:
         """The caller's fault raises even when the connection has ended, and leaves it alone."""
         if ended:
-            peer.vanish()
+            peer.disconnect()
             until(lambda: ws.closed)
         with pytest.raises(ValueError, match=sentence):
             ws.close(code, reason)
@@ -1074,7 +1074,7 @@ class TestClose:
 
     def test_close_after_a_refused_write_is_no_close_frame(self, ws: WebSocket, peer: Peer) -> None:
         """What could not be sent has not been sent: the connection was lost."""
-        peer.vanish()
+        peer.disconnect()
         transport_of(ws).pause()
         with suppress(ConnectionClosed):
             forever(ws.send, "lost")
@@ -1136,7 +1136,7 @@ class TestFacts:
     def test_repr_has_path_and_state(self, ws: WebSocket, peer: Peer) -> None:
         """The path is escaped: it comes from the client."""
         texts = [repr(unaccepted(refuse_switch, environ={"PATH_INFO": "/\x1b[31m\u20ac"})), repr(ws)]
-        peer.vanish()
+        peer.disconnect()
         until(lambda: ws.closed)
         assert [*texts, repr(ws)] == [
             r"<WebSocket '/\x1b[31m\u20ac' pending>",

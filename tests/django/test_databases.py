@@ -206,7 +206,7 @@ class TestReceiving:
                 client.text("default")
                 numbers.add(next_text(client))
             assert keeping_site.connections() == len(numbers) == 1
-            client.say_goodbye()
+            client.close_handshake()
 
     @pytest.mark.parametrize(("seconds", "kept"), [(GRACE / 4, True), (GRACE * 3, False)])
     def test_wait_with_a_timeout_counts(self, site: Site, seconds: float, kept: bool) -> None:
@@ -453,7 +453,7 @@ class TestDetached:
                 client.text(message)
                 next_text(client)
                 keeping_site.until_left(0)
-            client.say_goodbye()
+            client.close_handshake()
             keeping_site.until_left(0)
             assert keeping_site.events(token, "closed") == DETACHED_LIFE
 
@@ -482,7 +482,7 @@ class TestDetached:
         """``websocket_closed`` is sent."""
         with keeping_site.connect() as client:
             client.upgrade(f"/detaches/?id={token}&raise")
-            client.say_goodbye()
+            client.close_handshake()
             assert keeping_site.events(token, "closed") == DETACHED_LIFE
             keeping_site.until_left(0)
         keeping_site.server.log.expect("LookupError: at the end")
@@ -525,7 +525,7 @@ class TestAtomicRequestsUntilAccepted:
             assert token in users(atomic_site)
             assert atomic_site.events(token, "committed") == ["started", "committed", "opened"]
             atomic_site.until_left(0)
-            client.say_goodbye()
+            client.close_handshake()
 
     @pytest.mark.parametrize("how", ["raises", "times-out"])
     def test_exception_before_accept_rolls_back(self, atomic_site: Site, path: str, how: str, token: str) -> None:

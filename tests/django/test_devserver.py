@@ -89,7 +89,7 @@ def test_detached_websocket_is_logged_at_its_end(runserver: Runserver) -> None:
         runserver.get("/hello/?after-the-view")
         runserver.printed(r"\?after-the-view HTTP/1.1")
         assert runserver.log.count("/detached/?logged") == 1
-        client.say_goodbye(4001)
+        client.close_handshake(4001)
     runserver.printed(TIME + r"WebSocket '/detached/\?logged' closed with 4001 after \d+\.\d s, 0 messages in, 1 out$")
     runserver.printed("^on_close has read 4001$")
     assert (runserver.log.count("/detached/?logged"), runserver.log.count("Traceback")) == (2, before)

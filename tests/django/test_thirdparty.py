@@ -94,12 +94,12 @@ def test_websocket_opens_echoes_and_closes(server: Server, token: str, path: str
         assert ask(client) == "x"
         if end == "peer":
             code = 3000
-            assert client.say_goodbye(3000) == [Frame(CLOSE, (3000).to_bytes(2, "big"))]
+            assert client.close_handshake(3000) == [Frame(CLOSE, (3000).to_bytes(2, "big"))]
         elif end == "view":
             code = 4000
             client.text("leave")
             assert client.read_frame() == Frame(CLOSE, (4000).to_bytes(2, "big"))
-            assert client.say_goodbye(4000) == []
+            assert client.close_handshake(4000) == []
         else:
             code = 1006
             client.reset()
@@ -118,7 +118,7 @@ def test_exception_of_a_view_is_reported_once(server: Server, token: str) -> Non
     with server.connect() as client:
         client.upgrade(f"/raises/?id={token}")
         assert client.read_frame() == Frame(CLOSE, (1011).to_bytes(2, "big"))
-        assert client.say_goodbye(1011) == []
+        assert client.close_handshake(1011) == []
     found = records(server, token)
     server.log.expect(r"django.request: Internal Server Error: /raises/\n.*LookupError: after the 101")
     server.log.expect("event='request_failed'")
@@ -167,7 +167,7 @@ def test_user_comes_by_session_or_by_token(server: Server, token: str, path: str
         with server.connect() as client:
             client.upgrade(f"{path}?id={token}{number}{query}", header)
             assert ask(client) == "ada ada"
-            assert client.say_goodbye() == [Frame(CLOSE, (1000).to_bytes(2, "big"))]
+            assert client.close_handshake() == [Frame(CLOSE, (1000).to_bytes(2, "big"))]
         assert "response 101 for ada" in records(server, f"{token}{number}")
 
 
@@ -185,7 +185,7 @@ def test_session_is_saved_at_the_handshake_alone(server: Server, token: str) -> 
         client.upgrade(f"/session/?id={token}", cookie)
         assert ask(client) == "x"
         server.get("/login/?later=later", cookie)
-        client.say_goodbye()
+        client.close_handshake()
     records(server, token)
     stored = json.loads(server.get("/login/", cookie).body)
     assert stored == {"early": "early", "late": None, "later": "later"}
@@ -199,7 +199,7 @@ def test_cached_page_leaves_its_websocket_alone(server: Server, token: str) -> N
         with server.connect() as client:
             client.upgrade(path)
             assert ask(client) == "x"
-            client.say_goodbye()
+            client.close_handshake()
         records(server, token)
 
 
@@ -213,7 +213,7 @@ def test_requests_at_once_keep_apart(server: Server, token: str) -> None:
             for number, client in enumerate(clients):
                 assert ask(client) == f"{token}{number} {token}{number}"
         for client in clients:
-            client.say_goodbye()
+            client.close_handshake()
 
 
 def test_stop_ends_websockets(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_program_runs_as_printed(tmp_path: Path) -> None:
         client.upgrade("/")
         client.text("one two")
         assert [client.read_frame().payload for _ in range(2)] == [b"one", b"two"]
-        client.say_goodbye()
+        client.close_handshake()
 
 
 def test_gevent_finds_calls_that_block(server_directory: Path) -> None:

@@ -197,7 +197,7 @@ def detached(environ: Environ, start_response: StartResponse) -> Iterable[bytes]
     return Body(environ, [b"HTTP"])
 
 
-@app.at("/detached/told")
+@app.at("/detached/closes")
 def detached_told(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """Echoes until it receives "bye", and closes then. With ``?raise=`` the view leaves by an exception."""
     ws = environ["wsgi.websocket"]

@@ -104,7 +104,7 @@ def test_last_callback_that_fails_is_one_record(worker: Server) -> None:
     start = len(worker.log.records())
     with worker.connect() as client:
         client.upgrade("/parting")
-        frames = client.say_goodbye(4000)
+        frames = client.close_handshake(4000)
     worker.log.expect("^ERROR gws_middleware: WebSocket '/parting': .* raised; closed with 1011 .*at the end$")
     assert [one.code for one in frames] == [4000]
     assert len(logged(worker, start)) == 1

@@ -182,7 +182,7 @@ def test_close_frame_inside_a_message_is_answered(worker: Server) -> None:
     with worker.connect() as client:
         client.upgrade("/echo")
         client.send(OPEN_TEXT)
-        frames = client.say_goodbye(3000)
+        frames = client.close_handshake(3000)
     assert [one.code for one in frames] == [3000]
 
 
@@ -207,5 +207,5 @@ def test_good_close_code_is_echoed(worker: Server, code: int) -> None:
     """Codes that may travel are no fault."""
     with worker.connect() as client:
         client.upgrade("/echo")
-        frames = client.say_goodbye(code, "grüße")
+        frames = client.close_handshake(code, "grüße")
     assert [one.code for one in frames] == [code]

@@ -65,7 +65,7 @@ def told_to_raise(client: RawClient) -> None:
 
 def leaving(client: RawClient) -> None:
     """Closes."""
-    client.say_goodbye()
+    client.close_handshake()
 
 
 def leaving_with_a_reason(client: RawClient) -> None:
@@ -145,7 +145,7 @@ def test_header_with_control_bytes_is_in_no_line(worker: Server, written: Writte
             client.send(upgrade_request(path, (name, f"websocket{byte}forged")))
             status = client.read_response().status
             if status == 101:
-                client.say_goodbye()
+                client.close_handshake()
             else:
                 assert status in (400, 403)
         expect_all(worker.log)

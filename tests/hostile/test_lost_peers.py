@@ -89,7 +89,7 @@ def test_lost_members_leave_a_broadcast_to_the_others(worker: Server, token: str
             if number % 2:
                 members.pop().reset()
             assert [one.read_frame() for one in (speaker, reader)] == [Frame(BINARY, message)] * 2
-        assert [one.say_goodbye()[-1].code for one in (speaker, reader)] == [1000, 1000]
+        assert [one.close_handshake()[-1].code for one in (speaker, reader)] == [1000, 1000]
 
 
 @pytest.mark.parametrize("path", ["/after/nothing", "/after/list", "/idle"])

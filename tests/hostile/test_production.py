@@ -195,7 +195,7 @@ def test_silent_peer_that_answers_pings_stays(impatient: Server) -> None:
         waited = time.monotonic() - begin
         client.text("still here")
         received = client.read_frame()
-        assert client.say_goodbye()[-1].code == 1000
+        assert client.close_handshake()[-1].code == 1000
     assert received == Frame(TEXT, b"still here")
     assert agrees(waited, 6 * INTERVAL)
 
@@ -282,7 +282,7 @@ def test_ended_connections_release_their_slots(small: Server, end: str) -> None:
             eventually(lambda: small.status()["websockets"] < 3, "a place")
             client.upgrade("/echo")
             if end == "close":
-                client.say_goodbye()
+                client.close_handshake()
             elif end == "reset":
                 client.reset()
             else:

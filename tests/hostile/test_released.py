@@ -51,7 +51,7 @@ def limited(kind: Server) -> Iterator[Server]:
         client.upgrade("/echo")
         client.text("served")
         assert client.read_frame() == Frame(TEXT, b"served")
-        client.say_goodbye()
+        client.close_handshake()
     eventually(partial(is_empty, kind), "every slot is released")
     kind.log.check()
 

@@ -58,7 +58,7 @@ def test_stuck_members_of_a_broadcast_are_closed(worker: Server, memory: Memory,
                 speaker.binary(message)
                 assert [one.read_frame() for one in (speaker, reader)] == [Frame(BINARY, message)] * 2
         worker.settled(websockets=there - number)
-        assert [one.say_goodbye()[-1].code for one in (speaker, reader)] == [1000, 1000]
+        assert [one.close_handshake()[-1].code for one in (speaker, reader)] == [1000, 1000]
 
 
 def silent(client: RawClient) -> None:

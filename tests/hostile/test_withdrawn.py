@@ -265,7 +265,7 @@ def test_peer_that_ignores_it_is_not_read_any_more(site: Server, token: str) -> 
         client.text("who")
         close = client.read_frame()
         client.text("who")
-        rest = client.say_goodbye()
+        rest = client.close_handshake()
     assert (close.opcode, close.code, rest) == (CLOSE, 4401, [])
 
 

@@ -56,7 +56,7 @@ class Bystander:
         self._thread.join()
         with self._client:
             if self._error is None:
-                assert [one.code for one in self._client.say_goodbye()] == [1000]
+                assert [one.code for one in self._client.close_handshake()] == [1000]
 
     def check(self) -> None:
         """The honest peer has got every echo so far, and gets one more."""

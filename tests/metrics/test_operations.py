@@ -92,7 +92,7 @@ def test_logging_runs_as_printed(tmp_path: Path) -> None:
             client.upgrade("/room")
             client.text("x")
             client.read_frame()
-            client.say_goodbye(4001, "bye")
+            client.close_handshake(4001, "bye")
         log = server.log.path
         eventually(lambda: "GET /room" in log.read_text(), "the line of the access log")
     lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -151,7 +151,7 @@ def test_metrics_run_as_printed(tmp_path: Path, workers: int) -> None:
         for _ in range(4):
             with server.connect() as client:
                 client.upgrade("/")
-                client.say_goodbye()
+                client.close_handshake()
         # With several workers, one that has not had its first update yet has the numbers of the others alone.
         eventually(lambda: counts(server).get("websocket_closed_total{code=1000}") == 4, "the numbers", 20)
         kind = server.get("/-/metrics").headers["content-type"]

@@ -85,9 +85,9 @@ def test_numbers_are_those_of_the_clients(server_directory: Path, kind: str) -> 
         for number, client in enumerate(clients):
             client.open("/detached" if number == 3 else "/echo")
             for size in range(number * 100 + 1):
-                client.say(size)
-        clients[0].say_goodbye(4001)
-        clients[1].say_goodbye(None)
+                client.echo(size)
+        clients[0].close_handshake(4001)
+        clients[1].close_handshake(None)
         for refused in (upgrade_request("/echo", ("Origin", "https://evil.example")), upgrade_request("/nowhere")):
             with server.connect() as client:
                 client.send(refused)
@@ -109,7 +109,7 @@ def test_disconnected_client_is_counted_as_1006(server_directory: Path) -> None:
     with launch("worker", server_directory, APP, options=HOOKS) as server:
         with counting(server) as client:
             client.open("/echo")
-            client.say(5)
+            client.echo(5)
             client.reset()
         found = scraped(server, lambda seen: "websocket_closed_total{code=1006}" in seen)
     assert found == {
@@ -217,7 +217,7 @@ def test_loop_lag_is_shown_and_reset(server_directory: Path) -> None:
             scraped(server, lambda seen: seen.get("websocket_loop_lag_seconds", 0) < 0.3)
             server.get("/busy?seconds=1.5")
             scraped(server, lambda seen: seen.get("websocket_loop_lag_seconds", 0) > 0.5)
-            client.say_goodbye()
+            client.close_handshake()
         scraped(server, lambda seen: "websocket_open" not in seen)
         last = scraped(server, lambda seen: "websocket_loop_lag_seconds" not in seen)
     assert found["websocket_loop_lag_seconds"] < 1.6
@@ -251,8 +251,8 @@ def on_both(server: Server, stack: ExitStack, each: int = 2) -> dict[int, list[C
     def one_more() -> bool:
         client = stack.enter_context(counting(server))
         client.open("/pid")
-        found.setdefault(int(client.hear()), []).append(client)
-        client.say(100)
+        found.setdefault(int(client.receive()), []).append(client)
+        client.echo(100)
         return len(found) == 2 and all(len(clients) >= each for clients in found.values())
 
     eventually(one_more, "connections on both workers")

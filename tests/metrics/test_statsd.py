@@ -96,8 +96,8 @@ def test_numbers_are_those_of_the_clients(server_directory: Path, statsd: Statsd
         for number, client in enumerate(clients):
             client.open("/echo")
             for size in range(number * 100 + 1):
-                client.say(size)
-        clients[0].say_goodbye(4001)
+                client.echo(size)
+        clients[0].close_handshake(4001)
         with server.connect() as refused:
             refused.send(upgrade_request("/echo", ("Origin", "https://evil.example")))
             refused.read_response()
@@ -126,7 +126,7 @@ def test_last_numbers_are_sent_at_the_stop(
             clients = [stack.enter_context(counting(server)) for _ in range(3)]
             for client in clients:
                 client.open("/echo")
-                client.say(10)
+                client.echo(10)
             server.kill(number)
             for client in clients:
                 assert client.read_frame() == Frame(CLOSE, b"\x03\xf4")
@@ -159,7 +159,7 @@ def test_gunicorns_own_timers_see_each_websocket_once(
                 statsd.read()
             statsd.until(lambda: statsd.counters["gunicorn.request.status.200"] == asked + 1)
             early = statsd.counters["gunicorn.request.status.101"]
-            client.say_goodbye()
+            client.close_handshake()
         statsd.until(lambda: statsd.counters["gunicorn.request.status.101"] > 0)
         longest = statsd.timers["gunicorn.request.duration"][-1]
         server.get("/plain")
@@ -179,6 +179,6 @@ def test_pings_are_timed_in_milliseconds(server_directory: Path, statsd: StatsdS
             server.get("/plain")
         client.send(frame(PONG, b"?"))
         statsd.until(lambda: "websocket.ping_latency" in statsd.timers)
-        client.say_goodbye()
+        client.close_handshake()
     [latency] = statsd.timers["websocket.ping_latency"]
     assert 100 <= latency < 5000

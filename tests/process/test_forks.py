@@ -52,7 +52,7 @@ def forked(client: RawClient) -> Iterator[dict[str, object]]:
     found: dict[str, object] = json.loads(client.read_frame().payload)
     pid = found.pop("pid")
     yield found
-    assert client.say_goodbye() == [Frame(CLOSE, b"\x03\xe8")]
+    assert client.close_handshake() == [Frame(CLOSE, b"\x03\xe8")]
     eventually(lambda: not Path(f"/proc/{pid}").exists(), "the child has ended")
 
 

@@ -72,7 +72,7 @@ def test_detached_websocket_has_one_line(server: Server, token: str) -> None:
         client.text("x")
         client.read_frame()
         before = server.access(f"/detached?id={token}")
-        client.say_goodbye()
+        client.close_handshake()
     line = server.await_access(f"/detached?id={token}")
     frames = 3 + 4  # the echo and our close frame
     assert (before, line.status) == ([], 101)
@@ -127,7 +127,7 @@ def test_line_of_a_detached_websocket_comes_at_its_end(server: Server, token: st
     """Not when its view returns; with its whole duration, all of its bytes, and its request line."""
     with Client(server, f"/detached?id={token}") as client:
         while time.monotonic() < client.opened + 0.2:
-            client.say(1000)
+            client.echo(1000)
         early = lines(server, token)
         client.end_with()
     server.events(token, "left after 1000")
@@ -144,7 +144,7 @@ def test_several_detached_websockets_have_a_line_each(server: Server, token: str
         clients = [stack.enter_context(Client(server, f"/detached?id={token}&n={n}")) for n in range(5)]
         for number, client in enumerate(clients):
             for _ in range(number):
-                client.say(number * 300)
+                client.echo(number * 300)
         order = [3, 0, 4, 1, 2]
         for number in order:
             clients[number].end_with()
@@ -159,7 +159,7 @@ def test_several_detached_websockets_have_a_line_each(server: Server, token: str
 def test_websocket_that_ends_before_its_view_has_one_line(server: Server, token: str, first: str) -> None:
     """Whether its view or ``on_close`` returns last."""
     with Client(server, f"/detached/outlived?id={token}&first={first}") as client:
-        client.say(10)
+        client.echo(10)
         client.end_with()
     server.events(token, "on_close")
     events = server.events(token, "view")
@@ -173,7 +173,7 @@ def test_websocket_that_ends_before_its_view_has_one_line(server: Server, token:
 def test_reset_detached_websocket_has_one_line(server: Server, token: str) -> None:
     """Without a close frame, too."""
     with Client(server, f"/detached?id={token}") as client:
-        client.say(10)
+        client.echo(10)
         client.reset()
     server.events(token, "left after 1006")
     [line] = lines(server, token)
@@ -183,8 +183,8 @@ def test_reset_detached_websocket_has_one_line(server: Server, token: str) -> No
 @every_kind
 def test_detached_websocket_that_the_server_closes_has_one_line(server: Server, token: str) -> None:
     """When the close frame is sent, which is among the bytes."""
-    with Client(server, f"/detached/told?id={token}") as client:
-        client.say(10)
+    with Client(server, f"/detached/closes?id={token}") as client:
+        client.echo(10)
         client.text("bye")
         code = client.read_frame().code
         server.events(token, "left after 4002")
@@ -198,7 +198,7 @@ def test_detached_websocket_that_the_server_closes_has_one_line(server: Server, 
 @every_kind
 def test_view_that_detaches_and_raises_has_one_line(server: Server, token: str) -> None:
     """The connection ends with 1011."""
-    with Client(server, f"/detached/told?id={token}&raise=yes") as client:
+    with Client(server, f"/detached/closes?id={token}&raise=yes") as client:
         code = client.read_frame().code
         client.end_with(1011)
     server.events(token, "left after 1011")
@@ -216,7 +216,7 @@ def test_detached_websocket_that_the_stop_ends_has_one_line(server_directory: Pa
         with launch(kind, server_directory, options=options) as server:
             clients = [stack.enter_context(Client(server, f"/detached?n={n}")) for n in range(3)]
             for client in clients:
-                client.say(10)
+                client.echo(10)
             server.kill(signal.SIGTERM)
             closes = [client.read_frame() for client in clients]
             for client in clients:
@@ -240,7 +240,7 @@ def test_nothing_is_kept_for_a_log_that_is_off(server_directory: Path, kind: str
         client.text("x")
         client.read_frame()
         kept = json.loads(server.get("/kept").body)
-        client.say_goodbye()
+        client.close_handshake()
     assert kept == (1 if logs else 0)
 
 
@@ -326,7 +326,7 @@ def test_logger_of_the_project_gets_what_gunicorn_gives(server_directory: Path, 
                 client.upgrade(path)
                 client.text("x")
                 client.read_frame()
-                client.say_goodbye()
+                client.close_handshake()
 
         def lines() -> list[str]:
             return [line for line in server.access_path.read_text().splitlines() if line.startswith("full ")]
@@ -346,7 +346,7 @@ def test_logger_that_raises_is_contained(server_directory: Path) -> None:
             client.upgrade("/detached?id=one")
             client.text("x")
             client.read_frame()
-            client.say_goodbye()
+            client.close_handshake()
         server.log.expect(
             "^ERROR gws_middleware: WebSocket '/detached': the access log raised .*LookupError: the reason$"
         )

@@ -28,7 +28,7 @@ late_everywhere = pytest.mark.parametrize(
 
 def close(client: RawClient, code: int = 1000) -> None:
     """Close: nothing but the answer comes before the server closes the connection."""
-    assert client.say_goodbye(code) == [Frame(CLOSE, code.to_bytes(2, "big"))]
+    assert client.close_handshake(code) == [Frame(CLOSE, code.to_bytes(2, "big"))]
 
 
 # --- the connection works ------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def test_ended_connections_leave_nothing_behind(server: Server, token: str) -> N
         client.text("x")
         client.read_frame()
         if number % 2:
-            client.say_goodbye()
+            client.close_handshake()
         client.close()
     counts = {name: before[name] for name in ("fds", "greenlets", "watchers")}
     assert server.settled(websockets=0, **counts)["websockets"] == 0

@@ -63,7 +63,7 @@ def test_messages_go_both_ways(server: Server, token: str, composition: str) -> 
         client.upgrade(f"/{composition}/echo?id={token}", then=frame(TEXT, b"early"))
         client.text("late")
         echoes = [client.read_frame(), client.read_frame()]
-        close = client.say_goodbye()
+        close = client.close_handshake()
     assert (echoes, close) == ([Frame(TEXT, b"early"), Frame(TEXT, b"late")], [Frame(CLOSE, b"\x03\xe8")])
     assert server.events(token, "ended") == ["ended"]
 
@@ -135,7 +135,7 @@ def test_access_log_tells_of_a_websocket_once(server: Server, token: str, compos
     """One line with 101 for each WebSocket, below wrappers as without."""
     with server.connect() as client:
         client.upgrade(f"/{composition}/echo?id={token}")
-        client.say_goodbye()
+        client.close_handshake()
     assert server.await_access(f"/echo?id={token}").status == 101
 
 
@@ -230,6 +230,6 @@ def test_peer_that_disconnects_is_no_report(server: Server, token: str) -> None:
     reports(server)
     with server.connect() as client:
         client.upgrade(f"/outside-sentry/pushing?id={token}")
-        client.say_goodbye()
+        client.close_handshake()
     server.events(token, "left by ConnectionClosed")
     assert reports(server) == []

@@ -51,7 +51,7 @@ def migrate(env: dict[str, str]) -> None:
     lines = [line for block in blocks(CHAT / "README.md", "sh") for line in block.splitlines()]
     (line,) = [line for line in lines if "migrate" in line]
     words = shlex.split(line)
-    assert words[0] == ".venv/bin/python"
+    assert words[0] == ".venv-run/bin/python"
     ended = subprocess.run(
         [sys.executable, *words[1:]], cwd=ROOT, env={"PYTHONPATH": str(ROOT), **env}, capture_output=True, text=True
     )

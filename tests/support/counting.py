@@ -40,13 +40,13 @@ class Counting(RawClient):
         self.upgrade(path, *headers)
         self.sent, self.received = 0, len(self.buffer)
 
-    def say(self, size: int) -> None:
+    def echo(self, size: int) -> None:
         """Send a text message of so many bytes, and read what comes back."""
         self.send(frame(TEXT, b"x" * size))
         self.messages_out += 1
-        self.hear()
+        self.receive()
 
-    def hear(self) -> bytes:
+    def receive(self) -> bytes:
         """Read a message."""
         found = self.read_frame()
         assert found.opcode == TEXT, found

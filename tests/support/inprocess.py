@@ -393,7 +393,7 @@ class Peer:
         """Send the pong and the close answer that are due."""
         self.sock.sendall(self.engine.take_replies())
 
-    def vanish(self) -> None:
+    def disconnect(self) -> None:
         """Without a close frame: FIN."""
         self.sock.close()
 
@@ -466,11 +466,11 @@ ENDS: dict[str, tuple[Callable[[WebSocket, Peer], object], tuple[int, str]]] = {
     "the peer closes": (lambda ws, peer: peer.close(4001, "bye"), (4001, "bye")),
     "the peer closes without a code": (lambda ws, peer: peer.close(None), (1005, "")),
     "we close": (lambda ws, peer: ws.close(4002, "done"), (4002, "done")),
-    "EOF": (lambda ws, peer: peer.vanish(), (1006, "")),
+    "EOF": (lambda ws, peer: peer.disconnect(), (1006, "")),
     "RST": (lambda ws, peer: peer.reset(), (1006, "")),
     "we abort": (lambda ws, peer: ws.abort(), (1006, "")),
     "a violation": (lambda ws, peer: peer.send_frame(0x3), (1002, "opcode 0x3 is reserved")),
-    "a violation behind a message": (
+    "a violation after a message": (
         lambda ws, peer: peer.sock.sendall(masked_frame(Opcode.TEXT, b"last") + masked_frame(Opcode.PING, bytes(126))),
         (1002, "a control frame has more than 125 bytes"),
     ),
@@ -480,7 +480,7 @@ ENDS: dict[str, tuple[Callable[[WebSocket, Peer], object], tuple[int, str]]] = {
 
 def last_of(end: str) -> list[str]:
     """The messages that come with an end of ``ENDS``."""
-    return ["last"] if end == "a violation behind a message" else []
+    return ["last"] if end == "a violation after a message" else []
 
 
 every_end = pytest.mark.parametrize("end", list(ENDS))

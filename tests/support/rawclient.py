@@ -313,7 +313,7 @@ class RawClient:
         self.send(request(path, *headers))
         return self.read_response()
 
-    def say_goodbye(self, code: int | None = 1000, reason: str = "") -> list[Frame]:
+    def close_handshake(self, code: int | None = 1000, reason: str = "") -> list[Frame]:
         """Send a close frame; the frames that come until the server closes the connection."""
         self.send(close_frame(code, reason))
         return self.read_frames_until_eof()

@@ -17,6 +17,7 @@ from gws_middleware.connection import states
 from gws_middleware.connection.transport import Transport
 from gws_middleware.connection.turns import Turns
 from gws_middleware.middleware import _Lifetime
+from gws_middleware.process import registry as registries
 from gws_middleware.process.registry import Registry
 from gws_middleware.protocol.connection import Connection
 from gws_middleware.testing import Client, _PairServer
@@ -51,6 +52,7 @@ __all__ = [
     "transport_of",
     "use_channel_in_c",
     "use_pair_server",
+    "use_registry",
     "waiting_senders",
     "wake_reader",
 ]
@@ -242,3 +244,11 @@ def limit_messages(client: Client, size: int) -> None:
     """Set the most bytes of a message that the client's engine takes."""
     assert client._engine is not None
     client._engine._max_message_size = size
+
+
+# --- the process ---------------------------------------------------------------------------------------------------
+
+
+def use_registry(monkeypatch: Any, registry: Registry) -> None:
+    """Make it ``registry.current()`` until the end of the test. In the package only a fork may replace the registry."""
+    monkeypatch.setattr(registries, "_registry", registry)
