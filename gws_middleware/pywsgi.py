@@ -104,7 +104,7 @@ class WSGIServer(pywsgi.WSGIServer):
         """
         self.close()
         seconds = self.stop_timeout if timeout is None else timeout
-        shutdown.drain(registry.current(), timeout=seconds, members=self.websockets)
+        shutdown.drain(registry.current(), timeout=seconds, only=self.websockets)
         super().stop(timeout)
 
 

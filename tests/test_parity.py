@@ -106,7 +106,7 @@ def make_turn(module: Any, log: list[Any], *, over: bool = False, foreign: bool 
     """A turn of this thread's loop."""
     turn = recording(module.Turn, call="called in the loop's thread")()
     turn.log = log
-    turn.ticks = Fake("ticks", log, {}, iteration=7)
+    turn.polls = Fake("polls", log, {}, iteration=7)
     turn._iteration, turn._began = 7, monotonic() - (10 if over else -1000)
     turn._thread = threading.get_ident() + foreign
     for name, value in attributes.items():
@@ -123,7 +123,7 @@ def make_transport(module: Any, log: list[Any], *, sent: Any = 3, read: Any = 5,
     transport._turn = make_turn(module, log)
     transport._owner = Fake("owner", log, {"_data_received": None})
     transport._buffer = transport._window = bytearray(8)
-    transport._outbox, transport._flush_due, transport._tick = [], False, 3
+    transport._outbox, transport._flush_due, transport._write_turn = [], False, 3
     transport.outbox_size = transport.bytes_received = transport.bytes_sent = 0
     for name, value in attributes.items():
         setattr(transport, name, value)
@@ -548,7 +548,7 @@ class TestStates:
         counters = [SimpleNamespace(iteration=value) for value in (7, 8, 0, 2**62)]
         found = {
             str(state): compare(name, tuple, {}, **state)
-            for state in states(over=[False, True], foreign=[False, True], ticks=[*counters, None, object()])
+            for state in states(over=[False, True], foreign=[False, True], polls=[*counters, None, object()])
         }
         check(found)
 
@@ -560,7 +560,7 @@ class TestStates:
     @pytest.mark.parametrize("name", ["fastpath.FastTransport.write", "fastpath.FastTransport.queue"])
     def test_transport_write(self, name: str) -> None:
         """Whatever waits already and whatever the channel answers."""
-        cases = states(outbox_size=[0, 5], _tick=[3, 7], _flush_due=[False, True], sent=WRITES)
+        cases = states(outbox_size=[0, 5], _write_turn=[3, 7], _flush_due=[False, True], sent=WRITES)
         found = {str(state): compare(name, lambda: (b"one",), {}, **state) for state in cases}
         check(found)
 
@@ -634,7 +634,7 @@ class TestStates:
         made = [
             lambda log: make_transport(c, log, read=answer)._readable,
             lambda log: partial(make_transport(c, log, sent=answer).write, b"one"),
-            lambda log: make_turn(c, log, over=True, ticks=SimpleNamespace(iteration=answer)).is_over,
+            lambda log: make_turn(c, log, over=True, polls=SimpleNamespace(iteration=answer)).is_over,
             lambda log: partial(make_websocket(c, log, frame=answer).send, "text"),
             lambda log: partial(make_websocket(c, log, frame=answer, outbox_size=5).offer, "text"),
             lambda log: partial(make_websocket(c, log, fed=answer)._data_received, bytearray(8), 8),

@@ -122,7 +122,7 @@ is_instance(PyObject *object, PyTypeObject *type, PyTypeObject **seen)
 
 typedef struct {
     PyObject_HEAD
-    PyObject *ticks;
+    PyObject *polls;
     double began;
     long long iteration;
     unsigned long thread;
@@ -132,7 +132,7 @@ typedef struct {
 static long long
 turn_number(Turn *self)
 {
-    PyObject *iteration = self->ticks == NULL ? NULL : PyObject_GetAttr(self->ticks, name_iteration);
+    PyObject *iteration = self->polls == NULL ? NULL : PyObject_GetAttr(self->polls, name_iteration);
     long long number = iteration == NULL ? -1 : PyLong_AsLongLong(iteration);
     Py_XDECREF(iteration);
     if (number == -1 && !PyErr_Occurred()) {
@@ -211,7 +211,7 @@ typedef struct {
     PyObject_HEAD
     PyObject *channel, *turn, *owner, *buffer, *window, *outbox;
     Py_ssize_t outbox_size;
-    long long bytes_received, bytes_sent, tick;
+    long long bytes_received, bytes_sent, write_turn;
     char flush_due;
 } Transport;
 
@@ -301,14 +301,14 @@ transport_send(Transport *self, PyObject *data)
         return transport_append(self, data);
     }
     Turn *turn = turn_from_object(self->turn);
-    long long tick = turn == NULL ? -1 : turn_number(turn);
-    if (tick == -1) {
+    long long number = turn == NULL ? -1 : turn_number(turn);
+    if (number == -1) {
         return -1;
     }
-    if (tick == self->tick) {
+    if (number == self->write_turn) {
         return transport_append(self, data);
     }
-    self->tick = tick;
+    self->write_turn = number;
     return transport_send_now(self, data);
 }
 
@@ -748,14 +748,14 @@ static int
 turn_traverse(Turn *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(self->ticks);
+    Py_VISIT(self->polls);
     return 0;
 }
 
 static int
 turn_clear(Turn *self)
 {
-    Py_CLEAR(self->ticks);
+    Py_CLEAR(self->polls);
     return 0;
 }
 
@@ -772,7 +772,7 @@ static PyMethodDef turn_methods[] = {
 };
 
 static PyMemberDef turn_members[] = {
-    {"ticks", T_OBJECT_EX, offsetof(Turn, ticks), 0, NULL},
+    {"polls", T_OBJECT_EX, offsetof(Turn, polls), 0, NULL},
     {"_began", T_DOUBLE, offsetof(Turn, began), 0, NULL},
     {"_iteration", T_LONGLONG, offsetof(Turn, iteration), 0, NULL},
     {"_thread", T_ULONG, offsetof(Turn, thread), 0, NULL},
@@ -836,7 +836,7 @@ static PyMemberDef transport_members[] = {
     OBJECT(Transport, buffer),
     OBJECT(Transport, window),
     OBJECT(Transport, outbox),
-    {"_tick", T_LONGLONG, offsetof(Transport, tick), 0, NULL},
+    {"_write_turn", T_LONGLONG, offsetof(Transport, write_turn), 0, NULL},
     {"_flush_due", T_BOOL, offsetof(Transport, flush_due), 0, NULL},
     {"outbox_size", T_PYSSIZET, offsetof(Transport, outbox_size), 0, NULL},
     {"bytes_received", T_LONGLONG, offsetof(Transport, bytes_received), 0, NULL},

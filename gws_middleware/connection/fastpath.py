@@ -34,7 +34,7 @@ get_thread_ident: Callable[[], int] = get_original("_thread", "get_ident")
 """The thread of the operating system: gevent's replacement of it answers with the greenlet."""
 
 
-class Ticks(Protocol):
+class Polls(Protocol):
     """What counts the polls of an event loop."""
 
     @property
@@ -72,9 +72,9 @@ class Starts(Protocol):
 class Turn:
     """The time between two polls of an event loop."""
 
-    __slots__ = ("_began", "_iteration", "_thread", "ticks")
+    __slots__ = ("_began", "_iteration", "_thread", "polls")
 
-    ticks: Ticks
+    polls: Polls
     """What counts the polls."""
     _iteration: int
     _began: float
@@ -95,7 +95,7 @@ class Turn:
         now = monotonic()
         if now - self._began < LASTS:
             return False
-        iteration = self.ticks.iteration
+        iteration = self.polls.iteration
         if iteration == self._iteration:
             return True
         self._iteration, self._began = iteration, now
@@ -115,9 +115,9 @@ class FastTransport:
         "_flush_due",
         "_outbox",
         "_owner",
-        "_tick",
         "_turn",
         "_window",
+        "_write_turn",
         "bytes_received",
         "bytes_sent",
         "outbox_size",
@@ -130,7 +130,7 @@ class FastTransport:
     _window: memoryview | bytearray
     _outbox: list[bytes | memoryview]
     _flush_due: bool
-    _tick: int
+    _write_turn: int
     outbox_size: int
     bytes_received: int
     bytes_sent: int
@@ -154,11 +154,11 @@ class FastTransport:
         One that finds the outbox empty goes to the kernel at once; those that follow in the same turn of the loop are
         joined and leave together when it ends.
         """
-        tick = self._turn.ticks.iteration
-        if self.outbox_size or tick == self._tick:
+        number = self._turn.polls.iteration
+        if self.outbox_size or number == self._write_turn:
             self.queue(data)
             return
-        self._tick = tick
+        self._write_turn = number
         size = len(data)
         self.bytes_sent += size
         try:

@@ -129,7 +129,7 @@ class Transport(FastTransport):
         """The kernel refused a write; the reader finds out how the connection ended."""
         self.blocked_since: float | None = None
         """Since when the kernel has taken less than it was offered, on time.monotonic()'s clock; None: it takes all."""
-        self._tick = -1
+        self._write_turn = -1
         self._flush_due = False
         self._finish: str | None = None
         self._deadline: Any = None
@@ -206,7 +206,7 @@ class Transport(FastTransport):
         elif self._turn.is_over():
             self.flush()  # a view that computes, or a call that blocks: the end of this turn may be far away
         elif self._writer is None:
-            self._loop.run_callback(self._end_of_tick)
+            self._loop.run_callback(self._end_of_turn)
             self._flush_due = True
 
     def write_parts(self, parts: Sequence[bytes]) -> None:
@@ -220,11 +220,11 @@ class Transport(FastTransport):
         self.flush()
 
     def flush(self) -> None:
-        """Hand to the kernel what it takes now, without waiting for the tick to end."""
+        """Hand to the kernel what it takes now, without waiting for the turn to end."""
         if self._writer is None and self._outbox:
             self._write_out()
 
-    def _end_of_tick(self) -> None:
+    def _end_of_turn(self) -> None:
         """Runs in the hub."""
         self._flush_due = False
         self.flush()

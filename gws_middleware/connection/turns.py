@@ -2,7 +2,8 @@
 
 A turn is the time between two polls of the loop. While it lasts, no other socket is read, no timer fires and no
 heartbeat is sent. Rule: once a turn has lasted ``LASTS`` seconds, code that may wait lets the loop poll first
-(``give_way``), and work that can be done later is queued (``later``).
+(``give_way``), and work that can be done later is queued (``later``). ``LASTS`` and the check itself,
+``is_over()``, are in ``fastpath``, because they exist in C too.
 
 =========================================  ========================================================
 in a turn that has lasted too long         what follows
@@ -63,7 +64,7 @@ class Turns(Turn):
 
     def __init__(self, hub: Any) -> None:
         self._hub = hub
-        self.ticks = hub.loop if hub.loop.iteration >= 0 else _Iterations(hub.loop)
+        self.polls = hub.loop if hub.loop.iteration >= 0 else _Iterations(hub.loop)
         self._iteration = -1
         self._began = 0.0
         self._thread = get_thread_ident()
@@ -148,7 +149,7 @@ class Turns(Turn):
     def _run(self, resumable: int) -> None:
         """Runs in the hub. ``resumable`` of those that have used up a turn had done so before the poll."""
         self._armed = False
-        self._iteration, self._began = self.ticks.iteration, time.monotonic()  # the queue has a turn of its own
+        self._iteration, self._began = self.polls.iteration, time.monotonic()  # the queue has a turn of its own
         light, woken, resumed = self._light, self._woken, self._resumed
         try:
             while (queue := light or woken) and not self.is_over():

@@ -1,7 +1,7 @@
 """Keepalive: pings to idle peers, the end of connections that do not answer, a deadline for each message.
 
 One timer for each worker checks all connections a few times in each interval. So a message costs no instruction more,
-and an idle connection costs a comparison for each check. Rule 1: members are known by a protocol only. Rule 2:
+and an idle connection costs a comparison for each check. Rule 1: connections are known by a protocol only. Rule 2:
 everything here runs in the hub.
 
 =====================  =====================================================  =======================================
@@ -88,17 +88,17 @@ class Keepalive:
         """How many connections are checked."""
         return len(self._states)
 
-    def __contains__(self, member: object) -> bool:
-        return member in self._states
+    def __contains__(self, connection: object) -> bool:
+        return connection in self._states
 
     @property
     def tick(self) -> float | None:
         """Seconds from one check to the next; None where no timer runs."""
         return None if self._timer is None else self._tick
 
-    def watch(self, member: Watched, config: Config) -> None:
+    def watch(self, connection: Watched, config: Config) -> None:
         """Check a connection from now on, as often as its settings need it."""
-        state = self._states[member] = _State(config, self._clock)
+        state = self._states[connection] = _State(config, self._clock)
         if self._timer is None:
             self._start(state.tick)
         elif state.tick < self._tick:
@@ -106,9 +106,9 @@ class Keepalive:
             self._clock += min(self._tick, max(0.0, self._tick - (self._due - time.monotonic())))
             self._start(state.tick)
 
-    def forget(self, member: Watched) -> None:
+    def forget(self, connection: Watched) -> None:
         """Check a connection no longer, because it has ended; a second call does nothing."""
-        self._states.pop(member, None)
+        self._states.pop(connection, None)
         if not self._states:
             self.stop()
             self.lag = 0.0  # without a check it would stay until the next connection is opened
@@ -139,38 +139,38 @@ class Keepalive:
 
     def _check_batch(self, rest: list[tuple[Any, _State]]) -> None:
         """Runs in the hub."""
-        for member, state in rest[-BATCH:]:
-            if member in self._states:
-                _check(member, state, self._clock)
+        for connection, state in rest[-BATCH:]:
+            if connection in self._states:
+                _check(connection, state, self._clock)
         del rest[-BATCH:]
         if rest:
             get_hub().loop.run_callback(self._check_batch, rest)
 
 
-def _check(member: Watched, state: _State, now: float) -> None:
-    activity = member._activity()
+def _check(connection: Watched, state: _State, now: float) -> None:
+    activity = connection._activity()
     config = state.config
-    if not _is_in_time(member, state, now, reading=activity is not None) or config.ping_interval is None:
+    if not _is_in_time(connection, state, now, reading=activity is not None) or config.ping_interval is None:
         return
     if activity != state.activity:
         state.activity, state.active_at, state.pinged_at = activity, now, None
     elif state.pinged_at is None or activity is None or config.ping_timeout is None:
         if now - state.active_at >= config.ping_interval:
             state.active_at = state.pinged_at = now
-            member._keepalive_ping()
+            connection._keepalive_ping()
     elif now - state.pinged_at >= config.ping_timeout:
-        member._fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
+        connection._fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
 
 
-def _is_in_time(member: Watched, state: _State, now: float, reading: bool) -> bool:
+def _is_in_time(connection: Watched, state: _State, now: float, reading: bool) -> bool:
     """Whether the message of which a part has come is within ``message_timeout``. Ends the connection if not."""
     timeout = state.config.message_timeout
     if timeout is None:
         return True
-    number = member._message_number()
+    number = connection._message_number()
     if number is None or number != state.message or not reading:
         state.message, state.message_at = number, now
     elif now - state.message_at >= timeout:
-        member._fail(CloseCode.POLICY_VIOLATION, f"a message took more than {timeout:g} seconds")
+        connection._fail(CloseCode.POLICY_VIOLATION, f"a message took more than {timeout:g} seconds")
         return False
     return True

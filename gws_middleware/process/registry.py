@@ -17,10 +17,10 @@ from .counters import Counters, Traffic
 from .keepalive import Keepalive, Watched
 from .limits import Slots
 
-__all__ = ["Member", "Outbox", "Registry", "current"]
+__all__ = ["OpenConnection", "Outbox", "Registry", "current"]
 
 
-class Member(Watched, Protocol):
+class OpenConnection(Watched, Protocol):
     """What the registry, the drain and the metrics call of a connection."""
 
     def close(self, code: int = ..., reason: str = ...) -> None:
@@ -54,8 +54,8 @@ class Registry:
     """The connections that have been accepted and whose socket is open."""
 
     def __init__(self) -> None:
-        self._members: dict[Member, int] = {}  # in the order of their accept, with the close code of a shutdown
-        self._unfinished: dict[Member, Any] = {}
+        self._open: dict[OpenConnection, int] = {}  # in the order of their accept, with the close code of a shutdown
+        self._unfinished: dict[OpenConnection, Any] = {}
         self._is_draining = False
         self._drain_code: int | None = None
         self.slots = Slots()
@@ -63,45 +63,45 @@ class Registry:
         self.counters = Counters()
 
     def __len__(self) -> int:
-        return len(self._members)
+        return len(self._open)
 
-    def __contains__(self, member: object) -> bool:
-        return member in self._members
+    def __contains__(self, connection: object) -> bool:
+        return connection in self._open
 
-    def __iter__(self) -> Iterator[Member]:
-        return iter(list(self._members))  # a copy: connections close while a loop goes over it
+    def __iter__(self) -> Iterator[OpenConnection]:
+        return iter(list(self._open))  # a copy: connections close while a loop goes over it
 
     # --- connections -----------------------------------------------------------------------------------------------
 
-    def add(self, member: Member, config: Config) -> None:
+    def add(self, connection: OpenConnection, config: Config) -> None:
         """A connection with these settings has been accepted. While the process drains it is closed at once."""
-        self._members[member] = config.shutdown_close_code
+        self._open[connection] = config.shutdown_close_code
         self.counters.accepted += 1
-        self.keepalive.watch(member, config)
+        self.keepalive.watch(connection, config)
         if self._is_draining:  # a refusal would look like a failure to a browser, a close code does not
-            gevent.get_hub().loop.run_callback(member.close, self.close_code_of(member, self._drain_code))
+            gevent.get_hub().loop.run_callback(connection.close, self.close_code_of(connection, self._drain_code))
 
-    def remove(self, member: Member) -> None:
+    def remove(self, connection: OpenConnection) -> None:
         """The socket of a connection is closed; a second call does nothing."""
-        self.keepalive.forget(member)
-        self._members.pop(member, None)
+        self.keepalive.forget(connection)
+        self._open.pop(connection, None)
 
     # --- views -----------------------------------------------------------------------------------------------------
 
-    def view_started(self, member: Member, greenlet: Any) -> None:
+    def view_started(self, connection: OpenConnection, greenlet: Any) -> None:
         """A connection is being accepted by a view that runs in ``greenlet``."""
-        self._unfinished[member] = greenlet
+        self._unfinished[connection] = greenlet
 
-    def view_returned(self, member: Member) -> None:
+    def view_returned(self, connection: OpenConnection) -> None:
         """The view has returned, and the connection stays open; ``finished()`` follows after its ``on_close``."""
-        self._unfinished[member] = None
+        self._unfinished[connection] = None
 
-    def finished(self, member: Member) -> None:
+    def finished(self, connection: OpenConnection) -> None:
         """Neither the view nor ``on_close`` of a connection runs any more; a second call does nothing."""
-        self._unfinished.pop(member, None)
+        self._unfinished.pop(connection, None)
 
     @property
-    def unfinished(self) -> list[Member]:
+    def unfinished(self) -> list[OpenConnection]:
         """The connections whose view or ``on_close`` has not returned. Their sockets may be closed already."""
         return list(self._unfinished)
 
@@ -110,16 +110,16 @@ class Registry:
         """The greenlets of the views that have not returned."""
         return [greenlet for greenlet in self._unfinished.values() if greenlet is not None]
 
-    def is_finished(self, members: Iterable[Member] | None = None) -> bool:
+    def is_finished(self, connections: Iterable[OpenConnection] | None = None) -> bool:
         """Whether the sockets of these connections are closed and their views and ``on_close`` have returned.
 
         Args:
-            members: The connections; all of the process if None.
+            connections: All of the process if None.
 
         """
-        if members is None:
-            return not (self._members or self._unfinished)
-        return not any(member in self._members or member in self._unfinished for member in members)
+        if connections is None:
+            return not (self._open or self._unfinished)
+        return not any(connection in self._open or connection in self._unfinished for connection in connections)
 
     # --- the drain -------------------------------------------------------------------------------------------------
 
@@ -137,19 +137,19 @@ class Registry:
         """
         self._is_draining, self._drain_code = True, code
 
-    def close_code_of(self, member: Member, code: int | None) -> int:
+    def close_code_of(self, connection: OpenConnection, code: int | None) -> int:
         """``code``, or if that is None the connection's ``shutdown_close_code``."""
-        return self._members.get(member, CloseCode.SERVICE_RESTART) if code is None else code
+        return self._open.get(connection, CloseCode.SERVICE_RESTART) if code is None else code
 
     # --- totals ----------------------------------------------------------------------------------------------------
 
     def traffic(self) -> Traffic:
         """Messages and bytes of all connections, the open ones and those that have ended."""
-        return self.counters.traffic.plus(member.stats for member in self._members)
+        return self.counters.traffic.plus(connection.stats for connection in self._open)
 
     def outbox(self) -> Outbox:
         """What waits for all peers."""
-        states = [member._outbox_state for member in self._members]
+        states = [connection._outbox_state for connection in self._open]
         blocked = [since for _, since in states if since is not None]
         return Outbox(sum(size for size, _ in states), min(blocked, default=None))
 
@@ -170,8 +170,8 @@ def _forked() -> None:
         # Before a watcher is stopped: what the loop asks the kernel to watch is shared with the parent until then.
         gevent.get_hub().loop.reinit()
         parents.keepalive.stop()
-        for member in parents:
-            member._forked()
+        for connection in parents:
+            connection._forked()
 
 
 if hasattr(os, "register_at_fork"):

@@ -17,7 +17,7 @@ from typing import Any
 import gevent
 
 from . import registry
-from .registry import Member, Registry
+from .registry import OpenConnection, Registry
 
 __all__ = ["ShutdownCoordinator", "drain", "ends_process", "is_watched", "kill_views", "watch"]
 
@@ -37,7 +37,7 @@ def drain(
     connections: Registry,
     code: int | None = None,
     timeout: float = 10.0,
-    members: Iterable[Member] | None = None,
+    only: Iterable[OpenConnection] | None = None,
 ) -> None:
     """Close connections, and wait until their sockets are closed and their views have returned.
 
@@ -48,32 +48,34 @@ def drain(
         connections: The registry.
         code: The close code; if None, each connection's ``shutdown_close_code``.
         timeout: Seconds, 10 by default.
-        members: The connections to close; if None, all of them, and those too that are accepted from now on.
+        only: The connections to close; if None, all of them, and those too that are accepted from now on.
 
     """
-    if members is None:
+    if only is None:
         connections.start_draining(code)
         closing, waited = list(connections), None
     else:
-        closing = waited = list(members)
+        closing = waited = list(only)
     _send_close_frames(connections, closing, code, timeout)
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline and not connections.is_finished(waited):
         gevent.sleep(POLL)
-    for member in connections if waited is None else [member for member in waited if member in connections]:
-        member.abort()
+    for connection in (
+        connections if waited is None else [connection for connection in waited if connection in connections]
+    ):
+        connection.abort()
     if len(connections):
         gevent.sleep(0)  # the hub closes and counts what was aborted: the caller may read the counters next
 
 
-def _send_close_frames(connections: Registry, members: list[Member], code: int | None, timeout: float) -> None:
-    pause = min(1 / CLOSES_PER_SECOND, timeout / max(1, len(members)))
+def _send_close_frames(connections: Registry, only: list[OpenConnection], code: int | None, timeout: float) -> None:
+    pause = min(1 / CLOSES_PER_SECOND, timeout / max(1, len(only)))
     begin = time.monotonic()
-    for number, member in enumerate(members):
+    for number, connection in enumerate(only):
         early = begin + number * pause - time.monotonic()
         if early > POLL:  # a few close frames at a time, so that the loop is not woken for each
             gevent.sleep(early)
-        member.close(connections.close_code_of(member, code))
+        connection.close(connections.close_code_of(connection, code))
 
 
 def kill_views(connections: Registry) -> None:

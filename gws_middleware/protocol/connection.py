@@ -1,7 +1,7 @@
 """The engine: one end of a WebSocket connection after the handshake (RFC 6455 5 to 8, RFC 7692).
 
 Rule 1: nothing here waits or does I/O; there is no socket, clock, greenlet or environ.
-Rule 2: what the RFCs make mandatory (pong, close echo, the close frame of a failure) is answered here; the shell sends
+Rule 2: what the RFCs make mandatory (pong, close echo, the close frame of a failure) is answered here; the caller sends
 what ``take_replies()`` gives it.
 Rule 3: bytes in, whole messages out. What the peer does wrong never raises an exception: it ends the connection
 (``state``). What the caller does wrong raises at the call and changes nothing.
@@ -139,11 +139,11 @@ class Connection(FastEngine):
         self.closed_by_peer = False
         """Whether the peer's close frame was the first, and ours the answer."""
         self.pongs: list[bytes] = []
-        """Payloads of the pongs received; the shell removes them."""
+        """Payloads of the pongs received; the caller removes them."""
         self.pings_dropped = 0
         """Pings that were not answered because too many came at once."""
         self.eventful = False
-        """Something other than whole messages has come since the shell last set this to False."""
+        """Something other than whole messages has come since the caller last set this to False."""
         self.stalled = False
         """Frames may wait inside, because one call has done enough; ``feed(b"")`` goes on."""
         self._client = client
@@ -379,7 +379,7 @@ class Connection(FastEngine):
         self.state = State.CLOSED
 
     def fail(self, code: CloseCode, reason: str) -> None:
-        """Fail the connection because the peer has exceeded a limit that the shell keeps.
+        """Fail the connection because the peer has exceeded a limit that the caller keeps.
 
         Args:
             code: The code of our close frame.
@@ -482,7 +482,7 @@ class Connection(FastEngine):
     def take_replies(self) -> bytes:
         """Take the frames that are due: pongs, or our close frame, which is the last frame that we send.
 
-        A shell that cannot send at the moment may call it later.
+        A caller that cannot send at the moment may call it later.
         """
         close, self._close_due = self._close_due, None
         return self.take_pongs() if close is None else close

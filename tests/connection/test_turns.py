@@ -116,10 +116,10 @@ class TestTurn:
             loop = Loop()
 
         counting = Turns(Hub())
-        before = counting.ticks.iteration
-        assert counting.ticks.iteration == before
+        before = counting.polls.iteration
+        assert counting.polls.iteration == before
         Hub.loop.time += 0.001
-        assert counting.ticks.iteration > before
+        assert counting.polls.iteration > before
 
 
 class TestQueue:

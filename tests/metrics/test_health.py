@@ -92,5 +92,5 @@ def test_application_of_a_draining_worker_answers_503(here: Registry) -> None:
 
 def test_drain_of_some_connections_is_not_reported(here: Registry) -> None:
     """One of two servers in a process may stop."""
-    drain(here, timeout=0.01, members=[])
+    drain(here, timeout=0.01, only=[])
     assert ask()[0] == "200 OK"

@@ -10,11 +10,11 @@ from gws_middleware.codes import CloseCode
 from gws_middleware.config import Config
 from gws_middleware.process.registry import Registry
 
-__all__ = ["Member"]
+__all__ = ["OpenConnection"]
 
 
-class Member:
-    """A member that notes what is called.
+class OpenConnection:
+    """A connection that notes what is called.
 
     Args:
         registry: Where it is added.
@@ -33,7 +33,7 @@ class Member:
         after: float | None = None,
         *,
         has_view: bool = False,
-        on_close: Callable[[Member], object] | None = None,
+        on_close: Callable[[OpenConnection], object] | None = None,
     ) -> None:
         self.registry, self.after, self.on_close = registry, after, on_close
         self.calls: list[int | str] = []

@@ -76,7 +76,7 @@ def ended_with(ws: WebSocket) -> tuple[int | None, str | None]:
 
 
 class Quiet:
-    """A member whose activity a test sets, and which counts the calls."""
+    """A connection whose activity a test sets, and which counts the calls."""
 
     def __init__(self) -> None:
         self.activity: int | None = 0
@@ -102,13 +102,13 @@ class Quiet:
 def watched(*members: Quiet, **options: Any) -> Iterator[Keepalive]:
     """A keepalive that checks these members, all with the same settings."""
     found = Keepalive()
-    for member in members:
-        found.watch(member, Config(**options))
+    for connection in members:
+        found.watch(connection, Config(**options))
     try:
         yield found
     finally:
-        for member in members:
-            found.forget(member)
+        for connection in members:
+            found.forget(connection)
 
 
 # --- pings --------------------------------------------------------------------------------------------------------
@@ -201,10 +201,10 @@ class TestPings:
 
     def test_no_pings_without_an_interval(self) -> None:
         """The connection is checked for its other deadlines alone."""
-        member = Quiet()
-        with watched(member, ping_interval=None, ping_timeout=SHORT, message_timeout=SHORT):
-            until(lambda: member.checks > 5 * CHECKS)
-        assert (member.pings, member.failures) == (0, [])
+        connection = Quiet()
+        with watched(connection, ping_interval=None, ping_timeout=SHORT, message_timeout=SHORT):
+            until(lambda: connection.checks > 5 * CHECKS)
+        assert (connection.pings, connection.failures) == (0, [])
 
     def test_pings_go_on_without_a_timeout(self) -> None:
         """Without ``ping_timeout`` no connection is ended, and a proxy between still sees activity."""
@@ -459,11 +459,11 @@ class TestMessages:
 
     def test_message_may_take_forever_without_a_deadline(self) -> None:
         """None is no limit."""
-        member = Quiet()
-        member.message = 0
-        with watched(member, ping_interval=SHORT, ping_timeout=None, message_timeout=None):
-            until(lambda: member.pings > 4)
-        assert member.failures == []
+        connection = Quiet()
+        connection.message = 0
+        with watched(connection, ping_interval=SHORT, ping_timeout=None, message_timeout=None):
+            until(lambda: connection.pings > 4)
+        assert connection.failures == []
 
     def test_deadline_holds_for_a_peer_that_answers_pings(self) -> None:
         """The two clocks are apart."""
@@ -499,9 +499,9 @@ class TestTimer:
         """In the same check of all."""
         found = Keepalive()
         first, second = Quiet(), Quiet()
-        for member, other in ((first, second), (second, first)):
-            member._keepalive_ping = lambda other=other: found.forget(other)
-            found.watch(member, Config(**QUICK))
+        for connection, other in ((first, second), (second, first)):
+            connection._keepalive_ping = lambda other=other: found.forget(other)
+            found.watch(connection, Config(**QUICK))
         until(lambda: len(found) == 1)
         last, ended = (first, second) if first in found else (second, first)
         checks = ended.checks
@@ -516,28 +516,28 @@ class TestTimer:
         found.watch(slow, Config(ping_interval=60))
         found.watch(quick, Config(ping_interval=SHORT, ping_timeout=None))
         until(lambda: quick.pings > 3)
-        for member in (quick, slow):
-            found.forget(member)
+        for connection in (quick, slow):
+            found.forget(connection)
         assert (slow.pings, slow.failures) == (0, [])
 
     def test_short_connections_do_not_stop_the_clock_of_others(self) -> None:
         """Each of them needs more checks, so the timer starts again: the time that had passed counts."""
-        member, found = Quiet(), Keepalive()
-        found.watch(member, Config(ping_interval=4 * SHORT, ping_timeout=None))
+        connection, found = Quiet(), Keepalive()
+        found.watch(connection, Config(ping_interval=4 * SHORT, ping_timeout=None))
         rounds = 0
-        while not member.pings and rounds < 100:
+        while not connection.pings and rounds < 100:
             short = Quiet()
             found.watch(short, Config(ping_interval=SHORT))
             found.forget(short)
             gevent.sleep(SHORT / 3)
             rounds += 1
-        found.forget(member)
+        found.forget(connection)
         assert rounds * SHORT / 3 < 12 * SHORT
 
     def test_lag_is_measured_without_any_interval(self) -> None:
         """A check every ``MAX_TICK`` seconds."""
-        member = Quiet()
-        with watched(member, **NEVER) as found:
+        connection = Quiet()
+        with watched(connection, **NEVER) as found:
             assert found.tick == MAX_TICK
 
     def test_lag_is_how_late_a_check_was(self) -> None:
@@ -559,17 +559,17 @@ class TestTimer:
             if len(order) < 1000:
                 loop.run_callback(other)
 
-        def activity(member: Quiet) -> int:
+        def activity(connection: Quiet) -> int:
             if not order:
                 loop.run_callback(other)
-            order.append(member)
+            order.append(connection)
             return 0
 
-        for member in members:
-            member._activity = partial(activity, member)
+        for connection in members:
+            connection._activity = partial(activity, connection)
         with watched(*members, ping_interval=CHECKS * SHORT, ping_timeout=None):
             until(lambda: len(order) >= 1000)
-        checked = [member for member in order if member is not None]
+        checked = [connection for connection in order if connection is not None]
         steps = [len(list(step)) for is_member, step in groupby(order, lambda each: each is not None) if is_member]
         assert max(steps) == 10
         assert sorted(map(id, checked)) == sorted(map(id, members))

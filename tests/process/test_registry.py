@@ -11,7 +11,7 @@ from gws_middleware.process.counters import Traffic
 from gws_middleware.process.registry import Registry, current
 
 from ..support.inprocess import connected, hub_errors, package_path, until
-from .members import Member
+from .members import OpenConnection
 
 __all__ = ["hub_errors"]
 
@@ -22,7 +22,7 @@ __all__ = ["hub_errors"]
 def test_registry_counts_open_and_accepted_connections() -> None:
     """``accepted`` only grows; a second removal does nothing."""
     registry = Registry()
-    one, two = Member(registry), Member(registry)
+    one, two = OpenConnection(registry), OpenConnection(registry)
     registry.remove(one)
     registry.remove(one)
     found = len(registry), list(registry), one in registry, two in registry, registry.counters.accepted
@@ -33,11 +33,11 @@ def test_registry_counts_open_and_accepted_connections() -> None:
 def test_members_may_be_removed_during_a_loop() -> None:
     """A broadcast over the members meets connections that end in the middle of it."""
     registry = Registry()
-    members = {Member(registry) for _ in range(5)}
+    members = {OpenConnection(registry) for _ in range(5)}
     seen = set()
-    for member in registry:
-        registry.remove(member)
-        seen.add(member)
+    for connection in registry:
+        registry.remove(connection)
+        seen.add(connection)
     assert (seen, len(registry)) == (members, 0)
 
 
@@ -60,17 +60,17 @@ def test_connection_is_a_member_from_the_accept_until_its_socket_is_closed() -> 
 def test_connection_is_unfinished_until_its_callbacks_have_returned() -> None:
     """Also after its view has returned, and after its socket was closed. Only the view has a greenlet to kill."""
     registry, view = Registry(), gevent.getcurrent()
-    member = Member(registry)
+    connection = OpenConnection(registry)
     steps = []
     for step in (
-        lambda: registry.view_started(member, view),
-        lambda: registry.view_returned(member),
-        lambda: registry.remove(member),
-        lambda: registry.finished(member),
-        lambda: registry.finished(member),
+        lambda: registry.view_started(connection, view),
+        lambda: registry.view_returned(connection),
+        lambda: registry.remove(connection),
+        lambda: registry.finished(connection),
+        lambda: registry.finished(connection),
     ):
         step()
-        steps.append((registry.unfinished == [member], registry.views == [view], registry.is_finished()))
+        steps.append((registry.unfinished == [connection], registry.views == [view], registry.is_finished()))
     assert steps == [
         (True, True, False),
         (True, False, False),
@@ -83,7 +83,7 @@ def test_connection_is_unfinished_until_its_callbacks_have_returned() -> None:
 def test_some_connections_may_be_finished_while_others_are_not() -> None:
     """One of two servers in a process stops."""
     registry = Registry()
-    mine, other = Member(registry), Member(registry)
+    mine, other = OpenConnection(registry), OpenConnection(registry)
     before = registry.is_finished([mine])
     registry.remove(mine)
     found = before, registry.is_finished([mine]), registry.is_finished([mine, other]), registry.is_finished()
@@ -98,12 +98,12 @@ def test_traffic_is_that_of_open_and_of_ended_connections() -> None:
     """What an open connection has counted so far is added."""
     registry = Registry()
     registry.counters.traffic = Traffic(messages_received=40, bytes_sent=1)
-    members = [Member(registry), Member(registry)]
-    for member in members:
-        member.stats = (1, 2, 3, 4)
+    members = [OpenConnection(registry), OpenConnection(registry)]
+    for connection in members:
+        connection.stats = (1, 2, 3, 4)
     found = registry.traffic()
-    for member in members:
-        registry.remove(member)
+    for connection in members:
+        registry.remove(connection)
     assert found == Traffic(42, 4, 6, 9)
     assert registry.traffic() == registry.counters.traffic == Traffic(40, 0, 0, 1)
 
@@ -112,12 +112,12 @@ def test_outbox_is_the_sum_and_the_longest_wait() -> None:
     """One peer that reads nothing is seen among many that do."""
     registry = Registry()
     states = [(0, None), (5, 999.0), (7, 990.0), (3, None)]
-    members = [Member(registry) for _ in states]
-    for member, state in zip(members, states, strict=True):
-        member._outbox_state = state
+    members = [OpenConnection(registry) for _ in states]
+    for connection, state in zip(members, states, strict=True):
+        connection._outbox_state = state
     found = registry.outbox()
-    for member in members:
-        registry.remove(member)
+    for connection in members:
+        registry.remove(connection)
     assert (found, registry.outbox()) == ((15, 990.0), (0, None))
 
 

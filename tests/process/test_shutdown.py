@@ -25,7 +25,7 @@ from ..support.inprocess import Peer, connected, hub_errors, plain_channel, tcp_
 from ..support.rawclient import CLOSE, TEXT, Frame, RawClient, close_frame, request, upgrade_request
 from ..support.registries import here
 from ..support.servers import KINDS, POWERLESS, Certificate, Server, eventually, launch
-from .members import Member
+from .members import OpenConnection
 
 __all__ = ["here", "hub_errors"]
 
@@ -72,16 +72,16 @@ def test_drain_without_connections_returns_at_once() -> None:
 def test_drain_sends_close_frames_and_waits_until_all_sockets_are_closed() -> None:
     """Each connection is closed once; the default code is its ``shutdown_close_code``."""
     registry = Registry()
-    members = [Member(registry, after) for after in (0, 0.01, 0.02)]
+    members = [OpenConnection(registry, after) for after in (0, 0.01, 0.02)]
     drain(registry, timeout=60)
-    assert [member.calls for member in members] == [[1012]] * 3
+    assert [connection.calls for connection in members] == [[1012]] * 3
     assert len(registry) == 0
 
 
 def test_drain_aborts_connections_that_are_open_after_the_timeout() -> None:
     """And no other."""
     registry = Registry()
-    closing, staying = Member(registry, 0.01), Member(registry)
+    closing, staying = OpenConnection(registry, 0.01), OpenConnection(registry)
     drain(registry, CloseCode.SERVICE_RESTART, timeout=0.1)
     assert (closing.calls, staying.calls) == ([1012], [1012, "abort"])
     assert len(registry) == 0
@@ -90,10 +90,10 @@ def test_drain_aborts_connections_that_are_open_after_the_timeout() -> None:
 def test_two_drains_at_once_do_no_harm() -> None:
     """SIGTERM may come twice, and a server's ``stop()`` may drain while its worker does."""
     registry = Registry()
-    member = Member(registry, 0.02)
+    connection = OpenConnection(registry, 0.02)
     drains = [gevent.spawn(drain, registry, 1001, 5.0) for _ in range(2)]
     gevent.joinall(drains, timeout=5, raise_error=True)
-    assert "abort" not in member.calls
+    assert "abort" not in connection.calls
 
 
 @pytest.fixture
@@ -108,10 +108,10 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_close_frames_to_many_are_spread(pauses: list[float]) -> None:
     """At most ``CLOSES_PER_SECOND``, and a few at a time: each of them makes a client connect again at once."""
     registry, order = Registry(), []
-    members = [Member(registry, 0, on_close=order.append) for _ in range(2000)]
+    members = [OpenConnection(registry, 0, on_close=order.append) for _ in range(2000)]
     drain(registry, CloseCode.SERVICE_RESTART, timeout=60)
     assert order == members
-    assert {tuple(member.calls) for member in members} == {(1012,)}
+    assert {tuple(connection.calls) for connection in members} == {(1012,)}
     assert 2000 / CLOSES_PER_SECOND - 0.2 < sum(pauses) <= 2000 / CLOSES_PER_SECOND
     assert max(pauses) < 0.1
 
@@ -120,7 +120,7 @@ def test_close_frames_to_very_many_take_no_longer_than_the_timeout(pauses: list[
     """The worker has no more time than that."""
     registry, order = Registry(), []
     for _ in range(2000):
-        Member(registry, 0, on_close=order.append)
+        OpenConnection(registry, 0, on_close=order.append)
     drain(registry, timeout=1.0)
     assert len(order) == 2000
     assert 0.9 < sum(pauses) <= 1.0
@@ -130,7 +130,7 @@ def test_close_frames_to_few_are_not_delayed(pauses: list[float]) -> None:
     """A small worker stops at once."""
     registry, order = Registry(), []
     for _ in range(20):
-        Member(registry, 0, on_close=order.append)
+        OpenConnection(registry, 0, on_close=order.append)
     drain(registry, timeout=60)
     assert (len(order), sum(pauses)) == (20, 0)
 
@@ -139,7 +139,7 @@ def test_connection_that_is_accepted_during_a_drain_is_closed_too() -> None:
     """With the same code as the others; its ``accept()`` returns before."""
     registry = Registry()
     drain(registry, CloseCode.SERVICE_RESTART, timeout=0.01)
-    late = Member(registry, 0)
+    late = OpenConnection(registry, 0)
     at_once = list(late.calls)
     until(lambda: late.calls)
     assert (at_once, late.calls, registry.is_draining) == ([], [1012], True)
@@ -166,16 +166,16 @@ def test_real_connection_that_is_accepted_during_a_drain_is_closed_too() -> None
 def test_drain_waits_for_views() -> None:
     """Their sockets are closed before; their ``finally`` must not be cut off."""
     registry, order = Registry(), []
-    member = Member(registry, 0, has_view=True, on_close=order.append)
-    gevent.spawn_later(0.05, lambda: (order.append("view"), registry.finished(member)))
+    connection = OpenConnection(registry, 0, has_view=True, on_close=order.append)
+    gevent.spawn_later(0.05, lambda: (order.append("view"), registry.finished(connection)))
     drain(registry, timeout=60)
-    assert order == [member, "view"]
+    assert order == [connection, "view"]
 
 
 def test_drain_waits_for_views_no_longer_than_the_timeout() -> None:
     """A view that never returns does not keep the worker."""
     registry = Registry()
-    Member(registry, 0, has_view=True)
+    OpenConnection(registry, 0, has_view=True)
     begin = time.monotonic()
     drain(registry, timeout=0.1)
     assert 0.1 <= time.monotonic() - begin < 3
@@ -184,20 +184,20 @@ def test_drain_waits_for_views_no_longer_than_the_timeout() -> None:
 def test_drain_of_some_leaves_others_open() -> None:
     """Neither open connections nor those that are accepted later are closed, and it does not wait for them."""
     registry = Registry()
-    closing, staying = Member(registry, 0.01), Member(registry)
-    drain(registry, timeout=60, members=[closing])
-    late = Member(registry)
+    closing, staying = OpenConnection(registry, 0.01), OpenConnection(registry)
+    drain(registry, timeout=60, only=[closing])
+    late = OpenConnection(registry)
     gevent.sleep(0.01)
     found = closing.calls, staying.calls, late.calls, registry.is_draining
-    for member in (staying, late):
-        registry.remove(member)
+    for connection in (staying, late):
+        registry.remove(connection)
     assert found == ([1012], [], [], False)
 
 
 def test_drain_of_some_aborts_no_other() -> None:
     """A drain of all runs at the same time, and gives more time."""
     registry = Registry()
-    one, two = Member(registry), Member(registry, 0.3)
+    one, two = OpenConnection(registry), OpenConnection(registry, 0.3)
     some = gevent.spawn(drain, registry, 1001, 0.05, [one])
     everything = gevent.spawn(drain, registry, 1012, 5.0)
     some.get(timeout=5)
@@ -209,9 +209,9 @@ def test_drain_of_some_aborts_no_other() -> None:
 def test_drain_of_some_waits_for_their_views_alone() -> None:
     """Another view may go on for hours."""
     registry = Registry()
-    mine, other = (Member(registry, 0, has_view=True) for _ in range(2))
+    mine, other = (OpenConnection(registry, 0, has_view=True) for _ in range(2))
     gevent.spawn_later(0.05, registry.finished, mine)
-    drain(registry, timeout=60, members=[mine])
+    drain(registry, timeout=60, only=[mine])
     registry.remove(other)
     assert registry.unfinished == [other]
 
@@ -240,7 +240,7 @@ def test_drain_returns_when_what_it_aborted_is_counted() -> None:
 def test_kill_ends_the_views_that_have_not_returned() -> None:
     """By GreenletExit, so that their ``finally`` runs. A greenlet whose view has returned is left alone."""
     registry, ended = Registry(), []
-    members = [Member(registry) for _ in range(3)]
+    members = [OpenConnection(registry) for _ in range(3)]
 
     def view(number: int) -> None:
         registry.view_started(members[number], gevent.getcurrent())
@@ -261,18 +261,18 @@ def test_kill_ends_the_views_that_have_not_returned() -> None:
     views[2].join(5)
     found = list(ended), views[1].dead
     views[1].kill()
-    for member in members:
-        registry.remove(member)
+    for connection in members:
+        registry.remove(connection)
     assert found == ([2], False)
 
 
 def test_kill_does_not_wait() -> None:
     """A view that goes on in its ``finally`` ends with the process."""
     registry, steps = Registry(), []
-    member = Member(registry)
+    connection = OpenConnection(registry)
 
     def view() -> None:
-        registry.view_started(member, gevent.getcurrent())
+        registry.view_started(connection, gevent.getcurrent())
         try:
             gevent.sleep(60)
         finally:
@@ -285,7 +285,7 @@ def test_kill_does_not_wait() -> None:
     kill_views(registry)
     before = list(steps)
     viewing.join(5)
-    registry.remove(member)
+    registry.remove(connection)
     assert (before, steps) == ([], ["finally", "done"])
 
 
@@ -296,22 +296,22 @@ def test_coordinator_closes_once_the_worker_is_to_stop(here: Registry) -> None:
     """Not before; and once, however often it checks."""
     stopping: list[bool] = []
     coordinator = ShutdownCoordinator(lambda: bool(stopping), graceful_timeout=3.0)
-    member = Member(here, 0.02)
+    connection = OpenConnection(here, 0.02)
     coordinator.check()
     gevent.sleep(0.01)
-    before = list(member.calls), coordinator.is_finished
+    before = list(connection.calls), coordinator.is_finished
     stopping.append(True)
     for _ in range(3):
         coordinator.check()
     until(lambda: coordinator.is_finished)
-    assert (before, member.calls) == (([], False), [1012])
+    assert (before, connection.calls) == (([], False), [1012])
 
 
 def test_coordinator_kills_views_before_the_graceful_timeout_is_over(here: Registry) -> None:
     """At half of a short one."""
     coordinator = ShutdownCoordinator(lambda: True, graceful_timeout=0.2)
-    member, view = Member(here), gevent.spawn(gevent.sleep, 60)
-    here.view_started(member, view)
+    connection, view = OpenConnection(here), gevent.spawn(gevent.sleep, 60)
+    here.view_started(connection, view)
     begin = time.monotonic()
     coordinator.check()
     view.join(5)
@@ -322,11 +322,11 @@ def test_coordinator_kills_views_before_the_graceful_timeout_is_over(here: Regis
 def test_coordinator_closes_quickly(here: Registry) -> None:
     """A peer that does not answer costs a third of the graceful timeout, and views are killed."""
     coordinator = ShutdownCoordinator(lambda: True, graceful_timeout=0.15)
-    member, view = Member(here), gevent.spawn(gevent.sleep, 60)
-    here.view_started(member, view)
+    connection, view = OpenConnection(here), gevent.spawn(gevent.sleep, 60)
+    here.view_started(connection, view)
     begin = time.monotonic()
     coordinator.close_quickly()
-    assert member.calls == [1012, "abort"]
+    assert connection.calls == [1012, "abort"]
     assert view.dead
     assert time.monotonic() - begin < 3
 
