@@ -58,7 +58,7 @@ test: $(INSTALLED) ## Run the whole test suite
 	$(BIN)/python -m pytest $(PARALLEL)
 
 test-fast: $(INSTALLED) ## Run the tests that start no server, no browser and no database
-	$(BIN)/python -m pytest -m "$(FAST)" --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "$(FAST)" --numprocesses auto --dist worksteal --ignore tests/hostile
 
 test-pure: $(INSTALLED) ## Run the whole test suite in pure Python, without the modules in C
 	GWS_SPEEDUPS=0 $(BIN)/python -m pytest $(PARALLEL)

@@ -258,6 +258,7 @@ CASES = [
 
 
 # A channel that was just made is closed by its finalizer, which warns.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("app", "switched", "owner", "name", "skipped"),

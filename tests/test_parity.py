@@ -539,6 +539,7 @@ WRONG_FRAMES = ["x", 5, ["x"], {}]
 WRONG_SIZES = [-1, -2, None, "3", 3.0, 2**70]
 
 
+@pytest.mark.slow
 class TestStates:
     """Each method in every combination of the states that it reads."""
 

@@ -22,6 +22,7 @@ from gws_middleware.django.serving import attach
 from gws_middleware.django.test import WebSocketClient, WebSocketTestMixin
 from tests.support.inprocess import problems
 
+from ..support.seam import socket_of
 from .project import views
 from .support import answer, disconnected_request, refusal
 
@@ -142,7 +143,7 @@ class TestAfterThe101:
         client.raise_request_exception = False
         with client.websocket("/raises/") as ws:
             rest = b""
-            while chunk := ws._sock.recv(65536):
+            while chunk := socket_of(ws).recv(65536):
                 rest += chunk
         assert rest == b"\x88\x02\x03\xf3"
 
@@ -200,7 +201,7 @@ class TestAfterThe101:
         with client.websocket("/meta/") as ws:
             assert answer(ws, "x") == "x"
             ws.close()
-            assert ws._sock.recv(1) == b""
+            assert socket_of(ws).recv(1) == b""
 
 
 class TestDecoratorsOfDjango(WebSocketTestMixin, TestCase):

@@ -16,6 +16,7 @@ from gws_middleware.process.shutdown import drain
 
 from ..support.inprocess import connected, hub_errors, unix_pair, until
 from ..support.registries import here, make_current
+from ..support.seam import registry_of, transport_of
 
 __all__ = ["here", "hub_errors"]
 
@@ -48,9 +49,9 @@ def test_worker_module_has_it_too() -> None:
 def test_status_has_the_metrics_of_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Open connections, and all that were accepted."""
     with connected() as (ws, _):
-        make_current(monkeypatch, ws._registry)
-        ws._registry.counters.accepted += 4
-        ws._registry.keepalive.lag = 0.5
+        make_current(monkeypatch, registry_of(ws))
+        registry_of(ws).counters.accepted += 4
+        registry_of(ws).keepalive.lag = 0.5
         found = health.status()
     assert (found["connections"], found["accepted"], found["loop_lag"]) == (1, 5, 0.5)
 
@@ -58,13 +59,13 @@ def test_status_has_the_metrics_of_the_registry(monkeypatch: pytest.MonkeyPatch)
 def test_outbox_that_is_not_read_grows_old(monkeypatch: pytest.MonkeyPatch) -> None:
     """Until its peer has read all of it."""
     with connected(pair=unix_pair, send_high_water=2**30) as (ws, peer):
-        make_current(monkeypatch, ws._registry)
+        make_current(monkeypatch, registry_of(ws))
         ws.send(bytes(2**20))
         first = health.status()
         gevent.sleep(0.02)
         second = health.status()
         peer.receive()
-        until(lambda: not ws._transport.outbox_size)
+        until(lambda: not transport_of(ws).outbox_size)
         third = health.status()
     assert first["outbox_bytes"] == second["outbox_bytes"] > 0
     assert second["oldest_outbox"] >= first["oldest_outbox"] + 0.02

@@ -11,6 +11,7 @@ from gws_middleware.process.counters import Counters, Traffic
 from gws_middleware.process.registry import Registry
 
 from ..support.inprocess import connected, hub_errors, until
+from ..support.seam import registry_of
 
 __all__ = ["hub_errors"]
 
@@ -125,12 +126,12 @@ def test_observations_are_there_once() -> None:
 def test_messages_of_a_connection_are_counted_once() -> None:
     """While it is open, and not again when it ends."""
     with connected() as (ws, peer):
-        deltas = Deltas(ws._registry)
+        deltas = Deltas(registry_of(ws))
         peer.send("x")
         ws.receive()
         first = counted(deltas)
         peer.close()
-        until(lambda: not len(ws._registry))
+        until(lambda: not len(registry_of(ws)))
         second = counted(deltas)
     assert (first["messages_received"], first["bytes_received"], first["accepted"]) == (1, 7, 1)
     assert second == {"bytes_received": 8, "bytes_sent": 4, "closed 1000": 1}

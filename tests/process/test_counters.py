@@ -14,6 +14,7 @@ from gws_middleware.typing import Environ, StartResponse
 
 from ..support.inprocess import ENDS, closes, connected, every_end, forbids, forbids_lazily, hub_errors, until
 from ..support.registries import here
+from ..support.seam import registry_of
 
 __all__ = ["here", "hub_errors"]
 
@@ -28,7 +29,7 @@ def test_end_is_counted_once_by_its_first_close_code(end: str) -> None:
     with connected() as (ws, peer):
         finish(ws, peer)
         until(lambda: ws.closed)
-        found = ws._registry
+        found = registry_of(ws)
     assert found.counters.closed == {"4xxx" if end == "the peer closes" else code: 1}
 
 
@@ -40,8 +41,8 @@ def test_codes_that_a_peer_chooses_count_together(code: int, key: int | str) -> 
     """There are 2,000 of them, and each key is a series in a metrics database."""
     with connected() as (ws, peer):
         peer.close(code)
-        until(lambda: not len(ws._registry))
-    assert ws._registry.counters.closed == {key: 1}
+        until(lambda: not len(registry_of(ws)))
+    assert registry_of(ws).counters.closed == {key: 1}
 
 
 @pytest.mark.parametrize("code", [1000, 1012, 3000, 4401])
@@ -51,14 +52,14 @@ def test_codes_of_the_application_are_counted_apart(code: int, answer: int | Non
     with connected() as (ws, peer):
         ws.close(code)
         peer.close(answer or code)
-        until(lambda: not len(ws._registry))
-    assert ws._registry.counters.closed == {code: 1}
+        until(lambda: not len(registry_of(ws)))
+    assert registry_of(ws).counters.closed == {code: 1}
 
 
 def test_traffic_of_a_connection_is_counted_once() -> None:
     """While it is open, while it closes, and when its socket is closed."""
     with connected() as (ws, peer):
-        found = ws._registry
+        found = registry_of(ws)
         peer.send("12345", "12345")
         ws.receive()
         ws.receive()
@@ -145,14 +146,14 @@ def test_frame_that_was_not_sent_is_counted() -> None:
         ws.send(bytes(2**23))
         assert ws.offer(prepare("x")) is False
         assert ws.offer(prepare("x")) is False
-        counted = ws._registry.counters.dropped
+        counted = registry_of(ws).counters.dropped
     assert counted == 1
 
 
 def test_latency_of_each_pong_is_for_every_consumer() -> None:
     """They do not take from each other, and one that is made later gets later ones."""
     with connected() as (ws, peer):
-        counters = ws._registry.counters
+        counters = registry_of(ws).counters
         consumers = [counters.latencies()]
         for _ in range(2):
             ws.ping()

@@ -36,6 +36,7 @@ from ..support.inprocess import (
     unix_pair,
     until,
 )
+from ..support.seam import activity, is_paused, registry_of, transport_of
 
 __all__ = ["hub_errors"]
 
@@ -150,7 +151,7 @@ class TestPings:
             next_ping(peer)
             elapsed = time.monotonic() - begin
             next_ping(peer)
-            assert ws._paused
+            assert is_paused(ws)
             assert elapsed >= SHORT
 
     def test_ping_is_sent_over_tls(self) -> None:
@@ -218,7 +219,7 @@ class TestPings:
         with connected() as (ws, peer):
             ws.offer(prepare("one"))
             ws.offer(prepare("two"))
-            assert ws._transport.outbox_size
+            assert transport_of(ws).outbox_size
             ws._keepalive_ping()
             next_ping(peer)
             assert peer.inbox == ["one", "two"]
@@ -262,7 +263,7 @@ class TestSilence:
         """The peer does not answer the close frame either: the socket is closed after ``close_timeout``."""
         before = open_descriptors()
         with connected(close_timeout=0.02, **QUICK) as (ws, _):
-            until(lambda: ws._transport.closed)
+            until(lambda: transport_of(ws).closed)
             assert open_descriptors() == before + 1  # the peer's
             assert ended_with(ws) == SILENT
 
@@ -270,11 +271,11 @@ class TestSilence:
         """Its own deadline ends it, with its own code."""
         with connected(close_timeout=5.0, **QUICK) as (ws, peer):
             ws.close(4001, "bye")
-            assert ws not in ws._registry.keepalive
+            assert ws not in registry_of(ws).keepalive
             assert peer.close_frame() == (4001, "bye")
             gevent.sleep(SEVERAL)
             assert not peer.engine.pongs_due
-            assert (ws.close_code, ws._transport.closed) == (4001, False)
+            assert (ws.close_code, transport_of(ws).closed) == (4001, False)
 
     def test_worker_that_was_blocked_ends_no_connection(self) -> None:
         """For longer than all timeouts: pongs that arrived meanwhile have not been read yet."""
@@ -300,7 +301,7 @@ class TestSilence:
         """The inbox is full, so its pongs wait in the kernel; when the view goes on, nothing is lost."""
         with connected(inbox_messages=1, **QUICK) as (ws, peer):
             peer.send("one", "two")
-            until(lambda: ws._paused)
+            until(lambda: is_paused(ws))
             gevent.sleep(SEVERAL)
             assert not ws.closed
             assert [ws.receive(), ws.receive()] == ["one", "two"]
@@ -320,9 +321,9 @@ class TestSilence:
         """By a refused write alone; the descriptor is closed, because no read would find the end."""
         with connected(inbox_messages=1, **QUICK) as (ws, peer):
             peer.send("one", "two")
-            until(lambda: ws._paused)
+            until(lambda: is_paused(ws))
             peer.reset()
-            until(lambda: ws._transport.closed, "the socket is closed")
+            until(lambda: transport_of(ws).closed, "the socket is closed")
             assert [ws.receive(), ws.receive(), ws.receive()] == ["one", "two", None]
             assert ws.close_code == 1006
 
@@ -334,16 +335,16 @@ class TestSilence:
             while time.monotonic() < begin + 2 * SEVERAL:
                 assert peer.sock.recv(20_000)
                 gevent.sleep(0.005)
-            assert ws._transport.outbox_size
+            assert transport_of(ws).outbox_size
             assert not ws.closed
 
     def test_stuck_outbox_gets_no_pings(self) -> None:
         """Each interval would add bytes for a peer that reads nothing."""
         with connected(pair=unix_pair, send_high_water=2**30, ping_interval=SHORT / 4, ping_timeout=None) as (ws, _):
             ws.send(bytes(2**23))
-            waiting = ws._transport.outbox_size
+            waiting = transport_of(ws).outbox_size
             gevent.sleep(SEVERAL)
-            assert ws._transport.outbox_size == waiting > 0
+            assert transport_of(ws).outbox_size == waiting > 0
 
     def test_peer_that_reads_nothing_is_silent(self) -> None:
         """It sends nothing either."""
@@ -354,11 +355,11 @@ class TestSilence:
     def test_frame_that_waits_for_the_tick_to_end_is_no_activity(self) -> None:
         """The check may come between: a view that sends as often would keep the connection of a dead peer open."""
         with connected() as (ws, _):
-            before = ws._activity()
+            before = activity(ws)
             ws.offer(prepare("one"))
             ws.offer(prepare("two"))
-            assert ws._transport.outbox_size
-            assert ws._activity() == before
+            assert transport_of(ws).outbox_size
+            assert activity(ws) == before
 
 
 # --- the deadline of a message ------------------------------------------------------------------------------------
@@ -438,7 +439,7 @@ class TestMessages:
         with connected(inbox_messages=1, **TIMED) as (ws, peer):
             last = masked_frame(Opcode.TEXT, b"three")
             peer.sock.sendall(masked_frame(Opcode.TEXT, b"one") + masked_frame(Opcode.TEXT, b"two") + last[:4])
-            until(lambda: ws._paused)
+            until(lambda: is_paused(ws))
             peer.sock.sendall(last[4:])
             gevent.sleep(SEVERAL)
             assert not ws.closed

@@ -22,6 +22,7 @@ from gws_middleware.typing import Environ, Headers, StartResponse
 
 from ..support.inprocess import closes, forbids, forbids_lazily, hub_errors, until
 from ..support.registries import here
+from ..support.seam import cut
 
 __all__ = ["here", "hub_errors"]
 
@@ -278,8 +279,7 @@ class TestRelease:
         with connect(app, close_timeout=0.05, **ONE) as client:
             reserved = here.slots.reserved
             if end == "the peer disconnects":
-                client._sock.close()
-                client._lost = True
+                cut(client)
         until(lambda: not len(here))
         assert reserved == {"worker": 1, ("address", "127.0.0.1"): 1}
         assert not here.slots.reserved

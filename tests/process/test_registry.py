@@ -11,6 +11,7 @@ from gws_middleware.process.counters import Traffic
 from gws_middleware.process.registry import Registry, current
 
 from ..support.inprocess import connected, hub_errors, package_path, until
+from ..support.seam import registry_of
 from .members import OpenConnection
 
 __all__ = ["hub_errors"]
@@ -44,7 +45,7 @@ def test_members_may_be_removed_during_a_loop() -> None:
 def test_connection_is_a_member_from_the_accept_until_its_socket_is_closed() -> None:
     """Not until ``close()`` is called: the peer may still be reading."""
     with connected() as (ws, peer):
-        registry = ws._registry
+        registry = registry_of(ws)
         counts = [len(registry)]
         ws.close()
         counts.append(len(registry))

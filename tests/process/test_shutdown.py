@@ -24,6 +24,7 @@ from ..support import servers
 from ..support.inprocess import Peer, connected, hub_errors, plain_channel, tcp_pair, unaccepted, until
 from ..support.rawclient import CLOSE, TEXT, Frame, RawClient, close_frame, request, upgrade_request
 from ..support.registries import here
+from ..support.seam import registry_of
 from ..support.servers import KINDS, POWERLESS, Certificate, Server, eventually, launch
 from .members import OpenConnection
 
@@ -148,7 +149,7 @@ def test_connection_that_is_accepted_during_a_drain_is_closed_too() -> None:
 def test_real_connection_that_is_accepted_during_a_drain_is_closed_too() -> None:
     """Its 101 comes before the close frame."""
     with connected() as (ws, peer):
-        registry = ws._registry
+        registry = registry_of(ws)
         draining = gevent.spawn(drain, registry, CloseCode.SERVICE_RESTART, 5.0)
         assert peer.close_frame() == (1012, "")
         ours, theirs = tcp_pair()
@@ -220,18 +221,18 @@ def test_drain_of_some_waits_for_their_views_alone() -> None:
 def test_drain_closes_real_connections(answers: bool) -> None:
     """A peer that answers is disconnected at once, one that does not at the timeout."""
     with connected() as (ws, peer):
-        draining = gevent.spawn(drain, ws._registry, 1012, 5.0 if answers else 0.1)
+        draining = gevent.spawn(drain, registry_of(ws), 1012, 5.0 if answers else 0.1)
         assert peer.close_frame() == (1012, "")
         if answers:
             peer.answer()
         draining.get(timeout=2)
-        assert len(ws._registry) == 0
+        assert len(registry_of(ws)) == 0
 
 
 def test_drain_returns_when_what_it_aborted_is_counted() -> None:
     """The last update of the metrics, after the drain, has all ends."""
     with connected() as (ws, peer):
-        registry = ws._registry
+        registry = registry_of(ws)
         drain(registry, 1001, timeout=0.1)
         assert (len(registry), dict(registry.counters.closed)) == (0, {1001: 1})
         assert peer.close_frame() == (1001, "")

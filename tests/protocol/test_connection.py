@@ -1364,6 +1364,7 @@ def dribble(engine: Connection, data: bytes, size: int) -> list[Message]:
     return messages
 
 
+@pytest.mark.slow
 class TestMemory:
     """Memory grows with the bytes that came, and stays within the limit however they come."""
 

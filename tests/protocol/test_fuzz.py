@@ -28,6 +28,9 @@ from tests.protocol.invariants import (
     valid_stream,
 )
 
+pytestmark = pytest.mark.slow  # seconds of computing: too many for every save
+
+
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 IDS = [
     f"{'client' if p.client else 'server'}-{SHAPES.index(p.deflate)}{'-closing' if p.closing else ''}" for p in PROFILES

@@ -30,6 +30,9 @@ from tests.protocol.peers import (
 from tests.protocol.reading import Message, frames_of, joined
 from tests.support.rawclient import KEY, upgrade_request
 
+pytestmark = pytest.mark.slow  # seconds of computing: too many for every save
+
+
 LIMIT = 2**23
 MODES = ["shared", "dedicated"]
 FLAGS = list(itertools.product([False, True], repeat=2))

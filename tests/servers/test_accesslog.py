@@ -21,6 +21,7 @@ from gws_middleware.typing import Environ, StartResponse
 from ..support.counting import Counting
 from ..support.inprocess import until
 from ..support.rawclient import CLOSE, Frame, close_frame, upgrade_request
+from ..support.seam import log_line_of
 from ..support.servers import LATE, Access, Server, eventually, launch
 
 everywhere = pytest.mark.parametrize(
@@ -273,7 +274,7 @@ def test_nothing_is_kept_where_pywsgi_has_no_log(log: Any, handler: type[WebSock
         with gsocket.create_connection(server.address) as client:
             client.sendall(upgrade_request("/"))
             assert client.recv(1000).startswith(b"HTTP/1.1 101 ")
-            found = opened[0]._callbacks.log_line is not None
+            found = log_line_of(opened[0]) is not None
             written = list(OwnLog.lines)
     finally:
         server.stop()
