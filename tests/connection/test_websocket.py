@@ -558,6 +558,7 @@ class TestSend:
             until(lambda: closed(ws))
         assert caplog.messages == ["WebSocket '/chat': the peer read nothing for 0.05 s: cut"]
 
+    @pytest.mark.slow
     def test_slow_reader_is_not_cut_while_it_reads(self) -> None:
         """``send_timeout`` counts from the last progress, and the connection stays open."""
         with connected(send_timeout=0.3, **SMALL) as (ws, peer):

@@ -40,6 +40,8 @@ from ..support.seam import activity, is_paused, registry_of, transport_of
 
 __all__ = ["hub_errors"]
 
+pytestmark = pytest.mark.slow  # seconds of real time: too many for every save
+
 SHORT = 0.04
 """Seconds of the intervals of these tests."""
 SEVERAL = 5 * SHORT

@@ -293,6 +293,7 @@ def test_kill_does_not_wait() -> None:
 # --- the coordinator, in this process --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_coordinator_closes_once_the_worker_is_to_stop(here: Registry) -> None:
     """Not before; and once, however often it checks."""
     stopping: list[bool] = []
