@@ -477,7 +477,7 @@ class _Lifetime:
         ws, log_line = self.ws, None
         try:
             if not (ws.detached and self._code == CloseCode.NORMAL):
-                control.finish(ws, self._code)
+                ws.close(self._code)  # which also sends what waits
             if ws.detached and not control.is_finished(ws):
                 log_line = self._server.log_later()
             self._server.leave(ws.stats.bytes_sent)

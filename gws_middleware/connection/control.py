@@ -15,7 +15,6 @@ __all__ = [
     "answer",
     "config_of",
     "expect_idle",
-    "finish",
     "forget",
     "is_closed",
     "is_finished",
@@ -81,11 +80,6 @@ def answer(ws: WebSocket) -> None:
     ws._pending = None
     if ws._state == PENDING:
         ws._state = ANSWERED
-
-
-def finish(ws: WebSocket, code: int) -> None:
-    """The application is done with the connection: close it. ``close()`` also sends what waits."""
-    ws.close(code)
 
 
 def is_finished(ws: WebSocket) -> bool:

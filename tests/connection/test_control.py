@@ -56,12 +56,12 @@ def test_server_is_found_by_the_application() -> None:
 
 
 class TestEndOfTheView:
-    def test_finish_closes_and_sends_what_waits(self, ws: WebSocket, peer: Peer) -> None:
+    def test_close_sends_what_waits(self, ws: WebSocket, peer: Peer) -> None:
         """Before it returns, though the frames of a turn are joined otherwise."""
         for message in ("one", "two", "three"):
             ws.send(message)
         assert transport_of(ws).outbox_size
-        control.finish(ws, 1001)
+        ws.close(1001)
         assert transport_of(ws).outbox_size == 0
         assert [peer.receive(), peer.receive(), peer.receive()] == ["one", "two", "three"]
         assert peer.close_frame() == (1001, "")
@@ -74,7 +74,7 @@ class TestEndOfTheView:
         registry = registry_of(ws)
         control.set_view(ws, object())
         before = len(registry.unfinished)
-        control.finish(ws, 1000)
+        ws.close(1000)
         control.release(ws, None)
         assert (before, len(registry.unfinished), len(caplog.messages)) == (1, 0, 1)
 
