@@ -29,7 +29,7 @@ FAULTS = {
     "leak": "each WebSocket leaks one KiB",
     "greenlet": "each WebSocket of /echo leaks a greenlet",
     "wrong": "every twentieth answer of /echo and /detached differs from the message",
-    "forget": "every fiftieth message of /stored is acknowledged and not stored",
+    "forget": "every tenth message of /stored is acknowledged and not stored",
     "cut": "each WebSocket of /stored is aborted after a second or two, without a close frame",
     "block": "each message blocks the event loop for 20 ms",
 }
@@ -319,7 +319,7 @@ def stored(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     if "cut" in _faults:
         gevent.spawn_later(1 + os.getpid() % 2, ws.abort)
     for message in ws:
-        if "forget" not in _faults or next(_stored) % 50:
+        if "forget" not in _faults or next(_stored) % 10:
             os.write(file, message.encode() + b"\n")
         ws.send(f"ack {message}")
     return []

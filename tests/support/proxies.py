@@ -134,7 +134,7 @@ def _haproxy(place: _Place) -> list[str]:
         "unix@/run/gunicorn.sock": f"unix@{place.upstream}",
         "timeout tunnel 60s": f"timeout tunnel {place.silence}",
     }
-    return ["-W", "-db", "-f", place.write("haproxy", replacements)]
+    return ["-Ws", "-db", "-f", place.write("haproxy", replacements)]
 
 
 def _caddy(place: _Place) -> list[str]:
@@ -290,6 +290,8 @@ class Proxy:
     command: list[str]
     environment: dict[str, str]
     place: _Place
+    notices: socket.socket
+    """What it tells systemd."""
 
     def at(self, front: Front) -> Way:
         """The way through one of its ports."""
@@ -303,6 +305,7 @@ class Proxy:
             subprocess.run(command, env=self.environment, check=True, capture_output=True)
             return set()
         self.process.send_signal(signal.SIGHUP if self.name == "nginx" else signal.SIGUSR2)
+        self.await_master()
         eventually(lambda: self._listening() and not self._listening() & before, "listeners in new processes alone", 30)
         return before
 
@@ -322,6 +325,15 @@ class Proxy:
         with suppress(OSError), socket.create_connection((ADDRESS, port), 1):
             return True
         return False
+
+    def await_master(self) -> None:
+        """Return when HAProxy's master is ready, as systemd does.
+
+        Its worker serves before that, and a signal that the master gets meanwhile is lost.
+        """
+        if self.name == "haproxy":
+            while b"READY=1" not in self.notices.recv(4096):
+                pass
 
     def await_listeners(self) -> None:
         """Return when each port is open; AssertionError with what the proxy has printed when it ends instead."""
@@ -356,13 +368,18 @@ def launch(
     assert program is not None
     command = [program, *_MAKERS[proxy](place)]
     environment = {**os.environ, **dict.fromkeys(("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"), str(directory))}
-    with (directory / "output.log").open("ab") as output:
-        process = subprocess.Popen(
-            command, cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        )
-    running = Proxy(proxy, process, command, environment, place)
-    try:
-        running.await_listeners()
-        yield running
-    finally:
-        running.stop()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
+        notices.bind("")  # the kernel gives it a name, which is as short as a name must be
+        notices.settimeout(TIMEOUT)
+        environment["NOTIFY_SOCKET"] = "@" + notices.getsockname()[1:].decode()
+        with (directory / "output.log").open("ab") as output:
+            process = subprocess.Popen(
+                command, cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        running = Proxy(proxy, process, command, environment, place, notices)
+        try:
+            running.await_listeners()
+            running.await_master()
+            yield running
+        finally:
+            running.stop()
