@@ -5,23 +5,24 @@ Rule: a process that only publishes starts no event loop and no thread, and noth
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..codes import CloseCode, may_travel
-from ..connection import jsontext
+from ..connection import control, jsontext
+from ..connection.websocket import WebSocket
+from ..protocol.connection import PreparedMessage
 from ..typing import Sendable
 from .backends.base import Backend, Publish, Want
+from .backends.memory import MemoryBackend
+from .hub import CONTROL_GROUP, COUNTS, Greet, Hub, Joined, hub_if_any, hub_of
+from .listening import Listener
+from .members import Delivery
 from .message import CONTROL, Envelope, Publication, check_name, encode, prefix_of
 from .position import Entry, History, Position
-
-if TYPE_CHECKING:
-    from ..connection.websocket import WebSocket
-    from ..protocol.connection import PreparedMessage
-    from .hub import Greet, Hub, Joined
-    from .members import Delivery
 
 __all__ = ["Groups"]
 
@@ -101,8 +102,6 @@ class Groups:
         self, name: str, message: Any, *, exclude: WebSocket | None = None, info: Any = None
     ) -> Position | None:
         """Send as ``send()`` does, from a coroutine: the event loop goes on meanwhile, in a thread of its own."""
-        import asyncio
-
         batch = [self._publish(name, message, exclude, info)]
         [position] = await asyncio.get_running_loop().run_in_executor(None, self._backend.publish, batch)
         return position
@@ -154,8 +153,6 @@ class Groups:
             RuntimeError: The connection belongs to another thread of the operating system.
 
         """
-        from .members import Delivery
-
         check_name(name)
         if isinstance(since, str):
             since = Position.parse(since)
@@ -171,8 +168,6 @@ class Groups:
         self, name: str, ws: WebSocket, delivery: Delivery, since: Position | None = None, greet: Greet | None = None
     ) -> Joined:
         """Make a connection a member, for protocols that are built upon groups (``centrifuge``); see ``Hub.join``."""
-        from ..connection import control
-
         control.open_now(ws)
         return self._hub().join(name, ws, delivery, since, greet)
 
@@ -194,8 +189,6 @@ class Groups:
             ValueError: A wrong name, a code that may not be sent, or a reason that is too long.
 
         """
-        from .hub import CONTROL_GROUP
-
         check_name(name)
         if not may_travel(code):
             raise ValueError(f"{code} is no close code that may be sent")
@@ -211,10 +204,8 @@ class Groups:
             GroupsUnavailable: It cannot be read now.
 
         """
-        from .hub import COUNTS
-
         check_name(name)
-        hub = self._hub_if_any()
+        hub = hub_if_any(self)
         if hub is not None:
             hub.flush_counts()
         return sum(self._backend.get(COUNTS, name))
@@ -282,8 +273,6 @@ class Groups:
             GroupsUnavailable: The backend cannot be used now.
 
         """
-        from .listening import Listener
-
         check_name(name)
         if isinstance(since, str):
             since = Position.parse(since)
@@ -300,16 +289,7 @@ class Groups:
         self._backend.close()
 
     def _hub(self) -> Hub:
-        from .hub import hub_of
-
         return hub_of(self, self._backend, self.history_of)
-
-    def _hub_if_any(self) -> Hub | None:
-        """The members of this process; None where there are none, and no event loop is to be started."""
-        import sys
-
-        module = sys.modules.get(f"{__package__}.hub")
-        return None if module is None else module.hub_if_any(self)
 
 
 def _backend(url: str, project: str | Path | None) -> Backend:
@@ -320,7 +300,5 @@ def _backend(url: str, project: str | Path | None) -> Backend:
 
         return SqliteBackend(path or None, project=Path(project or os.getcwd()))
     if url == "memory://":
-        from .backends.memory import MemoryBackend
-
         return MemoryBackend()
     raise ValueError(f"{url!r} is no backend of groups: wanted is 'auto', 'sqlite:///directory' or 'memory://'")
