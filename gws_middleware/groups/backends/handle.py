@@ -63,13 +63,16 @@ class Handle:
     """The log of a directory, in this process.
 
     Args:
-        directory: Of the log. It is made when it is first used.
+        locate: Says where the directory is, each time that the log is opened: the user of a process may change.
         retention: Seconds for which a row stays at least.
 
     """
 
-    def __init__(self, directory: Path, retention: float) -> None:
-        self.directory, self.retention = directory, retention
+    def __init__(self, locate: Callable[[], Path], retention: float) -> None:
+        self.directory = Path()
+        """Of the log, once it was opened."""
+        self.retention = retention
+        self._locate = locate
         self.numbers: dict[tuple[str, str], int] = {}
         """What this process contributes; written again where the log is begun anew."""
         self.dependents: weakref.WeakSet[Dependent] = weakref.WeakSet()
@@ -173,7 +176,11 @@ class Handle:
         if database is not None and process is not None and siblings is not None and database.is_there():
             return Opened(database, process, siblings)
         self._close_database()
-        prepare(self.directory)
+        directory = self._locate()
+        if directory != self.directory:
+            self._leave()
+            self.directory = directory
+        prepare(directory)
         database, reason = begin(self.directory, self.retention)
         self._database = database
         if reason is not None and str(reason):
@@ -249,13 +256,14 @@ class Handle:
         for dependent in list(self.dependents):
             dependent.close()
         with self._lock:
-            self._release()
+            self._close_database()
+            self._leave()
+            self.numbers.clear()
 
-    def _release(self) -> None:
-        self._close_database()
+    def _leave(self) -> None:
+        """Remove this process from the directory."""
         process, self._process = self._process, None
         siblings, self._siblings = self._siblings, None
-        self.numbers.clear()
         if process is not None:
             process.close()
         if siblings is not None:
@@ -267,7 +275,8 @@ class Handle:
             dependent.close()
         if self._lock.acquire(True, TIMEOUT):
             self._unusable = "groups cannot be used: the interpreter is ending"
-            self._release()
+            self._close_database()
+            self._leave()
             self._lock.release()
 
     def before_fork(self) -> bool:

@@ -21,6 +21,7 @@ from .. import waiting
 from ..errors import GroupsUnavailable
 from ..position import Page, Position
 from .base import TIMEOUT, Event, Lost, Publish, Want
+from .directory import automatic
 from .handle import BusyError, Handle, Opened
 from .processes import is_living
 
@@ -36,16 +37,24 @@ class SqliteBackend:
     """The backend of several processes on one host.
 
     Args:
-        directory: Absolute path of the directory for the log, the same in all processes; ``directory.automatic()`` has
-            one. It is made with mode 0700 when the backend is first used.
+        directory: Absolute path of the directory for the log, the same in all processes; None for one that is found by
+            user and project. It is made with mode 0700 when the backend is first used.
+        project: The directory of the project, the same in all its processes, for a directory that is None; the working
+            directory by default.
         retention: Seconds for which an entry can be read by feeds at least.
 
     """
 
-    def __init__(self, directory: Path | str, *, retention: float = 60.0) -> None:
-        self._handle = Handle(Path(directory), retention)
+    def __init__(
+        self, directory: Path | str | None = None, *, project: Path | str | None = None, retention: float = 60.0
+    ) -> None:
+        # The working directory of now: a process may change it.
+        home = Path(project or os.getcwd())
+        self._handle = Handle(lambda: automatic(home) if directory is None else Path(directory), retention)
 
     def publish(self, batch: Sequence[Publish]) -> list[Position | None]:
+        """See ``Backend``."""
+
         def work(opened: Opened) -> list[Position | None]:
             positions = opened.database.publish(batch)
             try:
@@ -57,12 +66,16 @@ class SqliteBackend:
         return self._handle.run("write", work) if batch else []
 
     def read(self, wants: Sequence[Want]) -> list[Page]:
+        """See ``Backend``."""
         return self._handle.run("read", lambda opened: opened.database.read(wants)) if wants else []
 
     def feed(self) -> SqliteFeed:
+        """See ``Backend``."""
         return SqliteFeed(self._handle)
 
     def put(self, table: str, values: dict[str, int | None]) -> None:
+        """See ``Backend``."""
+
         def work(opened: Opened) -> None:
             opened.database.put(opened.process.name, [(table, field, value) for field, value in values.items()])
             for field, value in values.items():
@@ -75,6 +88,8 @@ class SqliteBackend:
             self._handle.run("write", work)
 
     def get(self, table: str, field: str) -> list[int]:
+        """See ``Backend``."""
+
         def work(opened: Opened) -> list[int]:
             numbers = opened.database.get(table, field)
             return [value for process, value in numbers if is_living(self._handle.directory, process)]
@@ -82,6 +97,7 @@ class SqliteBackend:
         return self._handle.run("read", work)
 
     def close(self) -> None:
+        """See ``Backend``."""
         self._handle.close()
 
 
@@ -99,6 +115,8 @@ class SqliteFeed:
         self._lost = ""
         """Why entries may be missing before the next slice."""
         self._has_more = False
+        self._has_given = False
+        """Whether ``wait()`` has returned events the last time."""
         self._woken = False
         self._waiting = False
         self._closed = False
@@ -111,6 +129,7 @@ class SqliteFeed:
         handle.dependents.add(self)
 
     def subscribe(self, groups: Iterable[str]) -> bool:
+        """See ``Feed``."""
         try:
             file, last = self._handle.attempt(lambda opened: (opened.database.path.name, opened.database.last()))
         except (BusyError, GroupsUnavailable):
@@ -122,13 +141,16 @@ class SqliteFeed:
         return True
 
     def unsubscribe(self, groups: Iterable[str]) -> None:
+        """See ``Feed``."""
         for group in groups:
             self._groups.pop(group, None)
 
     def wait(self, timeout: float | None) -> Sequence[Event]:
+        """See ``Feed``."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        if self._has_more:
-            waiting.pause(0)  # other greenlets run between two slices
+        if self._has_given:
+            waiting.pause(0)  # other greenlets run between two readings, also where there is always more to read
+            self._has_given = False
         self._waiting = True
         try:
             while not self._closed:
@@ -136,6 +158,7 @@ class SqliteFeed:
                 events, again_in = self._read()
                 woken, self._woken = self._woken, False
                 if events or woken:
+                    self._has_given = bool(events)
                     return events
                 left = again_in if deadline is None else min(again_in, deadline - time.monotonic())
                 if left <= 0:
@@ -151,10 +174,12 @@ class SqliteFeed:
         return []
 
     def wake(self) -> None:
+        """See ``Feed``."""
         self._woken = True
         self._ring()
 
     def close(self) -> None:
+        """See ``Feed``."""
         if not self._closed:
             self._closed = True
             if self._waiting:  # wait() uses the socket, and releases it when it returns
