@@ -145,7 +145,7 @@ class TestRefusal:
             b"written, yielded",
         )
 
-    def test_wrong_101_is_told_and_leaves_nothing_behind(self) -> None:
+    def test_wrong_101_is_an_error_and_leaves_nothing_open(self) -> None:
         """One for another key: the view ends with the ``with`` block that never began, and the socket is closed."""
         seen: list[Any] = []
         connection = connect(
@@ -328,7 +328,7 @@ class TestTalking:
             assert client.receive() is None
             assert (client.close_code, client.close_reason) == (1002, "a client's frame is not masked")
 
-    def test_bytes_to_a_connection_that_is_gone_are_dropped(self) -> None:
+    def test_bytes_to_a_lost_connection_are_dropped(self) -> None:
         """The end shows in ``receive``."""
         with connect(abort) as client:
             until(lambda: client.send_raw(PING_FRAME) or client.close_code)

@@ -497,7 +497,7 @@ class TestProcess:
 
     def test_websocket_without_a_query_needs_no_database(self, client: WebSocketClient) -> None:
         """As Django's client: a test without ``databases``, or pytest-django's without its mark, may open one."""
-        connection.ensure_connection()  # an earlier test has left it open
+        connection.ensure_connection()  # an earlier test did not close it
         refused = patch.object(connection, "ensure_connection", side_effect=AssertionError("a use of the database"))
         with refused, client.websocket("/both/") as ws:
             assert answer(ws, "x") == "0: x"

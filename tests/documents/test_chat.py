@@ -71,7 +71,7 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 
 class User:
-    """Somebody's browser: HTTP and WebSockets with the same cookies."""
+    """A user's browser: HTTP and WebSockets with the same cookies."""
 
     def __init__(self, chat: Chat, name: str = "") -> None:
         self.server = chat.server
@@ -252,8 +252,8 @@ def test_pages_have_a_policy_and_obey_it(chat: Chat, ada: User) -> None:
 # --- the handshake -------------------------------------------------------------------------------------------------
 
 
-def test_socket_of_a_stranger_is_answered_with_the_way_to_the_form(chat: Chat) -> None:
-    """Who is not logged in gets no WebSocket, but Django's redirect."""
+def test_handshake_without_a_login_is_redirected_to_the_form(chat: Chat) -> None:
+    """By Django: there is no WebSocket without a user."""
     answer = User(chat).refused("/ws/rooms/lobby/")
     assert (answer.status, answer.headers["location"]) == (302, "/join/?next=/ws/rooms/lobby/")
 
@@ -274,7 +274,7 @@ def test_socket_is_refused(ada: User, path: str, status: int) -> None:
 
 
 def test_socket_of_another_origin_is_refused(ada: User) -> None:
-    """The cookie of a user does not open a door for other people's pages."""
+    """The cookie of a user is of no use to pages of other sites."""
     assert ada.refused("/ws/rooms/lobby/", ("Origin", "https://evil.example")).status == 403
 
 
@@ -283,11 +283,11 @@ def test_socket_over_http_answers_426(ada: User) -> None:
     assert ada.get("/ws/rooms/lobby/").status == 426
 
 
-# --- what was said -------------------------------------------------------------------------------------------------
+# --- messages ------------------------------------------------------------------------------------------------------
 
 
-def test_welcome_tells_who_is_here(ada: User, room: str) -> None:
-    """In an empty room one finds oneself."""
+def test_welcome_lists_the_users_of_the_room(ada: User, room: str) -> None:
+    """In an empty room that is the user who joins."""
     with ada.inside(room) as hers:
         me = hers.welcome["you"]
         assert me["name"] == ada.name
@@ -295,7 +295,7 @@ def test_welcome_tells_who_is_here(ada: User, room: str) -> None:
 
 
 def test_message_reaches_all_alike(ada: User, bob: User, room: str) -> None:
-    """Both get the same event, and who comes later finds it."""
+    """Both get the same event, and it is in the history."""
     with ada.inside(room) as hers, bob.inside(room) as his:
         hers.receive("join")
         his.say("  Grüße, 你好 👋\n<b>  ")
@@ -352,11 +352,11 @@ def test_since_may_be_any_id(ada: User, room: str, since: str) -> None:
         assert hers.receive("welcome")["messages"] == []
 
 
-# --- who is here ---------------------------------------------------------------------------------------------------
+# --- presence ------------------------------------------------------------------------------------------------------
 
 
-def test_presence_follows_who_comes_and_goes(ada: User, bob: User, room: str) -> None:
-    """The newcomer is informed of all, the others of the newcomer."""
+def test_join_and_leave_are_events(ada: User, bob: User, room: str) -> None:
+    """The new member gets the list of all users, and the others get the new member."""
     with ada.inside(room) as hers:
         with bob.inside(room) as his:
             both = [hers.welcome["you"], his.welcome["you"]]
@@ -365,8 +365,8 @@ def test_presence_follows_who_comes_and_goes(ada: User, bob: User, room: str) ->
         assert hers.receive("leave") == {"type": "leave", "user": both[1]}
 
 
-def test_presence_ends_without_a_goodbye(ada: User, bob: User, room: str) -> None:
-    """Who is cut off has left too."""
+def test_lost_connection_is_a_leave(ada: User, bob: User, room: str) -> None:
+    """Also without a close frame."""
     with ada.inside(room) as hers, bob.inside(room) as his:
         hers.receive("join")
         his.ws.socket.shutdown(2)
@@ -390,8 +390,8 @@ def test_two_tabs_are_one_user(ada: User, bob: User, room: str) -> None:
 # --- typing --------------------------------------------------------------------------------------------------------
 
 
-def test_typing_is_told_to_others_and_kept_nowhere(ada: User, bob: User, room: str) -> None:
-    """Neither oneself nor one's other tab is informed, nor a user who comes later."""
+def test_typing_is_sent_to_others_and_not_stored(ada: User, bob: User, room: str) -> None:
+    """The user's own tabs do not get it, and it is not in the history."""
     with ada.inside(room) as hers, ada.inside(room) as her_other, bob.inside(room) as his:
         for each in (hers, her_other):
             each.receive("join")
@@ -404,7 +404,7 @@ def test_typing_is_told_to_others_and_kept_nowhere(ada: User, bob: User, room: s
 
 
 def test_typing_is_throttled(ada: User, bob: User, room: str) -> None:
-    """A page that tells of each key costs the others one event; what was said begins anew."""
+    """A page that sends an event for each key costs the others one event for each message."""
     with ada.inside(room) as hers, bob.inside(room) as his:
         for _ in range(2):
             for _ in range(20):
@@ -496,7 +496,7 @@ def test_logout_closes_the_sockets_of_the_session(chat: Chat, bob: User, room: s
     assert desk.refused(f"/ws/rooms/{room}/").status == 302
 
 
-def test_restart_says_1012_and_keeps_everybody_logged_in(tmp_path: Path) -> None:
+def test_restart_closes_with_1012_and_keeps_sessions(tmp_path: Path) -> None:
     """A new worker knows the sessions and the history; the key that signs them is not made anew."""
     with serve_chat(tmp_path) as chat:
         ada, room = new_user(chat), chat.room()
@@ -513,8 +513,8 @@ def test_restart_says_1012_and_keeps_everybody_logged_in(tmp_path: Path) -> None
             assert [message["text"] for message in hers.receive("welcome")["messages"]] == ["after"]
 
 
-def test_key_is_nobody_elses(chat: Chat) -> None:
-    """It lies beside the database, where its owner alone may read it."""
+def test_key_can_be_read_by_its_owner_alone(chat: Chat) -> None:
+    """It lies beside the database."""
     assert chat.database.with_suffix(".key").stat().st_mode & 0o777 == 0o600
 
 
@@ -569,7 +569,7 @@ def forty_messages(member: Socket) -> list[int]:
     return found
 
 
-def test_member_who_does_not_read_delays_nobody(tmp_path: Path) -> None:
+def test_member_who_does_not_read_delays_no_other(tmp_path: Path) -> None:
     """Others receive everything meanwhile; a client that is too slow is closed with 1013, and may come back."""
     with serve_chat(tmp_path, GWS_SEND_LIMIT="65536") as chat:
         ada, bob, room = new_user(chat), new_user(chat), chat.room()

@@ -68,7 +68,7 @@ class Person:
 
     @property
     def notices(self) -> Locator:
-        """Who came and went."""
+        """The lines about users who joined and left."""
         return self.page.locator(".notice")
 
 
@@ -132,11 +132,11 @@ def test_typing_is_seen_until_the_message_comes(chat: Chat, newcomer: Newcomer, 
     expect(bob.page.locator("#typing")).to_be_hidden()
     bob.page.keyboard.press("Enter")
     ada.shows("hello")
-    assert ada.page.locator("#typing").is_hidden()  # at once: in the end it goes by itself
+    assert ada.page.locator("#typing").is_hidden()  # at once: after some seconds it disappears by itself
 
 
-def test_reload_keeps_the_history_and_is_nobodys_news(chat: Chat, newcomer: Newcomer, room: str) -> None:
-    """What was said is there again; to the others it looks as if nothing had happened, but who goes has left."""
+def test_reload_keeps_the_history_and_is_not_announced(chat: Chat, newcomer: Newcomer, room: str) -> None:
+    """The messages are shown again, and the others see neither a leave nor a join, until the page is closed."""
     ada, bob = newcomer(), newcomer()
     ada.visit(chat, room)
     bob.visit(chat, room)
@@ -299,7 +299,7 @@ def test_long_history_is_read_in_peace(chat: Chat, newcomer: Newcomer, room: str
     expect(button).to_be_hidden()
 
 
-def test_button_for_new_messages_is_in_nobodys_way(chat: Chat, newcomer: Newcomer, room: str) -> None:
+def test_button_for_new_messages_covers_nothing(chat: Chat, newcomer: Newcomer, room: str) -> None:
     """It is one line above the composer, however much is written there, on the smallest of phones too."""
     ada, bob = newcomer(viewport={"width": 320, "height": 568}), newcomer()
     ada.visit(chat, room)
@@ -351,9 +351,9 @@ def test_page_fits_the_screen(gallery: Chat, newcomer: Newcomer, size: str, sche
         other.visit(gallery, room)
     grace, katherine = others
     for speaker, text in (
-        (ada, "Good morning! Has anybody tried the new build?"),
+        (ada, "Good morning! Did you try the new build?"),
         (ada, "It starts in about a second here."),
-        (grace, "Yes. No second server, and forty lines of configuration are gone: it still works."),
+        (grace, "Yes. No second server, and forty lines of configuration less: it still works."),
         (katherine, "Same on my phone. It came back by itself after the tunnel."),
         (ada, "That is the real test."),
     ):
@@ -369,7 +369,7 @@ def test_page_fits_the_screen(gallery: Chat, newcomer: Newcomer, size: str, sche
 
 
 def test_side_slides_in_on_a_phone(gallery: Chat, newcomer: Newcomer) -> None:
-    """Rooms, people and the way out are behind a button; Escape closes them."""
+    """A button shows rooms, users and the logout; Escape hides them."""
     ada = newcomer("Ada.Lovelace", viewport=SIZES["phone"])
     ada.visit(gallery)
     logout, menu = ada.page.locator("#logout"), ada.page.locator("#menu")

@@ -82,7 +82,7 @@ def test_haproxy_waits_longer_than_a_close_takes(side: str) -> None:
         ("Dockerfile", r"--stop-timeout (\d+) "),
     ],
 )
-def test_whoever_stops_gunicorn_waits_longer_than_gunicorn(name: str, pattern: str) -> None:
+def test_supervisor_waits_longer_than_gunicorn(name: str, pattern: str) -> None:
     """Nothing is killed while gunicorn still waits for its workers."""
     assert number(name, pattern) > CONF["graceful_timeout"]
 
@@ -247,8 +247,8 @@ def test_new_pods_come_before_old_ones_go() -> None:
 # --- README --------------------------------------------------------------------------------------------------------
 
 
-def test_readme_tells_of_each_file() -> None:
-    """No file lies in the folder without a word."""
+def test_readme_names_each_file() -> None:
+    """With a link."""
     names = sorted(path.name for path in DEPLOY.iterdir() if path.name != "README.md")
     assert [name for name in names if f"[{name}]({name})" in text("README.md")] == names
 

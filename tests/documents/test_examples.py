@@ -142,17 +142,17 @@ def test_flask_view_sends_the_time(flask_view: Server, opened: Any) -> None:
         ws.send("0.01")
         times = [datetime.fromisoformat(ws.recv()) for _ in range(20)]
     assert times == sorted(set(times))
-    assert (times[-1] - times[0]).total_seconds() < 10  # 18 and more at the interval that nobody asked for
+    assert (times[-1] - times[0]).total_seconds() < 10  # 18 and more at the default interval
 
 
 def test_flask_view_closes_on_a_message_that_is_no_number(flask_view: Server) -> None:
-    """The view says why it hangs up."""
+    """The reason is in the close frame."""
     with by_websockets(url(flask_view, "/clock")) as ws:
         ws.send("soon")
-        assert goodbye(ws) == (1007, "send a number of seconds")
+        assert close_frame(ws) == (1007, "send a number of seconds")
 
 
-def goodbye(ws: Any) -> tuple[int, str] | None:
+def close_frame(ws: Any) -> tuple[int, str] | None:
     """Code and reason of the server's close frame."""
     try:
         while True:
@@ -176,22 +176,22 @@ def test_flask_view_over_http_answers_426(flask_view: Server) -> None:
 
 @clients
 def test_gevent_websocket_app_lets_two_talk(gevent_websocket_app: Server, opened: Any) -> None:
-    """Both hear who comes, what is said and who goes."""
+    """Both receive joins, messages and leaves."""
     address = url(gevent_websocket_app, "/chat")
     with opened(address) as first:
         me = name_in(first.recv())
         with opened(address) as second:
             you = name_in(second.recv())
             second.send("hello")
-            heard = [first.recv(), first.recv(), second.recv()]
-        heard.append(first.recv())
-    said = f"{you}: hello"
+            received = [first.recv(), first.recv(), second.recv()]
+        received.append(first.recv())
+    hello = f"{you}: hello"
     assert me != you
-    assert heard == [f"* {you} is here, 2 in the room", said, said, f"* {you} has disconnected, 1 in the room"]
+    assert received == [f"* {you} is here, 2 in the room", hello, hello, f"* {you} has disconnected, 1 in the room"]
 
 
 def name_in(line: str) -> str:
-    """Who is announced."""
+    """The name in the line of a join."""
     return line.removeprefix("* ").partition(" is here")[0]
 
 
@@ -199,7 +199,7 @@ def test_gevent_websocket_app_refuses_binary(gevent_websocket_app: Server) -> No
     """``close()`` of their API reaches the client with its code and reason."""
     with by_websockets(url(gevent_websocket_app, "/chat")) as ws:
         ws.send(b"\x00")
-        assert goodbye(ws) == (1003, "this chat is text")
+        assert close_frame(ws) == (1003, "this chat is text")
 
 
 def test_gevent_websocket_app_over_http_answers_as_a_page(gevent_websocket_app: Server) -> None:

@@ -183,8 +183,8 @@ def test_close_code_of_the_client_arrives(way: Way, site: Server, token: str, co
 
 
 @fronts()
-def test_client_that_vanishes_is_noticed(way: Way, site: Server, token: str) -> None:
-    """A client that goes without a word ends the connection on the other side of the proxy too."""
+def test_disconnect_of_the_client_is_detected(way: Way, site: Server, token: str) -> None:
+    """Without a close frame: the connection on the other side of the proxy ends too."""
     with way.raw() as client:
         client.upgrade(f"/echo?id={token}", way.host)
     assert site.events(token, until="1006 ") == ["1006 "]
@@ -225,7 +225,7 @@ def test_haproxy_tells_the_client_by_the_proxy_protocol(way: Way) -> None:
 
 
 @fronts(lambda front: front.proxy != "haproxy")
-def test_address_is_empty_behind_a_unix_socket(way: Way) -> None:
+def test_address_is_empty_on_a_unix_socket(way: Way) -> None:
     """Without the PROXY protocol REMOTE_ADDR is empty, and not the address of the proxy."""
     assert [facts["address"] for facts in seen(way)] == ["", ""]
 
@@ -330,11 +330,11 @@ REFUSED = {
 
 @fronts()
 @pytest.mark.parametrize(("path", "headers"), REFUSED.values(), ids=REFUSED)
-def test_nothing_is_smuggled_behind_a_refused_upgrade(
+def test_nothing_is_smuggled_after_a_refused_upgrade(
     way: Way, site: Server, token: str, path: str, headers: dict[str, str]
 ) -> None:
-    """Where an upgrade is refused no tunnel opens: the next request on the connection is judged by the proxy, or by
-    nobody, and does not reach what the proxy hides.
+    """Where an upgrade is refused no tunnel opens: the next request on the connection is checked by the proxy, or not
+    answered, and does not reach what the proxy hides.
     """
     answer = answer_before_smuggling(way, token, upgrade_request(path, way.host, *headers.items()))
     assert answer.startswith(b"HTTP/1.1 4")
@@ -349,7 +349,7 @@ def answer_before_smuggling(way: Way, token: str, first: bytes) -> bytes:
 
 
 @fronts(lambda front: front.reads_http)
-def test_nothing_is_smuggled_behind_another_upgrade(way: Way, site: Server, token: str) -> None:
+def test_nothing_is_smuggled_after_another_upgrade(way: Way, site: Server, token: str) -> None:
     """An upgrade to what gunicorn does not speak is an ordinary request, and opens no tunnel."""
     upgrade = ("Upgrade", "h2c"), ("Connection", "Upgrade, HTTP2-Settings"), ("HTTP2-Settings", "AAMAAABk")
     answer = answer_before_smuggling(way, token, request("/", *upgrade, host=way.host[1]))
@@ -384,7 +384,7 @@ def test_websocket_is_passed_on_in_any_letters(way: Way, upgrade: str) -> None:
 
 
 @fronts()
-def test_nothing_is_smuggled_behind_an_upgrade(way: Way, site: Server, token: str) -> None:
+def test_nothing_is_smuggled_after_an_upgrade(way: Way, site: Server, token: str) -> None:
     """Where it is accepted, what follows is frames to gunicorn, before the 101 and after it: HTTP is a violation."""
     second = request(f"/internal/second?id={token}", host=way.host[1])
     with way.raw() as client:
@@ -424,7 +424,7 @@ def test_reload_of_the_proxy_keeps_websockets(
         assert all(echoes(ws) for ws in new)
 
 
-def test_reload_of_caddy_says_goodbye(tmp_path: Path, site: Server, certificate: Certificate) -> None:
+def test_reload_of_caddy_sends_a_close_frame(tmp_path: Path, site: Server, certificate: Certificate) -> None:
     """Caddy ends its WebSockets at a reload; the next connect works."""
     with launch(installed("caddy"), tmp_path, str(site.unix), certificate) as running:
         way = running.at(FRONTS["caddy-tls"])
@@ -438,10 +438,10 @@ def test_reload_of_caddy_says_goodbye(tmp_path: Path, site: Server, certificate:
 
 
 @proxies
-def test_reload_of_gunicorn_says_goodbye_through_the_proxy(
+def test_reload_of_gunicorn_sends_a_close_frame_through_the_proxy(
     proxy: str, tmp_path: Path, server_directory: Path, certificate: Certificate
 ) -> None:
-    """A peer gets a close frame, not an end without a word, and the next connect finds the new worker."""
+    """The next connect finds the new worker."""
     with launch_server("worker", server_directory, APP, options=OPTIONS) as server:
         with launch(installed(proxy), tmp_path, str(server.unix), certificate) as running:
             way = running.at(FRONTS[f"{proxy}-tls"])
@@ -464,16 +464,16 @@ cutting = pytest.mark.parametrize("front", [f for f in FRONTS.values() if f.cuts
 
 
 @pytest.fixture
-def impatient(tmp_path: Path, front: Front, site: Server, certificate: Certificate) -> Iterator[Way]:
+def cutting_way(tmp_path: Path, front: Front, site: Server, certificate: Certificate) -> Iterator[Way]:
     """A way through a proxy that cuts after one second of silence."""
     with launch(installed(front.proxy), tmp_path, str(site.unix), certificate, silence=SILENCE) as running:
         yield running.at(front)
 
 
 @cutting
-def test_idle_connection_is_cut_without_pings(impatient: Way) -> None:
+def test_idle_connection_is_cut_without_pings(cutting_way: Way) -> None:
     """The time in the shipped file is the one that counts: after it the connection ends, without a close frame."""
-    with impatient.open() as ws:
+    with cutting_way.open() as ws:
         started = time.monotonic()
         assert echoes(ws)
         ended = end_of(ws)
@@ -482,9 +482,9 @@ def test_idle_connection_is_cut_without_pings(impatient: Way) -> None:
 
 
 @cutting
-def test_connection_on_which_the_client_alone_talks_is_not_idle(impatient: Way) -> None:
-    """The time counts from what went by last, in either direction."""
-    with impatient.open() as ws:
+def test_connection_on_which_the_client_alone_talks_is_not_idle(cutting_way: Way) -> None:
+    """The time counts from the last frame in either direction."""
+    with cutting_way.open() as ws:
         for _ in range(10):
             ws.pong()
             with pytest.raises(TimeoutError):
@@ -493,9 +493,9 @@ def test_connection_on_which_the_client_alone_talks_is_not_idle(impatient: Way) 
 
 
 @cutting
-def test_idle_connection_is_kept_alive_by_an_application_that_pings(impatient: Way) -> None:
+def test_idle_connection_is_kept_alive_by_an_application_that_pings(cutting_way: Way) -> None:
     """Pings of the application's own are no silence."""
-    with impatient.open("/pinging") as ws:
+    with cutting_way.open("/pinging") as ws:
         with pytest.raises(TimeoutError):
             ws.recv(timeout=3)
         assert echoes(ws)

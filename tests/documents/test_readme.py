@@ -132,7 +132,7 @@ def test_guarded_view_accepts_with_the_token(views: Server) -> None:
     assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1000, "that was all")
 
 
-def test_room_view_tells_everybody(views: Server) -> None:
+def test_room_view_sends_to_all_members(views: Server) -> None:
     """The view has returned, and its connections live on."""
     address = url(views, "/room/")
     with opened(address) as first, opened(address) as second:
@@ -140,8 +140,8 @@ def test_room_view_tells_everybody(views: Server) -> None:
         assert [ws.recv(timeout=TIMEOUT) for ws in (first, second)] == ["x", "x"]
 
 
-def test_room_view_survives_who_leaves_in_mid_sentence(views: Server) -> None:
-    """Who says something and disconnects before it is passed on does not keep it from the others."""
+def test_room_view_sends_the_last_message_of_a_member(views: Server) -> None:
+    """One that disconnects before the message is sent on does not keep it from the others."""
     with ExitStack() as stack:
         others = [stack.enter_context(opened(url(views, "/room/"))) for _ in range(4)]
         received = []
