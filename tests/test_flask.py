@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from gws_middleware.testing import connect
 
 from .support.documents import blocks, command, serve
 from .support.inprocess import hub_errors, until
+from .support.programs import environment, run_pytest, run_python
 from .support.rawclient import RawClient, upgrade_request
 from .support.seam import cut
 from .support.servers import ROOT, STOP_TIMEOUT, eventually
@@ -309,9 +309,7 @@ def programs(directory: Path) -> dict[str, str]:
 def test_guide_s_test_passes(tmp_path: Path) -> None:
     """The first program passes the test of the page."""
     assert sorted(programs(tmp_path)) == ["chatsite.py", "detached.py", "test_chatsite.py"]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_chatsite.py"]
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=START, check=False)
+    done = run_pytest(tmp_path, "test_chatsite.py", paths=[tmp_path])
     assert "1 passed" in done.stdout, done.stdout
 
 
@@ -398,7 +396,7 @@ def flask(directory: Path, *arguments: str, **env: str) -> Iterator[Running]:
         running.process = subprocess.Popen(
             [sys.executable, "-m", "flask", "--app", "site_of_flask", *arguments],
             cwd=directory,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", **env},
+            env={**environment(), "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", **env},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -448,9 +446,8 @@ def test_gws_run_loads_new_code(tmp_path: Path, arguments: list[str], env: dict[
 def test_gws_run_binds_as_flask_run_does(tmp_path: Path, host: str, bind: str) -> None:
     """The default port is that of Flask, and an IPv6 address is put into brackets."""
     (tmp_path / "site_of_flask.py").write_text(PROGRAM)
-    command = [sys.executable, "-m", "flask", "--app", "site_of_flask", "gws-run", "--host", host, "--print-config"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=START, check=False)
+    command = ["-m", "flask", "--app", "site_of_flask", "gws-run", "--host", host, "--print-config"]
+    done = run_python(*command, folder=tmp_path)
     assert re.search(r"^bind += (.*)$", done.stdout, re.MULTILINE)[1] == str([bind]), done  # type: ignore[index]
 
 
@@ -466,15 +463,7 @@ def test_flask_run_names_the_command(tmp_path: Path) -> None:
 def test_gws_run_needs_an_application_that_gunicorn_can_load(tmp_path: Path) -> None:
     """A command with its own application factory has no name for the application."""
     script = "from flask.cli import FlaskGroup; from flask import Flask; FlaskGroup(create_app=lambda: Flask('x'))()"
-    done = subprocess.run(
-        [sys.executable, "-c", script, "gws-run"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=START,
-        check=False,
-    )
+    done = run_python("-c", script, "gws-run", folder=tmp_path)
     assert done.returncode == 2
     assert "gunicorn cannot load the application of this command: name it with flask --app" in done.stderr
 

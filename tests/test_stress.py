@@ -22,6 +22,7 @@ from stress.report import Report, percentile
 from stress.restart import Client, Restart
 from stress.soak import Line, Sample, chart, fit, rises
 
+from .support.programs import run_python
 from .support.rawclient import TEXT, Frame
 from .support.servers import ROOT
 
@@ -310,5 +311,5 @@ def test_percentile_is_one_of_the_values(share: float, value: float) -> None:
 
 def test_unknown_program_is_refused() -> None:
     """Status 2, and the names of the programs."""
-    done = subprocess.run([sys.executable, "-m", "stress", "riot"], cwd=ROOT, capture_output=True, text=True)
+    done = run_python("-m", "stress", "riot")
     assert (done.returncode, "chaos,soak,restart,responsive" in done.stderr) == (2, True)

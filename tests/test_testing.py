@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -23,7 +22,8 @@ from gws_middleware.protocol.deflate import Parameters
 from gws_middleware.testing import Client, connect
 from gws_middleware.typing import Environ, StartResponse
 
-from .support.inprocess import PING_FRAME, forever, hub_errors, masked_frame, package_path, problems, ticks, until
+from .support.inprocess import PING_FRAME, forever, hub_errors, masked_frame, problems, ticks, until
+from .support.programs import IGNORE_WARNINGS, run_pytest, run_python
 from .support.seam import application_of, descriptor_of, limit_messages, socket_of, transport_of
 
 __all__ = ["hub_errors"]
@@ -700,15 +700,7 @@ class TestHeldLoop:
     def test_debugger_is_not_interrupted(self) -> None:
         """One stops at a line of the view for as long as its user likes."""
         commands = "import time\np time.sleep(2) or 'still ' + 'here'\ncontinue\n"
-        done = subprocess.run(
-            [sys.executable, "-c", DEBUGGED],
-            input=commands,
-            env=package_path(),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = run_python("-c", DEBUGGED, stdin=commands)
         assert "'still here'" in done.stdout, done.stdout + done.stderr
 
     def test_client_in_another_thread_works_without_it(self) -> None:
@@ -796,10 +788,7 @@ class TestOutcomes:
     def test_timeout_of_pytest_fails_the_test(self, tmp_path: Path) -> None:
         """Not only the view."""
         (tmp_path / "test_hangs.py").write_text(HANGS)
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:django", "--timeout=1"]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=package_path(), capture_output=True, text=True, timeout=60, check=False
-        )
+        done = run_pytest(tmp_path, "-p", "no:django", "--timeout=1")
         assert "2 failed" in done.stdout, done.stdout
         assert done.stdout.count("Timeout (>1.0s) from pytest-timeout") >= 2
 
@@ -828,14 +817,6 @@ def test_nothing():
 def test_patched_process_gives_way(tmp_path: Path) -> None:
     """As the error says: there ``time.sleep()`` is gevent's."""
     (tmp_path / "test_hangs.py").write_text(HANGS)
-    command = [sys.executable, "-m", "gevent.monkey", "--module", "pytest", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        [*command, "-p", "no:django"],
-        cwd=tmp_path,
-        env={**package_path(), "PYTHONWARNINGS": "ignore"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    command = ["-m", "gevent.monkey", "--module", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:django"]
+    done = run_python(*command, folder=tmp_path, env=IGNORE_WARNINGS)
     assert "2 passed" in done.stdout, done.stdout

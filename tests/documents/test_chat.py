@@ -17,11 +17,10 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 
 import pytest
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection
 
-from ..support.chat import CHAT, TIMEOUT, Chat, serve_chat
-from ..support.documents import url
+from ..support.chat import CHAT, Chat, serve_chat
+from ..support.documents import TIMEOUT, close_frame, opened, url
 from ..support.rawclient import Response, upgrade_request
 from ..support.servers import ROOT
 
@@ -103,14 +102,9 @@ class User:
     @contextmanager
     def socket(self, room: str, query: str = "", **options: Any) -> Iterator[Socket]:
         """A WebSocket into a room; ``options`` are those of ``connect``."""
-        with connect(
-            url(self.server, f"/ws/rooms/{room}/{query}"),
-            additional_headers={"Cookie": self._cookies()},
-            origin=url(self.server, "", "http"),  # type: ignore[arg-type]
-            proxy=None,
-            open_timeout=TIMEOUT,
-            **options,
-        ) as ws:
+        headers, origin = {"Cookie": self._cookies()}, url(self.server, "", "http")
+        address = url(self.server, f"/ws/rooms/{room}/{query}")
+        with opened(address, additional_headers=headers, origin=origin, **options) as ws:
             yield Socket(ws)
 
     @contextmanager
@@ -175,11 +169,7 @@ class Socket:
 
     def close_frame(self) -> tuple[int, str] | None:
         """Code and reason of the server's close frame; None if it closed without one."""
-        try:
-            while True:
-                self.ws.recv(timeout=TIMEOUT)
-        except ConnectionClosed as closed:
-            return None if closed.rcvd is None else (closed.rcvd.code, closed.rcvd.reason)
+        return close_frame(self.ws)
 
 
 def new_user(chat: Chat) -> User:
@@ -259,23 +249,19 @@ def test_handshake_without_a_login_is_redirected_to_the_form(chat: Chat) -> None
 
 
 @pytest.mark.parametrize(
-    ("path", "status"),
+    ("path", "headers", "status"),
     [
-        ("/ws/rooms/nowhere/", 404),
-        ("/ws/rooms/a%20b/", 404),
-        ("/ws/rooms/lobby/?since=yesterday", 400),
-        ("/ws/rooms/lobby/?since=-1", 400),
-        (f"/ws/rooms/lobby/?since={'9' * 30}", 400),
+        ("nowhere/", [], 404),
+        ("a%20b/", [], 404),
+        ("lobby/?since=yesterday", [], 400),
+        ("lobby/?since=-1", [], 400),
+        (f"lobby/?since={'9' * 30}", [], 400),
+        ("lobby/", [("Origin", "https://evil.example")], 403),
     ],
 )
-def test_socket_is_refused(ada: User, path: str, status: int) -> None:
-    """An address that means nothing is an HTTP error."""
-    assert ada.refused(path).status == status
-
-
-def test_socket_of_another_origin_is_refused(ada: User) -> None:
-    """The cookie of a user is of no use to pages of other sites."""
-    assert ada.refused("/ws/rooms/lobby/", ("Origin", "https://evil.example")).status == 403
+def test_socket_is_refused(ada: User, path: str, headers: list[tuple[str, str]], status: int) -> None:
+    """An address that means nothing, and a page of another site, which could use the cookie of the user."""
+    assert ada.refused(f"/ws/rooms/{path}", *headers).status == status
 
 
 def test_socket_over_http_answers_426(ada: User) -> None:

@@ -12,21 +12,12 @@ from typing import Any
 
 import pytest
 import websocket
-from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import connect
+from websockets.exceptions import InvalidStatus
 
-from ..support.documents import command, serve, url
+from ..support.documents import TIMEOUT, close_frame, command, opened, serve, url
 from ..support.servers import ROOT, Server
 
 EXAMPLES = ROOT / "examples"
-TIMEOUT = 20.0
-
-
-@contextmanager
-def by_websockets(address: str, **options: Any) -> Iterator[Any]:
-    """A connection of ``websockets``."""
-    with connect(address, proxy=None, open_timeout=TIMEOUT, **options) as ws:
-        yield ws
 
 
 @contextmanager
@@ -36,7 +27,7 @@ def by_websocket_client(address: str) -> Iterator[Any]:
         yield ws
 
 
-clients = pytest.mark.parametrize("opened", [by_websockets, by_websocket_client])
+clients = pytest.mark.parametrize("client", [opened, by_websocket_client])
 
 
 def example(name: str) -> Any:
@@ -76,9 +67,9 @@ def test_examples_are_all_tested_here() -> None:
 
 
 @clients
-def test_echo_returns_text(echo: Server, opened: Any) -> None:
+def test_echo_returns_text(echo: Server, client: Any) -> None:
     """What is sent comes back, the empty message too."""
-    with opened(url(echo)) as ws:
+    with client(url(echo)) as ws:
         replies = []
         for message in ("x", "Grüße, 你好", "", "y" * 100_000):
             ws.send(message)
@@ -88,23 +79,18 @@ def test_echo_returns_text(echo: Server, opened: Any) -> None:
 
 def test_echo_returns_binary(echo: Server) -> None:
     """Bytes come back as bytes."""
-    with by_websockets(url(echo)) as ws:
+    with opened(url(echo)) as ws:
         ws.send(bytes(range(256)))
         assert ws.recv(timeout=TIMEOUT) == bytes(range(256))
-
-
-def test_echo_over_http_answers_as_a_page(echo: Server) -> None:
-    """The same address without an upgrade is plain HTTP."""
-    assert get(url(echo, scheme="http")) == (200, "Connect with a WebSocket: what you send comes back.\n")
 
 
 # --- django_view ---------------------------------------------------------------------------------------------------
 
 
 @clients
-def test_django_view_returns_text(django_view: Server, opened: Any) -> None:
+def test_django_view_returns_text(django_view: Server, client: Any) -> None:
     """The view echoes, through Django's middleware and URLconf."""
-    with opened(url(django_view, "/ws/")) as ws:
+    with client(url(django_view, "/ws/")) as ws:
         ws.send("x")
         assert ws.recv() == "x"
 
@@ -117,17 +103,12 @@ def test_django_view_has_a_page(django_view: Server) -> None:
     assert page.replace("http://www.w3.org/2000/svg", "").count("://") == 2  # "wss://" and "ws://" of the page itself
 
 
-def test_django_view_over_http_answers_400(django_view: Server) -> None:
-    """Without an upgrade there is no WebSocket in request.META."""
-    assert get(url(django_view, "/ws/", scheme="http")) == (400, "This address serves only WebSockets.\n")
-
-
 @pytest.mark.parametrize(
     ("path", "origin", "status"), [("/nothing/", None, 404), ("/ws/", "https://evil.example", 403)]
 )
 def test_django_view_refuses(django_view: Server, path: str, origin: str | None, status: int) -> None:
     """What Django or the origin check refuses is an HTTP answer instead of the 101."""
-    with pytest.raises(InvalidStatus) as refused, by_websockets(url(django_view, path), origin=origin):
+    with pytest.raises(InvalidStatus) as refused, opened(url(django_view, path), origin=origin):
         pass
     assert refused.value.response.status_code == status
 
@@ -136,51 +117,25 @@ def test_django_view_refuses(django_view: Server, path: str, origin: str | None,
 
 
 @clients
-def test_flask_view_sends_the_time(flask_view: Server, opened: Any) -> None:
+def test_flask_view_sends_the_time(flask_view: Server, client: Any) -> None:
     """The clock ticks at the interval that the client asks for."""
-    with opened(url(flask_view, "/clock")) as ws:
+    with client(url(flask_view, "/clock")) as ws:
         ws.send("0.01")
         times = [datetime.fromisoformat(ws.recv()) for _ in range(20)]
     assert times == sorted(set(times))
     assert (times[-1] - times[0]).total_seconds() < 10  # 18 and more at the default interval
 
 
-def test_flask_view_closes_on_a_message_that_is_no_number(flask_view: Server) -> None:
-    """The reason is in the close frame."""
-    with by_websockets(url(flask_view, "/clock")) as ws:
-        ws.send("soon")
-        assert close_frame(ws) == (1007, "send a number of seconds")
-
-
-def close_frame(ws: Any) -> tuple[int, str] | None:
-    """Code and reason of the server's close frame."""
-    try:
-        while True:
-            ws.recv(timeout=TIMEOUT)
-    except ConnectionClosed as closed:
-        return None if closed.rcvd is None else (closed.rcvd.code, closed.rcvd.reason)
-
-
-def test_flask_view_has_a_page(flask_view: Server) -> None:
-    """A route without ``websocket=True`` is plain HTTP."""
-    assert get(url(flask_view, scheme="http")) == (200, "The clock is at /clock, over a WebSocket.\n")
-
-
-def test_flask_view_over_http_answers_426(flask_view: Server) -> None:
-    """The route is for WebSockets alone."""
-    assert get(url(flask_view, "/clock", scheme="http")) == (426, "This address serves only WebSockets.\n")
-
-
 # --- gevent_websocket_app ------------------------------------------------------------------------------------------
 
 
 @clients
-def test_gevent_websocket_app_lets_two_talk(gevent_websocket_app: Server, opened: Any) -> None:
+def test_gevent_websocket_app_lets_two_talk(gevent_websocket_app: Server, client: Any) -> None:
     """Both receive joins, messages and leaves."""
     address = url(gevent_websocket_app, "/chat")
-    with opened(address) as first:
+    with client(address) as first:
         me = name_in(first.recv())
-        with opened(address) as second:
+        with client(address) as second:
             you = name_in(second.recv())
             second.send("hello")
             received = [first.recv(), first.recv(), second.recv()]
@@ -195,16 +150,38 @@ def name_in(line: str) -> str:
     return line.removeprefix("* ").partition(" is here")[0]
 
 
-def test_gevent_websocket_app_refuses_binary(gevent_websocket_app: Server) -> None:
-    """``close()`` of their API reaches the client with its code and reason."""
-    with by_websockets(url(gevent_websocket_app, "/chat")) as ws:
-        ws.send(b"\x00")
-        assert close_frame(ws) == (1003, "this chat is text")
+# --- all of them ---------------------------------------------------------------------------------------------------
 
 
-def test_gevent_websocket_app_over_http_answers_as_a_page(gevent_websocket_app: Server) -> None:
-    """``Resource`` sends plain requests to its plain application."""
-    assert get(url(gevent_websocket_app, scheme="http")) == (200, "The chat is at /chat, over a WebSocket.\n")
+@pytest.mark.parametrize(
+    ("name", "path", "status", "text"),
+    [
+        ("echo", "/", 200, "Connect with a WebSocket: what you send comes back.\n"),
+        ("django_view", "/ws/", 400, "This address serves only WebSockets.\n"),
+        ("flask_view", "/", 200, "The clock is at /clock, over a WebSocket.\n"),
+        ("flask_view", "/clock", 426, "This address serves only WebSockets.\n"),
+        ("gevent_websocket_app", "/", 200, "The chat is at /chat, over a WebSocket.\n"),
+    ],
+)
+def test_plain_http_is_answered(request: pytest.FixtureRequest, name: str, path: str, status: int, text: str) -> None:
+    """By a page, or by an error where the address serves WebSockets alone."""
+    assert get(url(request.getfixturevalue(name), path, scheme="http")) == (status, text)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "message", "frame"),
+    [
+        ("flask_view", "/clock", "soon", (1007, "send a number of seconds")),
+        ("gevent_websocket_app", "/chat", b"\x00", (1003, "this chat is text")),
+    ],
+)
+def test_wrong_message_ends_the_connection(
+    request: pytest.FixtureRequest, name: str, path: str, message: str | bytes, frame: tuple[int, str]
+) -> None:
+    """With the code and the reason of the application."""
+    with opened(url(request.getfixturevalue(name), path)) as ws:
+        ws.send(message)
+        assert close_frame(ws) == frame
 
 
 # --- what is printed beside them -----------------------------------------------------------------------------------
