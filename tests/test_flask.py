@@ -104,34 +104,28 @@ def test_detached_connection_goes_on(app: Flask) -> None:
 
 # --- refusals ------------------------------------------------------------------------------------------------------
 
-ANSWERS: dict[str, tuple[Callable[[WebSocket], Any], int]] = {
-    "abort": (lambda ws: abort(403), 403),
-    "redirect": (lambda ws: redirect("/login"), 302),
-    "response": (lambda ws: Response("no", 401), 401),
-    "text": (lambda ws: ("no", 404), 404),
-    "close": (lambda ws: ws.close(), 403),
+NOTHING = ("gws_middleware", "WebSocket '/': the application neither accepted nor answered")
+RAISED = ("site", "Exception on / [GET]")
+ANSWERS: dict[str, tuple[Callable[[WebSocket], Any], int, list[tuple[str, str]]]] = {
+    "abort": (lambda ws: abort(403), 403, []),
+    "redirect": (lambda ws: redirect("/login"), 302, []),
+    "response": (lambda ws: Response("no", 401), 401, []),
+    "text": (lambda ws: ("no", 404), 404, []),
+    "close": (lambda ws: ws.close(), 403, []),
+    "nothing": (lambda ws: None, 500, [NOTHING]),
+    "an exception": (lambda ws: 1 / 0, 500, [RAISED]),
 }
+"""What a view does, the status of the answer, and the log records."""
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_view_answers_with_http_before_the_101(app: Flask, caplog: pytest.LogCaptureFixture, answer: str) -> None:
-    """An ordinary response, ``abort()``, or ``close()`` and None."""
-    view, status = ANSWERS[answer]
+    """An ordinary response, ``abort()``, or ``close()`` and None. None alone is an error, as in plain WSGI."""
+    view, status, logged = ANSWERS[answer]
     websocket_route(app, "/")(view)
     with pytest.raises(HandshakeRefused) as refused, connect(app):
         pass
-    assert (refused.value.status_code, records(caplog)) == (status, [])
-
-
-def test_view_that_does_nothing_is_a_500(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
-    """As in plain WSGI: it neither accepted nor answered, and that is logged."""
-    websocket_route(app, "/nothing")(lambda ws: None)
-    with pytest.raises(HandshakeRefused) as refused, connect(app, "/nothing"):
-        pass
-    assert refused.value.status_code == 500
-    assert records(caplog) == [
-        ("gws_middleware", "WebSocket '/nothing': the application neither accepted nor answered")
-    ]
+    assert (refused.value.status_code, records(caplog)) == (status, logged)
 
 
 @pytest.mark.parametrize("through", ["websocket_route", "init_app"])
@@ -250,15 +244,6 @@ def test_view_that_raises_is_logged_once(app: Flask, caplog: pytest.LogCaptureFi
         assert list(client) == ["x"]
     assert client.close_code == 1011
     assert records(caplog) == [("site", "Exception on /broken [GET]")]
-
-
-def test_view_that_raises_before_the_101_is_a_500(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
-    """Flask's ordinary error page."""
-    websocket_route(app, "/")(lambda ws: 1 / 0)
-    with pytest.raises(HandshakeRefused) as refused, connect(app):
-        pass
-    assert refused.value.status_code == 500
-    assert records(caplog) == [("site", "Exception on / [GET]")]
 
 
 @pytest.mark.parametrize("how", ["websocket_route", "init_app"])

@@ -64,12 +64,13 @@ class TestAcceptWebsocket:
 
 
 class TestRequireWebsocket:
-    def test_http_is_answered_with_426(self, client: WebSocketClient) -> None:
-        """With the header ``Upgrade`` (RFC 9110 15.5.22)."""
+    def test_http_is_answered_with_426(self, client: WebSocketClient, caplog: pytest.LogCaptureFixture) -> None:
+        """With the header ``Upgrade`` (RFC 9110 15.5.22). Django logs a WARNING, as for each error of a client."""
         response = client.get("/echo/")
         assert response.status_code == 426
         assert (response["Upgrade"], response["Connection"]) == ("websocket", "Upgrade")
         assert response.content == b"This address serves only WebSockets.\n"
+        assert [one.levelno for one in problems(caplog)] == [logging.WARNING]
 
     def test_http_is_answered_with_426_by_django_s_own_server(self) -> None:
         """Without the headers, because that server allows no hop-by-hop header, e.g. in ``LiveServerTestCase``."""
@@ -244,9 +245,3 @@ class TestRequestsLeaveNothing:
         accept_websocket(view)(request)
         assert seen[0].websocket is ws
         assert not hasattr(ws, "request")
-
-
-def test_log_level_of_an_upgrade_required(client: WebSocketClient, caplog: pytest.LogCaptureFixture) -> None:
-    """Django logs a WARNING for an error of the client."""
-    client.get("/echo/")
-    assert [one.levelno for one in problems(caplog)] == [logging.WARNING]
