@@ -16,7 +16,7 @@ import gevent
 import pytest
 from gevent.socket import wait_read
 
-from gws_middleware import ConnectionClosed, HandshakeRefused, WebSocket, WebSocketMiddleware
+from gws_middleware import ConnectionClosed, HandshakeRefused, WebSocket, WebSocketMiddleware, watchdog
 from gws_middleware.codes import Opcode
 from gws_middleware.protocol.deflate import Parameters
 from gws_middleware.testing import Client, connect
@@ -598,6 +598,11 @@ WAITS: dict[str, Callable[[Client], object]] = {
 
 @pytest.mark.slow  # each waits for a timeout
 class TestHeldLoop:
+    @pytest.fixture(autouse=True)
+    def soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The watchdog waits for less than a second after a timeout."""
+        monkeypatch.setattr(watchdog, "OVERDUE", 0.1)
+
     @pytest.mark.parametrize(
         ("app", "function"),
         [
@@ -664,7 +669,7 @@ class TestHeldLoop:
         """It has until the timeout."""
 
         def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
-            time.sleep(0.3)  # no event shows that nothing interrupts it; the other tests have a timeout of 0.2 s
+            time.sleep(0.4)  # no event shows that nothing interrupts it: twice as long as without the timeout
             environ["wsgi.websocket"].send("late")
             return []
 
@@ -690,8 +695,8 @@ class TestHeldLoop:
 
     def test_debugger_is_not_interrupted(self) -> None:
         """One stops at a line of the view for as long as its user likes."""
-        # No event shows that nothing is raised: three times as long as the timeout, after which it would be.
-        commands = "import time\np time.sleep(0.6) or 'still ' + 'here'\ncontinue\n"
+        # No event shows that nothing is raised: this is twice as long as it takes until something would be.
+        commands = "import time\np time.sleep(0.8) or 'still ' + 'here'\ncontinue\n"
         done = run_python("-c", DEBUGGED, stdin=commands)
         assert "'still here'" in done.stdout, done.stdout + done.stderr
 
@@ -712,7 +717,10 @@ class TestHeldLoop:
 
 
 DEBUGGED = """
+from gws_middleware import watchdog
 from gws_middleware.testing import connect
+
+watchdog.OVERDUE = 0.1
 
 def app(environ, start_response):
     breakpoint()
