@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,20 +30,23 @@ def by_websocket_client(address: str) -> Iterator[Any]:
 clients = pytest.mark.parametrize("client", [opened, by_websocket_client])
 
 
-def example(name: str) -> Any:
-    """A fixture: one of the examples, served until the tests of this file are done."""
-
-    @pytest.fixture(scope="module", name=name)
-    def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-        arguments = command(EXAMPLES / name / "README.md", "gunicorn")
-        with serve(arguments, tmp_path_factory.mktemp(name)) as server:
-            yield server
-
-    return run
-
-
 NAMES = ("django_view", "echo", "flask_view", "gevent_websocket_app")
-django_view, echo, flask_view, gevent_websocket_app = map(example, NAMES)
+Served = Callable[[str], Server]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """``served(name)``: one of the examples, until the tests of this file are done; the first call starts it."""
+    running: dict[str, Server] = {}
+    with ExitStack() as stack:
+
+        def get(name: str) -> Server:
+            if name not in running:
+                arguments = command(EXAMPLES / name / "README.md", "gunicorn")
+                running[name] = stack.enter_context(serve(arguments, tmp_path_factory.mktemp(name)))
+            return running[name]
+
+        yield get
 
 
 def get(address: str) -> tuple[int, str]:
@@ -67,9 +70,9 @@ def test_examples_are_all_tested_here() -> None:
 
 
 @clients
-def test_echo_returns_text(echo: Server, client: Any) -> None:
+def test_echo_returns_text(served: Served, client: Any) -> None:
     """What is sent comes back, the empty message too."""
-    with client(url(echo)) as ws:
+    with client(url(served("echo"))) as ws:
         replies = []
         for message in ("x", "Grüße, 你好", "", "y" * 100_000):
             ws.send(message)
@@ -77,9 +80,9 @@ def test_echo_returns_text(echo: Server, client: Any) -> None:
     assert replies == ["x", "Grüße, 你好", "", "y" * 100_000]
 
 
-def test_echo_returns_binary(echo: Server) -> None:
+def test_echo_returns_binary(served: Served) -> None:
     """Bytes come back as bytes."""
-    with opened(url(echo)) as ws:
+    with opened(url(served("echo"))) as ws:
         ws.send(bytes(range(256)))
         assert ws.recv(timeout=TIMEOUT) == bytes(range(256))
 
@@ -88,16 +91,16 @@ def test_echo_returns_binary(echo: Server) -> None:
 
 
 @clients
-def test_django_view_returns_text(django_view: Server, client: Any) -> None:
+def test_django_view_returns_text(served: Served, client: Any) -> None:
     """The view echoes, through Django's middleware and URLconf."""
-    with client(url(django_view, "/ws/")) as ws:
+    with client(url(served("django_view"), "/ws/")) as ws:
         ws.send("x")
         assert ws.recv() == "x"
 
 
-def test_django_view_has_a_page(django_view: Server) -> None:
+def test_django_view_has_a_page(served: Served) -> None:
     """The page is served, and fetches nothing from anywhere."""
-    status, page = get(url(django_view, scheme="http"))
+    status, page = get(url(served("django_view"), scheme="http"))
     assert status == 200
     assert "/ws/" in page
     assert page.replace("http://www.w3.org/2000/svg", "").count("://") == 2  # "wss://" and "ws://" of the page itself
@@ -106,9 +109,9 @@ def test_django_view_has_a_page(django_view: Server) -> None:
 @pytest.mark.parametrize(
     ("path", "origin", "status"), [("/nothing/", None, 404), ("/ws/", "https://evil.example", 403)]
 )
-def test_django_view_refuses(django_view: Server, path: str, origin: str | None, status: int) -> None:
+def test_django_view_refuses(served: Served, path: str, origin: str | None, status: int) -> None:
     """What Django or the origin check refuses is an HTTP answer instead of the 101."""
-    with pytest.raises(InvalidStatus) as refused, opened(url(django_view, path), origin=origin):
+    with pytest.raises(InvalidStatus) as refused, opened(url(served("django_view"), path), origin=origin):
         pass
     assert refused.value.response.status_code == status
 
@@ -117,9 +120,9 @@ def test_django_view_refuses(django_view: Server, path: str, origin: str | None,
 
 
 @clients
-def test_flask_view_sends_the_time(flask_view: Server, client: Any) -> None:
+def test_flask_view_sends_the_time(served: Served, client: Any) -> None:
     """The clock ticks at the interval that the client asks for."""
-    with client(url(flask_view, "/clock")) as ws:
+    with client(url(served("flask_view"), "/clock")) as ws:
         ws.send("0.01")
         times = [datetime.fromisoformat(ws.recv()) for _ in range(20)]
     assert times == sorted(set(times))
@@ -130,9 +133,9 @@ def test_flask_view_sends_the_time(flask_view: Server, client: Any) -> None:
 
 
 @clients
-def test_gevent_websocket_app_lets_two_talk(gevent_websocket_app: Server, client: Any) -> None:
+def test_gevent_websocket_app_lets_two_talk(served: Served, client: Any) -> None:
     """Both receive joins, messages and leaves."""
-    address = url(gevent_websocket_app, "/chat")
+    address = url(served("gevent_websocket_app"), "/chat")
     with client(address) as first:
         me = name_in(first.recv())
         with client(address) as second:
@@ -163,9 +166,9 @@ def name_in(line: str) -> str:
         ("gevent_websocket_app", "/", 200, "The chat is at /chat, over a WebSocket.\n"),
     ],
 )
-def test_plain_http_is_answered(request: pytest.FixtureRequest, name: str, path: str, status: int, text: str) -> None:
+def test_plain_http_is_answered(served: Served, name: str, path: str, status: int, text: str) -> None:
     """By a page, or by an error where the address serves WebSockets alone."""
-    assert get(url(request.getfixturevalue(name), path, scheme="http")) == (status, text)
+    assert get(url(served(name), path, scheme="http")) == (status, text)
 
 
 @pytest.mark.parametrize(
@@ -176,10 +179,10 @@ def test_plain_http_is_answered(request: pytest.FixtureRequest, name: str, path:
     ],
 )
 def test_wrong_message_ends_the_connection(
-    request: pytest.FixtureRequest, name: str, path: str, message: str | bytes, frame: tuple[int, str]
+    served: Served, name: str, path: str, message: str | bytes, frame: tuple[int, str]
 ) -> None:
     """With the code and the reason of the application."""
-    with opened(url(request.getfixturevalue(name), path)) as ws:
+    with opened(url(served(name), path)) as ws:
         ws.send(message)
         assert close_frame(ws) == frame
 
