@@ -1,4 +1,4 @@
-"""Programs and commands as README and the other pages print them, so that the tests run what a reader would type."""
+"""Programs and commands as README and other pages print them, which the tests run, and the clients that use them."""
 
 from __future__ import annotations
 
