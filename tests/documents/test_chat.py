@@ -191,6 +191,14 @@ def bob(running: Chat) -> User:
     return new_user(running)
 
 
+@pytest.fixture
+def both(ada: User, bob: User, room: str) -> Iterator[tuple[Socket, Socket]]:
+    """Their sockets in a room of this test's own; hers has received that he joined."""
+    with ada.inside(room) as hers, bob.inside(room) as his:
+        hers.receive("join")
+        yield hers, his
+
+
 # --- coming in -----------------------------------------------------------------------------------------------------
 
 
@@ -280,16 +288,15 @@ def test_welcome_lists_the_users_of_the_room(ada: User, room: str) -> None:
         assert hers.welcome == {"type": "welcome", "you": me, "people": [me], "messages": [], "earlier": False}
 
 
-def test_message_reaches_all_alike(ada: User, bob: User, room: str) -> None:
+def test_message_reaches_all_alike(both: tuple[Socket, Socket], ada: User, bob: User, room: str) -> None:
     """Both get the same event, and it is in the history."""
-    with ada.inside(room) as hers, bob.inside(room) as his:
-        hers.receive("join")
-        his.say("  Grüße, 你好 👋\n<b>  ")
-        received = hers.receive("message")
-        assert his.receive("message") == received
-        assert (received["text"], received["user"]["name"]) == ("Grüße, 你好 👋\n<b>", bob.name)
-        with ada.inside(room) as later:
-            assert later.welcome["messages"] == [received]
+    hers, his = both
+    his.say("  Grüße, 你好 👋\n<b>  ")
+    received = hers.receive("message")
+    assert his.receive("message") == received
+    assert (received["text"], received["user"]["name"]) == ("Grüße, 你好 👋\n<b>", bob.name)
+    with ada.inside(room) as later:
+        assert later.welcome["messages"] == [received]
 
 
 def test_message_stays_in_its_room(chat: Chat, ada: User, bob: User, room: str) -> None:
@@ -351,12 +358,11 @@ def test_join_and_leave_are_events(ada: User, bob: User, room: str) -> None:
         assert hers.receive("leave") == {"type": "leave", "user": both[1]}
 
 
-def test_lost_connection_is_a_leave(ada: User, bob: User, room: str) -> None:
+def test_lost_connection_is_a_leave(both: tuple[Socket, Socket]) -> None:
     """Also without a close frame."""
-    with ada.inside(room) as hers, bob.inside(room) as his:
-        hers.receive("join")
-        his.ws.socket.shutdown(2)
-        hers.receive("leave")
+    hers, his = both
+    his.ws.socket.shutdown(socket.SHUT_RDWR)
+    hers.receive("leave")
 
 
 def test_two_tabs_are_one_user(ada: User, bob: User, room: str) -> None:
@@ -389,14 +395,14 @@ def test_typing_is_sent_to_others_and_not_stored(ada: User, bob: User, room: str
             assert [message["text"] for message in later.welcome["messages"]] == ["done"]
 
 
-def test_typing_is_throttled(ada: User, bob: User, room: str) -> None:
+def test_typing_is_throttled(both: tuple[Socket, Socket]) -> None:
     """A page that sends an event for each key costs the others one event for each message."""
-    with ada.inside(room) as hers, bob.inside(room) as his:
-        for _ in range(2):
-            for _ in range(20):
-                hers.send(type="typing")
-            hers.say("done")
-        assert [his.next()["type"] for _ in range(4)] == ["typing", "message"] * 2
+    hers, his = both
+    for _ in range(2):
+        for _ in range(20):
+            hers.send(type="typing")
+        hers.say("done")
+    assert [his.next()["type"] for _ in range(4)] == ["typing", "message"] * 2
 
 
 # --- what is not right ---------------------------------------------------------------------------------------------
@@ -445,13 +451,12 @@ def test_what_no_page_sends_ends_the_connection(
     ],
     ids=["empty", "blank", "long", "null"],
 )
-def test_what_a_user_may_get_wrong_is_answered(ada: User, bob: User, room: str, text: str, detail: str) -> None:
+def test_what_a_user_may_get_wrong_is_answered(both: tuple[Socket, Socket], text: str, detail: str) -> None:
     """With a sentence, to this user alone; the connection stays."""
-    with bob.inside(room) as his, ada.inside(room) as hers:
-        his.receive("join")
-        hers.say(text, "right")
-        assert hers.receive("error") == {"type": "error", "detail": detail}
-        assert hers.texts(1) == his.texts(1) == ["right"]
+    hers, his = both
+    hers.say(text, "right")
+    assert hers.receive("error") == {"type": "error", "detail": detail}
+    assert hers.texts(1) == his.texts(1) == ["right"]
 
 
 @pytest.mark.parametrize(
