@@ -310,6 +310,17 @@ def kill(site: Site, client: RawClient, token: str) -> None:
     assert site.server.get(f"/kill/?of={token}").body == b"killed"
 
 
+def raise_in_on_message(site: Site, client: RawClient, token: str) -> None:
+    client.text("raise")
+    assert client.read_frame().code == 1011
+
+
+def kill_on_message(site: Site, client: RawClient, token: str) -> None:
+    client.text("sleep")
+    next_text(client)
+    kill(site, client, token)
+
+
 End = Callable[[Site, RawClient, str], None]
 LOGGED = {
     "/ends/raises/": r"\[ERROR\] django.request: Internal Server Error: /ends/raises/",
@@ -447,34 +458,25 @@ class TestDetached:
             keeping_site.events(token, "closed")
             keeping_site.until_left(0)
 
-    def test_exception_of_on_message_leaves_nothing(self, keeping_site: Site, token: str) -> None:
-        """The connection closes with 1011."""
+    @pytest.mark.parametrize(
+        ("query", "end", "record"),
+        [
+            ("", raise_in_on_message, "LookupError: as requested"),
+            ("&raise", read_to_the_end, "LookupError: at the end"),
+            ("", kill_on_message, None),
+        ],
+    )
+    def test_callback_that_does_not_return_leaves_nothing(
+        self, keeping_site: Site, query: str, end: End, record: str | None, token: str
+    ) -> None:
+        """It raises or is killed. ``on_close`` is called all the same, and ``websocket_closed`` is sent."""
         with keeping_site.connect() as client:
-            client.upgrade(f"/detaches/?id={token}")
-            client.text("raise")
-            assert client.read_frame().code == 1011
-            keeping_site.events(token, "closed")
-            keeping_site.until_left(0)
-        keeping_site.server.log.expect("LookupError: as requested")
-
-    def test_exception_of_on_close_leaves_nothing(self, keeping_site: Site, token: str) -> None:
-        """``websocket_closed`` is sent."""
-        with keeping_site.connect() as client:
-            client.upgrade(f"/detaches/?id={token}&raise")
-            client.close_handshake()
+            client.upgrade(f"/detaches/?id={token}{query}")
+            end(keeping_site, client, token)
             assert keeping_site.events(token, "closed") == DETACHED_LIFE
             keeping_site.until_left(0)
-        keeping_site.server.log.expect("LookupError: at the end")
-
-    def test_killed_greenlet_of_on_message_leaves_nothing(self, keeping_site: Site, token: str) -> None:
-        """``on_close`` is called."""
-        with keeping_site.connect() as client:
-            client.upgrade(f"/detaches/?id={token}")
-            client.text("sleep")
-            next_text(client)
-            kill(keeping_site, client, token)
-            assert keeping_site.events(token, "closed") == DETACHED_LIFE
-            keeping_site.until_left(0)
+        if record is not None:
+            keeping_site.server.log.expect(record)
 
 
 # --- transactions --------------------------------------------------------------------------------------------------
