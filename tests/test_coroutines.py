@@ -197,7 +197,7 @@ def test_blocking_coroutine_does_not_hold_up_greenlets() -> None:
 
 
 def test_busy_coroutine_lets_others_read_their_sockets() -> None:
-    """A loop around ``asyncio.sleep(0)`` never lets asyncio wait for sockets; they are looked at all the same."""
+    """A loop around ``asyncio.sleep(0)`` never lets asyncio wait for sockets; they are polled all the same."""
 
     async def read() -> bytes:
         ours, theirs = __import__("socket").socketpair()

@@ -137,7 +137,7 @@ def pushing(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 @app.at("/sleeping")
 def sleeping(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Accepts and sleeps, looking at the connection only when it has ended."""
+    """Accepts and sleeps, and uses the connection only when it has ended."""
     ws = environ["wsgi.websocket"]
     ws.send("ready")
     deadline = time.monotonic() + 5
@@ -198,7 +198,7 @@ def detached(environ: Environ, start_response: StartResponse) -> Iterable[bytes]
 
 
 @app.at("/detached/closes")
-def detached_told(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+def detached_closes(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """Echoes until it receives "bye", and closes then. With ``?raise=`` the view leaves by an exception."""
     ws = environ["wsgi.websocket"]
     token = {"QUERY_STRING": environ["QUERY_STRING"]}

@@ -235,7 +235,7 @@ def failing(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     return []
 
 
-# --- views that look at nothing but ``closed``, and peers that leave before the 101 -----------------------------------
+# --- views that read nothing but ``closed``, and peers that close before the 101 --------------------------------------
 
 
 @app.at("/looking")
@@ -278,7 +278,7 @@ _go: dict[str, Event] = {}
 def go(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """Lets the view of ``/waits`` with this id go on."""
     _go[query(environ, "id")].set()
-    return text_response(start_response, "gone on")
+    return text_response(start_response, "continued")
 
 
 @app.at("/waits")

@@ -36,7 +36,7 @@ def logged(server: Server, start: int) -> list[str]:
     return [one.text for one in server.log.records()[start:] if one.level in ("WARNING", "ERROR", "CRITICAL")]
 
 
-def goodbye_of(client: RawClient) -> tuple[int | None, bytes]:
+def close_of(client: RawClient) -> tuple[int | None, bytes]:
     """The code of the close frame that comes next, and every byte after it when it has been answered."""
     close = client.read_frame()
     client.send(close_frame(close.code))
@@ -51,7 +51,7 @@ def test_view_that_fails_is_one_record_and_1011(worker: Server, ending: str, pip
     with worker.connect() as client:
         client.upgrade(f"/after/{ending}", then=pipelined)
         first = client.read_frame()
-        code, rest = goodbye_of(client)
+        code, rest = close_of(client)
     worker.log.expect(f"^ERROR gws_middleware: WebSocket '/after/{ending}': {FAILURES[ending]}")
     # A request is a broken frame, and whichever comes first is the end.
     assert code == 1011 or (code == 1002 and pipelined.startswith(b"GET"))
@@ -66,7 +66,7 @@ def test_response_after_the_101_is_no_error(worker: Server, ending: str) -> None
     with worker.connect() as client:
         client.upgrade(f"/after/{ending}")
         first = client.read_frame()
-        code, rest = goodbye_of(client)
+        code, rest = close_of(client)
     assert (first, code, rest) == (Frame(TEXT, b"ready"), 1000, b"")
     assert logged(worker, start) == []
 
@@ -80,7 +80,7 @@ def test_many_views_that_fail_at_once_are_one_record_each(worker: Server, ending
         clients = [stack.enter_context(worker.connect()) for _ in range(CROWD)]
         for client in clients:
             client.upgrade(f"/after/{ending}")
-        ends = [(client.read_frame(), *goodbye_of(client)) for client in clients]
+        ends = [(client.read_frame(), *close_of(client)) for client in clients]
     worker.log.expect(f"'/after/{ending}': {FAILURES[ending]}", CROWD)
     assert ends == [(Frame(TEXT, b"ready"), 1011, b"")] * CROWD
     assert len(logged(worker, start)) == CROWD
@@ -93,7 +93,7 @@ def test_callback_that_fails_is_one_record_and_1011(worker: Server) -> None:
     with worker.connect() as client:
         client.upgrade("/obedient", then=frame(TEXT, b"fine") + frame(TEXT, b"raise") + frame(TEXT, b"lost"))
         first = client.read_frame()
-        code, rest = goodbye_of(client)
+        code, rest = close_of(client)
     worker.log.expect("^ERROR gws_middleware: WebSocket '/obedient': .* raised; closed with 1011 .*as asked$")
     assert (first, code, rest) == (Frame(TEXT, b"fine"), 1011, b"")
     assert len(logged(worker, start)) == 1
@@ -118,7 +118,7 @@ def test_failing_connections_leave_an_open_one_alone(worker: Server, token: str)
             with worker.connect() as other:
                 other.upgrade(f"/after/{ending}")
                 assert other.read_frame() == Frame(TEXT, b"ready")
-                assert goodbye_of(other) == (1011, b"")
+                assert close_of(other) == (1011, b"")
             worker.log.expect(f"'/after/{ending}': {sentence}")
         client.send(frame(0, b"done"))
         received = client.read_frame()

@@ -133,7 +133,7 @@ FAULTS = [*UNMASKED, *LENGTHS, *TOO_BIG, *CONTROL, *RESERVED, *SEQUENCE, *CLOSIN
 @pytest.mark.parametrize(("sent", "code"), FAULTS)
 @pytest.mark.parametrize("path", ["/echo", "/obedient"])
 def test_broken_frame_ends_the_connection(worker: Server, path: str, sent: bytes, code: int) -> None:
-    """The message before it is answered, it is refused with its code, and what follows is not looked at."""
+    """The message before it is answered, it is refused with its code, and what follows is ignored."""
     with worker.connect() as client:
         client.upgrade(path)
         client.send(frame(TEXT, b"before") + sent + frame(TEXT, b"after"))

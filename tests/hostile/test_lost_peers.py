@@ -72,7 +72,7 @@ def test_lost_peer_ends_the_view_that_sends(worker: Server, token: str, reads: i
 
 
 def test_lost_members_leave_a_broadcast_to_the_others(worker: Server, token: str) -> None:
-    """Every message reaches those who are there, while others go in the middle of it."""
+    """Every message reaches the open connections, while others are lost in the middle of it."""
     with ExitStack() as stack:
         speaker, reader = (stack.enter_context(worker.connect()) for _ in range(2))
         reader.upgrade(f"/waiting?id={token}")

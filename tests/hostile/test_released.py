@@ -42,7 +42,7 @@ def kind(
 
 @pytest.fixture
 def limited(kind: Server) -> Iterator[Server]:
-    """That server: a request that failed has left nothing reserved, and no descriptor, greenlet or watcher."""
+    """That server: a request that failed keeps nothing reserved, and no descriptor, greenlet or watcher."""
     before = kind.status()
     yield kind
     kind.settled(**{name: before[name] for name in ("fds", "greenlets", "watchers")})

@@ -7,13 +7,13 @@ import pytest
 from ..support.rawclient import CLOSE, Frame, close_frame
 from ..support.servers import SWITCHED, Server
 
-SWITCHED_PLACES = [f"{kind}/{one}" for kind in SWITCHED for one in ("tcp", "tls")]
+SWITCHED_CARRIERS = [f"{kind}/{one}" for kind in SWITCHED for one in ("tcp", "tls")]
 NOT_LISTED = (
     "Pages of Origin 'https://evil.example' may not open a WebSocket at Host 'test': "
     "allowed_origins does not list that origin."
 )
 
-switched = pytest.mark.parametrize("server", SWITCHED_PLACES, indirect=True)
+switched = pytest.mark.parametrize("server", SWITCHED_CARRIERS, indirect=True)
 
 
 @switched

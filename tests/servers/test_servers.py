@@ -13,13 +13,13 @@ from ..support.servers import CARRIERS, LATE, SWITCHED, Server
 
 ABLE = [*LATE, *SWITCHED]
 
-PLACES = [f"{kind}/{one}" for kind in LATE for one in CARRIERS]
+LATE_CARRIERS = [f"{kind}/{one}" for kind in LATE for one in CARRIERS]
 # gevent-websocket keeps its clients by address, and on a unix socket all have the same: two at a time are a KeyError of
 # its own. One test has these sockets to itself.
-SWITCHED_PLACES = [f"{kind}/{one}" for kind in SWITCHED for one in ("tcp", "tls")]
+SWITCHED_CARRIERS = [f"{kind}/{one}" for kind in SWITCHED for one in ("tcp", "tls")]
 SWITCHED_UNIX = [f"{kind}/{one}" for kind in SWITCHED for one in ("unix", "tls-unix")]
 
-everywhere = pytest.mark.parametrize("server", [*PLACES, *SWITCHED_PLACES], indirect=True)
+everywhere = pytest.mark.parametrize("server", [*LATE_CARRIERS, *SWITCHED_CARRIERS], indirect=True)
 every_server = pytest.mark.parametrize("server", ABLE, indirect=True)
 late_everywhere = pytest.mark.parametrize(
     "server", [f"{kind}/{one}" for kind in LATE for one in ("tcp", "tls")], indirect=True
@@ -34,7 +34,7 @@ def close(client: RawClient, code: int = 1000) -> None:
 # --- the connection works ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("server", [*PLACES, *SWITCHED_PLACES, *SWITCHED_UNIX], indirect=True)
+@pytest.mark.parametrize("server", [*LATE_CARRIERS, *SWITCHED_CARRIERS, *SWITCHED_UNIX], indirect=True)
 def test_messages_go_both_ways(server: Server) -> None:
     """Text and binary, empty, small and as big as is allowed, come back as they were sent."""
     big = bytes(range(256)) * 4096
@@ -137,7 +137,7 @@ def test_view_may_return_and_the_connection_stay_open(server: Server, token: str
 
 
 @everywhere
-def test_ended_connections_leave_nothing_behind(server: Server, token: str) -> None:
+def test_ended_connections_release_all(server: Server, token: str) -> None:
     """Descriptors, greenlets and watchers are back to what they were, however the connections ended."""
     before = server.status()
     for number in range(4):
@@ -153,7 +153,7 @@ def test_ended_connections_leave_nothing_behind(server: Server, token: str) -> N
 
 
 @every_server
-def test_reset_connection_leaves_nothing_behind(server: Server, token: str) -> None:
+def test_reset_connection_releases_all(server: Server, token: str) -> None:
     """A peer that disconnects with a RST ends its view, without a traceback."""
     before = server.status()
     for path in ("/echo", "/pushing", "/sleeping"):
