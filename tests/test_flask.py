@@ -24,7 +24,8 @@ from .support.documents import blocks, command, serve
 from .support.inprocess import hub_errors, until
 from .support.rawclient import RawClient, upgrade_request
 from .support.seam import cut
-from .support.servers import ROOT, STOP_TIMEOUT, eventually
+from .support.servers import ROOT, STOP_TIMEOUT
+from .support.waiting import eventually
 
 __all__ = ["hub_errors"]
 

@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from ..support.inprocess import package_path
-from ..support.servers import eventually
+from ..support.waiting import eventually
 
 __all__ = ["Runserver", "close_code", "environment", "running", "start_project"]
 

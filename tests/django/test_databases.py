@@ -20,7 +20,8 @@ import psutil
 import pytest
 
 from tests.support.rawclient import PING, RawClient, close_frame, upgrade_request
-from tests.support.servers import ROOT, Server, eventually, launch
+from tests.support.servers import ROOT, Server, launch
+from tests.support.waiting import eventually
 
 from .postgres import LIMIT, Postgres, postgres  # noqa: F401 - importing the fixture here makes it one of this module's
 

@@ -29,7 +29,7 @@ from websockets.typing import Origin
 from gws_middleware.django import liveserver
 from gws_middleware.django.liveserver import WebSocketLiveServerTestCase
 from tests.support.inprocess import package_path
-from tests.support.servers import eventually
+from tests.support.waiting import eventually
 
 SETTINGS = """
 from pathlib import Path

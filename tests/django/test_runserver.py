@@ -14,7 +14,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
-from ..support.servers import eventually
+from ..support.waiting import eventually
 from .runserver import Runserver, close_code, environment, running
 
 

@@ -15,7 +15,8 @@ from websockets.sync.client import connect
 from gws_middleware.worker import GeventWebSocketWorker
 
 from ..support.documents import url
-from ..support.servers import ROOT, eventually, launch
+from ..support.servers import ROOT, launch
+from ..support.waiting import eventually
 
 CONF = ROOT / "gunicorn_conf.py"
 

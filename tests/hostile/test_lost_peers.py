@@ -11,7 +11,8 @@ from contextlib import ExitStack
 import pytest
 
 from ..support.rawclient import BINARY, CLOSE, CONTINUATION, PING, TEXT, Frame, close_frame, frame, upgrade_request
-from ..support.servers import Server, eventually
+from ..support.servers import Server
+from ..support.waiting import eventually
 
 CROWD = 20
 """Peers that disconnect at once."""

@@ -28,8 +28,8 @@ from ..support.rawclient import (
     frame,
     upgrade_request,
 )
-from ..support.servers import Record, Server, eventually, launch
-from ..support.waiting import SPARE, agrees
+from ..support.servers import Record, Server, launch
+from ..support.waiting import SPARE, agrees, eventually
 from .watch import Bystander, Memory
 
 HOSTILE = "tests.fixtureapps.hostile"

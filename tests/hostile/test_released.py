@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from ..support.rawclient import TEXT, Frame, close_frame, upgrade_request
-from ..support.servers import LATE, SWITCHED, Certificate, Server, eventually, launch
+from ..support.servers import LATE, SWITCHED, Certificate, Server, launch
+from ..support.waiting import eventually
 
 LIFETIMES = "tests.fixtureapps.lifetimes"
 SLOTS = 3

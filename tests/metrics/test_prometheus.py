@@ -19,7 +19,8 @@ from gws_middleware.metrics import prometheus
 
 from ..support.counting import Counting, Traffic, counting, total
 from ..support.rawclient import CLOSE, PONG, Frame, close_frame, frame, upgrade_request
-from ..support.servers import ROOT, Server, eventually, launch
+from ..support.servers import ROOT, Server, launch
+from ..support.waiting import eventually
 
 APP = "tests.fixtureapps.operations"
 HOOKS = ["--config", str(ROOT / "tests/fixtureapps/metrics_hooks.py")]

@@ -14,7 +14,8 @@ import pytest
 
 from ..support.counting import Traffic, counting, total
 from ..support.rawclient import CLOSE, PONG, Frame, close_frame, frame, upgrade_request
-from ..support.servers import ROOT, eventually, launch
+from ..support.servers import ROOT, launch
+from ..support.waiting import eventually
 
 APP = "tests.fixtureapps.operations"
 HOOKS = str(ROOT / "tests/fixtureapps/metrics_hooks.py")

@@ -22,7 +22,8 @@ from ..support.counting import Counting
 from ..support.inprocess import until
 from ..support.rawclient import CLOSE, Frame, close_frame, upgrade_request
 from ..support.seam import log_line_of
-from ..support.servers import LATE, Access, Server, eventually, launch
+from ..support.servers import LATE, Access, Server, launch
+from ..support.waiting import eventually
 
 everywhere = pytest.mark.parametrize(
     "server", [f"{kind}/{one}" for kind in LATE for one in ("tcp", "tls")], indirect=True

@@ -46,7 +46,6 @@ __all__ = [
     "Record",
     "Server",
     "ServerDied",
-    "eventually",
     "launch",
 ]
 
