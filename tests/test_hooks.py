@@ -16,6 +16,7 @@ from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, Headers, StartResponse
 
 from .support.inprocess import connected, forever, hub_errors, tcp_pair, ticks, unaccepted, until
+from .support.seam import record_waits
 
 __all__ = ["hub_errors"]
 
@@ -159,13 +160,7 @@ class TestIdle:
 
     def test_timeout_is_kept(self, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
         """The wait before ``idle()`` and the one after it last as long as the timeout, together."""
-        waits: list[float] = []
-
-        def park(ws: WebSocket, timeout: float) -> bool:
-            waits.append(timeout)
-            return False
-
-        monkeypatch.setattr(WebSocket, "_park", park)
+        waits = record_waits(monkeypatch)
         with connected() as (ws, _):
             control.expect_idle(ws)
             with pytest.raises(TimeoutError):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -341,17 +341,23 @@ def test_ends_of_a_stop_are_counted(server_directory: Path, shared: Path, answer
     assert list(shared.glob("gauge_live*")) == []
 
 
-def test_forked_child_exports_nothing_at_its_exit() -> None:
+def test_forked_child_exports_nothing_at_its_exit(monkeypatch: pytest.MonkeyPatch) -> None:
     """It has inherited the call, and what it counted would be counted twice."""
+    updated_by: list[int] = []
+    at_exit: list[Callable[[], object]] = []
 
     class Recorded:
-        updates = 0
+        def run(self) -> None: ...
 
         def update(self) -> None:
-            self.updates += 1
+            updated_by.append(os.getpid())
 
-    exporter: Any = Recorded()
-    prometheus._export_last(exporter, os.getpid() + 1)
-    assert exporter.updates == 0
-    prometheus._export_last(exporter, os.getpid())
-    assert exporter.updates == 1
+    monkeypatch.setattr(prometheus, "Exporter", Recorded)
+    monkeypatch.setattr(atexit, "register", lambda function, *values: at_exit.append(lambda: function(*values)))
+    worker = os.getpid()
+    prometheus.post_worker_init(None)
+    for pid in (worker, worker + 1):
+        monkeypatch.setattr(os, "getpid", lambda pid=pid: pid)
+        for call in at_exit:
+            call()
+    assert (len(at_exit), updated_by) == (1, [worker])
