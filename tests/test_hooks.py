@@ -93,7 +93,7 @@ class TestIdle:
             control.expect_idle(ws)
             reader = received_by(ws)
             until(lambda: recorder.idles == 1, "idle() is called")
-            gevent.sleep(3 * GRACE)
+            gevent.sleep(3 * GRACE)  # no event shows that a call does not come
             assert recorder.idles == 1
             assert recorder.greenlets[-1] is reader
             peer.send("x")
@@ -103,7 +103,7 @@ class TestIdle:
         """The wait has no timer either."""
         with connected() as (ws, peer):
             reader = received_by(ws)
-            gevent.sleep(3 * GRACE)
+            gevent.sleep(3 * GRACE)  # no event shows that a call does not come
             assert recorder.idles == 0
             peer.send("x")
             assert reader.get(timeout=5) == "x"

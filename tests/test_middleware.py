@@ -244,6 +244,7 @@ def test_peer_that_disconnected_before_the_101_is_no_error(server: Server, token
     client.send(upgrade_request(f"/accept/late{path}?id={token}"))
     server.events(token, "called")
     client.reset()
+    server.get(f"/go?id={token}")
     last = "closed" if path else "ConnectionClosed 1006"
     assert server.events(token, last) == ["called", "ConnectionClosed 1006", "closed"][: 3 if path else 2]
     assert server.settled(fds=before["fds"], greenlets=before["greenlets"])["websockets"] == 0

@@ -18,7 +18,7 @@ from gws_middleware.connection import control
 from gws_middleware.coroutines import run
 from gws_middleware.typing import Environ, StartResponse
 
-from .common import Router, configure_logging, query, record, text_response
+from .common import Router, configure_logging, hold, query, record, text_response
 
 configure_logging(logging.DEBUG)
 
@@ -501,9 +501,12 @@ def accept(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 
 def _accept_late(environ: Environ) -> None:
-    """Accepts when the peer has had the time to disconnect."""
+    """Accepts when the peer has disconnected: after ``/go``, or in a request without ``?id=`` after a moment."""
     record(environ, "called")
-    gevent.sleep(0.1)
+    if query(environ, "id"):
+        hold(environ)
+    else:
+        gevent.sleep(0.1)
     try:
         environ["wsgi.websocket"].accept()
     except ConnectionClosed as error:
