@@ -117,19 +117,3 @@ def test_peer_lost_before_the_101_is_no_error(worker: Server) -> None:
         client.send(upgrade_request("/flooding") + frame(TEXT, b"x"))
         client.reset()
     assert worker.settled(websockets=there)["websockets"] == there
-
-
-def test_views_that_raise_leave_other_connections_alone(worker: Server) -> None:
-    """One log record and 1011 for each (row 23); the honest peer beside them is answered all the while."""
-    with ExitStack() as stack:
-        clients = [stack.enter_context(worker.connect()) for _ in range(CROWD)]
-        for client in clients:
-            client.upgrade("/after/raise")
-        codes = []
-        for client in clients:
-            assert client.read_frame() == Frame(TEXT, b"ready")
-            codes.append(client.read_frame().code)
-            client.send(close_frame())
-            assert client.read_until_eof() == b""
-    worker.log.expect("'/after/raise': the application raised; closed with 1011 .*the reason$", CROWD)
-    assert codes == [1011] * CROWD
