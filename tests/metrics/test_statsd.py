@@ -157,6 +157,7 @@ def test_gunicorns_own_timers_see_each_websocket_once(
         for ended, path in enumerate(paths):
             with counting(server) as client:
                 client.open(path)
+                client.echo(1)  # the server's clock for it runs
                 begin = time.monotonic()
                 while time.monotonic() < begin + 0.2:
                     server.get("/plain")

@@ -20,7 +20,7 @@ from gws_middleware.typing import Environ, StartResponse
 
 from ..support.counting import Counting
 from ..support.inprocess import until
-from ..support.rawclient import CLOSE, Frame, close_frame, upgrade_request
+from ..support.rawclient import CLOSE, PING, Frame, close_frame, frame, upgrade_request
 from ..support.seam import log_line_of
 from ..support.servers import LATE, Access, Server, carried, launch
 from ..support.waiting import eventually
@@ -65,12 +65,17 @@ def test_refusal_has_one_line(server: Server, token: str) -> None:
 class Client(Counting):
     """A client that knows what its line in the log has to be."""
 
-    def __init__(self, server: Server, path: str) -> None:
+    def __init__(self, server: Server, path: str, *, pings: bool = True) -> None:
         super().__init__(server.address, tls=server.tls)
         self.begin = time.monotonic()
         self.send(upgrade_request(path))
         self.head = self.read_until(b"\r\n\r\n")
         assert self.head.startswith(b"HTTP/1.1 101 "), self.head
+        self.pong = b""
+        if pings:  # its answer shows that the server's clock for this connection runs, too
+            self.send(frame(PING))
+            self.pong = self.read_exactly(2)
+            assert self.pong == b"\x8a\x00"
         self.opened = time.monotonic()
         self.sent, self.received = 0, len(self.buffer)
         self.counts_head = server.kind.access == "pywsgi"
@@ -83,8 +88,8 @@ class Client(Counting):
         self.end = time.monotonic()
 
     def size(self, frames: int) -> int:
-        """The bytes of its line, for so many bytes of frames that were sent to it."""
-        return frames + (len(self.head) if self.counts_head else 0)
+        """The bytes of its line, for so many bytes of frames that were sent to it after the pong."""
+        return len(self.pong) + frames + (len(self.head) if self.counts_head else 0)
 
     def is_line(self, line: Access) -> bool:
         """Whether it is the line of this connection."""
@@ -183,7 +188,7 @@ def test_detached_websocket_that_the_server_closes_has_one_line(server: Server, 
 @every_kind
 def test_view_that_detaches_and_raises_has_one_line(server: Server, token: str) -> None:
     """The connection ends with 1011."""
-    with Client(server, f"/detached/closes?id={token}&raise=yes") as client:
+    with Client(server, f"/detached/closes?id={token}&raise=yes", pings=False) as client:
         code = client.read_frame().code
         client.end_with(1011)
     server.events(token, "left after 1011")
