@@ -24,7 +24,8 @@ from .support.inprocess import hub_errors, until
 from .support.programs import environment, run_pytest, run_python
 from .support.rawclient import RawClient, upgrade_request
 from .support.seam import cut
-from .support.servers import ROOT, STOP_TIMEOUT, eventually
+from .support.servers import ROOT, STOP_TIMEOUT
+from .support.waiting import eventually
 
 __all__ = ["hub_errors"]
 

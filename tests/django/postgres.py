@@ -21,7 +21,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.support.servers import eventually
+from tests.support.waiting import eventually
 
 __all__ = ["LIMIT", "Postgres", "postgres"]
 

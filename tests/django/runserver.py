@@ -18,7 +18,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from ..support.documents import close_frame
 from ..support.programs import environment, run_python
-from ..support.servers import eventually
+from ..support.waiting import eventually
 
 __all__ = ["Runserver", "close_code", "running", "start_project"]
 

@@ -18,7 +18,8 @@ import pytest
 
 from tests.support.programs import run_python
 from tests.support.rawclient import PING, RawClient, close_frame, upgrade_request
-from tests.support.servers import Server, eventually, launch
+from tests.support.servers import Server, launch
+from tests.support.waiting import eventually
 
 from .postgres import LIMIT, Postgres, postgres  # noqa: F401 - importing the fixture here makes it one of this module's
 

@@ -27,7 +27,7 @@ from websockets.typing import Origin
 from gws_middleware.django import liveserver
 from gws_middleware.django.liveserver import WebSocketLiveServerTestCase
 from tests.support.programs import run_python
-from tests.support.servers import eventually
+from tests.support.waiting import eventually
 
 SETTINGS = """
 from pathlib import Path

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
 from ..support.programs import environment
-from ..support.servers import eventually
+from ..support.waiting import eventually
 from .runserver import Runserver, close_code, running
 
 

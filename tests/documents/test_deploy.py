@@ -24,7 +24,8 @@ from ..support.documents import serve
 from ..support.notices import find
 from ..support.proxies import DEPLOY, PROXIES
 from ..support.rawclient import CLOSE, TEXT, Frame, RawClient, close_frame
-from ..support.servers import ROOT, STOP_TIMEOUT, eventually
+from ..support.servers import ROOT, STOP_TIMEOUT
+from ..support.waiting import eventually
 
 DJANGO = ROOT / "examples" / "django_view"
 UNITS = ("gunicorn.service", "gunicorn.socket")

@@ -14,7 +14,8 @@ from gunicorn.config import Config
 from gws_middleware.worker import GeventWebSocketWorker
 
 from ..support.documents import opened, url
-from ..support.servers import ROOT, eventually, launch
+from ..support.servers import ROOT, launch
+from ..support.waiting import eventually
 
 CONF = ROOT / "gunicorn_conf.py"
 

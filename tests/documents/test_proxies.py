@@ -20,8 +20,9 @@ from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatu
 from ..support.notices import find
 from ..support.proxies import FRONTS, PROXIES, Client, Front, Proxy, Way, adapt, launch
 from ..support.rawclient import CLOSE, request, upgrade_request
-from ..support.servers import ROOT, Certificate, Server, eventually
+from ..support.servers import ROOT, Certificate, Server
 from ..support.servers import launch as launch_server
+from ..support.waiting import eventually
 
 APP = "tests.fixtureapps.proxied"
 OPTIONS = ["--proxy-protocol", "--keep-alive", "5"]

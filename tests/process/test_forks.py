@@ -12,7 +12,8 @@ import pytest
 
 from ..conftest import SharedServer
 from ..support.rawclient import CLOSE, TEXT, Frame, RawClient, close_frame
-from ..support.servers import Server, eventually
+from ..support.servers import Server
+from ..support.waiting import eventually
 
 if sys.version_info >= (3, 12):  # which warns of forks beside threads; gevent has some
     pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -25,7 +25,8 @@ from ..support.inprocess import Peer, connected, hub_errors, plain_channel, tcp_
 from ..support.rawclient import CLOSE, TEXT, Frame, RawClient, close_frame, request, upgrade_request
 from ..support.registries import here
 from ..support.seam import registry_of
-from ..support.servers import KINDS, POWERLESS, Certificate, Server, eventually, launch
+from ..support.servers import KINDS, POWERLESS, Certificate, Server, launch
+from ..support.waiting import eventually
 from .members import OpenConnection
 
 __all__ = ["here", "hub_errors"]

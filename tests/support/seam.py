@@ -16,9 +16,11 @@ from gws_middleware.connection import channel as channels
 from gws_middleware.connection import states
 from gws_middleware.connection.transport import Transport
 from gws_middleware.connection.turns import Turns
+from gws_middleware.connection.websocket import WebSocket
 from gws_middleware.middleware import _Lifetime
 from gws_middleware.process import registry as registries
 from gws_middleware.process.registry import Registry
+from gws_middleware.protocol import deflate
 from gws_middleware.protocol.connection import Connection
 from gws_middleware.testing import Client, _PairServer
 
@@ -35,6 +37,7 @@ __all__ = [
     "descriptor_of",
     "engine_of",
     "fail",
+    "forget_shared_compressors",
     "has_ended",
     "is_paused",
     "limit_messages",
@@ -43,6 +46,7 @@ __all__ = [
     "outbox_state",
     "queued",
     "read_size",
+    "record_waits",
     "registry_of",
     "request_of",
     "run_callbacks_of",
@@ -139,6 +143,13 @@ def outbox_state(ws: Any) -> tuple[int, float | None]:
     return found
 
 
+def record_waits(monkeypatch: Any) -> list[float | None]:
+    """The seconds of each wait in ``receive()`` from now on; none of them lasts, and none brings a message."""
+    waits: list[float | None] = []
+    monkeypatch.setattr(WebSocket, "_park", lambda ws, timeout: waits.append(timeout))
+    return waits
+
+
 # --- a transport ---------------------------------------------------------------------------------------------------
 
 
@@ -190,6 +201,14 @@ def after_the_poll(turns: Turns, callback: Callable[[], object]) -> None:
     timer = get_hub().loop.timer(0)
     turns._armed = True
     timer.start(polled, timer)
+
+
+# --- the engine ----------------------------------------------------------------------------------------------------
+
+
+def forget_shared_compressors(monkeypatch: Any) -> None:
+    """As in a process in which no connection has compressed a message yet, until the end of the test."""
+    monkeypatch.setattr(deflate, "_shared", {})
 
 
 # --- the middleware ------------------------------------------------------------------------------------------------
