@@ -66,7 +66,7 @@ def reset(client: RawClient) -> Iterator[None]:
     yield
 
 
-def half_frame_then_vanish(client: RawClient) -> Iterator[None]:
+def half_frame_then_disconnect(client: RawClient) -> Iterator[None]:
     """The peer goes in the middle of a frame."""
     client.send(frame(BINARY, b"x" * 100, length=10_000))
     yield
@@ -119,7 +119,7 @@ ENDS = [
     closes,
     disconnects,
     reset,
-    half_frame_then_vanish,
+    half_frame_then_disconnect,
     half_frame_then_reset,
     half_message_then_reset,
     violation,
@@ -305,7 +305,7 @@ def emptied(server: Server, status: dict[str, int], counts: dict[str, int]) -> d
 
 
 @pytest.mark.timeout(400)  # ten to fifteen seconds of work; a busy machine takes a multiple of that
-def test_ten_thousand_connections_leave_nothing_behind(server_directory: Path) -> None:
+def test_worker_holds_nothing_after_ten_thousand_connections(server_directory: Path) -> None:
     """Descriptors, greenlets, watchers and our objects are back at their start after each round; memory has stopped
     growing after the first; the log tells of the errors of views and of nothing else.
 
