@@ -25,11 +25,13 @@ from ..support.inprocess import (
     count_of,
     forever,
     hub_errors,
+    in_a_watcher,
     no_collector,
     open_descriptors,
     receive_exactly,
     receive_rest,
     reset,
+    spin,
     tcp_pair,
     ticks,
     tls_pair,
@@ -801,3 +803,27 @@ class TestDeadline:
         assert not link.transport.closed
         until(lambda: link.owner.losses, seconds=1)
         assert (link.owner.losses, link.transport.closed) == (1, True)
+
+    @small_buffers
+    def test_deadline_is_later_where_the_peer_has_read(self, link: Link) -> None:
+        """It starts again, and cuts when nothing was read until the next one."""
+        link.transport.write_parts((b"", bytes(BIG)))
+        begin, waiting = time.monotonic(), link.transport.outbox_size
+        link.transport.set_deadline(0.05)
+        receive_exactly(link.peer, 1 << 18)
+        assert link.transport.outbox_size < waiting
+        until(lambda: link.owner.losses)
+        assert time.monotonic() - begin >= 0.1
+
+    def test_deadline_counts_from_the_call_in_a_view_that_was_busy(self, link: Link) -> None:
+        """The loop's clock stands still while a view computes; the seconds do not count from there."""
+        begins: list[float] = []
+
+        def view() -> None:
+            spin(0.1)
+            begins.append(time.monotonic())
+            link.transport.set_deadline(0.05)
+
+        in_a_watcher(view)
+        until(lambda: link.owner.losses)
+        assert time.monotonic() - begins[0] >= 0.05

@@ -507,7 +507,7 @@ class TestSending:
     def test_frames_of_one_turn_are_still_joined(self, ws: WebSocket, peer: Peer) -> None:
         """A view that sends quickly costs one system call for the first frame and one for all others."""
         with counting(ws) as channel:
-            gevent.sleep(0.001)
+            ticks(1)
             for number in range(10):
                 ws.send(str(number))
             ticks()

@@ -417,6 +417,21 @@ class TestTimer:
         assert ticks_ == [SHORT / CHECKS] * 2
         assert found.tick is None
 
+    def test_first_check_is_a_tick_after_a_view_that_was_busy(self) -> None:
+        """The loop's clock stands still while a view computes; the seconds do not count from there."""
+        connection, found, begins = Quiet(), Keepalive(), list[float]()
+
+        def view() -> None:
+            spin(2 * SHORT)
+            begins.append(time.monotonic())
+            found.watch(connection, Config(ping_interval=CHECKS * SHORT))
+
+        in_a_watcher(view)
+        until(lambda: connection.checks)
+        elapsed = time.monotonic() - begins[0]
+        found.forget(connection)
+        assert elapsed >= SHORT
+
     def test_forgotten_member_is_not_checked(self) -> None:
         """A second ``forget()`` does nothing."""
         ended, open_ = Quiet(), Quiet()

@@ -14,6 +14,7 @@ from pathlib import Path
 import gevent
 import psutil
 import pytest
+from gevent.event import Event
 
 from gws_middleware.codes import CloseCode
 from gws_middleware.process import shutdown as module
@@ -21,7 +22,7 @@ from gws_middleware.process.registry import Registry
 from gws_middleware.process.shutdown import CLOSES_PER_SECOND, ShutdownCoordinator, drain, kill_views
 
 from ..support import servers
-from ..support.inprocess import Peer, connected, hub_errors, plain_channel, tcp_pair, unaccepted, until
+from ..support.inprocess import Peer, connected, hub_errors, plain_channel, tcp_pair, ticks, unaccepted, until
 from ..support.rawclient import CLOSE, TEXT, Frame, RawClient, close_frame, request, upgrade_request
 from ..support.registries import here
 from ..support.seam import registry_of
@@ -188,7 +189,7 @@ def test_drain_of_some_leaves_others_open() -> None:
     closing, staying = OpenConnection(registry, 0.01), OpenConnection(registry)
     drain(registry, timeout=60, only=[closing])
     late = OpenConnection(registry)
-    gevent.sleep(0.01)
+    ticks()
     found = closing.calls, staying.calls, late.calls, registry.is_draining
     for connection in (staying, late):
         registry.remove(connection)
@@ -269,7 +270,7 @@ def test_kill_ends_the_views_that_have_not_returned() -> None:
 
 def test_kill_does_not_wait() -> None:
     """A view that goes on in its ``finally`` ends with the process."""
-    registry, steps = Registry(), []
+    registry, steps, go_on = Registry(), [], Event()
     connection = OpenConnection(registry)
 
     def view() -> None:
@@ -278,13 +279,15 @@ def test_kill_does_not_wait() -> None:
             gevent.sleep(60)
         finally:
             steps.append("finally")
-            gevent.sleep(0.02)
+            go_on.wait()
             steps.append("done")
 
     viewing = gevent.spawn(view)
     until(lambda: registry.views)
     kill_views(registry)
     before = list(steps)
+    until(lambda: steps == ["finally"])
+    go_on.set()
     viewing.join(5)
     registry.remove(connection)
     assert (before, steps) == ([], ["finally", "done"])
@@ -293,14 +296,13 @@ def test_kill_does_not_wait() -> None:
 # --- the coordinator, in this process --------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_coordinator_closes_once_the_worker_is_to_stop(here: Registry) -> None:
     """Not before; and once, however often it checks."""
     stopping: list[bool] = []
-    coordinator = ShutdownCoordinator(lambda: bool(stopping), graceful_timeout=3.0)
+    coordinator = ShutdownCoordinator(lambda: bool(stopping), graceful_timeout=0.6)
     connection = OpenConnection(here, 0.02)
     coordinator.check()
-    gevent.sleep(0.01)
+    ticks()
     before = list(connection.calls), coordinator.is_finished
     stopping.append(True)
     for _ in range(3):
