@@ -24,8 +24,7 @@ from geventwebsocket.handler import WebSocketHandler as TheirHandler
 from geventwebsocket.protocols.base import BaseProtocol
 from geventwebsocket.protocols.wamp import WampProtocol
 
-from gws_middleware import ConnectionClosed, HandshakeRefused, WebSocket, WebSocketMiddleware
-from gws_middleware.codes import Opcode
+from gws_middleware import HandshakeRefused, WebSocket, WebSocketMiddleware
 from gws_middleware.connection.control import config_of
 from gws_middleware.pywsgi import WebSocketHandler, WSGIServer
 from gws_middleware.testing import connect
@@ -40,11 +39,8 @@ from ..support.inprocess import (
     gevent_socket,
     hub_errors,
     last_of,
-    masked_frame,
     problems,
-    refuse_switch,
     ticks,
-    unaccepted,
     until,
 )
 from ..support.rawclient import request, upgrade_request
@@ -600,23 +596,11 @@ class TestGeventWebSocket:
             members.discard(other)
             assert members == {one}
 
-    def test_connection_closed_is_a_websocket_error(self) -> None:
-        """The base class is theirs."""
-        assert issubclass(ConnectionClosed, WebSocketError)
-
 
 # --- django-websocket's, dwebsocket's and eventlet's --------------------------------------------------------------
 
 
 class TestDWebSocket:
-    def test_wait_gives_the_next_message(self) -> None:
-        """And waits for it."""
-        with connected() as (ws, peer):
-            waiting = gevent.spawn(ws.wait)
-            ticks()
-            peer.send("x")
-            assert waiting.get(timeout=5) == "x"
-
     def test_wait_takes_a_timeout(self) -> None:
         """None when that is over, as there; the connection stays open."""
         with connected() as (ws, peer):
@@ -665,13 +649,6 @@ class TestDWebSocket:
             assert [message for message in messages if message] == ["x", *last_of(end)]
             assert (ws.read("fallback"), ws.count_messages(), ws.has_messages()) == ("fallback", 0, False)
 
-    def test_iteration_ends_with_the_connection(self) -> None:
-        """``for message in request.websocket``."""
-        with connected() as (ws, peer):
-            peer.send("one", b"two")
-            peer.close()
-            assert list(ws) == ["one", b"two"]
-
     def test_first_use_accepts(self) -> None:
         """There is no ``accept`` in dwebsocket."""
 
@@ -699,16 +676,6 @@ class TestEventlet:
             assert messages == last_of(end)
             assert [ws.wait(), ws.wait(), ws.wait()] == [None] * 3
 
-    def test_wait_after_receive_is_none(self) -> None:
-        """Mixed names agree about the end."""
-        with connected() as (ws, peer):
-            peer.close()
-            assert (ws.receive(), ws.wait()) == (None, None)
-
-    def test_wait_is_none_if_the_peer_disconnected_before_the_101(self) -> None:
-        """The same."""
-        assert unaccepted(refuse_switch).wait() is None
-
     def test_send_and_close(self) -> None:
         """The whole of eventlet's interface in its echo."""
 
@@ -728,11 +695,3 @@ class TestEventlet:
             client.send("x")
             client.send(b"y")
             assert [client.receive(), client.receive()] == ["x", b"y"]
-
-    def test_send_after_the_end_is_an_os_error(self) -> None:
-        """Code that catches ``socket.error`` around ``send`` goes on working."""
-        with connected() as (ws, peer):
-            peer.sock.sendall(masked_frame(Opcode.CLOSE))
-            until(lambda: ws.closed)
-            with pytest.raises(OSError, match="the connection has been closed: the peer sent 1005, we sent 1005"):
-                ws.send("x")

@@ -340,22 +340,22 @@ def test_coordinator_closes_quickly(here: Registry) -> None:
 
 @pytest.mark.parametrize("kind", ABLE)
 def test_stopped_server_closes_all(server_directory: Path, kind: str) -> None:
-    """Attached and detached connections are closed with 1012, ``finally`` and ``on_close`` run, and the server ends
-    long before its graceful timeout is over.
+    """Attached and detached connections are closed with ``shutdown_close_code``, ``finally`` and ``on_close`` run, and
+    the server ends long before its graceful timeout is over.
     """
-    with launch(kind, server_directory) as server:
+    with launch(kind, server_directory, env={"GWS_SHUTDOWN_CLOSE_CODE": "4123"}) as server:
         with open_clients(server, "/waiting?id=one", "/waiting?id=two", "/detached?id=three") as clients:
             server.kill(signal.SIGTERM)
             codes = close_codes(clients)
         server.wait(STOP_TIMEOUT)
         ends = {
-            record.text for record in server.log.records() if " after 1012" in record.text and "tests:" in record.text
+            record.text for record in server.log.records() if " after 4123" in record.text and "tests:" in record.text
         }
-    assert codes == [1012] * 3
+    assert codes == [4123] * 3
     assert ends == {
-        "INFO tests: finally of one after 1012",
-        "INFO tests: finally of two after 1012",
-        "INFO tests: on_close of three after 1012",
+        "INFO tests: finally of one after 4123",
+        "INFO tests: finally of two after 4123",
+        "INFO tests: on_close of three after 4123",
     }
 
 
@@ -541,17 +541,6 @@ def test_close_frames_of_a_server_are_spread(server_directory: Path) -> None:
         server.wait(STOP_TIMEOUT)
     assert codes == [1012] * count
     assert max(times) - min(times) > 0.5
-
-
-@pytest.mark.parametrize("kind", ABLE)
-def test_close_code_of_a_shutdown_is_a_setting(server_directory: Path, kind: str) -> None:
-    """``shutdown_close_code`` is what attached and detached connections are closed with, in every server."""
-    with launch(kind, server_directory, env={"GWS_SHUTDOWN_CLOSE_CODE": "4123"}) as server:
-        with open_clients(server, "/waiting?id=one", "/detached?id=two") as clients:
-            server.kill(signal.SIGTERM)
-            codes = close_codes(clients)
-        server.wait(STOP_TIMEOUT)
-    assert codes == [4123, 4123]
 
 
 def test_close_code_of_a_killed_view_is_the_setting(server_directory: Path) -> None:
