@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -54,7 +55,7 @@ def works(client: Client) -> bool:
 
 class TestSlots:
     def test_slots_are_as_many_as_the_limit(self) -> None:
-        """Each key has its own; a slot that is released can be reserved again, and a key without any is forgotten."""
+        """Each key has its own, and a slot that is released can be reserved again."""
         slots = Slots()
         reserved = [slots.reserve(holder, "a", 2) for holder in (1, 2, 3)] + [slots.reserve(1, "b", 1)]
         slots.release(2)
@@ -66,6 +67,19 @@ class TestSlots:
         assert reserved == [True, True, False, True, True]
         assert (counts, holders) == ({"a": 2, "b": 1}, 2)
         assert (slots.reserved, len(slots)) == ({}, 0)
+
+    def test_key_without_a_slot_is_forgotten(self) -> None:
+        """There may be as many as there are addresses."""
+
+        class Key:
+            pass
+
+        slots, key = Slots(), Key()
+        reference = weakref.ref(key)
+        slots.reserve("one", key, 1)
+        slots.release("one")
+        del key
+        assert reference() is None
 
 
 class TestRequestSlots:

@@ -107,34 +107,26 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return noted
 
 
-def test_close_frames_to_many_are_spread(pauses: list[float]) -> None:
-    """At most ``CLOSES_PER_SECOND``, and a few at a time: each of them makes a client connect again at once."""
+@pytest.mark.parametrize(
+    ("count", "timeout", "least", "most"),
+    [
+        (2000, 60, 2000 / CLOSES_PER_SECOND - 0.2, 2000 / CLOSES_PER_SECOND),
+        (2000, 1.0, 0.9, 1.0),
+        (20, 60, 0, 0),
+    ],
+    ids=["many", "too many for the timeout", "few"],
+)
+def test_close_frames_are_spread(pauses: list[float], count: int, timeout: float, least: float, most: float) -> None:
+    """At most ``CLOSES_PER_SECOND``, and a few at a time: each of them makes a client connect again at once. They take
+    no longer than the timeout, and few are not delayed at all.
+    """
     registry, order = Registry(), []
-    members = [OpenConnection(registry, 0, on_close=order.append) for _ in range(2000)]
-    drain(registry, CloseCode.SERVICE_RESTART, timeout=60)
+    members = [OpenConnection(registry, 0, on_close=order.append) for _ in range(count)]
+    drain(registry, CloseCode.SERVICE_RESTART, timeout)
     assert order == members
     assert {tuple(connection.calls) for connection in members} == {(1012,)}
-    assert 2000 / CLOSES_PER_SECOND - 0.2 < sum(pauses) <= 2000 / CLOSES_PER_SECOND
-    assert max(pauses) < 0.1
-
-
-def test_close_frames_to_very_many_take_no_longer_than_the_timeout(pauses: list[float]) -> None:
-    """The worker has no more time than that."""
-    registry, order = Registry(), []
-    for _ in range(2000):
-        OpenConnection(registry, 0, on_close=order.append)
-    drain(registry, timeout=1.0)
-    assert len(order) == 2000
-    assert 0.9 < sum(pauses) <= 1.0
-
-
-def test_close_frames_to_few_are_not_delayed(pauses: list[float]) -> None:
-    """A small worker stops at once."""
-    registry, order = Registry(), []
-    for _ in range(20):
-        OpenConnection(registry, 0, on_close=order.append)
-    drain(registry, timeout=60)
-    assert (len(order), sum(pauses)) == (20, 0)
+    assert least <= sum(pauses) <= most
+    assert max(pauses, default=0) < 0.1
 
 
 def test_connection_that_is_accepted_during_a_drain_is_closed_too() -> None:
@@ -477,30 +469,24 @@ def test_worker_without_an_arbiter_closes_all(server_directory: Path) -> None:
     assert codes == [1012, 1012]
 
 
-@pytest.mark.parametrize("how", ["signal", "max_requests"])
+@pytest.mark.parametrize("how", ["signal to the worker", "max_requests", "signal to the arbiter"])
 def test_view_that_ignores_the_end_is_killed(server_directory: Path, how: str) -> None:
-    """One worker stops, and the arbiter does not: before the graceful timeout is over the greenlets of its views are
-    killed, ``finally`` runs, and another worker starts.
+    """Before the graceful timeout is over the greenlets of its views are killed, and ``finally`` runs. An arbiter that
+    stops kills its workers only after that; one that does not starts another worker.
     """
     options = ["--graceful-timeout", "4", "--max-requests", "3" if how == "max_requests" else "0"]
     with launch("worker", server_directory, options=options) as server:
         before = server.status()["pid"]
         with open_clients(server, "/forever?id=one") as [client]:
-            if how == "signal":
+            if how == "signal to the worker":
                 os.kill(before, signal.SIGTERM)
+            elif how == "signal to the arbiter":
+                server.kill(signal.SIGTERM)
             codes = close_codes([client])
-        server.log.find("finally of one$")
-        eventually(lambda: server.status()["pid"] != before, "a new worker")
-    assert codes == [1012]
-
-
-def test_view_that_ignores_the_end_is_killed_before_the_arbiter_kills_the_worker(server_directory: Path) -> None:
-    """SIGTERM to the arbiter, which kills workers when the graceful timeout is over: ``finally`` has run before."""
-    with launch("worker", server_directory, options=["--graceful-timeout", "4"]) as server:
-        with open_clients(server, "/forever?id=one") as [client]:
-            server.kill(signal.SIGTERM)
-            codes = close_codes([client])
+        if how == "signal to the arbiter":
             server.wait(STOP_TIMEOUT)
+        else:
+            eventually(lambda: server.status()["pid"] != before, "a new worker")
         server.log.find("finally of one$")
     assert codes == [1012]
 
