@@ -327,7 +327,7 @@ class TestSilence:
             assert ended_with(ws) == SILENT
 
     def test_frame_that_waits_for_the_tick_to_end_is_no_activity(self) -> None:
-        """The check may come between: a view that sends as often would keep the connection of a dead peer open."""
+        """The check may come between: a view that sends as often would keep the connection of a lost peer open."""
         with connected() as (ws, _):
             before = activity(ws)
             ws.offer(prepare("one"))
@@ -366,7 +366,7 @@ class TestMessages:
             assert ended_with(ws) == SLOW
             assert elapsed >= SHORT
 
-    def test_message_that_dribbles_ends_the_connection(self) -> None:
+    def test_message_that_comes_byte_by_byte_ends_the_connection(self) -> None:
         """Each byte is activity, and the deadline holds all the same."""
         frame = masked_frame(Opcode.BINARY, bytes(5000))
         with connected(**TIMED) as (ws, peer):
