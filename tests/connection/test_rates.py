@@ -196,12 +196,3 @@ class TestBoth:
                 assert client.receive() == "x"
             until(lambda: references[0]() is None)
         assert len(references) == 1
-
-    def test_sender_is_woken(self) -> None:
-        """It waits for the outbox."""
-        with connected(buffers=1 << 15, send_high_water=1000, **FIVE_MESSAGES) as (ws, peer):
-            sending = gevent.spawn(lambda: [ws.send(bytes(1 << 18)) for _ in range(3)])
-            for _ in range(3):
-                assert len(peer.receive() or b"") == 1 << 18
-            sending.get(timeout=5)
-            assert not ws.closed

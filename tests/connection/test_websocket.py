@@ -1112,25 +1112,6 @@ class TestClose:
 
 
 class TestFacts:
-    def test_request_has_gevent_websockets_names(self) -> None:
-        """For what is in its headers."""
-        names = ("origin", "path", "version", "protocol", "subprotocol")
-
-        def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
-            ws = environ["wsgi.websocket"]
-            ws.send_json({name: getattr(ws, name) for name in names} | {"query": ws.environ["QUERY_STRING"]})
-            return []
-
-        with connect(app, "/a%20b?c=d", origin="http://testserver", subprotocols=("x", "y")) as client:
-            assert client.receive_json() == {
-                "origin": "http://testserver",
-                "path": "/a b",
-                "version": "13",
-                "protocol": "x, y",
-                "subprotocol": None,
-                "query": "c=d",
-            }
-
     def test_absent_headers_are_none(self) -> None:
         """And an environ without a path has an empty one."""
         ws = unaccepted(refuse_switch, environ={})
