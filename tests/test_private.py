@@ -9,12 +9,22 @@ import pytest
 
 from .support.private import TESTS, private_names
 
-SWEPT = ["hostile", "documents", "fixtureapps", "support", "connection"]
+SWEPT = ["hostile", "documents", "fixtureapps", "support", "connection", "process"]
 """Folders below tests/ whose files use none."""
 FILES = [file for folder in SWEPT for file in sorted((TESTS / folder).glob("*.py")) if file.name != "seam.py"]
 FILES += [
     TESTS / f"test_{name}.py"
-    for name in ("architecture", "config", "coroutines", "flask", "interrupted", "leaks", "middleware", "testing")
+    for name in (
+        "architecture",
+        "config",
+        "coroutines",
+        "flask",
+        "interrupted",
+        "leaks",
+        "middleware",
+        "parity",
+        "testing",
+    )
 ]
 
 
