@@ -9,6 +9,7 @@ the offsets have no gap; the readers have what the log has, in the same order; t
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -200,7 +201,7 @@ def main(arguments: list[str]) -> int:
     (directory / "logs").mkdir(mode=0o700)
     result = run(directory / "log", kills)
     problems = result.problems + begin(directory / "logs", kills // 5)
-    sys.stdout.write(f"{result._asdict()}\n{problems}\n")
+    sys.stdout.write(json.dumps(result._replace(problems=problems)._asdict()) + "\n")
     return 1 if problems else 0
 
 
