@@ -16,7 +16,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-SEARCHED = ("gws_middleware", "docs", "examples", "benchmarks", "stress", "fuzz", "tools", "tests", ".github", "*.md", "*.py")
+SEARCHED = (
+    "gws_middleware",
+    "docs",
+    "examples",
+    "benchmarks",
+    "stress",
+    "fuzz",
+    "tools",
+    "tests",
+    ".github",
+    "*.md",
+    "*.py",
+)
 NOT_SEARCHED = {"words.py", "test_words.py", "__pycache__", "_build", "site", "node_modules"}
 """This list and its test, and what tools make."""
 
