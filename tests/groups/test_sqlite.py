@@ -144,7 +144,7 @@ class TestProcesses:
             other.kill()
             assert backend.get("members", "chat") == [2]
         feed = backend.feed()
-        feed._sweep_at = 0.0
+        feed._sweep_at = feed._read_at = 0.0
         feed.wait(0.1)
         names = sorted(path.name[:2] for path in directory.iterdir() if path.name[1] == "-")
         assert names == ["p-", "s-"]
@@ -280,6 +280,12 @@ class TestCallers:
             total += len(feed.wait(5))
             assert total <= 500 * (len(ran) + 1)
         assert total == 1500
+
+    def test_reader_of_one_group_reads_past_all_others(self, backend: SqliteBackend, feed: SqliteFeed) -> None:
+        """A slice without an entry of its own does not end its wait."""
+        backend.publish([Publish("other", b"x", None) for _ in range(1500)])
+        send(backend, b"one")
+        assert [event.payload for event in feed.wait(5) if isinstance(event, Entry)] == [b"one"]
 
 
 def publish_once(directory: Path, text: str) -> None:
@@ -427,6 +433,23 @@ class TestForks:
             thread.join()
         offsets = sorted([position.offset for position in sent if position] + [answer[1] for answer in answers])  # type: ignore[index]
         assert offsets == list(range(1, len(offsets) + 1))
+
+    def test_several_threads_fork_at_the_same_time(self, backend: SqliteBackend) -> None:
+        """Each releases what it has locked itself."""
+        answers: list[object] = []
+
+        def work() -> None:
+            for _ in range(10):
+                answers.append(in_a_fork(lambda: [*(send(backend, b"child") or ())]))
+                send(backend, b"thread")
+
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len({tuple(answer) for answer in answers if isinstance(answer, list)}) == 30
+        assert [entry.offset for entry in page(backend).entries] == list(range(1, 61))
 
 
 def descriptor(name: str) -> str:
@@ -878,7 +901,7 @@ class TestClose:
 
 def sweep(feed: SqliteFeed) -> list[bytes | str]:
     """Let a feed do at once what it does every few seconds; what it gives then."""
-    feed._sweep_at = 0.0
+    feed._sweep_at = feed._read_at = 0.0
     return receive(feed, 1, 0.02)
 
 
