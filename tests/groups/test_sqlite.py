@@ -7,6 +7,7 @@ import json
 import logging
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import sqlite3
@@ -836,6 +837,70 @@ class TestDamage:
         finally:
             backend.close()
             subprocess.run(["umount", mounted], check=True)
+
+    @pytest.mark.parametrize("limit", ["RLIMIT_FSIZE", "RLIMIT_NOFILE"])
+    def test_limit_of_the_process_is_unavailable_and_heals(self, directory: Path, limit: str) -> None:
+        """The size of a file, and the number of open ones."""
+        number = getattr(resource, limit)
+
+        def work() -> list[object]:
+            backend = SqliteBackend(directory)
+            if limit == "RLIMIT_FSIZE":
+                send(backend, b"one")
+            before = resource.getrlimit(number)
+            resource.setrlimit(number, (4 if limit == "RLIMIT_NOFILE" else 100_000, before[1]))
+            answers: list[object] = []
+            for call in (lambda: send(backend, bytes(200_000)), backend.feed):
+                try:
+                    call()
+                except GroupsUnavailable as error:
+                    answers.append(str(error))
+            resource.setrlimit(number, before)
+            send(backend, b"two")
+            return [*answers, len(page(backend).entries)]
+
+        found = in_a_fork(work)
+        assert isinstance(found, list)
+        if limit == "RLIMIT_FSIZE":
+            [first, count] = found
+            assert "disk I/O error" in first and count == 2
+        else:
+            [first, second, count] = found
+            assert "open" in first and "open" in second and count == 1
+
+    def test_directory_that_cannot_be_used_any_more_is_unavailable_and_heals(
+        self, backend: SqliteBackend, feed: SqliteFeed, directory: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A feed waits for it; an outage has two lines in the log, for publishing and for feeds."""
+        send(backend, b"one")
+        assert receive(feed, 1) == [b"one"]
+        shutil.rmtree(directory)
+        directory.touch()
+        with caplog.at_level(logging.INFO, LOGGER):
+            for _ in range(3):
+                with pytest.raises(GroupsUnavailable, match="it is no directory; wanted is a directory"):
+                    send(backend, b"two")
+                feed._read_at = 0.0
+                assert list(feed.wait(0.05)) == []
+            directory.unlink()
+            send(backend, b"three")
+            assert receive(feed, 2) == ["lost", b"three"]
+        kinds = [(record.levelname, record.message.partition(")")[0].partition("(")[2]) for record in caplog.records]
+        assert kinds == [("ERROR", "write"), ("ERROR", "read"), ("WARNING", "write"), ("WARNING", "read")]
+
+    @pytest.mark.parametrize("jump", [-1e6, 1e6])
+    def test_clock_that_is_set_makes_no_difference(
+        self, backend: SqliteBackend, feed: SqliteFeed, monkeypatch: pytest.MonkeyPatch, jump: float
+    ) -> None:
+        """Nothing expires, and nothing lives longer."""
+        send(backend, b"one", History(size=5, age=30))
+        original = time.time
+        monkeypatch.setattr(time, "time", lambda: original() + jump)
+        for number in range(40):
+            send(backend, b"%d" % number, History(size=5, age=30))
+        assert len(receive(feed, 41)) == 41
+        assert sweep(feed) == []
+        assert payloads(page(backend, History(size=5, age=30))) == [b"35", b"36", b"37", b"38", b"39"]
 
     def test_interpreter_that_ends_while_a_daemon_thread_publishes(self, directory: Path) -> None:
         """No crash, no traceback, and no file of the process is left."""

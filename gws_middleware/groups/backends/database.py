@@ -621,7 +621,7 @@ def holder(path: Path) -> str:
                 _, kind, _, mode, process, file, start, *_ = line.split()
                 # The first of the locks in SQLite's shared memory: 120 is the offset of the write lock.
                 if (kind, mode, start) == ("POSIX", "WRITE", "120") and int(file.rpartition(":")[2]) == inode:
-                    return f"process {process}"
+                    return f"process {process}" if int(process) > 0 else "a process of another container"
     except (OSError, ValueError):
         pass
     return ""

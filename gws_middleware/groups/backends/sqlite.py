@@ -129,7 +129,11 @@ class SqliteFeed:
         self._path = ""
         self._socket: _socket.socket | None = None
         self._waker: _socket.socket | None = None
-        handle.run("read", self._begin)
+        try:
+            handle.run("read", self._begin)
+        except BaseException:
+            self._release()
+            raise
         handle.dependents.add(self)
 
     def subscribe(self, groups: Iterable[str]) -> bool:
