@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from django.apps import apps
@@ -26,6 +27,8 @@ from gevent import events, monkey
 
 from ..config import Config
 from ..exceptions import ConfigError
+from ..groups.backends import directory
+from ..groups.errors import GroupsUnavailable
 from . import conf
 
 __all__ = ["ALL", "connect", "loaded_unpatched", "warn_separate_workers", "warn_unpatched_server"]
@@ -45,6 +48,10 @@ SEPARATE = (
     "message reaches only the members in the worker that sends it."
 )
 SHARE = 'Use "auto", or "sqlite:///directory" with a directory that all processes see.'
+DIRECTORY = (
+    'Set "sqlite:///directory" in settings.GWS["groups"]: a directory on a disk of this host that belongs to the user '
+    "of the server, of its commands and of its tasks, e.g. systemd's RuntimeDirectory."
+)
 PRELOADED = (
     "Run gunicorn without --preload (preload_app), or call gevent.monkey.patch_all() in the first lines of its "
     "configuration file."
@@ -141,6 +148,32 @@ def check_group_workers(app_configs: Any, **arguments: Any) -> Sequence[CheckMes
     return []
 
 
+def check_group_directory(app_configs: Any, **arguments: Any) -> Sequence[CheckMessage]:
+    """W007: this process cannot use the directory of the groups.
+
+    It is no error, because the server may run as another user than this command. The directory is not made here, so
+    that it belongs to the user of the server.
+    """
+    if not _has_valid_settings():
+        return []
+    url, _, project = conf.load_groups()
+    try:
+        if url == "auto":
+            _examine(directory.automatic(project or os.getcwd()))
+        elif url.startswith("sqlite://"):
+            _examine(Path(url.removeprefix("sqlite://")))
+    except GroupsUnavailable as error:
+        return [Warning(f"{error}.", hint=DIRECTORY, id="gws_middleware.W007")]
+    return []
+
+
+def _examine(path: Path) -> None:
+    if os.path.lexists(path) or not path.is_absolute():
+        directory.prepare(path)
+    elif not os.access(path.parent, os.W_OK | os.X_OK):
+        raise GroupsUnavailable(f"groups cannot make the directory {path}: this user cannot write in {path.parent}")
+
+
 def _has_valid_settings() -> bool:
     try:
         conf.load()
@@ -172,6 +205,7 @@ def warn_separate_workers(software: str, several: bool) -> None:
 ALL = [
     check_settings,
     check_group_workers,
+    check_group_directory,
     check_middleware,
     check_runserver,
     check_psycopg2,

@@ -188,7 +188,7 @@ def send(
     check_name(name)
     facts = None if info is None else jsontext.loads(jsontext.dumps(info))
     publish = partial(groups.send, name, _copied(message), exclude=exclude, info=facts)
-    _AtCommit(publish, f"the message for {name}").wait_for(databases)
+    _AtCommit(publish, f"a message for {name}").wait_for(databases)
     return None
 
 
@@ -217,7 +217,8 @@ def send_many(
     for name, message in messages:
         check_name(name)
         copied.append((name, _copied(message)))
-    _AtCommit(partial(groups.send_many, copied), f"{len(copied)} messages").wait_for(databases)
+    names = ", ".join(dict.fromkeys(name for name, _ in copied))
+    _AtCommit(partial(groups.send_many, copied), f"messages for {names}").wait_for(databases)
     return [None] * len(copied)
 
 
@@ -273,7 +274,7 @@ def close(
         return
     check_name(name)
     users.check_close(code, reason)
-    _AtCommit(partial(groups.close, name, code, reason), f"the end of {name}").wait_for(databases)
+    _AtCommit(partial(groups.close, name, code, reason), f"the order to close {name}").wait_for(databases)
 
 
 def _copied(message: Any) -> Any:

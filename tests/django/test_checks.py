@@ -21,7 +21,7 @@ from tests.support.servers import KINDS, ServerDied, launch
 
 from .support import run_python
 
-IDENTIFIERS = ("E001", "E002", "E003", "W001", "W002", "W004", "W005")
+IDENTIFIERS = ("E001", "E002", "E003", "W001", "W002", "W004", "W005", "W006", "W007")
 SESSION = "django.contrib.sessions.middleware.SessionMiddleware"
 
 
@@ -55,9 +55,7 @@ def test_identifiers_are_unique() -> None:
     import re
 
     named = re.findall(r'id="(gws_middleware\.[EW]\d{3})"', inspect.getsource(checks))
-    assert sorted(named) == [
-        f"gws_middleware.{number}" for number in ["E001", "E002", "E003", "W001", "W002", "W004", "W005"]
-    ]
+    assert sorted(named) == [f"gws_middleware.{number}" for number in IDENTIFIERS]
 
 
 @override_settings(GWS={"max_mesage_size": 5})
