@@ -50,7 +50,7 @@ def _switch(value: object) -> str | None:
 
 
 def _groups(value: object) -> str | None:
-    wanted = '"auto", "sqlite:///directory", "memory://", or a dict with one of these as "url", with "history", or both'
+    wanted = '"auto", "sqlite:///directory", "memory://", or a dict with "url" (one of these), "history", or both'
     if not isinstance(value, (str, Mapping)):
         return wanted
     try:

@@ -391,3 +391,8 @@ def send_in_transactions(request: HttpRequest, name: str) -> HttpResponse:
 def count(request: HttpRequest, name: str) -> HttpResponse:
     """The number of members."""
     return HttpResponse(str(groups.count(name)))
+
+
+def pid(request: HttpRequest) -> HttpResponse:
+    """The process."""
+    return HttpResponse(str(os.getpid()))
