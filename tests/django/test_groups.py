@@ -80,8 +80,9 @@ def test_view_that_waits_is_a_member(client: WebSocketClient) -> None:
         assert groups.count(ROOM) == 2
         one.send("from a view")
         assert [one.receive(), other.receive()] == ["from a view"] * 2
-        one.send("others")
-        assert other.receive() == "others"
+        for message in ("others", "others, in a transaction"):
+            one.send(message)
+            assert other.receive() == message
         groups.send(ROOM, {"from": "the test"})
         assert one.receive_json() == other.receive_json() == {"from": "the test"}
         groups.close(ROOM, 4000, "closed")
@@ -333,14 +334,28 @@ def test_coroutine_sends_at_once_and_its_thread_with_the_commit() -> None:
     assert (before, sent()) == (["at once"], ["at once", "with the commit"])
 
 
-class TestAtomicRequests(TransactionTestCase):
+class TestAtomicRequests(WebSocketTestMixin, TransactionTestCase):
+    client: WebSocketClient
+
+    def setUp(self) -> None:
+        patch = pytest.MonkeyPatch()
+        patch.setitem(connections["default"].settings_dict, "ATOMIC_REQUESTS", True)
+        self.addCleanup(patch.undo)
+
+    def test_message_before_the_101_is_sent_with_its_commit(self) -> None:
+        """Of a WebSocket that is accepted. What comes later is in no transaction."""
+        with self.client.websocket(f"/groups/{ROOM}/?early") as ws:
+            assert ws.receive()
+            assert answer(ws, "after") == "after"
+        with pytest.raises(AssertionError), self.client.websocket(f"/groups/{ROOM}/?early&fails"):
+            pass
+        assert sent() == ["before the 101", "after"]
+
     def test_message_of_a_request_is_sent_with_its_commit(self) -> None:
         """And not where the view raises."""
         self.client.raise_request_exception = False
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(connections["default"].settings_dict, "ATOMIC_REQUESTS", True)
-            assert self.client.get(f"/groups/{ROOM}/send/?text=sent").status_code == 200
-            assert self.client.get(f"/groups/{ROOM}/send/?text=never&fails=1").status_code == 500
+        assert self.client.get(f"/groups/{ROOM}/send/?text=sent").status_code == 200
+        assert self.client.get(f"/groups/{ROOM}/send/?text=never&fails=1").status_code == 500
         assert sent() == ["sent"]
 
 
@@ -495,6 +510,7 @@ def test_threads_get_the_same_instance() -> None:
         (uuid.UUID(int=1), "user.00000000-0000-0000-0000-000000000001"),
         (-1, "user.-1"),
         ("x" * 195, "user." + "x" * 195),
+        ("x" * 196, "user.::" + sha256(b"user." + b"x" * 196).hexdigest()),
         ("\n" * 70, "user.::" + sha256(b"user." + b":0a" * 70).hexdigest()),
     ],
 )

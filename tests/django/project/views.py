@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from typing import Any
 
 from django.contrib.auth import logout
@@ -353,14 +354,14 @@ class Page(WebSocketView):
 def room(request: Any, name: str) -> None:
     """A member of a group, whose view waits; the first message is the process it is in."""
     ws = request.websocket
+    if "early" in request.GET:
+        groups.send(name, "before the 101")
+        assert "fails" not in request.GET
     groups.join(name, ws, since=request.GET.get("since"))
     ws.send(str(os.getpid()))
     for message in ws:
-        if message == "in a transaction":
-            with transaction.atomic():
-                groups.send(name, message)
-        else:
-            groups.send(name, message, exclude=ws if message == "others" else None)
+        with transaction.atomic() if "transaction" in message else nullcontext():
+            groups.send(name, message, exclude=ws if "others" in message else None)
 
 
 @require_websocket
