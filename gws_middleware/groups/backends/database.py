@@ -314,7 +314,8 @@ class Database:
                 self._connection.executemany("DELETE FROM numbers WHERE tbl = ? AND field = ? AND process = ?", found)
                 again |= len(found) == 1000
         if free > 1000:
-            self._execute("PRAGMA incremental_vacuum(500)").fetchall()
+            self._connection.executescript("PRAGMA incremental_vacuum(1000)")  # a row for each page, without columns
+            self._checkpoint("TRUNCATE")
         self._count_transaction()
         return again
 
@@ -472,13 +473,13 @@ class Database:
         if self._transactions >= _CHECKPOINT_EVERY:
             self._checkpoint()
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, mode: str = "PASSIVE") -> None:
         """Copy the write-ahead log into the database, as far as no process reads it; not SQLite's own automatic
         checkpoint, which several processes begin at the same moment.
         """
         self._transactions = self._bytes = 0
         try:
-            self._execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            self._execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
         except sqlite3.Error:
             pass  # what was committed stays in the write-ahead log; a problem shows itself in the next transaction
 

@@ -182,6 +182,7 @@ class SqliteFeed:
         """See ``Feed``."""
         if not self._closed:
             self._closed = True
+            self._hide()
             if self._waiting:  # wait() uses the socket, and releases it when it returns
                 self._ring()
             else:
@@ -279,13 +280,17 @@ class SqliteFeed:
             except OSError:
                 pass  # it has bytes to read, or was closed
 
-    def _release(self) -> None:
+    def _hide(self) -> None:
+        """Remove the socket's file."""
         path, self._path = self._path, ""
         if path:
             try:
                 os.unlink(path)
             except OSError:
                 pass  # it was removed
+
+    def _release(self) -> None:
+        self._hide()
         for socket in (self._socket, self._waker):
             if socket is not None:
                 socket.close()
