@@ -26,6 +26,7 @@ from gws_middleware.django import groups
 from gws_middleware.django.groups import user_group
 from gws_middleware.django.liveserver import WebSocketLiveServerTestCase
 from gws_middleware.groups import Groups, History
+from tests.support.grouplogs import automatic_groups
 from tests.support.rawclient import CLOSE, TEXT, RawClient, close_frame, frame, upgrade_request
 from tests.support.servers import Server, eventually, launch
 
@@ -178,7 +179,11 @@ def test_page_of_runserver_gets_what_a_command_sends(fresh_project: Path, tmp_pa
     (commands / "notify.py").write_text(COMMAND)
     with (fresh_project / "site1" / "urls.py").open("a") as file:
         file.write(URLS)
-    with running(fresh_project, "0") as server, server.connect("/groups/orders/") as page:
+    with (
+        automatic_groups(fresh_project),
+        running(fresh_project, "0") as server,
+        server.connect("/groups/orders/") as page,
+    ):
         command = [sys.executable, str(fresh_project / "manage.py"), "notify"]
         subprocess.run(command, cwd=tmp_path, env=environment(), check=True, timeout=60)
         assert json.loads(page.recv(10)) == {"from": "a command"}
