@@ -121,11 +121,11 @@ class DjangoConfig(Config):
     groups: str | Mapping[str, Any] = setting(
         "auto",
         _groups,
-        """How messages of groups get to all processes, and what groups keep. "auto": by a file on this host, which all
-        processes of this user have that serve the project in the same directory. With a dict, "history" has a dict for
-        each prefix (what precedes the first dot of a name): "size" is the number of messages, "age" is in seconds, e.g.
-        {"url": "auto", "history": {"room": {"size": 100, "age": 600}}}. Defaults: 100 messages, 300 seconds. Groups
-        whose prefix is not named keep nothing. In tests "auto" is "memory://".""",
+        """How messages of groups get to all processes, and what groups keep: ``{"url": "auto", "history": {"room":
+        {"size": 100, "age": 600}}}``, or the URL alone. "auto": a file on this host, for the processes of this user
+        that have the project in the same directory. "history": by prefix, which is what precedes the first dot of a
+        name, the number of messages (100 unless set) and the seconds (300 unless set) that each group keeps; groups
+        with other prefixes keep nothing. In tests "auto" is "memory://".""",
     )
 
 

@@ -25,7 +25,7 @@ from django.urls import path
 from django.utils.functional import SimpleLazyObject
 
 from gws_middleware import ConfigError, WebSocket
-from gws_middleware.django import groups
+from gws_middleware.django import groups, instance
 from gws_middleware.django.signals import websocket_opened
 from gws_middleware.django.test import WebSocketClient, WebSocketTestMixin
 from gws_middleware.groups import Groups, GroupsUnavailable, History, Position, Publication
@@ -466,7 +466,7 @@ def test_tests_reach_no_other_process(tmp_path: Any) -> None:
     with override_settings(GWS={"groups": url}):
         assert groups.get_groups().url == url
         groups.send("x", "y")
-    groups.begin_test()
+    instance.begin_test()
     assert (tmp_path / "groups").is_dir()
 
 
@@ -478,7 +478,7 @@ def test_wrong_setting_raises() -> None:
 
 def test_threads_get_the_same_instance() -> None:
     """Also where several ask first."""
-    groups.begin_test()
+    instance.begin_test()
     found: list[Groups] = []
     barrier = threading.Barrier(8)
 

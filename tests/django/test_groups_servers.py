@@ -22,7 +22,7 @@ from django.db.models.signals import post_save
 from django.test import override_settings
 from websockets.sync.client import ClientConnection, connect
 
-from gws_middleware.django import groups
+from gws_middleware.django import groups, instance
 from gws_middleware.django.groups import user_group
 from gws_middleware.django.liveserver import WebSocketLiveServerTestCase
 from gws_middleware.groups import Groups, History
@@ -154,7 +154,7 @@ def test_member_of_a_worker_that_is_killed_resumes_in_another(site: Site, token:
 
 URLS = """
 
-from gws_middleware.django import groups
+from gws_middleware.django import groups, instance
 
 urlpatterns += [
     path("groups/<name>/", lambda request, name: groups.join(name, request.websocket) and request.websocket.detach()),
@@ -163,7 +163,7 @@ urlpatterns += [
 COMMAND = """
 from django.core.management import BaseCommand
 
-from gws_middleware.django import groups
+from gws_middleware.django import groups, instance
 
 
 class Command(BaseCommand):
@@ -224,7 +224,7 @@ def in_a_child() -> None:
 
 
 class TestLiveServer(WebSocketLiveServerTestCase):
-    """Server and tests have the same groups. A page gets what is sent by ..."""
+    """Server and tests have the same groups."""
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -244,8 +244,8 @@ class TestLiveServer(WebSocketLiveServerTestCase):
             send()
             return page.recv(10)
 
-    def test_the_test_itself(self) -> None:
-        """And the test gets what the page sends."""
+    def test_page_and_test_send_to_each_other(self) -> None:
+        """With the functions of the module."""
         with self.page() as page:
             groups.send(ROOM, {"n": 1})
             assert page.recv(10) == '{"n":1}'
@@ -254,11 +254,11 @@ class TestLiveServer(WebSocketLiveServerTestCase):
             assert next(listener).data == page.recv(10) == "from the page"
             eventually(lambda: groups.count(ROOM) == 1, "one member in all processes")
 
-    def test_a_command(self) -> None:
+    def test_page_gets_what_a_command_sends(self) -> None:
         """By ``call_command``."""
         assert self.receives(lambda: call_command(Command())) == "a command"
 
-    def test_a_receiver_of_a_signal(self) -> None:
+    def test_page_gets_what_a_receiver_of_a_signal_sends(self) -> None:
         """At the commit of what it is about."""
         user = User.objects.create(username="ada")
         post_save.connect(tell, sender=User)
@@ -273,7 +273,7 @@ class TestLiveServer(WebSocketLiveServerTestCase):
         finally:
             post_save.disconnect(tell, sender=User)
 
-    def test_a_thread(self) -> None:
+    def test_page_gets_what_a_thread_sends(self) -> None:
         """Of the operating system."""
 
         def run() -> None:
@@ -284,8 +284,8 @@ class TestLiveServer(WebSocketLiveServerTestCase):
         assert self.receives(run) == "a thread"
 
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Python 3.12: this process has threads
-    def test_children_of_a_process_that_has_sent(self) -> None:
-        """As a task queue forks its workers; the parent goes on."""
+    def test_page_gets_what_forked_children_send(self) -> None:
+        """As a task queue forks its workers: the parent has sent before, and goes on."""
         groups.send("other", "x")
         context = multiprocessing.get_context("fork")
         children = [context.Process(target=in_a_child) for _ in range(4)]
@@ -321,4 +321,4 @@ class TestLiveServer(WebSocketLiveServerTestCase):
         Other.tearDownClass()
         Other.doClassCleanups()
         assert (other.exists(), groups.get_groups().url) == (False, "memory://")
-        groups.use_in_tests(url)
+        instance.use_in_tests(url)
