@@ -154,11 +154,20 @@ def test_member_of_a_worker_that_is_killed_resumes_in_another(site: Site, token:
 
 URLS = """
 
-from gws_middleware.django import groups, instance
+from gws_middleware.django import groups
 
-urlpatterns += [
-    path("groups/<name>/", lambda request, name: groups.join(name, request.websocket) and request.websocket.detach()),
-]
+
+def waiting(request):
+    groups.join("orders", request.websocket)
+    request.websocket.receive()
+
+
+def listening(request):
+    groups.join("orders", request.websocket)
+    request.websocket.detach()
+
+
+urlpatterns += [path("waiting/", waiting), path("listening/", listening)]
 """
 COMMAND = """
 from django.core.management import BaseCommand
@@ -172,7 +181,7 @@ class Command(BaseCommand):
 """
 
 
-def test_page_of_runserver_gets_what_a_command_sends(fresh_project: Path, tmp_path: Path) -> None:
+def test_pages_of_runserver_get_what_a_command_sends(fresh_project: Path, tmp_path: Path) -> None:
     """Nothing is configured: both find the same file, whatever their working directories are."""
     commands = fresh_project / "site1" / "management" / "commands"
     commands.mkdir(parents=True)
@@ -182,11 +191,12 @@ def test_page_of_runserver_gets_what_a_command_sends(fresh_project: Path, tmp_pa
     with (
         automatic_groups(fresh_project),
         running(fresh_project, "0") as server,
-        server.connect("/groups/orders/") as page,
+        server.connect("/waiting/") as page,
+        server.connect("/listening/") as other,
     ):
         command = [sys.executable, str(fresh_project / "manage.py"), "notify"]
         subprocess.run(command, cwd=tmp_path, env=environment(), check=True, timeout=60)
-        assert json.loads(page.recv(10)) == {"from": "a command"}
+        assert json.loads(page.recv(10)) == json.loads(other.recv(10)) == {"from": "a command"}
 
 
 # --- the live server -----------------------------------------------------------------------------------------------
