@@ -1,13 +1,17 @@
-"""What the middleware, the servers and the adapters of frameworks do with a WebSocket, beside what applications do."""
+"""What the middleware, servers, adapters of frameworks and groups do with a WebSocket, beside what applications do."""
 
 from __future__ import annotations
 
+import itertools
+import os
+import secrets
 from typing import Any
 
 from ..config import Config
 from ..protocol.handshake import accept_headers
 from .callbacks import LogLine
-from .states import ANSWERED, CLOSING, LOST, PENDING, has_ended, is_accepted
+from .closing import EndObserver
+from .states import ANSWERED, CLOSING, LOST, OPEN, PENDING, has_ended, is_accepted
 from .websocket import WebSocket
 
 __all__ = [
@@ -16,14 +20,20 @@ __all__ = [
     "config_of",
     "expect_idle",
     "forget",
+    "greenlet_ends",
+    "has_room",
+    "id_of",
     "is_closed",
     "is_finished",
     "is_http_over",
     "is_lost",
     "is_pending",
+    "open_now",
     "release",
     "set_server",
     "set_view",
+    "unwatch_end",
+    "watch_end",
 ]
 
 
@@ -123,3 +133,67 @@ def expect_idle(ws: WebSocket) -> None:
     """The view has begun to hold what ``Adapter.idle()`` gives back: it is called once the view has waited for long."""
     ws._holds = ws._adapter.grace is not None
     ws._waited = 0.0
+
+
+# --- groups -----------------------------------------------------------------------------------------------------------
+
+
+def open_now(ws: WebSocket) -> None:
+    """Accept the handshake if that is what is missing.
+
+    Raises:
+        ConnectionClosed: The connection has ended.
+        RuntimeError: The caller runs in another thread of the operating system than the connection.
+
+    """
+    ws._turn.refuse_foreign()
+    if ws._state != OPEN:
+        ws._check_open()
+
+
+def watch_end(ws: WebSocket, observer: EndObserver) -> None:
+    """Let ``observer.ended(ws)`` be called once, when the connection ends, before ``on_close``; not after a fork."""
+    if ws._observers is None:
+        ws._observers = [observer]
+    else:
+        ws._observers.append(observer)
+
+
+def unwatch_end(ws: WebSocket, observer: EndObserver) -> None:
+    """Let it not be called."""
+    if ws._observers is not None and observer in ws._observers:
+        ws._observers.remove(observer)
+
+
+def has_room(ws: WebSocket) -> bool:
+    """Whether ``offer()`` would keep a message for the peer instead of closing the connection of a slow one."""
+    return ws._state != OPEN or ws._transport.outbox_size < ws._send_limit
+
+
+def greenlet_ends(ws: WebSocket) -> None:
+    """A greenlet that ran code of the application for this connection is about to end."""
+    ws._adapter.ran(ws)
+
+
+_process_id = ""
+_numbers = itertools.count(1)
+
+
+def id_of(ws: WebSocket) -> str:
+    """A text that no other connection of the site has, in no process."""
+    number: str | None = ws.__dict__.get("_id")
+    if number is None:
+        global _process_id  # one for each process, by definition
+        _process_id = _process_id or secrets.token_hex(6)
+        number = ws.__dict__["_id"] = f"{_process_id}{next(_numbers):x}"
+    return number
+
+
+def _forked() -> None:
+    """In a process that has just been forked."""
+    global _process_id
+    _process_id = ""
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

@@ -13,7 +13,7 @@
             groups.send("room.7", {"text": text})
         return []
 
-Names are loaded when they are first used: a process that only publishes loads neither gevent nor a WebSocket.
+Names are loaded when they are first used.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What travels through a backend: a message in its envelope, and the names of groups.
 
-The envelope is bytes: version, kind, lengths, the sender's connection, facts about the sender as JSON, the message. Text
-of JSON stays as it was encoded by the publisher: it is copied into frames and decoded only where it is read. Rule:
-nothing here is ever executed or unpickled.
+The envelope is bytes: version, kind, lengths, the sender's connection, facts about the sender as JSON, the message.
+JSON stays as the publisher has encoded it: it is copied into frames, and decoded only where it is read. Rule: nothing
+here is ever executed or unpickled.
 """
 
 from __future__ import annotations
@@ -166,12 +166,17 @@ class Publication:
     def data(self) -> Any:
         """What was sent: ``str``, ``bytes``, or the value of the JSON, which is decoded when this is first read."""
         kind, data = self._envelope.kind, self._envelope.data
-        return jsontext.loads(data) if kind == JSON else data.decode() if kind == TEXT else data
+        return data.decode() if kind == TEXT else data if kind == BINARY else jsontext.loads(data)
 
     @property
     def message(self) -> str | bytes:
         """What members get where nothing else was asked for: text (JSON too) as ``str``, binary as ``bytes``."""
         return self._envelope.data if self._envelope.kind == BINARY else self._envelope.data.decode()
+
+    @property
+    def sender(self) -> str:
+        """The connection that gets no copy; empty where all members do."""
+        return self._envelope.sender
 
     @cached_property
     def info(self) -> Any:

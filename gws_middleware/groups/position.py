@@ -1,7 +1,7 @@
 """Positions in a group with history: what a reader has, what it misses, and whether all of it can be had.
 
-Rule 1: nothing here waits or does I/O. Rule 2: an entry is given out once and in order, or the reader is told that
-some are missing; never neither.
+Rule 1: nothing here waits or does I/O. Rule 2: an entry is given out once and in order, or it is reported that some are
+missing; never neither.
 
 The entries of a group are numbered from 1. Its **epoch** is the life of that numbering: where a backend has lost it, or
 may have, it begins a new epoch, and offsets of different epochs cannot be compared.
@@ -60,7 +60,7 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True)
 class History:
-    """What a group keeps for those who come later.
+    """What a group keeps for members that join later, or again.
 
     Args:
         size: Entries that are kept at most: 1 to 100,000.
@@ -129,7 +129,7 @@ class Healed(NamedTuple):
     entries: list[Entry]
     """To give out now, in order."""
     lost: bool
-    """Some entries between the last one given out and these are missing: the reader is to be told first."""
+    """Some entries between the last one given out and these are missing: that is to be reported first."""
 
 
 class Tracker:

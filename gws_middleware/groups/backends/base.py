@@ -1,10 +1,10 @@
 """What a backend does.
 
-Rule 1: ``publish()``, ``read()`` and the counters may be called in any thread and any greenlet, in a process that gevent
-has patched or not, and before and after a fork: a child has nothing of its parent's.
+Rule 1: ``publish()``, ``read()``, ``put()`` and ``get()`` may be called in any thread and any greenlet, in a process
+that gevent has patched or not, and before and after a fork: a child has nothing of its parent's.
 Rule 2: what cannot be done is ``GroupsUnavailable``, within ``TIMEOUT`` seconds; nothing waits without an end.
-Rule 3: a feed belongs to one greenlet, or one thread. It gives the entries of each group in the order in which they were
-published, the same in all processes, those that this process has published too; or it says that some may be missing.
+Rule 3: a feed belongs to one greenlet. It has the entries of each group in the order in which they were published, the
+same in all processes, those that this process has published too; or it says that some may be missing.
 """
 
 from __future__ import annotations

@@ -1,0 +1,155 @@
+"""The backend of one process: for tests, and for a site of one worker that wants no file. Any thread may publish."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from gevent import get_hub
+from gevent.event import Event as Signal
+from gevent.monkey import get_original
+
+from ..position import Entry, History, Page, Position
+from .base import Event, Publish, Want
+
+__all__ = ["MemoryBackend"]
+
+_allocate_lock = get_original("_thread", "allocate_lock")
+
+
+class _Group:
+    """What is kept of one group."""
+
+    def __init__(self) -> None:
+        self.epoch = secrets.token_hex(4)
+        self.top = 0
+        self._kept: deque[tuple[float, Entry]] = deque()
+
+    def append(self, name: str, payload: bytes, history: History) -> Entry:
+        """Give it the next offset."""
+        self.top += 1
+        entry = Entry(name, self.epoch, self.top, payload)
+        self._kept.append((time.monotonic(), entry))
+        self._trim(history)
+        return entry
+
+    def page(self, want: Want) -> Page:
+        """What is asked for."""
+        self._trim(want.history)
+        found = [entry for _, entry in self._kept if want.after is None or entry.offset > want.after]
+        if want.after is None:
+            found = found[len(found) - min(want.limit, len(found)) :]
+        return Page(self.epoch, self.top, found[: want.limit])
+
+    def _trim(self, history: History) -> None:
+        kept, oldest = self._kept, time.monotonic() - history.age
+        while kept and (len(kept) > history.size or kept[0][0] < oldest):
+            kept.popleft()
+
+
+class MemoryBackend:
+    """Keeps everything in this process. A forked child has nothing of it."""
+
+    def __init__(self) -> None:
+        self._lock = _allocate_lock()
+        self._groups: dict[str, _Group] = {}
+        self._feeds: list[_Feed] = []
+        self._numbers: dict[tuple[str, str], int] = {}
+
+    def publish(self, batch: Sequence[Publish]) -> list[Position | None]:
+        """See ``Backend``."""
+        positions: list[Position | None] = []
+        with self._lock:
+            for group, payload, history in batch:
+                if history is None:
+                    entry = Entry(group, "", 0, payload)
+                    positions.append(None)
+                else:
+                    entry = self._groups.setdefault(group, _Group()).append(group, payload, history)
+                    positions.append(Position(entry.epoch, entry.offset))
+                for feed in self._feeds:
+                    feed.put(entry)
+        return positions
+
+    def read(self, wants: Sequence[Want]) -> list[Page]:
+        """See ``Backend``."""
+        with self._lock:
+            return [self._groups.setdefault(want.group, _Group()).page(want) for want in wants]
+
+    def feed(self) -> _Feed:
+        """See ``Backend``."""
+        feed = _Feed(self._feeds)
+        with self._lock:
+            self._feeds.append(feed)
+        return feed
+
+    def put(self, table: str, values: dict[str, int | None]) -> None:
+        """See ``Backend``."""
+        with self._lock:
+            for field, value in values.items():
+                if value is None:
+                    self._numbers.pop((table, field), None)
+                else:
+                    self._numbers[table, field] = value
+
+    def get(self, table: str, field: str) -> list[int]:
+        """See ``Backend``."""
+        with self._lock:
+            value = self._numbers.get((table, field))
+            return [] if value is None else [value]
+
+    def close(self) -> None:
+        """See ``Backend``."""
+        with self._lock:
+            feeds = list(self._feeds)
+            self._groups.clear()
+            self._numbers.clear()
+        for feed in feeds:
+            feed.close()
+
+
+class _Feed:
+    """The entries, as they come from any thread."""
+
+    def __init__(self, feeds: list[_Feed]) -> None:
+        self._feeds = feeds
+        self._loop = get_hub().loop
+        self._signal = Signal()
+        self._queue: deque[Event] = deque()
+        self._groups: set[str] = set()
+
+    def put(self, entry: Entry) -> None:
+        """An entry was published; the lock of the backend is held."""
+        if entry.group in self._groups:
+            self._queue.append(entry)
+            self.wake()
+
+    def subscribe(self, groups: Iterable[str]) -> bool:
+        """See ``Feed``."""
+        self._groups.update(groups)
+        return True
+
+    def unsubscribe(self, groups: Iterable[str]) -> None:
+        """See ``Feed``."""
+        self._groups.difference_update(groups)
+
+    def wait(self, timeout: float | None) -> Sequence[Event]:
+        """See ``Feed``."""
+        if not self._queue:
+            self._signal.wait(timeout)
+        self._signal.clear()
+        events = []
+        while self._queue:
+            events.append(self._queue.popleft())
+        return events
+
+    def wake(self) -> None:
+        """See ``Feed``."""
+        self._loop.run_callback_threadsafe(self._signal.set)
+
+    def close(self) -> None:
+        """See ``Feed``."""
+        if self in self._feeds:
+            self._feeds.remove(self)
