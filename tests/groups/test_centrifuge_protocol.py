@@ -12,10 +12,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gws_middleware import __version__
 from gws_middleware.groups.centrifuge import protocol
 from gws_middleware.groups.centrifuge.protocol import (
     ERRORS,
+    MAX_CHANNELS,
     MAX_COMMANDS,
     MAX_DEPTH,
     NAMES,
@@ -105,68 +105,54 @@ def table() -> dict[str, dict[str, str]]:
     return {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows}
 
 
-def busy(name: str) -> Session:
-    """A session in a state, to which something has come since the last tick."""
-    if name == "NEW":  # the command that leaves this state waits for its answer
-        session = Session("c1")
-        session.receive(FRAMES["connect"])
+def in_state(name: str, *, waits: bool = False) -> Session:
+    """A session in a state; ``waits``: one where a command has no answer, in the states in which that can be."""
+    session = Session("c1") if name == "NEW" else refused() if name == "REFUSED" else connected()
+    if name == "PINGED":
+        session.tick(received=False)
+    elif name == "CLOSED":
+        commands(session, FRAMES["malformed"])
+    if waits:
+        session.receive(FRAMES["connect" if name == "NEW" else "command"])
         session.next_command()
-    elif name == "REFUSED":
-        session = refused()
-    else:
-        session = connected()
-        if name == "PINGED":
-            session.tick()
-            commands(session, FRAMES["command"])
-        elif name == "CLOSED":
-            commands(session, FRAMES["malformed"])
-    return session
-
-
-def quiet(name: str) -> Session:
-    """A session in a state, to which nothing has come since the last tick."""
-    session = Session("c1") if name == "NEW" else connected() if name == "PINGED" else busy(name)
-    if name != "NEW":
-        session.tick()
-    return session
-
-
-def outcome(name: str, event: str) -> str:
-    """What an event does in a state, in the words of the table."""
-    session = quiet(name) if event == "quiet" else busy(name)
-    if name == "NEW" and event != "busy":
-        session = Session("c1")
     assert NAMES[session.state] == name
+    return session
+
+
+def outcome(session: Session, event: str) -> str:
+    """What an event does, in the words of the table."""
     before = session.closing
     if event in FRAMES:
         session.receive(FRAMES[event])
         if session.next_command() is not None:
             return "taken"
     else:
-        session.tick()
-    if session.closing is not before:
-        assert NAMES[session.state] == "CLOSED"
-        assert session.closing is not None
-        return str(session.closing.code)
-    return NAMES[session.state]
+        session.tick(received=event == "busy")
+    if session.closing is before:
+        return NAMES[session.state]
+    assert NAMES[session.state] == "CLOSED"
+    assert session.closing is not None
+    return str(session.closing.code)
 
 
 CELLS = [(name, event) for name in NAMES for event in EVENTS]
 
 
 class TestTable:
-    @pytest.mark.parametrize(("name", "event"), [cell for cell in CELLS if cell != ("CONNECTED", "quiet")])
+    @pytest.mark.parametrize(("name", "event"), CELLS)
     def test_event_does_what_the_table_has(self, name: str, event: str) -> None:
         """Every event in every state."""
-        assert outcome(name, event) == table()[name][event]
+        assert outcome(in_state(name), event) == table()[name][event]
+
+    @pytest.mark.parametrize("name", ["NEW", "CONNECTED", "PINGED"])
+    def test_tick_while_a_command_has_no_answer_is_busy(self, name: str) -> None:
+        """The pong waits until the command before it was answered."""
+        assert outcome(in_state(name, waits=True), "quiet") == table()[name]["busy"]
 
     def test_table_has_every_state(self) -> None:
-        """In their order, which is that of the numbers; one cell cannot be, because each tick leaves CONNECTED."""
-        rows = table()
-        assert tuple(rows) == NAMES
+        """In their order, which is that of the numbers."""
+        assert tuple(table()) == NAMES
         assert [getattr(protocol, name) for name in NAMES] == list(range(len(NAMES)))
-        assert [cell for cell in CELLS if rows[cell[0]][cell[1]] == "never"] == [("CONNECTED", "quiet")]
-        assert NAMES[quiet("CONNECTED").state] == "PINGED"
 
     def test_connect_is_answered_with_either_state(self) -> None:
         """CONNECTED by a reply, REFUSED by an error."""
@@ -183,7 +169,7 @@ class TestTable:
 class TestPings:
     def test_tick_sends_a_ping(self) -> None:
         """An empty reply."""
-        assert connected().tick() == PING == "{}"
+        assert connected().tick(received=True) == PING == "{}"
 
     def test_peer_that_is_busy_gets_pings_and_keeps_its_connection(self) -> None:
         """Clients close where no ping comes; a command that takes minutes must not look like that."""
@@ -191,7 +177,7 @@ class TestPings:
         session.receive(FRAMES["command"])
         command = session.next_command()
         assert command is not None
-        assert [session.tick() for _ in range(4)] == [PING] * 4
+        assert [session.tick(received=False) for _ in range(4)] == [PING] * 4
         session.receive("\n".join(["{}"] * 4))  # they were read when the command was answered
         session.reply(command)
         assert session.next_command() is None
@@ -200,20 +186,20 @@ class TestPings:
     def test_pong_that_is_missing_closes(self) -> None:
         """3012: the client connects again."""
         session = connected()
-        assert [session.tick(), session.tick()] == [PING, ""]
+        assert [session.tick(received=True), session.tick(received=False)] == [PING, ""]
         assert session.closing == Close(3012, "no pong")
 
     def test_pongs_are_counted(self) -> None:
         """One for each ping."""
         session = connected()
-        session.tick()
+        session.tick(received=True)
         commands(session, "{}", "{}")
         assert session.closing == Close(3501, "bad request: a pong without a ping")
 
     def test_connection_without_connect_is_closed(self) -> None:
         """After one interval."""
         session = Session("c1")
-        assert session.tick() == ""
+        assert session.tick(received=False) == ""
         assert session.closing == Close(3502, "stale")
 
 
@@ -226,6 +212,8 @@ EXAMPLES: list[tuple[str, Command]] = [
         '{"id":5,"subscribe":{"channel":"b","recover":true,"epoch":"x","offset":9,"flag":3,"token":"t"}}',
         Subscribe(5, "b", Position("x", 9), True),
     ),
+    ('{"id":5,"subscribe":{"channel":"d","flag":1}}', Subscribe(5, "d", None, False)),
+    ('{"id":5,"subscribe":{"channel":"c","flag":2}}', Subscribe(5, "c", None, True)),
     ('{"id":6,"publish":{"channel":"b","data":{"text":"a\\nb"}}}', Publish(6, "b", {"text": "a\nb"})),
     ('{"id":7,"publish":{"channel":"b","data":null}}', Publish(7, "b", None)),
     ('{"id":8,"history":{"channel":"b","limit":-1}}', History(8, "b", -1, None, False)),
@@ -415,6 +403,13 @@ class TestRefusing:
         assert [reply.get("error") for reply in sent(session)] == [None, {"code": 106, "message": message}, None, None]
         assert session.channels == {"c1", "c2"}
 
+    def test_limits(self) -> None:
+        """What the documentation has."""
+        assert (MAX_CHANNELS, MAX_COMMANDS, MAX_DEPTH) == (128, 512, 100)
+        session = connected()
+        commands(session, *(f'{{"id":3,"subscribe":{{"channel":"c{number}"}}}}' for number in range(200)))
+        assert len(session.channels) == 128
+
     def test_commands_of_a_frame(self) -> None:
         """As many as there may be."""
         assert len(commands(connected(), "\n".join([FRAMES["command"]] * MAX_COMMANDS))) == MAX_COMMANDS
@@ -436,11 +431,12 @@ class TestRefusing:
 
 
 class TestAnswering:
-    def test_connect(self) -> None:
+    @pytest.mark.parametrize(("options", "ping"), [({}, 25), ({"ping": 9}, 9)])
+    def test_connect(self, options: Any, ping: int) -> None:
         """The client learns who it is, and how often a ping comes."""
-        session = Session("c7", ping=9)
+        session = Session("c7", **options)
         commands(session, '{"id":1,"connect":{}}')
-        result = {"client": "c7", "version": __version__, "ping": 9, "pong": True}
+        result = {"client": "c7", "version": "gws_middleware", "ping": ping, "pong": True}
         assert sent(session) == [{"id": 1, "connect": result}]
 
     def test_command_that_was_not_asked(self) -> None:
@@ -468,6 +464,10 @@ class TestAnswering:
         if code in (100, 111):
             error["temporary"] = True
         assert sent(session) == [{"id": 7, "error": error}]
+
+    def test_errors_are_those_of_the_protocol(self) -> None:
+        """Of Centrifuge's, 110 and 113 are about what is not served."""
+        assert list(ERRORS) == [100, 101, 102, 103, 104, 105, 106, 107, 108, 109, 111, 112]
 
     def test_error_of_the_application(self) -> None:
         """Its own code and text."""
@@ -643,24 +643,24 @@ def check_anything(session: Session, frame: str | bytes, answers: Iterator[bool]
     frames=st.lists(FRAMES_OF_ANYTHING | st.binary(max_size=5), max_size=4),
     is_connected=st.booleans(),
     answers=st.lists(st.booleans(), max_size=4),
-    ticks=st.integers(0, 3),
+    ticks=st.lists(st.booleans(), max_size=3),
 )
 @example(
     frames=['{"id":1,"connect":{}}', '{"id":2,"subscribe":{"channel":"\\ud800"}}'],
     is_connected=False,
     answers=[],
-    ticks=0,
+    ticks=[],
 )
 def test_anything_ends_as_a_command_a_reply_or_a_close(
-    frames: list[str | bytes], is_connected: bool, answers: list[bool], ticks: int
+    frames: list[str | bytes], is_connected: bool, answers: list[bool], ticks: list[bool]
 ) -> None:
     """And never as an exception."""
     session = connected() if is_connected else Session("c1")
     given_answers = iter(answers)
     for frame in frames:
         check_anything(session, frame, given_answers)
-    for _ in range(ticks):
-        assert session.tick() in ("", PING)
+    for received in ticks:
+        assert session.tick(received) in ("", PING)
 
 
 def test_module_loads_no_io() -> None:

@@ -13,22 +13,21 @@ read, so commands take effect in their order, and replies have it, too.
 
 What a command does, and ``tick()``, which the caller calls every ``ping`` seconds:
 
-=========  =======  =======  =========  =========  ======  =========
+=========  =======  =======  =========  =========  ======  =======
 state      connect  command  pong       malformed  quiet   busy
-=========  =======  =======  =========  =========  ======  =========
+=========  =======  =======  =========  =========  ======  =======
 NEW        taken    3501     3501       3501       3502    NEW
-CONNECTED  3501     taken    3501       3501       never   PINGED
+CONNECTED  3501     taken    3501       3501       PINGED  PINGED
 PINGED     3501     taken    CONNECTED  3501       3012    PINGED
 REFUSED    3501     3501     3501       3501       3502    REFUSED
 CLOSED     CLOSED   CLOSED   CLOSED     CLOSED     CLOSED  CLOSED
-=========  =======  =======  =========  =========  ======  =========
+=========  =======  =======  =========  =========  ======  =======
 
 "command": any other than connect. "pong": ``{}``. "malformed": what is no command. "quiet": a tick, and nothing was
 received since the last one; "busy": a tick after a message, or while a command has no answer. "taken": the caller gets
 it; ``reply()`` to connect leads to CONNECTED, ``refuse()`` to REFUSED. A number: CLOSED with this code. A state: that
 state, and nothing else, but for the ping ``{}`` that a tick sends on the way to PINGED. Where the tick was busy the
-next ping is sent before the pong to the last one was read; PINGED ends with the last of the pongs. "never": only a
-message leads to CONNECTED.
+next ping is sent before the pong to the last one was read; PINGED ends with the last of the pongs.
 """
 
 from __future__ import annotations
@@ -37,7 +36,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
-from ... import __version__
 from ...connection import jsontext
 from ...typing import Message
 from ..message import Publication, check_name
@@ -57,6 +55,7 @@ __all__ = [
     "PINGED",
     "PING_INTERVAL",
     "REFUSED",
+    "SERVER",
     "Close",
     "Command",
     "Connect",
@@ -75,6 +74,8 @@ __all__ = [
 NEW, CONNECTED, PINGED, REFUSED, CLOSED = range(5)
 NAMES = ("NEW", "CONNECTED", "PINGED", "REFUSED", "CLOSED")
 
+SERVER = "gws_middleware"
+"""What the server calls itself in the reply to connect."""
 PING_INTERVAL = 25
 """Seconds between two pings: what Centrifuge has."""
 PING = "{}"
@@ -203,7 +204,6 @@ class Session:
     """
 
     __slots__ = (
-        "_busy",
         "_lines",
         "_max_channels",
         "_out",
@@ -228,13 +228,11 @@ class Session:
         self._out: list[str] = []
         self._pending: Command | None = None
         self._pings = 0
-        self._busy = False
 
     # --- what the peer sends -----------------------------------------------------------------------------------------
 
     def receive(self, message: Message) -> None:
         """A message of the peer: commands, separated by newlines."""
-        self._busy = True
         if self.state == CLOSED:
             return
         if not isinstance(message, str):
@@ -261,14 +259,17 @@ class Session:
                 return self._pending
         return None
 
-    def tick(self) -> str:
+    def tick(self, received: bool) -> str:
         """``ping`` seconds have passed since the last call, or since the connection was opened.
+
+        Args:
+            received: Whether the peer has sent anything meanwhile, which may not have been read yet.
 
         Returns:
             What is sent now; empty for nothing.
 
         """
-        quiet, self._busy = not self._busy and self._pending is None, False
+        quiet = not received and self._pending is None
         if self.state in (NEW, REFUSED):
             if quiet:
                 self._close(STALE, "stale")
@@ -296,7 +297,7 @@ class Session:
         self._answered(command)
         if isinstance(command, Connect):
             self.state = CONNECTED
-            result = _dumps({"client": self.client, "version": __version__, "ping": self._ping, "pong": True})
+            result = _dumps({"client": self.client, "version": SERVER, "ping": self._ping, "pong": True})
         elif isinstance(command, Subscribe):
             self.channels.add(command.channel)
         elif isinstance(command, Unsubscribe):
@@ -414,7 +415,6 @@ class Session:
 
     def _close(self, code: int, reason: str) -> None:
         self.state, self.closing = CLOSED, Close(code, reason)
-        self._lines.clear()
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
