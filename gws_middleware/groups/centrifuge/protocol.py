@@ -207,12 +207,12 @@ class Session:
         "_lines",
         "_max_channels",
         "_out",
-        "_pending",
         "_ping",
         "_pings",
         "channels",
         "client",
         "closing",
+        "pending",
         "state",
     )
 
@@ -226,7 +226,8 @@ class Session:
         self._ping, self._max_channels = ping, max_channels
         self._lines: deque[str] = deque()
         self._out: list[str] = []
-        self._pending: Command | None = None
+        self.pending: Command | None = None
+        """The command that has no answer yet."""
         self._pings = 0
 
     # --- what the peer sends -----------------------------------------------------------------------------------------
@@ -251,12 +252,12 @@ class Session:
             RuntimeError: The last command has no answer yet.
 
         """
-        if self._pending is not None:
-            raise RuntimeError(f"{self._pending!r} has no answer yet")
+        if self.pending is not None:
+            raise RuntimeError(f"{self.pending!r} has no answer yet")
         while self._lines and self.state != CLOSED:
-            self._pending = self._read(self._lines.popleft())
-            if self._pending is not None:
-                return self._pending
+            self.pending = self._read(self._lines.popleft())
+            if self.pending is not None:
+                return self.pending
         return None
 
     def tick(self, received: bool) -> str:
@@ -269,7 +270,7 @@ class Session:
             What is sent now; empty for nothing.
 
         """
-        quiet = not received and self._pending is None
+        quiet = not received and self.pending is None
         if self.state in (NEW, REFUSED):
             if quiet:
                 self._close(STALE, "stale")
@@ -400,9 +401,9 @@ class Session:
         return command
 
     def _answered(self, command: Command) -> None:
-        if command is not self._pending:
-            raise RuntimeError(f"{command!r} waits for no answer; {self._pending!r} does")
-        self._pending = None
+        if command is not self.pending:
+            raise RuntimeError(f"{command!r} waits for no answer; {self.pending!r} does")
+        self.pending = None
 
     def _reply(self, number: int, method: str, result: str) -> None:
         self._out.append(f'{{"id":{number},"{method}":{result}}}')
