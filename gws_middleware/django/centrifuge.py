@@ -1,6 +1,6 @@
 """``CentrifugeView``: a view for the clients of Centrifuge's protocol, e.g. ``centrifuge`` (npm).
 
-Rule: whoever is refused is refused in the protocol, not with HTTP: after a refused handshake a client tries again for
+Rule: a client is refused in the protocol, not with HTTP: after a handshake that is refused it tries again for
 ever.
 """
 
@@ -33,6 +33,9 @@ class CentrifugeView(View):
     A channel of the protocol is a group. Nothing is allowed unless a method allows it. The methods are ordinary
     synchronous code, which may query; they run one at a time for each connection. Each may raise ``PermissionDenied``
     (error 103) or ``CentrifugeError``. Any other exception is logged and answered with error 100.
+
+    After a close code of 3500 to 3999 or 4500 to 4999, with a reason that is not empty, a client does not connect
+    again.
 
     Decide about the login in ``connected()``. A decorator or mixin that redirects to a login page refuses the
     handshake, and the client tries again.

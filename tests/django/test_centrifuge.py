@@ -201,12 +201,12 @@ class CentrifugeTest(WebSocketTestMixin, TestCase):
             ask(one, connect={})
             assert close_user_sockets(self.ada) == 1
             assert one.receive() is None
-            assert one.close_code == 4501
+            assert (one.close_code, one.close_reason) == (4501, "logged out")
         with self.client.websocket("/live/") as two:
             ask(two, connect={})
             close_user_sockets(self.ada, code=4000)
             assert two.receive() is None
-            assert two.close_code == 4000
+            assert (two.close_code, two.close_reason) == (4000, "")
 
     def test_user_of_an_idle_connection_is_known(self) -> None:
         """Before any command has come."""

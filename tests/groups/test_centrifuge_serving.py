@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import re
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -393,6 +395,16 @@ class TestRecovering:
         lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
         assert lines == ["group room.binary has binary messages: clients of Centrifuge's JSON protocol do not get them"]
 
+    def test_binary_message_of_a_live_channel(self, site: Site, caplog: Any) -> None:
+        """The same line."""
+        with site.connect() as client:
+            opened(client, "live.binary")
+            for message in (b"1", b"2", "text"):
+                site.groups.send("live.binary", message)
+            assert received(client)[0]["push"]["pub"] == {"data": "text"}
+        lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        assert lines == ["group live.binary has binary messages: clients of Centrifuge's JSON protocol do not get them"]
+
     def test_gap_that_cannot_be_healed(self, site: Site) -> None:
         """The client is to subscribe again: the push for it comes in place of what was missed."""
         with site.connect() as client:
@@ -615,3 +627,29 @@ class TestErrors:
                 {"id": 3, "rpc": {"method": "echo"}},
             ]
             assert [reply["error"]["code"] for reply in ask(client, *commands)] == [103, 103, 104]
+
+
+class TestReferences:
+    def test_connection_is_freed_at_its_end(self) -> None:
+        """Without the garbage collector: the session, its policy and the WebSocket refer to each other until then."""
+        site, seen = Site(), []
+
+        class Noting(Policy):
+            def connected(self, ws: WebSocket) -> None:
+                seen.append(weakref.ref(ws))
+
+            def may_join(self, ws: WebSocket, name: str) -> bool:
+                return True
+
+        site.policy = Noting()  # type: ignore[assignment]
+        gc.collect()
+        gc.disable()
+        try:
+            with site.connect() as client:
+                opened(client, "room.1")
+                site.groups.send("room.1", 1)
+                received(client)
+            del client
+            eventually(lambda: seen[0]() is None, "the end of the WebSocket", sleep=gevent.sleep)
+        finally:
+            gc.enable()

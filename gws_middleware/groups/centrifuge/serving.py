@@ -78,6 +78,9 @@ class CentrifugeError(Exception):
 class Policy:
     """What clients may do. A subclass allows what it wants; one object may serve all connections.
 
+    A method may close the connection. After 3500 to 3999 or 4500 to 4999, with a reason that is not empty, the client
+    does not connect again; after other codes it does.
+
     The methods are ordinary code, which may wait. They run one at a time for each connection, in the order of its
     commands. Each of them may raise ``CentrifugeError``. Any other exception is logged and answered with error 100.
     """
@@ -222,7 +225,8 @@ class _Connection:
             ws.close(*session.closing)
 
     def _ended(self, ws: WebSocket) -> None:
-        self._stop_timer()
+        if self._timer is not None:
+            self._timer.close()
         ws.__dict__.pop(_ATTRIBUTE, None)
         if self._refusal is None:
             self._policy.disconnected(ws)
@@ -235,9 +239,6 @@ class _Connection:
     def _tick(self) -> None:
         """Runs in the hub."""
         ws, session = self._ws, self._session
-        if control.is_closed(ws):
-            self._stop_timer()  # after a fork nothing else does it
-            return
         received = ws.stats.messages_received
         text = session.tick(received=received != self._received)
         self._received = received
@@ -245,12 +246,6 @@ class _Connection:
             ws.offer(text)
         if session.closing is not None:
             ws.close(*session.closing)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.stop()
-            self._timer.close()
-            self._timer = None
 
     def missed(self, name: str) -> None:
         """Let the client subscribe again, with its position: then it learns what cannot be recovered."""
