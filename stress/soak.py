@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import math
 import random
-import re
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import gevent
@@ -29,7 +27,7 @@ from gevent.pool import Group
 from tests.support.rawclient import CLOSE, CONTINUATION, DEFLATE, PING, TEXT, Frame, close_frame, deflated, frame
 
 from .attacks import EXPECTED_RECORDS, Attack, resource_attacks
-from .gunicorn import Gunicorn, resident_bytes, run_gunicorn, until
+from .gunicorn import Gunicorn, resident_bytes, run_gunicorn
 from .peer import Ended, Numbered, Peer, tally
 from .report import Report, arguments_of
 
@@ -280,8 +278,8 @@ class Soak:
         if len(group) + len(lasting):
             self.report.violation("stuck", f"{len(group)} short and {len(lasting)} long connections did not end")
         for kind in ("websockets", "slots"):
-            if not until(lambda kind=kind: self.gunicorn.held(self.worker)[kind] == 0, 10):
-                self.report.violation("leak", f"the worker has {kind} after all peers have disconnected")
+            left = lambda kind=kind: self.gunicorn.held(self.worker)[kind]  # noqa: E731
+            self.report.eventually("leak", lambda left=left: left() == 0, f"the end of all {kind}", 10, left)
         self.judge()
 
     def line(self) -> str:
@@ -332,12 +330,8 @@ def main(report: Report, directory: Path, seconds: float, rate: float = RATE, fa
         "GWS_MAX_CONNECTIONS_PER_ADDRESS": "10000",
         "STRESS_FAULTS": faults,
     }
-    with run_gunicorn(report, directory, 1, env=env) as running:
+    with run_gunicorn(report, directory, 1, env=env, expected=EXPECTED_RECORDS) as running:
         Soak(report, running, seconds, rate).run()
-    expected = re.compile("|".join(EXPECTED_RECORDS), re.DOTALL).search
-    for problem in running.log.problems():
-        if not expected(problem.text):
-            report.violation("log", problem.text[:2000])
 
 
 def run(arguments: list[str]) -> int:
@@ -346,6 +340,4 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--rate", type=float, default=RATE, help=f"connections per second (default {RATE:g})")
     options = parser.parse_args(arguments)
     report = Report("soak")
-    with TemporaryDirectory() as temporary:
-        main(report, options.directory or Path(temporary), options.seconds, options.rate, options.faults)
-    return report.end(options.json)
+    return report.run(options, lambda folder: main(report, folder, options.seconds, options.rate, options.faults))

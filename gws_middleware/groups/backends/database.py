@@ -84,7 +84,7 @@ CREATE INDEX contributors ON numbers(process);
 
 
 class BrokenError(Exception):
-    """The file cannot be used, and another one has to be begun. The text says why; empty where there is no file."""
+    """The file cannot be used, and another one has to be begun. The text says why; empty where nothing was in it."""
 
 
 class CorruptError(BrokenError):
@@ -167,7 +167,8 @@ class Database:
                 f"version {VERSION}: wanted is the same version in all processes, or a directory for each"
             )
         if version < VERSION:
-            raise BrokenError(f"its tables are of version {version}" if version else "it was not finished")
+            # 0: its process was killed in the middle, and there is nothing in it to miss.
+            raise BrokenError(f"its tables are of version {version}" if version else "")
         facts = dict(self._execute("SELECT name, value FROM meta"))
         if facts["boot"] != _boot():
             raise BrokenError("the host has been started again")

@@ -22,6 +22,7 @@ LONGEST_NAME = 16
 
 _LONGEST_PATH = 107 if os.path.exists("/proc/self") else 103
 """Bytes of the path of a unix socket: ``sun_path`` of Linux, and of BSD and macOS, without the zero at the end."""
+_BASES = ("/dev/shm",)
 _NETWORK = {"9p", "afs", "ceph", "cifs", "glusterfs", "gpfs", "lustre", "nfs", "nfs4", "smb3", "smbfs", "virtiofs"}
 """File systems on which other hosts write, or whose locks and shared memory are not those of this kernel."""
 
@@ -41,9 +42,9 @@ def automatic(project: Path | str, bases: Iterable[Path | str] | None = None) ->
         GroupsUnavailable: There is no directory to put it in.
 
     """
-    if bases is None:
-        bases = ["/dev/shm", os.environ.get("XDG_RUNTIME_DIR") or "/dev/shm", tempfile.gettempdir()]
-    candidates = [Path(base) for base in bases]
+    candidates = [
+        Path(base) for base in bases or (*_BASES, os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir())
+    ]
     digest = hashlib.sha256(os.fsencode(os.path.realpath(project))).hexdigest()[:12]
     for base in candidates:
         if base.is_absolute() and base.is_dir() and os.access(base, os.W_OK | os.X_OK):
