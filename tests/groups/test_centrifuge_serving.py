@@ -27,6 +27,16 @@ from ..support.waiting import eventually
 __all__ = ["hub_errors"]
 
 
+WRONG: dict[str, Any] = {
+    "/number": {"user": 7},
+    "/no-user": {},
+    "/another": {"user": "ada", "name": "Ada"},
+    "/no-mapping": "ada",
+    "/object": {"user": "ada", "conn_info": b""},
+}
+"""What is no ``info()``, by the path of the connection."""
+
+
 class Rooms(Policy):
     """Everything whose name begins with "room" or "live" is allowed."""
 
@@ -46,8 +56,8 @@ class Rooms(Policy):
         self.calls.append("disconnected")
 
     def info(self, ws: WebSocket) -> dict[str, Any]:
-        if ws.path == "/wrong-info":
-            return {"user": 7}
+        if ws.path in WRONG:
+            return WRONG[ws.path]
         return {"user": "ada", "conn_info": {"name": "Ada"}}
 
     def may_join(self, ws: WebSocket, name: str) -> bool:
@@ -174,12 +184,18 @@ class TestConnecting:
             pass
         assert site.policy.calls == ["connected", "disconnected"] * 2
 
-    def test_info_must_be_facts_about_a_user(self, site: Site) -> None:
+    @pytest.mark.parametrize("path", ["/number", "/no-user", "/another", "/no-mapping"])
+    def test_info_must_be_facts_about_a_user(self, site: Site, path: str) -> None:
         """Wrong ones are refused at once, not when the client publishes."""
-        message = "info() returned {'user': 7}: wanted is a mapping with 'user', a str, and 'conn_info', if any"
-        with pytest.raises(TypeError, match=f"^{re.escape(message)}$"), site.connect("/wrong-info"):
+        message = f"info() returned {WRONG[path]!r}: wanted is a mapping with 'user', a str, and 'conn_info', if any"
+        with pytest.raises(TypeError, match=f"^{re.escape(message)}$"), site.connect(path):
             pass
         assert site.policy.calls == ["connected", "disconnected"]
+
+    def test_info_must_have_json(self, site: Site) -> None:
+        """Others get it."""
+        with pytest.raises(TypeError, match="not JSON serializable"), site.connect("/object"):
+            pass
 
     def test_idle_connection_has_no_greenlet(self, site: Site) -> None:
         """Nor a frame of the view."""

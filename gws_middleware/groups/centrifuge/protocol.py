@@ -32,7 +32,6 @@ next ping is sent before the pong to the last one was read; PINGED ends with the
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -224,7 +223,8 @@ class Session:
         self.channels: set[str] = set()
         """The channels that the client is in."""
         self._ping, self._max_channels = ping, max_channels
-        self._lines: deque[str] = deque()
+        self._lines: list[str] = []
+        """The next one is the last item."""
         self._out: list[str] = []
         self.pending: Command | None = None
         """The command that has no answer yet."""
@@ -243,7 +243,7 @@ class Session:
         if len(lines) > MAX_COMMANDS:
             self._close(BAD_REQUEST, f"bad request: more than {MAX_COMMANDS} commands in a message")
             return
-        self._lines.extend(lines)
+        self._lines = lines[::-1] + self._lines
 
     def next_command(self) -> Command | None:
         """The next command that the caller is to answer, or None where there is none.
@@ -255,7 +255,7 @@ class Session:
         if self.pending is not None:
             raise RuntimeError(f"{self.pending!r} has no answer yet")
         while self._lines and self.state != CLOSED:
-            self.pending = self._read(self._lines.popleft())
+            self.pending = self._read(self._lines.pop())
             if self.pending is not None:
                 return self.pending
         return None

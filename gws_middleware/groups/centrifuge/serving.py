@@ -15,7 +15,7 @@ from typing import Any
 import gevent
 from gevent import get_hub
 
-from ...connection import control
+from ...connection import control, jsontext
 from ...connection.websocket import WebSocket
 from ...exceptions import ConnectionClosed
 from ...typing import Message
@@ -343,9 +343,11 @@ def _checked_info(info: Mapping[str, Any], client: str) -> dict[str, Any]:
     """What ``Policy.info()`` has returned, with the connection.
 
     Raises:
-        TypeError: It is not what it is to be.
+        TypeError: It is not what it is to be, or has no JSON.
+        ValueError: It is, or has in it, NaN or an infinity.
 
     """
     if not isinstance(info, Mapping) or type(info.get("user")) is not str or not info.keys() <= {"user", "conn_info"}:
         raise TypeError(f"info() returned {info!r}: wanted is a mapping with 'user', a str, and 'conn_info', if any")
+    jsontext.dumps(info.get("conn_info"))
     return {"client": client, **info}
