@@ -159,11 +159,13 @@ from gws_middleware.django import groups
 
 def waiting(request):
     groups.join("orders", request.websocket)
+    request.websocket.send("joined")
     request.websocket.receive()
 
 
 def listening(request):
     groups.join("orders", request.websocket)
+    request.websocket.send("joined")
     request.websocket.detach()
 
 
@@ -194,6 +196,7 @@ def test_pages_of_runserver_get_what_a_command_sends(fresh_project: Path, tmp_pa
         server.connect("/waiting/") as page,
         server.connect("/listening/") as other,
     ):
+        assert page.recv(10) == other.recv(10) == "joined"
         command = [sys.executable, str(fresh_project / "manage.py"), "notify"]
         subprocess.run(command, cwd=tmp_path, env=environment(), check=True, timeout=60)
         assert json.loads(page.recv(10)) == json.loads(other.recv(10)) == {"from": "a command"}
