@@ -178,8 +178,19 @@ def opened(ws: WebSocket) -> None:
     of_the_session = _ended_sessions.get(login.session_key or "")
     for revocation in revocations if of_the_session is None else [*revocations, of_the_session]:
         if revocation.applies(login):
-            ws.close(revocation.code, revocation.reason)
+            _close(ws, revocation.code, revocation.reason)
             return
+
+
+def _close(ws: WebSocket, code: int, reason: str) -> None:
+    """Close it. A connection whose client has a protocol of its own may have a code of its own for a logout; there the
+    reason is never empty, because centrifuge-js does not read the code then.
+    """
+    own: int | None = getattr(ws, "logged_out_code", None)
+    if own is None or code != LOGGED_OUT:
+        ws.close(code, reason)
+    else:
+        ws.close(own, reason or "logged out")
 
 
 def _revoke(
@@ -212,7 +223,7 @@ def _revoke(
     open_sockets: list[Any] = list(registry.current())
     found = [ws for ws in open_sockets if applies(login_of(ws))]
     for ws in found:
-        ws.close(code, reason)
+        _close(ws, code, reason)
     return len(found)
 
 
