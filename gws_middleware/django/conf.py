@@ -88,10 +88,7 @@ def _history(prefix: object, kept: object) -> History:
     if not isinstance(kept, Mapping):
         raise ValueError(f"history has {prefix!r}: {kept!r}; wanted is a dict with size, age, or both")
     _check_keys(kept, [each.name for each in fields(History)], f"a key of the history of {prefix!r}")
-    try:
-        return History(**kept)
-    except TypeError:
-        raise ValueError(f"history has {prefix!r}: {kept!r}; wanted are numbers") from None
+    return History(**kept)
 
 
 def _check_keys(given: Mapping[Any, Any], known: Sequence[str], what: str) -> None:
