@@ -54,10 +54,7 @@ def _groups(value: object) -> str | None:
     if not isinstance(value, (str, Mapping)):
         return wanted
     try:
-        arguments = _group_arguments(value)
-        if arguments["url"] == "auto":  # it is right, and which directory it means is no matter of the settings
-            arguments["url"] = "memory://"
-        Groups(**arguments)
+        Groups(**_group_arguments(value))  # nothing is opened by that
     except (TypeError, ValueError) as error:
         return f"{wanted}; {error}"
     return None
