@@ -6,6 +6,7 @@ import itertools
 import os
 import secrets
 from typing import Any
+from weakref import WeakValueDictionary
 
 from ..config import Config
 from ..protocol.handshake import accept_headers
@@ -19,6 +20,7 @@ __all__ = [
     "answer",
     "config_of",
     "expect_idle",
+    "find",
     "forget",
     "greenlet_ends",
     "has_room",
@@ -32,6 +34,7 @@ __all__ = [
     "release",
     "set_server",
     "set_view",
+    "shutdown_code_of",
     "unwatch_end",
     "watch_end",
 ]
@@ -175,18 +178,31 @@ def greenlet_ends(ws: WebSocket) -> None:
     ws._adapter.ran(ws)
 
 
+def shutdown_code_of(ws: WebSocket) -> int:
+    """The close code of a process that ends."""
+    return ws._shutdown_code()
+
+
 _process_id = ""
 _numbers = itertools.count(1)
+_by_id: WeakValueDictionary[str, WebSocket] = WeakValueDictionary()
+"""Those that have been asked for their ids."""
 
 
 def id_of(ws: WebSocket) -> str:
-    """A text that no other connection of the site has, in no process."""
+    """A text that no other connection of the site has, in no process. May be called in any thread."""
     number: str | None = ws.__dict__.get("_id")
     if number is None:
         global _process_id  # one for each process, by definition
         _process_id = _process_id or secrets.token_hex(6)
-        number = ws.__dict__["_id"] = f"{_process_id}{next(_numbers):x}"
+        number = ws.__dict__.setdefault("_id", f"{_process_id}{next(_numbers):x}")
+        _by_id[number] = ws
     return number
+
+
+def find(number: str) -> WebSocket | None:
+    """The connection of this process with this id; None where it is another's, or is not used any more."""
+    return _by_id.get(number)
 
 
 def _forked() -> None:

@@ -109,7 +109,7 @@ class Groups:
     def _publish(self, name: str, message: Any, exclude: WebSocket | None, info: Any) -> Publish:
         check_name(name)
         kind, data = encode(message)
-        sender = "" if exclude is None else self._hub().exclude(exclude)
+        sender = "" if exclude is None else control.id_of(exclude)
         facts = b"" if info is None else jsontext.dumps(info).encode()
         return Publish(name, Envelope(kind, data, sender, facts).pack(), self.history_of(name))
 
@@ -285,11 +285,18 @@ class Groups:
     # --- the rest ----------------------------------------------------------------------------------------------------
 
     def release(self) -> None:
-        """Release files and sockets of this process. What is called later opens them again."""
+        """Release files and sockets of this process. What is called later opens them again.
+
+        Connections are members no more, and iterations end.
+        """
+        hub = hub_if_any(self)
+        if hub is not None:
+            hub.release()
         self._backend.close()
 
     def _hub(self) -> Hub:
-        return hub_of(self, self._backend, self.history_of)
+        history = self._history  # and not self, which the table of hubs does not keep
+        return hub_of(self, self._backend, lambda name: history.get(prefix_of(name)))
 
 
 def _backend(url: str, project: str | Path | None) -> Backend:

@@ -80,10 +80,16 @@ class MemoryBackend:
 
     def feed(self) -> _Feed:
         """See ``Backend``."""
-        feed = _Feed(self._feeds)
+        feed = _Feed(self)
         with self._lock:
             self._feeds.append(feed)
         return feed
+
+    def remove(self, feed: _Feed) -> None:
+        """It is closed."""
+        with self._lock:
+            if feed in self._feeds:
+                self._feeds.remove(feed)
 
     def put(self, table: str, values: dict[str, int | None]) -> None:
         """See ``Backend``."""
@@ -113,8 +119,8 @@ class MemoryBackend:
 class _Feed:
     """The entries, as they come from any thread."""
 
-    def __init__(self, feeds: list[_Feed]) -> None:
-        self._feeds = feeds
+    def __init__(self, backend: MemoryBackend) -> None:
+        self._backend = backend
         self._loop = get_hub().loop
         self._signal = Signal()
         self._queue: deque[Event] = deque()
@@ -151,5 +157,5 @@ class _Feed:
 
     def close(self) -> None:
         """See ``Feed``."""
-        if self in self._feeds:
-            self._feeds.remove(self)
+        self._backend.remove(self)
+        self.wake()
