@@ -94,8 +94,11 @@ ORDER: dict[str, list[str]] = {
         "message",
         "waiting",
         "base",
-        "directory",
         "memory",
+        "directory",
+        "processes",
+        "database",
+        "handle",
         "sqlite",
         "members",
         "hub",
@@ -285,6 +288,7 @@ class TestImports:
             "connection/transport",
             "django/liveserver",
             "groups/waiting",
+            "groups/backends/processes",
             "groups/backends/sqlite",
         }
 

@@ -15,7 +15,7 @@ from .support.servers import ROOT
 
 
 def test_untested_is_empty_where_everything_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is said when nothing was left out."""
+    """Nothing is printed when nothing was left out."""
     monkeypatch.setattr(notices.shutil, "which", lambda name, path=None: f"/usr/bin/{name}")
     monkeypatch.setattr(notices, "find_spec", lambda name: object())
     assert notices.untested() == []

@@ -462,7 +462,7 @@ class Hub:
             return
         self._retry_after = 0.0
         for group, page in zip(wants, pages, strict=True):
-            if group in self._unhealed:  # else its last member has left meanwhile
+            if group in self._unhealed:  # else it has no member any more
                 self._heal_with(group, page)
 
     def _heal_with(self, group: Group, page: Page) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,12 @@ from gevent import monkey
 
 from gws_middleware.django import checks
 from gws_middleware.django.checks import MIDDLEWARE
+from tests.support.programs import run_python
 from tests.support.rawclient import TEXT, frame, upgrade_request
 from tests.support.servers import KINDS, ServerDied, launch
 
-from .support import run_python
-
-IDENTIFIERS = ("E001", "E002", "E003", "W001", "W002", "W004", "W005")
 SESSION = "django.contrib.sessions.middleware.SessionMiddleware"
+COMMON = "django.middleware.common.CommonMiddleware"
 
 
 @pytest.fixture(autouse=True)
@@ -44,52 +45,57 @@ def one() -> str:
     return f"{message.id} {message.msg}"
 
 
-def test_correct_project_has_no_message() -> None:
-    """The project of these tests."""
-    assert found() == []
-
-
 def test_identifiers_are_unique() -> None:
     """And stable: these are all of them."""
-    import inspect
-    import re
-
-    named = re.findall(r'id="(gws_middleware\.[EW]\d{3})"', inspect.getsource(checks))
-    assert sorted(named) == [
-        f"gws_middleware.{number}" for number in ["E001", "E002", "E003", "W001", "W002", "W004", "W005"]
-    ]
-
-
-@override_settings(GWS={"max_mesage_size": 5})
-def test_misspelt_setting_is_an_error() -> None:
-    """The message has the nearest known name."""
-    assert one() == "gws_middleware.E001 'max_mesage_size' is not a setting: did you mean 'max_message_size'?"
-
-
-@override_settings(GWS={"database_grace": "soon"})
-def test_wrong_setting_is_an_error() -> None:
-    """The message has the allowed values."""
-    assert one() == "gws_middleware.E001 database_grace is 'soon': wanted a number of seconds above 0, or None"
-
-
-@override_settings(CSRF_TRUSTED_ORIGINS=["https://ok.org", "https://not ok"])
-def test_wrong_origin_is_an_error() -> None:
-    """It is used for ``allowed_origins``."""
-    assert one().startswith("gws_middleware.E001 settings.CSRF_TRUSTED_ORIGINS: allowed_origins is ")
+    named = re.findall(r'id="gws_middleware\.([EW]\d{3})"', inspect.getsource(checks))
+    assert sorted(named) == ["E001", "E002", "E003", "W001", "W002", "W004", "W005"]
 
 
 @pytest.mark.parametrize(
-    ("given", "hint"),
+    ("given", "sentence", "hint"),
     [
-        ({"database_grace": "soon"}, "database_grace: Seconds that a WebSocket's greenlet waits"),
-        ({"max_mesage_size": 5}, "The settings are allowed_origins, max_message_size, "),
+        (
+            {"GWS": {"max_mesage_size": 5}},
+            "E001 'max_mesage_size' is not a setting: did you mean 'max_message_size'?",
+            "The settings are allowed_origins, max_message_size, ",
+        ),
+        (
+            {"GWS": {"database_grace": "soon"}},
+            "E001 database_grace is 'soon': wanted a number of seconds above 0, or None",
+            "database_grace: Seconds that a WebSocket's greenlet waits",
+        ),
+        (
+            {"CSRF_TRUSTED_ORIGINS": ["https://ok.org", "https://not ok"]},
+            "E001 settings.CSRF_TRUSTED_ORIGINS: allowed_origins is ",
+            "",
+        ),
+        (
+            {"MIDDLEWARE": [MIDDLEWARE, SESSION]},
+            f"E002 {MIDDLEWARE} is above SessionMiddleware in MIDDLEWARE, so WebSocket views have no session.",
+            f"Move {MIDDLEWARE} to the end of MIDDLEWARE.",
+        ),
+        (
+            {"MIDDLEWARE": [SESSION, MIDDLEWARE, COMMON]},
+            f"W001 {MIDDLEWARE} is not the last in MIDDLEWARE: it answers in place of some views, and "
+            f"process_view() of {COMMON} is not called then.",
+            f"Move {MIDDLEWARE} to the end of MIDDLEWARE.",
+        ),
     ],
+    ids=lambda value: str(value)[:30],
 )
-def test_hint_needs_no_file(given: dict[str, Any], hint: str) -> None:
-    """It is the documentation of the setting itself, because the docs are not installed with the package."""
-    with override_settings(GWS=given):
+def test_wrong_setting_has_a_message(given: dict[str, Any], sentence: str, hint: str) -> None:
+    """The hint names no file, because the docs are not installed with the package."""
+    with override_settings(**given):
         [message] = found()
-    assert message.hint.startswith(hint) and "docs/" not in message.hint
+    assert f"{message.id} {message.msg}".startswith(f"gws_middleware.{sentence}")
+    assert message.hint and message.hint.startswith(hint) and "docs/" not in message.hint
+
+
+@pytest.mark.parametrize("given", [{}, {"MIDDLEWARE": [*settings.MIDDLEWARE, MIDDLEWARE]}], ids=["", "middleware last"])
+def test_correct_project_has_no_message(given: dict[str, Any]) -> None:
+    """The project of these tests, with the middleware class and without it."""
+    with override_settings(**given):
+        assert found() == []
 
 
 def test_setting_that_is_not_read_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,35 +104,18 @@ def test_setting_that_is_not_read_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     assert one().startswith("gws_middleware.E001 the environment variable GWS_CLOSE_ON_LOGOUT is not read: set ")
 
 
-@override_settings(MIDDLEWARE=[MIDDLEWARE, SESSION])
-def test_middleware_above_sessions_is_an_error() -> None:
-    """Its views would have no session."""
-    assert one().startswith("gws_middleware.E002 ")
-
-
-@override_settings(MIDDLEWARE=[SESSION, MIDDLEWARE, "django.middleware.common.CommonMiddleware"])
-def test_middleware_that_is_not_last_is_a_warning() -> None:
-    """It names the middleware below."""
-    assert one().startswith("gws_middleware.W001 ")
-    assert "process_view() of django.middleware.common.CommonMiddleware is not called then" in one()
-
-
-@override_settings(MIDDLEWARE=[*settings.MIDDLEWARE, MIDDLEWARE])
-def test_middleware_at_the_end_has_no_message() -> None:
-    """Below all others."""
-    assert found() == []
-
-
-@override_settings(INSTALLED_APPS=["django.contrib.staticfiles", "gws_middleware.django"])
-def test_app_below_another_runserver_is_a_warning() -> None:
+@pytest.mark.parametrize(
+    ("above", "messages"),
+    [
+        (["django.contrib.staticfiles"], ["gws_middleware.W002"]),
+        (["django.contrib.messages", "django.contrib.auth"], []),
+    ],
+    ids=["runserver", "no command, and other commands"],
+)
+def test_app_below_another_runserver_is_a_warning(above: list[str], messages: list[str]) -> None:
     """Django would use the command of the other app."""
-    assert [message.id for message in checks.check_runserver(None)] == ["gws_middleware.W002"]
-
-
-@override_settings(INSTALLED_APPS=["django.contrib.messages", "django.contrib.auth", "gws_middleware.django"])
-def test_app_below_apps_without_a_runserver_has_no_message() -> None:
-    """One without commands, and one with other commands."""
-    assert checks.check_runserver(None) == []
+    with override_settings(INSTALLED_APPS=[*above, "gws_middleware.django"]):
+        assert [message.id for message in checks.check_runserver(None)] == messages
 
 
 PSYCOPG2 = """
@@ -164,7 +153,7 @@ def test_psycopg2_without_psycogreen_is_a_warning(where: str, installed: str, me
 
     psycopg2 is a fake module, because it cannot be installed together with psycopg 3.
     """
-    done = run_python(PSYCOPG2, where, installed)
+    done = run_python("-c", PSYCOPG2, where, installed)
     assert (done.stdout.strip(), done.returncode) == (messages, 0), done.stderr
 
 
@@ -208,7 +197,7 @@ print("done")
 
 def test_server_that_is_not_patched_logs_one_warning() -> None:
     """At the first WebSocket, because a program with a server of its own runs no checks."""
-    done = run_python(UNPATCHED)
+    done = run_python("-c", UNPATCHED)
     assert done.stdout == "done\n", done.stderr
     assert done.stderr.count("The standard library is not patched for gevent") == 1
 
@@ -227,7 +216,7 @@ print([message.id for message in run_checks()])
 
 def test_patching_after_setup_is_an_error() -> None:
     """In a program that is not gunicorn it is a check and a log record, and the program continues."""
-    done = run_python(LATE)
+    done = run_python("-c", LATE)
     assert done.stdout == "['gws_middleware.E003']\n", done.stderr
     assert done.stderr.count("Django was loaded before gevent patched the standard library") == 1
 

@@ -13,6 +13,7 @@ from gws_middleware import Config, ConfigError, WebSocketMiddleware
 from gws_middleware.django import conf
 from gws_middleware.django.test import WebSocketClient, WebSocketRefused
 from gws_middleware.django.users import user_key
+from gws_middleware.protocol.handshake import origin_allowed
 
 from .support import answer
 
@@ -24,27 +25,22 @@ def wrapped(**options: Any) -> Config:
 
 class TestSettings:
     @override_settings(GWS={"max_message_size": 5})
-    def test_project_s_settings_reach_the_wrapper(self) -> None:
-        """Both that of the worker and one in wsgi.py."""
-        assert wrapped().max_message_size == 5
-
-    @override_settings(GWS={"max_message_size": 5})
-    def test_argument_wins_over_the_project(self) -> None:
-        """As over the environment."""
-        assert wrapped(max_message_size=6).max_message_size == 6
-
-    @override_settings(GWS={"max_message_size": 5})
-    def test_project_wins_over_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_argument_wins_over_the_project_and_the_project_over_the_environment(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """The environment is used for settings that the project does not set."""
         monkeypatch.setenv("GWS_MAX_MESSAGE_SIZE", "7")
         monkeypatch.setenv("GWS_INBOX_MESSAGES", "3")
         config = wrapped()
         assert (config.max_message_size, config.inbox_messages) == (5, 3)
+        assert wrapped(max_message_size=6).max_message_size == 6
 
     @override_settings(GWS={"database_grace": 3, "close_on_logout": False})
     def test_django_settings_are_not_passed_to_the_wrapper(self) -> None:
         """They are read with ``conf.load()``."""
-        assert wrapped() == wrapped()
+        with override_settings(GWS={}):
+            without = wrapped()
+        assert wrapped() == without
         assert (conf.load().database_grace, conf.load().close_on_logout) == (3, False)
 
     @override_settings(GWS={"max_connections_per_user": 3})
@@ -133,61 +129,78 @@ class TestUnreadSettings:
             assert wrapped() == Config(user_key=user_key, allowed_origins=wrapped().allowed_origins)
 
 
+HOSTS = ["example.com"]
+SUBDOMAINS = [".example.com"]
+TRUSTED = {"CSRF_TRUSTED_ORIGINS": ["https://*.trusted.org", "https://shop.net"]}
+DEBUGGING = {"ALLOWED_HOSTS": [], "DEBUG": True}
+
+
 class TestOrigins:
+    """Which page may connect to another host than its own."""
+
     @pytest.mark.parametrize(
-        ("hosts", "origin"),
+        ("given", "origin"),
         [
-            (["example.com"], "https://example.com"),
-            (["example.com"], "http://EXAMPLE.com:8080"),
-            ([".example.com"], "https://example.com"),
-            ([".example.com"], "https://a.b.example.com"),
-            (["[::1]"], "http://[::1]:8000"),
+            ({"ALLOWED_HOSTS": HOSTS}, "https://example.com"),
+            ({"ALLOWED_HOSTS": HOSTS}, "http://EXAMPLE.com:8080"),
+            ({"ALLOWED_HOSTS": SUBDOMAINS}, "https://example.com"),
+            ({"ALLOWED_HOSTS": SUBDOMAINS}, "https://a.b.example.com"),
+            ({"ALLOWED_HOSTS": ["[::1]"]}, "http://[::1]:8000"),
+            (TRUSTED, "https://a.trusted.org"),  # as it may send forms
+            (TRUSTED, "https://shop.net"),
+            (DEBUGGING, "http://localhost:3000"),  # as for Django's check of the host
+            (DEBUGGING, "http://app.localhost"),
+            (DEBUGGING, "http://127.0.0.1:5173"),
         ],
     )
-    def test_page_of_an_allowed_host_may_connect(self, client: WebSocketClient, hosts: list[str], origin: str) -> None:
-        """The Host header of the request may have another name."""
-        with (
-            override_settings(ALLOWED_HOSTS=["testserver", *hosts]),
-            client.websocket("/both/", origin=origin) as ws,
-        ):
-            assert answer(ws, "x") == "0: x"
+    def test_page_may_connect(self, given: dict[str, Any], origin: str) -> None:
+        """One of an allowed host or of a trusted origin, and a local one while debugging."""
+        with override_settings(**given):
+            assert allowed(origin)
 
     @pytest.mark.parametrize(
         ("hosts", "origin"),
         [
-            (["example.com"], "https://evil.com"),
-            (["example.com"], "https://evil-example.com"),
-            (["example.com"], "https://a.example.com"),
-            (["example.com"], "https://example.com.evil.com"),
-            (["example.com"], "https://exampleXcom"),
-            ([".example.com"], "https://evilexample.com"),
+            (HOSTS, "https://evil.com"),
+            (HOSTS, "https://evil-example.com"),
+            (HOSTS, "https://a.example.com"),
+            (HOSTS, "https://example.com.evil.com"),
+            (HOSTS, "https://exampleXcom"),
+            (SUBDOMAINS, "https://evilexample.com"),
             *[
-                ([".example.com"], f"https://evil.com{mark}.example.com")
+                (SUBDOMAINS, f"https://evil.com{mark}.example.com")
                 for mark in ("/", "\\", "?", "#", "%", " ", "*", "[", "\t", "\x00", "\x7f", "\xe4", ",", "'", '"')
             ],
-            ([".example.com"], "https://..example.com"),
-            (["example.com"], "https://example.com:123456"),
+            (SUBDOMAINS, "https://..example.com"),
+            (HOSTS, "https://example.com:123456"),
             (["*"], "https://evil.com"),
-            (["example.com"], "null"),
+            (HOSTS, "null"),
+            ([], "http://localhost:3000"),  # without DEBUG
         ],
     )
-    def test_other_page_may_not(self, client: WebSocketClient, hosts: list[str], origin: str) -> None:
+    def test_other_page_may_not(self, hosts: list[str], origin: str) -> None:
         """``*`` is no origin. It means that the Host header is checked elsewhere."""
-        with (
-            override_settings(ALLOWED_HOSTS=["testserver", *hosts]),
-            pytest.raises(WebSocketRefused) as refused,
-            client.websocket("/both/", origin=origin),
-        ):
-            pass
-        assert refused.value.status_code == 403
+        with override_settings(ALLOWED_HOSTS=hosts, DEBUG=False):
+            assert not allowed(origin)
 
-    def test_page_of_the_same_origin_may_connect(self, client: WebSocketClient) -> None:
-        """With any ALLOWED_HOSTS."""
-        with (
-            override_settings(ALLOWED_HOSTS=["*"]),
-            client.websocket("/both/", origin="http://testserver") as ws,
-        ):
-            assert ws.close_code is None
+    @pytest.mark.parametrize(
+        ("hosts", "origin", "status"),
+        [
+            (["*"], "http://testserver", 101),
+            (["testserver", *HOSTS], "https://example.com", 101),
+            (["testserver", *HOSTS], "https://evil.com", 403),
+        ],
+    )
+    def test_handshake_is_checked(self, client: WebSocketClient, hosts: list[str], origin: str, status: int) -> None:
+        """The same origin is allowed with any ALLOWED_HOSTS."""
+        found = 101
+        with override_settings(ALLOWED_HOSTS=hosts):
+            try:
+                with client.websocket("/both/", origin=origin) as ws:
+                    assert answer(ws, "x") == "0: x"
+            except WebSocketRefused as refused:
+                found = refused.status_code
+        assert found == status
 
     @override_settings(CSRF_TRUSTED_ORIGINS=["https://shop.net/"])
     def test_wrong_trusted_origin_is_named(self) -> None:
@@ -195,24 +208,6 @@ class TestOrigins:
         sentence = r"^settings.CSRF_TRUSTED_ORIGINS: .*did you mean 'https://shop.net'\?"
         with pytest.raises(ConfigError, match=sentence):
             wrapped()
-
-    @override_settings(CSRF_TRUSTED_ORIGINS=["https://*.trusted.org", "https://shop.net"])
-    @pytest.mark.parametrize("origin", ["https://a.trusted.org", "https://shop.net"])
-    def test_trusted_origin_may_connect(self, client: WebSocketClient, origin: str) -> None:
-        """As it may send forms."""
-        with client.websocket("/both/", origin=origin) as ws:
-            assert ws.close_code is None
-
-    @override_settings(ALLOWED_HOSTS=[], DEBUG=True)
-    @pytest.mark.parametrize("origin", ["http://localhost:3000", "http://app.localhost", "http://127.0.0.1:5173"])
-    def test_local_page_may_connect_while_debugging(self, origin: str) -> None:
-        """As for Django's check of the host."""
-        assert wrapped_allows(origin)
-
-    @override_settings(ALLOWED_HOSTS=[], DEBUG=False)
-    def test_local_page_may_not_otherwise(self) -> None:
-        """Without DEBUG there is no such default."""
-        assert not wrapped_allows("http://localhost:3000")
 
     @override_settings(GWS={"allowed_origins": ["https://only.org"]})
     def test_setting_replaces_all_of_them(self, client: WebSocketClient) -> None:
@@ -259,8 +254,6 @@ class TestHost:
             assert answer(ws, "x") == "0: x"
 
 
-def wrapped_allows(origin: str) -> bool:
+def allowed(origin: str) -> bool:
     """Whether a page of this origin may connect to another host."""
-    from gws_middleware.protocol.handshake import origin_allowed
-
     return origin_allowed(origin, "elsewhere.org", wrapped().allowed_origins)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
-from tests.support.inprocess import package_path
-from tests.support.servers import ROOT
+from tests.support.programs import IGNORE_WARNINGS, run_pytest
 
 WITH_DJANGO = """
 import pytest
@@ -83,23 +80,13 @@ def test_nothing_is_loaded():
 def run(folder: Path, text: str, *options: str, **env: str) -> str:
     """The output of pytest for a module with this text."""
     (folder / "test_module.py").write_text(text)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env={**package_path(), "PYTHONWARNINGS": "ignore", **env},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    return done.stdout
+    return run_pytest(folder, *options, env={**IGNORE_WARNINGS, **env}).stdout
 
 
 def test_clients_of_pytest_django_open_websockets(tmp_path: Path) -> None:
     """``client``, ``admin_client`` and fixtures that use them. ``websocket_client`` works without them."""
-    env = {"PYTHONPATH": str(ROOT), "DJANGO_SETTINGS_MODULE": "tests.django.project.settings"}
-    assert "5 passed" in (out := run(tmp_path, WITH_DJANGO, **env)), out
+    out = run(tmp_path, WITH_DJANGO, DJANGO_SETTINGS_MODULE="tests.django.project.settings")
+    assert "5 passed" in out, out
 
 
 def test_project_without_django_is_not_changed(tmp_path: Path) -> None:

@@ -391,8 +391,8 @@ def test_end_of_a_connection_ends_membership_before_on_close(site: Site) -> None
     assert sizes == [{}]
 
 
-def test_member_that_has_left_is_not_kept(site: Site) -> None:
-    """A group to which nothing is sent does not keep what has left."""
+def test_connection_that_was_a_member_is_not_kept(site: Site) -> None:
+    """A group to which nothing is sent does not keep what was its member."""
     stays = Fake()
     site.join("room", stays)
     ws = Fake()

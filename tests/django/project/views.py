@@ -131,7 +131,7 @@ def environ_values(request: Any, what: str) -> None:
 
 @require_websocket
 def sleeps(request: Any, when: str) -> None:
-    """Looks at nothing."""
+    """Neither receives nor sends."""
     if when == "late":
         request.websocket.accept()
     sleep(30)
@@ -334,7 +334,7 @@ class Conversation(WebSocketView):
 
 
 class Private(LoginRequiredMixin, Conversation):
-    """Behind a mixin of Django's."""
+    """With a mixin of Django's."""
 
 
 class Page(WebSocketView):
