@@ -8,7 +8,11 @@ import secrets
 from typing import Any
 from weakref import WeakValueDictionary
 
+import gevent
+
 from ..config import Config
+from ..exceptions import ConnectionClosed
+from ..process.shutdown import ends_process
 from ..protocol.handshake import accept_headers
 from .callbacks import LogLine
 from .closing import EndObserver
@@ -19,6 +23,7 @@ __all__ = [
     "accept_switched",
     "answer",
     "config_of",
+    "ends_greenlet",
     "expect_idle",
     "find",
     "forget",
@@ -27,6 +32,7 @@ __all__ = [
     "id_of",
     "is_closed",
     "is_finished",
+    "is_from_end",
     "is_http_over",
     "is_lost",
     "is_pending",
@@ -176,6 +182,16 @@ def has_room(ws: WebSocket) -> bool:
 def greenlet_ends(ws: WebSocket) -> None:
     """A greenlet that ran code of the application for this connection is about to end."""
     ws._adapter.ran(ws)
+
+
+def ends_greenlet(error: BaseException) -> bool:
+    """Whether an exception of an application's code is for the greenlet or the process. Any other is logged."""
+    return isinstance(error, gevent.GreenletExit) or ends_process(error)
+
+
+def is_from_end(ws: WebSocket, error: BaseException) -> bool:
+    """Whether an exception comes from the use of a connection that has ended."""
+    return isinstance(error, ConnectionClosed) and is_closed(ws)
 
 
 def shutdown_code_of(ws: WebSocket) -> int:

@@ -17,8 +17,6 @@ from gevent.event import Event as Signal
 from ..codes import CloseCode
 from ..connection import control
 from ..connection.websocket import WebSocket
-from ..exceptions import ConnectionClosed
-from ..process.shutdown import ends_process
 from ..protocol.connection import PreparedMessage, prepare
 from ..typing import Sendable
 from .message import Publication
@@ -114,9 +112,9 @@ class Mailbox:
                 self._handler(ws, self._queue.popleft())
         except BaseException as error:
             self._queue.clear()
-            if isinstance(error, ConnectionClosed) and control.is_closed(ws):
+            if control.is_from_end(ws, error):
                 return  # the handler has used a connection that has ended
-            if _ends(error):
+            if control.ends_greenlet(error):
                 ws.close(control.shutdown_code_of(ws))
                 raise
             log.error("WebSocket %s: %r raised; closed with 1011", ascii(ws.path), self._handler, exc_info=error)
@@ -124,11 +122,6 @@ class Mailbox:
         finally:
             self._runs = False
             control.greenlet_ends(ws)
-
-
-def _ends(error: BaseException) -> bool:
-    """Whether it is for the greenlet or the process; anything else that code of an application raises is logged."""
-    return isinstance(error, gevent.GreenletExit) or ends_process(error)
 
 
 class Collector:
@@ -344,7 +337,7 @@ class Group:
             message = delivery.message(publication)
             return None if message is None else prepare(message)
         except BaseException as error:
-            if _ends(error):
+            if control.ends_greenlet(error):
                 raise
             sentence = "group %s: %r raised: its members do not get this message"
             log.error(sentence, self.name, delivery.wrap, exc_info=error)
@@ -365,7 +358,7 @@ class Group:
         try:
             delivery.on_gap(ws, self.name)
         except BaseException as error:
-            if _ends(error):
+            if control.ends_greenlet(error):
                 raise
             log.error("WebSocket %s: %r raised; closed with 1011", ascii(ws.path), delivery.on_gap, exc_info=error)
             ws.close(CloseCode.INTERNAL_ERROR)
