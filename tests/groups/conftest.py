@@ -143,11 +143,11 @@ class Site:
         return Entry(name, epoch, offset, Envelope(*encode(message)).pack())
 
     def flows(self) -> None:
-        """Wait until all that was published has reached the members."""
+        """Wait until the hub has taken all that was published before."""
         ws = Fake()
         self.join("flows", ws)
         self.send("flows", "!")
-        until(lambda: ws.texts == ["!"], "what was published has reached the members")
+        until(lambda: ws.texts == ["!"], "the hub has taken what was published")
         self.hub.leave("flows", ws)  # type: ignore[arg-type]
 
 

@@ -199,7 +199,7 @@ def test_publications_while_many_join_arrive_once_and_in_order(site: Site) -> No
         joins.append(gevent.spawn(join, min(offset, 1 + offset // 3)))
     for one in (publisher, *joins):
         one.get(timeout=10)
-    site.flows()
+    until(lambda: all(ws.texts[-1:] == ["79"] for _, ws in fakes), "the last one has arrived")
     for offset, ws in fakes:
         assert ws.texts == numbers(offset, 80)
         site.hub.leave("kept", ws)

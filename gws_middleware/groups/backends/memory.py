@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from gevent import get_hub
 from gevent.event import Event as Signal
@@ -16,6 +16,8 @@ from .base import Event, Publish, Want
 
 __all__ = ["MemoryBackend"]
 
+_SLICE = 500
+"""Entries that a feed returns at once."""
 _allocate_lock = get_original("_thread", "allocate_lock")
 
 
@@ -85,11 +87,19 @@ class MemoryBackend:
             self._feeds.append(feed)
         return feed
 
-    def remove(self, feed: _Feed) -> None:
-        """It is closed."""
+    def remove(self, feed: _Feed) -> bool:
+        """It is closed. Whether it was open."""
+        with self._lock:
+            is_open = feed in self._feeds
+            if is_open:
+                self._feeds.remove(feed)
+            return is_open
+
+    def if_open(self, feed: _Feed, function: Callable[[], object]) -> None:
+        """Call it, unless the feed was closed."""
         with self._lock:
             if feed in self._feeds:
-                self._feeds.remove(feed)
+                function()
 
     def put(self, table: str, values: dict[str, int | None]) -> None:
         """See ``Backend``."""
@@ -121,8 +131,10 @@ class _Feed:
 
     def __init__(self, backend: MemoryBackend) -> None:
         self._backend = backend
-        self._loop = get_hub().loop
         self._signal = Signal()
+        # Not run_callback_threadsafe(): it changes the loop's count of watchers while the loop may do so, too.
+        self._watcher = get_hub().loop.async_()
+        self._watcher.start(self._signal.set)
         self._queue: deque[Event] = deque()
         self._groups: set[str] = set()
 
@@ -130,7 +142,7 @@ class _Feed:
         """An entry was published; the lock of the backend is held."""
         if entry.group in self._groups:
             self._queue.append(entry)
-            self.wake()
+            self._watcher.send()
 
     def subscribe(self, groups: Iterable[str]) -> bool:
         """See ``Feed``."""
@@ -146,16 +158,14 @@ class _Feed:
         if not self._queue:
             self._signal.wait(timeout)
         self._signal.clear()
-        events = []
-        while self._queue:
-            events.append(self._queue.popleft())
-        return events
+        return [self._queue.popleft() for _ in range(min(len(self._queue), _SLICE))]
 
     def wake(self) -> None:
         """See ``Feed``."""
-        self._loop.run_callback_threadsafe(self._signal.set)
+        self._backend.if_open(self, self._watcher.send)
 
     def close(self) -> None:
         """See ``Feed``."""
-        self._backend.remove(self)
-        self.wake()
+        self._signal.set()
+        if self._backend.remove(self):
+            self._watcher.close()
