@@ -174,9 +174,19 @@ def unwatch_end(ws: WebSocket, observer: EndObserver) -> None:
         ws._observers.remove(observer)
 
 
-def has_room(ws: WebSocket) -> bool:
-    """Whether ``offer()`` would keep a message for the peer instead of closing the connection of a slow one."""
-    return ws._state != OPEN or ws._transport.outbox_size < ws._send_limit
+def has_room(ws: WebSocket, size: int) -> bool:
+    """Whether ``offer()`` would keep a message for the peer instead of closing the connection of a slow one.
+
+    Args:
+        ws: The connection.
+        size: Bytes of the frame that is not compressed.
+
+    """
+    if ws._state != OPEN:
+        return True
+    size += size // 1000 + 20  # deflate adds a little to what cannot be compressed
+    waiting = ws._transport.outbox_size
+    return not waiting or waiting + size <= ws._send_limit
 
 
 def greenlet_ends(ws: WebSocket) -> None:

@@ -507,10 +507,8 @@ class Hub:
                 except BaseException as error:
                     self._busy.discard(group)
                     self._start_courier(group)  # something has come in the last moment, or is left
-                    if not isinstance(error, Exception):
-                        raise
                     if not isinstance(error, StopIteration):
-                        log.exception("group %s: a message was not delivered to all members", group.name)
+                        raise
                 else:
                     self._ready.append((group, steps))
                 if self._turns.is_over():

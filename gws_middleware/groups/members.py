@@ -307,9 +307,15 @@ class Group:
                         if is_over():
                             yield  # here, because offer() would wait after it was checked that this is a member
                         if ws is not sender and ws not in removed:
-                            deliver(ws)
+                            self._deliver(deliver, ws)
                     yield
         self._removed = None
+
+    def _deliver(self, deliver: Callable[[WebSocket], object], ws: WebSocket) -> None:
+        try:
+            deliver(ws)
+        except Exception:  # a mistake of ours: the other members get it
+            log.exception("WebSocket %s: a message of group %s was not delivered", ascii(ws.path), self.name)
 
     def _step(
         self, item: Item, delivery: Delivery, frames: dict[Any, PreparedMessage | None]
@@ -370,7 +376,7 @@ class Group:
             ws.close(CloseCode.TRY_AGAIN_LATER, "too slow")
 
     def _offer_or_skip(self, ws: WebSocket, frame: PreparedMessage) -> None:
-        if control.has_room(ws):
+        if control.has_room(ws, len(frame.frame)):
             ws.offer(frame)
         else:
             self._counters.skipped += 1
