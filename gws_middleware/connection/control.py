@@ -37,6 +37,7 @@ __all__ = [
     "is_lost",
     "is_pending",
     "open_now",
+    "refuse_foreign",
     "release",
     "set_server",
     "set_view",
@@ -158,6 +159,11 @@ def open_now(ws: WebSocket) -> None:
     ws._turn.refuse_foreign()
     if ws._state != OPEN:
         ws._check_open()
+
+
+def refuse_foreign(ws: WebSocket) -> None:
+    """RuntimeError where the caller runs in another thread of the operating system than the connection."""
+    ws._turn.refuse_foreign()
 
 
 def watch_end(ws: WebSocket, observer: EndObserver) -> None:

@@ -382,6 +382,8 @@ class Hub:
             while not self.is_inherited and self._feed is feed and (self._read_once(feed) or self._groups):
                 if self._turns.is_over():
                     self._turns.give_way()
+                else:
+                    gevent.sleep(0)  # what takes the entries comes before more of them
         finally:
             if not self.is_inherited and self._feed is feed:
                 self._feed = None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from weakref import WeakSet
 
 from gevent import get_hub
 from gevent.event import Event as Signal
@@ -55,6 +57,11 @@ class MemoryBackend:
     """Keeps everything in this process. A forked child has nothing of it."""
 
     def __init__(self) -> None:
+        self.begin()
+        _backends.add(self)
+
+    def begin(self) -> None:
+        """Have nothing."""
         self._lock = _allocate_lock()
         self._groups: dict[str, _Group] = {}
         self._feeds: list[_Feed] = []
@@ -169,3 +176,18 @@ class _Feed:
         self._signal.set()
         if self._backend.remove(self):
             self._watcher.close()
+
+
+_backends: WeakSet[MemoryBackend] = WeakSet()
+
+
+def _forked() -> None:
+    """In a process that has just been forked: what was published is the parent's, and another thread of the parent may
+    have held a lock.
+    """
+    for backend in _backends:
+        backend.begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
