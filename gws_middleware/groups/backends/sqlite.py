@@ -138,15 +138,22 @@ class SqliteFeed:
 
     def subscribe(self, groups: Iterable[str]) -> bool:
         """See ``Feed``."""
+        wanted = list(groups)
+
+        def work(opened: Opened) -> None:
+            # What was published before this call, and not read yet, is not for them.
+            is_current = opened.database.path.name == self._file
+            self._add(wanted, opened.database.last() if is_current else 0)
+
         try:
-            file, last = self._handle.attempt(lambda opened: (opened.database.path.name, opened.database.last()))
+            self._handle.attempt(work)
         except (BusyError, GroupsUnavailable):
-            file, last = self._file, self._last
-        if file != self._file:
-            last = 0
+            self._add(wanted, self._last)
+        return True
+
+    def _add(self, groups: list[str], last: int) -> None:
         for group in groups:
             self._groups.setdefault(group, last)
-        return True
 
     def unsubscribe(self, groups: Iterable[str]) -> None:
         """See ``Feed``."""
