@@ -26,7 +26,7 @@ from gws_middleware.typing import Environ, StartResponse, WSGIApp
 from tests.fixtureapps.common import configure_logging, json_response, text_response
 
 FAULTS = {
-    "leak": "each WebSocket leaks one KiB",
+    "leak": "each WebSocket leaks four KiB",
     "greenlet": "each WebSocket of /echo leaks a greenlet",
     "wrong": "every twentieth answer of /echo and /detached differs from the message",
     "forget": "every tenth message of /stored is acknowledged and not stored",
@@ -142,7 +142,7 @@ def opened(environ: Environ, start_response: StartResponse) -> Any:
         return None
     ws.accept(headers=[(WORKER, PID)])
     if "leak" in _faults:
-        _leaked.append(os.urandom(1024))
+        _leaked.append(os.urandom(4096))
     return ws
 
 

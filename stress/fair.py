@@ -11,23 +11,17 @@ longer than ``--bound`` seconds.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from benchmarks.meters import Cores, allow_files, pinned
 from tests.support.rawclient import TEXT, Frame
-from tests.support.servers import ROOT
 
-from .gunicorn import Gunicorn, run_gunicorn, without_pings
+from .gunicorn import Gunicorn, run_gunicorn, run_load, without_pings
 from .peer import Peer
-from .report import Report, arguments_of, percentile
+from .report import Report, arguments_of, milliseconds, percentile
 
 BOUND = 0.05
 """Seconds within which 99 of 100 echoes have to come."""
@@ -64,27 +58,6 @@ LOADS = (
 )
 
 
-@contextmanager
-def overload(load: Load, address: Any, cores: set[int]) -> Iterator[dict[str, int]]:
-    """Run that load for a ``with`` block; its counts are in the dictionary after it."""
-    found: dict[str, int] = {}
-    if not load.sockets:
-        yield found
-        return
-    arguments = json.dumps([address[1], load.path, load.sockets, load.data, load.again, sorted(cores)])
-    command = [sys.executable, "-m", "stress.overload", arguments]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            line = process.stdout.readline()
-            assert line == "ready\n", f"the sockets were not opened: {line!r}"
-            yield found
-            process.stdin.close()
-            found.update(json.loads(process.stdout.readline() or "{}"))
-        finally:
-            process.kill()
-
-
 def echoes(report: Report, load: Load, peer: Peer, seconds: float) -> list[float]:
     """Echo one message after the other; the seconds of each."""
     times: list[float] = []
@@ -109,11 +82,11 @@ def measure(report: Report, running: Gunicorn, load: Load, seconds: float, bound
     workers = running.workers()
     with Peer(running.address) as peer:
         peer.open("/echo")
-        with overload(load, running.address, cores.load) as found:
+        arguments = [running.address[1], load.path, load.sockets, load.data, load.again, sorted(cores.load)]
+        with run_load("overload", *arguments) if load.sockets else nullcontext({}) as found:
             times = echoes(report, load, peer, seconds)
     p99 = percentile(times, 0.99)
-    shown = ", ".join(f"{percentile(times, share) * 1000:8.2f}" for share in (0.5, 0.99, 1))
-    line = f"{len(times):5} echoes, p50/p99/worst {shown} ms"
+    line = f"{len(times):5} echoes, p50/p99/worst {milliseconds(times)} ms"
     if load.sockets:
         line += f"; {found.get('sent', 0):,} bytes sent, {found.get('received', 0):,} read"
         if not found.get("sent") and not found.get("received"):
@@ -140,8 +113,6 @@ def main(report: Report, directory: Path, seconds: float, bound: float, faults: 
                 running = stack.enter_context(server)
             with pinned(cores.load):
                 measure(report, running, load, seconds, bound, cores)
-            for problem in running.log.problems():
-                report.violation("log", problem.text[:2000])
 
 
 def run(arguments: list[str]) -> int:
@@ -150,6 +121,4 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--bound", type=float, default=BOUND, help="seconds within which 99 of 100 echoes have to come")
     options = parser.parse_args(arguments)
     report = Report("one client beside others that send as much as they can")
-    with TemporaryDirectory() as temporary:
-        main(report, options.directory or Path(temporary), options.seconds, options.bound, options.faults)
-    return report.end(options.json)
+    return report.run(options, lambda folder: main(report, folder, options.seconds, options.bound, options.faults))

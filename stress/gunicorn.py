@@ -9,15 +9,14 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from gws_middleware import Config
-from tests.support.servers import KINDS, Log, Server, await_answer, no_control_socket, own_environment
+from tests.support.servers import KINDS, ROOT, Log, Server, await_answer, no_control_socket, own_environment
 
 from .peer import Address, Peer
 from .report import Report
@@ -30,7 +29,7 @@ __all__ = [
     "make_database",
     "resident_bytes",
     "run_gunicorn",
-    "until",
+    "run_load",
     "without_pings",
 ]
 
@@ -41,16 +40,6 @@ BACKLOG = 4096
 APPLICATION = "stress.app"
 STORE = "stored.txt"
 """Where /stored writes, below the directory of the run."""
-
-
-def until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait until ``condition()`` is true; False when ``seconds`` have passed."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 class Gunicorn:
@@ -144,6 +133,23 @@ def without_pings() -> dict[str, str]:
 
 
 @contextmanager
+def run_load(module: str, *arguments: object) -> Iterator[dict[str, float]]:
+    """Run a load in a process of its own for a ``with`` block; its results are in the dictionary after it."""
+    command = [sys.executable, "-m", f"stress.{module}", json.dumps(arguments)]
+    found: dict[str, float] = {}
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            line = process.stdout.readline()
+            assert line == "ready\n", f"the sockets were not opened: {line!r}"
+            yield found
+            process.stdin.close()
+            found.update(json.loads(process.stdout.readline() or "{}"))
+        finally:
+            process.kill()
+
+
+@contextmanager
 def run_gunicorn(
     report: Report,
     directory: Path,
@@ -153,19 +159,24 @@ def run_gunicorn(
     env: Mapping[str, str] | None = None,
     kind: str = "worker",
     graceful_timeout: float = 30.0,
+    expected: Sequence[str] = (),
 ) -> Iterator[Gunicorn]:
-    """A gunicorn with so many workers for a ``with`` block. Another exit status than 0 is a violation."""
+    """A gunicorn with so many workers for a ``with`` block.
+
+    Another exit status than 0 is a violation, and so is a problem in its log that ``expected`` does not name.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     running = Gunicorn(_start(directory, workers, options, env or {}, kind, graceful_timeout), workers)
     try:
         await_answer(running.server)
         yield running
         # A worker that has just been forked does not receive SIGTERM: gunicorn then waits for graceful_timeout.
-        until(running.complete, BOOT)
+        report.eventually("workers", running.complete, "all workers to serve at the end", BOOT, running.workers)
     finally:
         code = running.server.end()
         if code != 0:
             report.violation("end", f"gunicorn ended with {code} instead of 0")
+    report.check_log(running.log, expected)
 
 
 def make_database(directory: Path) -> None:

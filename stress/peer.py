@@ -66,6 +66,12 @@ class Peer(RawClient):
             elif received.opcode != PONG:
                 return received
 
+    def read_frame(self) -> Frame:
+        """The next frame but pings, which are answered: on a busy machine one of the server's may come at any time."""
+        while (received := super().read_frame()).opcode == PING:
+            self.write(frame(PONG, received.payload))
+        return received
+
     def write(self, data: bytes) -> None:
         """Send. That the connection is closed is found by reading, where a close frame may still wait."""
         self.sock.settimeout(self.timeout)  # wait() leaves its own
@@ -81,7 +87,7 @@ class Peer(RawClient):
             return None
         extended = {126: 2, 127: 8}.get(buffer[1] & 0x7F, 0)
         size = int.from_bytes(buffer[2 : 2 + extended], "big") if extended else buffer[1] & 0x7F
-        return self.read_frame() if len(buffer) >= 2 + extended + size else None
+        return super().read_frame() if len(buffer) >= 2 + extended + size else None
 
     def _more_before(self, deadline: float) -> bool:
         left = deadline - time.monotonic()

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gevent
 
-__all__ = ["Report", "arguments_of", "percentile"]
+from tests.support.servers import Log
+from tests.support.waiting import eventually
+
+__all__ = ["Report", "arguments_of", "milliseconds", "percentile"]
 
 EVERY = 10.0
 SHOWN = 5
@@ -23,6 +28,11 @@ def percentile(values: Sequence[float], share: float) -> float:
     """The value below which ``share`` of them lie; 0 of none."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+
+def milliseconds(times: Sequence[float]) -> str:
+    """The median, the 99th percentile and the highest of some seconds."""
+    return ", ".join(f"{percentile(times, share) * 1000:.2f}" for share in (0.5, 0.99, 1))
 
 
 class Report:
@@ -49,6 +59,30 @@ class Report:
         if self.violations[kind] <= SHOWN:
             self.log(f"VIOLATION ({kind}): {sentence}")
 
+    def eventually(
+        self,
+        kind: str,
+        condition: Callable[[], object],
+        what: str,
+        seconds: float,
+        state: Callable[[], object] = lambda: "it did not come",
+    ) -> None:
+        """Wait until ``condition()`` is true; a violation with ``state()`` when it is not in time."""
+        try:
+            eventually(condition, what, seconds, interval=0.05)
+        except AssertionError as error:
+            self.violation(kind, f"{error}: {state()}")
+
+    def check_log(self, log: Log, expected: Sequence[str]) -> None:
+        """A problem in a server's log is a violation, unless one of these patterns matches it."""
+        wanted = re.compile("|".join(expected) or "(?!)", re.DOTALL).search
+        problems = [one.text for one in log.problems()]
+        if expected:
+            self.figures["expected log records"] = sum(map(bool, map(wanted, problems)))
+        for text in problems:
+            if not wanted(text):
+                self.violation("log", text[:2000])
+
     def progress(self, line: Callable[[], str], every: float = EVERY) -> gevent.Greenlet:
         """A greenlet that prints ``line()`` every so many seconds, until it is killed."""
 
@@ -58,6 +92,12 @@ class Report:
                 self.log(line())
 
         return gevent.spawn(go)
+
+    def run(self, options: argparse.Namespace, main: Callable[[Path], object]) -> int:
+        """Call ``main`` with the folder that the options name, or one that is removed; the exit status."""
+        with TemporaryDirectory() as temporary:
+            main(options.directory or Path(temporary))
+        return self.end(options.json)
 
     def end(self, file: Path | None) -> int:
         """Print everything, and write it as JSON if there is a file; the exit status."""

@@ -10,28 +10,21 @@ The exit status is 1 when a request or an echo fails, or when the steady rate wa
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from benchmarks.meters import Cores, allow_files, pinned
-from tests.support.servers import ROOT
 
-from .gunicorn import Gunicorn, run_gunicorn, without_pings
-from .report import Report, arguments_of, percentile
+from .gunicorn import Gunicorn, run_gunicorn, run_load, without_pings
+from .report import Report, arguments_of, milliseconds
 
 SOCKETS = 1000
 PAUSE = 0.01
 """Seconds between two HTTP requests."""
 KEPT = 0.9
-"""Share of the steady rate that has to be reached."""
-TIMEOUT = 30.0
+"""Share of the steady rate that has to be reached, on a machine that has nothing else to do."""
 
 
 class Load(NamedTuple):
@@ -41,28 +34,6 @@ class Load(NamedTuple):
     sockets: int
     interval: float | None
     """Seconds between two messages of one socket; 0: as many as possible; None: no messages."""
-
-
-@contextmanager
-def echo_load(load: Load, address: Any, pid: int, cores: set[int], found: dict[str, float]) -> Iterator[None]:
-    """Run that load for a ``with`` block; its results are put into ``found``."""
-    if not load.sockets:
-        yield
-        return
-    arguments = json.dumps([address[1], load.sockets, load.interval, pid, sorted(cores)])
-    command = [sys.executable, "-m", "stress.echo_load", arguments]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            line = process.stdout.readline()
-            assert line == "ready\n", f"the sockets were not opened: {line!r}"
-            yield
-            process.stdin.close()
-            found.update(json.loads(process.stdout.readline() or "{}"))
-        finally:
-            process.stdin.close()
-            if process.wait(TIMEOUT) != 0:
-                found.clear()
 
 
 def browse(report: Report, running: Gunicorn, seconds: float) -> list[float]:
@@ -81,20 +52,19 @@ def browse(report: Report, running: Gunicorn, seconds: float) -> list[float]:
     return times
 
 
-def measure(report: Report, running: Gunicorn, load: Load, seconds: float, cores: Cores) -> None:
+def measure(report: Report, running: Gunicorn, load: Load, seconds: float, kept: float, cores: Cores) -> None:
     """HTTP under this load."""
     [worker] = running.workers()
-    found: dict[str, float] = {}
-    with echo_load(load, running.address, worker, cores.load, found):
+    arguments = [running.address[1], load.sockets, load.interval, worker, sorted(cores.load)]
+    with run_load("echo_load", *arguments) if load.sockets else nullcontext({}) as found:
         times = browse(report, running, seconds)
-    shown = ", ".join(f"{percentile(times, share) * 1000:8.2f}" for share in (0.5, 0.99, 1))
-    line = f"{len(times):5} requests, p50/p99/worst {shown} ms"
+    line = f"{len(times):5} requests, p50/p99/worst {milliseconds(times)} ms"
     if load.sockets:
         rate = found.get("echoes", 0) / max(found.get("seconds", 0), 1e-9)
         line += f"; {rate:8,.0f} echoes/s, worker {found.get('cpu', 0) / max(found.get('seconds', 0), 1e-9):4.0%} busy"
         if load.interval is not None and not found.get("echoes"):
             report.violation("echo", f"{load.name}: no echo, or a wrong one")
-        elif found.get("echoes", 0) < KEPT * found.get("wanted", 0):
+        elif found.get("echoes", 0) < kept * found.get("wanted", 0):
             report.violation("rate", f"{load.name}: {found['echoes']:,} echoes instead of {found['wanted']:,.0f}")
         if "worst" in found:
             line += f", worst echo {found['worst'] * 1000:.1f} ms"
@@ -102,7 +72,9 @@ def measure(report: Report, running: Gunicorn, load: Load, seconds: float, cores
     report.log(f"{load.name}: {line}")
 
 
-def main(report: Report, directory: Path, seconds: float, sockets: int, interval: float, faults: str = "") -> None:
+def main(
+    report: Report, directory: Path, seconds: float, sockets: int, interval: float, kept: float, faults: str = ""
+) -> None:
     """All loads in turn; each takes ``seconds``."""
     cores = Cores()
     allow_files(sockets + 500)
@@ -119,9 +91,7 @@ def main(report: Report, directory: Path, seconds: float, sockets: int, interval
             running = stack.enter_context(run_gunicorn(report, directory, 1, env=env))
         with pinned(cores.load):
             for load in loads:
-                measure(report, running, load, seconds, cores)
-    for problem in running.log.problems():
-        report.violation("log", problem.text[:2000])
+                measure(report, running, load, seconds, kept, cores)
 
 
 def run(arguments: list[str]) -> int:
@@ -129,9 +99,8 @@ def run(arguments: list[str]) -> int:
     parser = arguments_of("responsive", __doc__, 10)
     parser.add_argument("--sockets", type=int, default=SOCKETS)
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between messages of one socket")
+    parser.add_argument("--kept", type=float, default=KEPT, help="share of the steady rate that has to be reached")
     options = parser.parse_args(arguments)
     report = Report("HTTP beside WebSockets on one worker")
-    with TemporaryDirectory() as temporary:
-        directory = options.directory or Path(temporary)
-        main(report, directory, options.seconds, options.sockets, options.interval, options.faults)
-    return report.end(options.json)
+    numbers = options.seconds, options.sockets, options.interval, options.kept
+    return report.run(options, lambda folder: main(report, folder, *numbers, options.faults))

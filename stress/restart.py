@@ -20,16 +20,15 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import gevent
 from gevent.pool import Group
 
 from tests.support.rawclient import TEXT, close_frame, frame
 
-from .gunicorn import STORE, Gunicorn, is_running, run_gunicorn, until
+from .gunicorn import STORE, Gunicorn, is_running, run_gunicorn
 from .peer import Ended, Peer, tally
-from .report import Report, arguments_of, percentile
+from .report import Report, arguments_of, milliseconds, percentile
 
 WORKERS = 2
 CLIENTS = 2000
@@ -202,6 +201,13 @@ class Restart:
         """Clients that have a connection."""
         return sum(client.worker != 0 for client in self.clients)
 
+    def await_clients(self, seconds: float) -> None:
+        """Wait until all clients have a connection."""
+        everything = len(self.clients)
+        self.report.eventually(
+            "reconnect", lambda: self.connected() == everything, f"{everything} connections", seconds, self.connected
+        )
+
     def run(self, what: Callable[[Restart], None]) -> None:
         """``what`` runs while all clients send."""
         group = Group()
@@ -210,8 +216,7 @@ class Restart:
             group.spawn(client.run)
         for path in BROWSERS:
             group.spawn(self.browse, path)
-        if not until(lambda: self.connected() == len(self.clients), 60):
-            self.report.violation("reconnect", f"{self.connected()} of {len(self.clients)} connected within 60 s")
+        self.await_clients(60)
         what(self)
         self.over = True
         group.join(60)
@@ -240,9 +245,7 @@ class Restart:
                 interruption.ended = now
             return interruption.reconnected is not None and interruption.ended is not None
 
-        if not until(complete, GRACEFUL):
-            late = f"{interruption.name}: not all within {GRACEFUL:g} s: {interruption.summary()}"
-            self.report.violation("reconnect", late)
+        self.report.eventually("reconnect", complete, interruption.name, GRACEFUL, interruption.summary)
 
     def write_figures(self) -> None:
         """The figures."""
@@ -257,9 +260,7 @@ class Restart:
         for interruption in self.interruptions:
             figures[f"{title}: {interruption.name}"] = interruption.summary()
         figures[f"{title}: HTTP requests"] = self.counts["pages"]
-        figures[f"{title}: HTTP p50/p99/worst of /, ms"] = ", ".join(
-            f"{percentile(self.pages, share) * 1000:.1f}" for share in (0.5, 0.99, 1)
-        )
+        figures[f"{title}: HTTP p50/p99/worst of /, ms"] = milliseconds(self.pages)
 
     def check_store(self, stored: Path) -> None:
         """All that was acknowledged is stored, in the order of each client; a message may be stored twice."""
@@ -307,16 +308,10 @@ def used_up(count: int, longest: float, pause: float) -> Callable[[Restart], Non
             ended.update(known - workers)
             return len(ended) >= count
 
-        if not until(enough, longest):
-            run.report.violation(
-                "reconnect", f"{len(ended)} instead of {count} workers were used up within {longest:g} s"
-            )
+        run.report.eventually("reconnect", enough, f"{count} workers to be used up", longest, lambda: len(ended))
         gevent.sleep(pause)
         run.browsed = True  # else the next workers are used up before all clients have reconnected
-        if not until(lambda: run.connected() == len(run.clients), GRACEFUL):
-            run.report.violation(
-                "reconnect", f"{run.connected()} of {len(run.clients)} are connected after {GRACEFUL:g} s"
-            )
+        run.await_clients(GRACEFUL)
         run.report.figures[f"{run.title}: workers used up"] = len(ended)
 
     return happen
@@ -347,8 +342,6 @@ def main(
             one = Restart(report, running, clients, title)
             one.run(happen)
         one.check_store(folder / STORE)
-        for problem in running.log.problems():
-            report.violation("log", problem.text[:2000])
 
 
 def run(arguments: list[str]) -> int:
@@ -360,15 +353,6 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--kind", default="worker", help="of server: worker, gevent, … (tests/support/servers.py)")
     options = parser.parse_args(arguments)
     report = Report("rolling restart")
-    with TemporaryDirectory() as temporary:
-        main(
-            report,
-            options.directory or Path(temporary),
-            options.clients,
-            options.reloads,
-            options.seconds,
-            options.kind,
-            options.faults,
-            options.max_requests,
-        )
-    return report.end(options.json)
+    numbers = options.clients, options.reloads, options.seconds
+    rest = options.kind, options.faults, options.max_requests
+    return report.run(options, lambda folder: main(report, folder, *numbers, *rest))

@@ -10,7 +10,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from .support.browsing import SIZES, TIMEOUT, browser, needs_chromium
 from .support.documents import command, serve, url
-from .support.servers import ROOT, Server, eventually
+from .support.servers import ROOT, Server
+from .support.waiting import eventually
 
 __all__ = ["browser"]
 

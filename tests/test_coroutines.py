@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import gc
 import os
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from gevent.server import StreamServer
 
 from gws_middleware.coroutines import THREADS, iterate, run
 
-from .support.inprocess import deadline, hub_errors, package_path, until
+from .support.inprocess import deadline, hub_errors, no_collector, package_path, until
 
 __all__ = ["hub_errors"]
 
@@ -104,12 +103,9 @@ def test_exception_is_freed_without_the_garbage_collector() -> None:
             return weakref.ref(error)
         raise AssertionError
 
-    gc.disable()
-    try:
+    with no_collector():
         found = call()
         until(lambda: found() is None, "the exception is freed")
-    finally:
-        gc.enable()
 
 
 def test_timeout_error_of_the_coroutine_is_its_own() -> None:
@@ -138,9 +134,12 @@ def test_context_variables_of_the_caller_are_seen() -> None:
 def test_two_greenlets_have_two_contexts() -> None:
     """Also when their coroutines run at the same time."""
     variable: ContextVar[int] = ContextVar("variable")
+    running: list[int] = []
 
     async def look() -> int:
-        await asyncio.sleep(0.01)
+        running.append(variable.get())
+        while len(running) < 10:
+            await asyncio.sleep(0)
         return variable.get()
 
     def call(number: int) -> int:
@@ -191,13 +190,13 @@ def test_blocking_coroutine_does_not_hold_up_greenlets() -> None:
 
     greenlet = gevent.spawn(run, block())
     until(lambda: began, "the coroutine runs")
-    gevent.sleep(0.001)
+    gevent.sleep(0.001)  # returns: the loop of this thread runs
     lock.release()
     assert greenlet.get(timeout=20)
 
 
 def test_busy_coroutine_lets_others_read_their_sockets() -> None:
-    """A loop around ``asyncio.sleep(0)`` never lets asyncio wait for sockets; they are looked at all the same."""
+    """A loop around ``asyncio.sleep(0)`` never lets asyncio wait for sockets; they are polled all the same."""
 
     async def read() -> bytes:
         ours, theirs = __import__("socket").socketpair()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import subprocess
 import sys
@@ -22,9 +21,11 @@ from gws_middleware.testing import connect
 
 from .support.documents import blocks, command, serve
 from .support.inprocess import hub_errors, until
+from .support.programs import environment, run_pytest, run_python
 from .support.rawclient import RawClient, upgrade_request
 from .support.seam import cut
-from .support.servers import ROOT, STOP_TIMEOUT, eventually
+from .support.servers import ROOT, STOP_TIMEOUT
+from .support.waiting import eventually
 
 __all__ = ["hub_errors"]
 
@@ -104,34 +105,28 @@ def test_detached_connection_goes_on(app: Flask) -> None:
 
 # --- refusals ------------------------------------------------------------------------------------------------------
 
-ANSWERS: dict[str, tuple[Callable[[WebSocket], Any], int]] = {
-    "abort": (lambda ws: abort(403), 403),
-    "redirect": (lambda ws: redirect("/login"), 302),
-    "response": (lambda ws: Response("no", 401), 401),
-    "text": (lambda ws: ("no", 404), 404),
-    "close": (lambda ws: ws.close(), 403),
+NOTHING = ("gws_middleware", "WebSocket '/': the application neither accepted nor answered")
+RAISED = ("site", "Exception on / [GET]")
+ANSWERS: dict[str, tuple[Callable[[WebSocket], Any], int, list[tuple[str, str]]]] = {
+    "abort": (lambda ws: abort(403), 403, []),
+    "redirect": (lambda ws: redirect("/login"), 302, []),
+    "response": (lambda ws: Response("no", 401), 401, []),
+    "text": (lambda ws: ("no", 404), 404, []),
+    "close": (lambda ws: ws.close(), 403, []),
+    "nothing": (lambda ws: None, 500, [NOTHING]),
+    "an exception": (lambda ws: 1 / 0, 500, [RAISED]),
 }
+"""What a view does, the status of the answer, and the log records."""
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_view_answers_with_http_before_the_101(app: Flask, caplog: pytest.LogCaptureFixture, answer: str) -> None:
-    """An ordinary response, ``abort()``, or ``close()`` and None."""
-    view, status = ANSWERS[answer]
+    """An ordinary response, ``abort()``, or ``close()`` and None. None alone is an error, as in plain WSGI."""
+    view, status, logged = ANSWERS[answer]
     websocket_route(app, "/")(view)
     with pytest.raises(HandshakeRefused) as refused, connect(app):
         pass
-    assert (refused.value.status_code, records(caplog)) == (status, [])
-
-
-def test_view_that_does_nothing_is_a_500(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
-    """As in plain WSGI: it neither accepted nor answered, and that is logged."""
-    websocket_route(app, "/nothing")(lambda ws: None)
-    with pytest.raises(HandshakeRefused) as refused, connect(app, "/nothing"):
-        pass
-    assert refused.value.status_code == 500
-    assert records(caplog) == [
-        ("gws_middleware", "WebSocket '/nothing': the application neither accepted nor answered")
-    ]
+    assert (refused.value.status_code, records(caplog)) == (status, logged)
 
 
 @pytest.mark.parametrize("through", ["websocket_route", "init_app"])
@@ -252,15 +247,6 @@ def test_view_that_raises_is_logged_once(app: Flask, caplog: pytest.LogCaptureFi
     assert records(caplog) == [("site", "Exception on /broken [GET]")]
 
 
-def test_view_that_raises_before_the_101_is_a_500(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
-    """Flask's ordinary error page."""
-    websocket_route(app, "/")(lambda ws: 1 / 0)
-    with pytest.raises(HandshakeRefused) as refused, connect(app):
-        pass
-    assert refused.value.status_code == 500
-    assert records(caplog) == [("site", "Exception on / [GET]")]
-
-
 @pytest.mark.parametrize("how", ["websocket_route", "init_app"])
 def test_end_of_another_connection_is_an_error(app: Flask, caplog: pytest.LogCaptureFixture, how: str) -> None:
     """ConnectionClosed is the end of the view's connection only if that has ended."""
@@ -309,9 +295,7 @@ def programs(directory: Path) -> dict[str, str]:
 def test_guide_s_test_passes(tmp_path: Path) -> None:
     """The first program passes the test of the page."""
     assert sorted(programs(tmp_path)) == ["chatsite.py", "detached.py", "test_chatsite.py"]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_chatsite.py"]
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=START, check=False)
+    done = run_pytest(tmp_path, "test_chatsite.py", paths=[tmp_path])
     assert "1 passed" in done.stdout, done.stdout
 
 
@@ -398,7 +382,7 @@ def flask(directory: Path, *arguments: str, **env: str) -> Iterator[Running]:
         running.process = subprocess.Popen(
             [sys.executable, "-m", "flask", "--app", "site_of_flask", *arguments],
             cwd=directory,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", **env},
+            env={**environment(), "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", **env},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -448,9 +432,8 @@ def test_gws_run_loads_new_code(tmp_path: Path, arguments: list[str], env: dict[
 def test_gws_run_binds_as_flask_run_does(tmp_path: Path, host: str, bind: str) -> None:
     """The default port is that of Flask, and an IPv6 address is put into brackets."""
     (tmp_path / "site_of_flask.py").write_text(PROGRAM)
-    command = [sys.executable, "-m", "flask", "--app", "site_of_flask", "gws-run", "--host", host, "--print-config"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=START, check=False)
+    command = ["-m", "flask", "--app", "site_of_flask", "gws-run", "--host", host, "--print-config"]
+    done = run_python(*command, folder=tmp_path)
     assert re.search(r"^bind += (.*)$", done.stdout, re.MULTILINE)[1] == str([bind]), done  # type: ignore[index]
 
 
@@ -466,15 +449,7 @@ def test_flask_run_names_the_command(tmp_path: Path) -> None:
 def test_gws_run_needs_an_application_that_gunicorn_can_load(tmp_path: Path) -> None:
     """A command with its own application factory has no name for the application."""
     script = "from flask.cli import FlaskGroup; from flask import Flask; FlaskGroup(create_app=lambda: Flask('x'))()"
-    done = subprocess.run(
-        [sys.executable, "-c", script, "gws-run"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=START,
-        check=False,
-    )
+    done = run_python("-c", script, "gws-run", folder=tmp_path)
     assert done.returncode == 2
     assert "gunicorn cannot load the application of this command: name it with flask --app" in done.stderr
 

@@ -16,6 +16,7 @@ from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, Headers, StartResponse
 
 from .support.inprocess import connected, forever, hub_errors, tcp_pair, ticks, unaccepted, until
+from .support.seam import record_waits
 
 __all__ = ["hub_errors"]
 
@@ -92,7 +93,7 @@ class TestIdle:
             control.expect_idle(ws)
             reader = received_by(ws)
             until(lambda: recorder.idles == 1, "idle() is called")
-            gevent.sleep(3 * GRACE)
+            gevent.sleep(3 * GRACE)  # no event shows that a call does not come
             assert recorder.idles == 1
             assert recorder.greenlets[-1] is reader
             peer.send("x")
@@ -102,7 +103,7 @@ class TestIdle:
         """The wait has no timer either."""
         with connected() as (ws, peer):
             reader = received_by(ws)
-            gevent.sleep(3 * GRACE)
+            gevent.sleep(3 * GRACE)  # no event shows that a call does not come
             assert recorder.idles == 0
             peer.send("x")
             assert reader.get(timeout=5) == "x"
@@ -159,13 +160,7 @@ class TestIdle:
 
     def test_timeout_is_kept(self, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
         """The wait before ``idle()`` and the one after it last as long as the timeout, together."""
-        waits: list[float] = []
-
-        def park(ws: WebSocket, timeout: float) -> bool:
-            waits.append(timeout)
-            return False
-
-        monkeypatch.setattr(WebSocket, "_park", park)
+        waits = record_waits(monkeypatch)
         with connected() as (ws, _):
             control.expect_idle(ws)
             with pytest.raises(TimeoutError):

@@ -29,7 +29,7 @@ from gws_middleware.process.registry import Registry
 from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, StartResponse
 
-from .support.inprocess import hub_errors, until
+from .support.inprocess import forbids, forbids_lazily, hub_errors, until
 from .support.registries import here
 from .support.seam import PairServer, abandon, use_pair_server
 
@@ -79,16 +79,6 @@ def detaches(environ: Environ, start_response: StartResponse) -> Iterable[bytes]
 
 def lazily(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
     yield from echoes(environ, start_response)
-
-
-def forbids(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    start_response("403 Forbidden", [])
-    return [b"no"]
-
-
-def forbids_lazily(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
-    start_response("403 Forbidden", [])
-    yield b"no"
 
 
 def forgets(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

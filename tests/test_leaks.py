@@ -66,8 +66,8 @@ def reset(client: RawClient) -> Iterator[None]:
     yield
 
 
-def half_frame_then_vanish(client: RawClient) -> Iterator[None]:
-    """The peer goes in the middle of a frame."""
+def half_frame_then_disconnect(client: RawClient) -> Iterator[None]:
+    """The peer disconnects in the middle of a frame."""
     client.send(frame(BINARY, b"x" * 100, length=10_000))
     yield
     client.close()
@@ -81,7 +81,7 @@ def half_frame_then_reset(client: RawClient) -> Iterator[None]:
 
 
 def half_message_then_reset(client: RawClient) -> Iterator[None]:
-    """The peer goes between two fragments."""
+    """The peer disconnects between two fragments."""
     client.send(frame(TEXT, b"x" * 5000, fin=False) + frame(CONTINUATION, b"x" * 5000, fin=False))
     yield
     client.reset()
@@ -109,7 +109,7 @@ def too_big(client: RawClient) -> Iterator[None]:
 
 
 def burst_then_reset(client: RawClient) -> Iterator[None]:
-    """The peer reads no answer and goes."""
+    """The peer reads no answer and disconnects."""
     client.send(MESSAGE * 60)
     yield
     client.reset()
@@ -119,7 +119,7 @@ ENDS = [
     closes,
     disconnects,
     reset,
-    half_frame_then_vanish,
+    half_frame_then_disconnect,
     half_frame_then_reset,
     half_message_then_reset,
     violation,
@@ -256,7 +256,7 @@ def reset_while_the_view_sleeps(client: RawClient) -> Iterator[None]:
     client.reset()
 
 
-# --- the crowd -----------------------------------------------------------------------------------------------------
+# --- all connections -----------------------------------------------------------------------------------------------
 
 TRACEBACKS = {  # the ways whose tracebacks are wanted, and what the log says of each
     "view raises": r"ERROR gws_middleware: WebSocket '/after/raise': the application raised; .* the reason$",
@@ -265,17 +265,17 @@ TRACEBACKS = {  # the ways whose tracebacks are wanted, and what the log says of
 }
 
 
-def crowd(chance: random.Random, server: Server, names: list[str]) -> None:
-    """A connection for each name, ``AT_ONCE`` at a time, each going a step whenever its turn comes."""
+def run_all(chance: random.Random, server: Server, names: list[str]) -> None:
+    """A connection for each name, ``AT_ONCE`` at a time, each of which takes a step in its turn."""
 
-    def life(name: str) -> Iterator[None]:
+    def connection(name: str) -> Iterator[None]:
         with server.connect() as client:
             try:
                 yield from WAYS[name](client)
             except (AssertionError, OSError, EOFError) as error:
                 raise AssertionError(f"{name}: {error!r}") from error
 
-    waiting = map(life, names)
+    waiting = map(connection, names)
     running = list(islice(waiting, AT_ONCE))
     while running:
         index = chance.randrange(len(running))
@@ -305,9 +305,9 @@ def emptied(server: Server, status: dict[str, int], counts: dict[str, int]) -> d
 
 
 @pytest.mark.timeout(400)  # ten to fifteen seconds of work; a busy machine takes a multiple of that
-def test_ten_thousand_connections_leave_nothing_behind(server_directory: Path) -> None:
+def test_worker_holds_nothing_after_ten_thousand_connections(server_directory: Path) -> None:
     """Descriptors, greenlets, watchers and our objects are back at their start after each round; memory has stopped
-    growing after the first; the log tells of the errors of views and of nothing else.
+    growing after the first; the log has the errors of views and nothing else.
 
     The growth allowed is for an allocator that takes and returns pages as connections happen to overlap, which in a
     sound worker is about a quarter of it. A leak shows all the same: one of 128 bytes for each connection of the last
@@ -319,10 +319,10 @@ def test_ten_thousand_connections_leave_nothing_behind(server_directory: Path) -
     chance.shuffle(names)
     left = []
     with launch("worker", server_directory, "tests.fixtureapps.hostile", env=env) as server:
-        crowd(chance, server, names[:1])  # the first WebSocket makes what all of a hub share
+        run_all(chance, server, names[:1])  # the first WebSocket makes what all of a hub share
         status, counts = server.status(), census(server)
         for first in range(0, len(names), IN_A_ROUND):
-            crowd(chance, server, names[first : first + IN_A_ROUND])
+            run_all(chance, server, names[first : first + IN_A_ROUND])
             left.append(emptied(server, status, counts))
         for kind, pattern in TRACEBACKS.items():
             server.log.expect(pattern, sum(name.startswith(kind) for name in names))

@@ -15,7 +15,7 @@ from .support.servers import ROOT
 
 
 def test_untested_is_empty_where_everything_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is said when nothing was left out."""
+    """Nothing is printed when nothing was left out."""
     monkeypatch.setattr(notices.shutil, "which", lambda name, path=None: f"/usr/bin/{name}")
     monkeypatch.setattr(notices, "find_spec", lambda name: object())
     assert notices.untested() == []
@@ -30,6 +30,7 @@ def test_untested_names_each_thing_that_is_missing(monkeypatch: pytest.MonkeyPat
     found = [re.fullmatch(r"(.+): no (.+)\. To install: (.+)", line) for line in notices.untested()]
     assert [match and (match[2], match[3]) for match in found] == [
         ("chromium", "apt-get install chromium"),
+        ("npm", "apt-get install npm"),
         ("nginx", "apt-get install nginx"),
         ("haproxy", "apt-get install haproxy"),
         ("caddy", "apt-get install caddy"),

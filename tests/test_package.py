@@ -24,26 +24,17 @@ from gws_middleware.native import MODULES
 ROOT = Path(__file__).parents[1]
 
 
-def test_names_are_loaded_from_their_homes() -> None:
-    """Each name of ``__all__`` is the object that its module defines, not a copy."""
-    homes = {
-        name: getattr(importlib.import_module(f"gws_middleware.{home}"), name)
-        for name, home in gws_middleware._HOMES.items()
-    }
-    assert {name: getattr(gws_middleware, name) for name in homes} == homes
-    assert sorted([*homes, "__version__"]) == sorted(gws_middleware.__all__)
-
-
-def test_type_checkers_see_the_same_homes() -> None:
-    """What is imported under ``if TYPE_CHECKING`` is what is loaded at run time."""
+def test_names_are_what_type_checkers_see() -> None:
+    """Each name of ``__all__`` is imported under ``if TYPE_CHECKING``; at run time it is the object of that module."""
     tree = ast.parse(Path(gws_middleware.__file__).read_text())
     seen = {
-        alias.name: str(node.module)
+        alias.name: getattr(importlib.import_module(f"gws_middleware.{node.module}"), alias.name)
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and node.level
         for alias in node.names
     }
-    assert seen == gws_middleware._HOMES
+    assert {name: getattr(gws_middleware, name) for name in seen} == seen
+    assert sorted([*seen, "__version__"]) == sorted(gws_middleware.__all__)
 
 
 def test_star_import_gives_the_public_names() -> None:

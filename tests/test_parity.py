@@ -23,7 +23,7 @@ import itertools
 import socket
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from operator import attrgetter
 from time import monotonic
@@ -37,6 +37,16 @@ from gws_middleware.connection.states import CLOSED, OPEN, PENDING
 from gws_middleware.protocol.connection import prepare
 
 from .support.implementations import NAMES, Implementation, implementation
+from .support.seam import (
+    TLSChannel,
+    deliver,
+    set_inbox,
+    set_up_engine,
+    set_up_transport,
+    set_up_turn,
+    set_up_websocket,
+    wake_reader,
+)
 
 pytestmark = pytest.mark.skipif("c" not in NAMES, reason="the C modules are not built: there is nothing to compare")
 
@@ -102,16 +112,20 @@ def recording(base: type[Any], **answers: Any) -> type[Any]:
     return type("Recording", (base,), {"__slots__": ("log",), **methods})
 
 
+def changed(made: Any, attributes: dict[str, Any]) -> Any:
+    """The object, with other values of these attributes."""
+    for name, value in attributes.items():
+        setattr(made, name, value)
+    return made
+
+
 def make_turn(module: Any, log: list[Any], *, over: bool = False, foreign: bool = False, **attributes: Any) -> Any:
     """A turn of this thread's loop."""
     turn = recording(module.Turn, call="called in the loop's thread")()
     turn.log = log
-    turn.polls = Fake("polls", log, {}, iteration=7)
-    turn._iteration, turn._began = 7, monotonic() - (10 if over else -1000)
-    turn._thread = threading.get_ident() + foreign
-    for name, value in attributes.items():
-        setattr(turn, name, value)
-    return turn
+    polls = Fake("polls", log, {}, iteration=7)
+    set_up_turn(turn, polls, monotonic() - (10 if over else -1000), threading.get_ident() + foreign)
+    return changed(turn, attributes)
 
 
 def make_transport(module: Any, log: list[Any], *, sent: Any = 3, read: Any = 5, **attributes: Any) -> Any:
@@ -119,15 +133,9 @@ def make_transport(module: Any, log: list[Any], *, sent: Any = 3, read: Any = 5,
     slow = dict.fromkeys(("_read_failed", "_lost", "_write_failed", "_keep", "_flush_later", "write_parts"))
     transport = recording(module.FastTransport, **slow)()
     transport.log = log
-    transport._channel = Fake("channel", log, {"send": sent, "recv_into": read})
-    transport._turn = make_turn(module, log)
-    transport._owner = Fake("owner", log, {"_data_received": None})
-    transport._buffer = transport._window = bytearray(8)
-    transport._outbox, transport._flush_due, transport._write_turn = [], False, 3
-    transport.outbox_size = transport.bytes_received = transport.bytes_sent = 0
-    for name, value in attributes.items():
-        setattr(transport, name, value)
-    return transport
+    channel = Fake("channel", log, {"send": sent, "recv_into": read})
+    set_up_transport(transport, channel, make_turn(module, log), Fake("owner", log, {"_data_received": None}))
+    return changed(transport, attributes)
 
 
 def make_websocket(
@@ -142,46 +150,35 @@ def make_websocket(
     outbox_size: int = 0,
     woken_with: Any = ("came",),
     detached: bool = False,
+    inbox: Sequence[str] = ("second", "first"),
     **attributes: Any,
 ) -> Any:
     """A WebSocket of which the engine encodes to ``frame`` and reads the messages ``fed``; a wait puts ``woken_with``
     into the inbox.
     """
-
-    def wait() -> None:
-        websocket._inbox = list(woken_with)
-
     slow: dict[str, Any] = dict.fromkeys(("_give_way", "_wake_later", "_relax", "_check_open", "_wait_writable"))
     slow |= dict.fromkeys(("_too_slow", "_eventful", "_put")) | {"_receive": "received slowly"}
     websocket = recording(module.FastWebSocket, **slow)()
     websocket.log = log
     answers = {"encode": frame, "feed": (lambda: list(fed)) if type(fed) is tuple else fed}
-    websocket._engine = Fake("engine", log, answers, eventful=eventful)
-    websocket._transport = make_transport(module, log, sent=5, outbox_size=outbox_size)
-    websocket._hub = Fake("hub", log, {"switch": wait})
-    websocket._turn = make_turn(module, log, over=over, foreign=foreign)
-    websocket._reader = None
-    websocket._callbacks = Fake("callbacks", log, {"start": None}) if detached else None
-    websocket._inbox = ["second", "first"]
-    websocket._high_water, websocket._send_limit = 100, 1000
-    websocket._messages_received = websocket._messages_sent = 0
-    websocket._state = OPEN
-    websocket._paused = websocket._end_delivered = websocket._holds = False
-    websocket._plain = True
-    for name, value in attributes.items():
-        setattr(websocket, name, list(value) if name == "_inbox" and type(value) in (list, tuple) else value)
-    return websocket
+    set_up_websocket(
+        websocket,
+        engine=Fake("engine", log, answers, eventful=eventful),
+        transport=make_transport(module, log, sent=5, outbox_size=outbox_size),
+        hub=Fake("hub", log, {"switch": lambda: set_inbox(websocket, list(woken_with))}),
+        turn=make_turn(module, log, over=over, foreign=foreign),
+        callbacks=Fake("callbacks", log, {"start": None}) if detached else None,
+    )
+    set_inbox(websocket, list(inbox))
+    return changed(websocket, attributes)
 
 
 def make_engine(module: Any, log: list[Any], **attributes: Any) -> Any:
     """The engine's base, between two messages of a client that masks nothing."""
     engine = recording(module.FastEngine, _feed_rest=None, _encode=b"encoded slowly")()
     engine.log = log
-    engine._between, engine._masked, engine._max_message_size = True, False, 100
-    engine.eventful, engine.plain = False, True
-    for name, value in attributes.items():
-        setattr(engine, name, value)
-    return engine
+    set_up_engine(engine)
+    return changed(engine, attributes)
 
 
 MAKERS: dict[str, Callable[..., Any]] = {
@@ -235,11 +232,13 @@ TRANSPORT = "fastpath.FastTransport"
 
 def state_of(kind: str, made: Any) -> dict[str, Any]:
     """The attributes of an instance. ``_began`` is a moment: only whether it has changed can be compared."""
-    state = {name: described(getattr(made, name, NOT_SET)) for name in attributes_of(kind)}
-    if hasattr(made, "_transport") and hasattr(made._transport, "outbox_size"):
-        state |= {f"_transport.{name}": value for name, value in state_of(TRANSPORT, made._transport).items()}
-    if "_began" in state and isinstance(made._began, (int, float)):
-        state["_began"] = abs(made._began - monotonic()) < 5
+    values = {name: getattr(made, name, NOT_SET) for name in attributes_of(kind)}
+    state = {name: described(value) for name, value in values.items()}
+    transport, began = values.get("_transport"), values.get("_began")
+    if hasattr(transport, "outbox_size"):
+        state |= {f"_transport.{name}": value for name, value in state_of(TRANSPORT, transport).items()}
+    if isinstance(began, (int, float)):
+        state["_began"] = abs(began - monotonic()) < 5
     return state
 
 
@@ -569,7 +568,7 @@ class TestStates:
     def test_websocket_receive(self, name: str) -> None:
         """Who waits, what waits, and whether the turn is over."""
         cases = states(
-            _inbox=[(), ("one",), ("two", "one")],
+            inbox=[(), ("one",), ("two", "one")],
             _state=[PENDING, OPEN, CLOSED],
             detached=[False, True],
             _reader=[None, "a greenlet"],
@@ -580,20 +579,19 @@ class TestStates:
             foreign=[False, True],
             woken_with=[(), ("came",), ("later", "came")],
         )
-        found = {}
-        for state in cases:
-            inbox = state.pop("_inbox")
-            for args in ((), (None,), (1.5,)) if name == "receive" else ((),):
-                found[str((inbox, state, args))] = compare(
-                    f"fastpath.FastWebSocket.{name}", lambda args=args: args, {}, **state, _inbox=inbox
-                )
-        check(found)
+        check(
+            {
+                str((state, args)): compare(f"fastpath.FastWebSocket.{name}", lambda args=args: args, {}, **state)
+                for state in cases
+                for args in (((), (None,), (1.5,)) if name == "receive" else ((),))
+            }
+        )
 
     @pytest.mark.parametrize("name", ["send", "offer"])
     def test_websocket_send(self, name: str) -> None:
         """Whether it is open, what waits for the peer, and what the engine answers."""
         cases = states(
-            _inbox=[(), ("one",)],
+            inbox=[(), ("one",)],
             _state=[PENDING, OPEN, CLOSED],
             _plain=[False, True],
             over=[False, True],
@@ -601,14 +599,15 @@ class TestStates:
             outbox_size=[0, 100, 101, 998, 1000, 10**6],
             frame=FRAMES,
         )
-        found = {}
-        for state in cases:
-            inbox = state.pop("_inbox")
-            for message in ("text", prepare("prepared")):
-                found[str((inbox, state, message))] = compare(
-                    f"fastpath.FastWebSocket.{name}", lambda message=message: (message,), {}, **state, _inbox=inbox
+        check(
+            {
+                str((state, message)): compare(
+                    f"fastpath.FastWebSocket.{name}", lambda message=message: (message,), {}, **state
                 )
-        check(found)
+                for state in cases
+                for message in ("text", prepare("prepared"))
+            }
+        )
 
     def test_websocket_data_received(self) -> None:
         """What the engine reads, who waits for it, and whether the turn is over."""
@@ -619,26 +618,22 @@ class TestStates:
             _reader=[None, "a greenlet"],
             over=[False, True],
             foreign=[False, True],
+            inbox=[(), ("one",)],
         )
-        found = {}
-        for state in cases:
-            for inbox in ((), ("one",)):
-                found[str((inbox, state))] = compare(
-                    "fastpath.FastWebSocket._data_received", lambda: (bytearray(8), 8), {}, **state, _inbox=inbox
-                )
-        check(found)
+        name = "fastpath.FastWebSocket._data_received"
+        check({str(state): compare(name, lambda: (bytearray(8), 8), {}, **state) for state in cases})
 
     @pytest.mark.parametrize("answer", [*WRONG_SIZES, *WRONG_FRAMES], ids=repr)
     def test_wrong_answer_of_a_collaborator(self, answer: Any) -> None:
         """The third accepted difference: C raises some exception, and never returns NULL without one."""
         c = implementation("c").fastpath
         made = [
-            lambda log: make_transport(c, log, read=answer)._readable,
+            lambda log: partial(wake_reader, make_transport(c, log, read=answer)),
             lambda log: partial(make_transport(c, log, sent=answer).write, b"one"),
             lambda log: make_turn(c, log, over=True, polls=SimpleNamespace(iteration=answer)).is_over,
             lambda log: partial(make_websocket(c, log, frame=answer).send, "text"),
             lambda log: partial(make_websocket(c, log, frame=answer, outbox_size=5).offer, "text"),
-            lambda log: partial(make_websocket(c, log, fed=answer)._data_received, bytearray(8), 8),
+            lambda log: partial(deliver, make_websocket(c, log, fed=answer), bytes(8)),
         ]
         results = [outcome(make([]), []).result for make in made]
         assert [result for result in results if isinstance(result, str)] == []
@@ -845,7 +840,7 @@ class TestChannel:
         assert parameters_of(in_c, method=True) == parameters
         assert (inspect.getdoc(in_c) or "").split() == (inspect.getdoc(promised) or "").split() != []
         if name != "sendmsg":
-            in_tls = getattr(channels._TLS, name)  # recv_into is a slot that holds the method of the socket
+            in_tls = getattr(TLSChannel, name)  # recv_into is a slot that holds the method of the socket
             assert inspect.ismemberdescriptor(in_tls) or parameters_of(in_tls, method=True) == parameters
 
     @pytest.mark.parametrize("closed", [False, True])
@@ -863,6 +858,8 @@ class TestChannel:
         for label, odd in ODD.items():
             if (name, position) == ("setsockopt", 2) and not isinstance(odd(), (int, float, str)):
                 continue
+            if (name, position, label) == ("sendmsg", 0, "a released view"):
+                continue  # CPython's iterator of it leaves a ValueError pending, and sendmsg() may or may not see it
             complete = CHANNEL_CALLS[name]
             found[label] = self.compared(
                 name, lambda odd=odd, complete=complete: (*complete()[:position], odd(), *complete()[position + 1 :])

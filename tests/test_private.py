@@ -9,16 +9,11 @@ import pytest
 
 from .support.private import TESTS, private_names
 
-SWEPT = ["hostile", "documents", "fixtureapps", "support", "connection"]
-"""Folders below tests/ whose files use none."""
-FILES = [file for folder in SWEPT for file in sorted((TESTS / folder).glob("*.py")) if file.name != "seam.py"]
-FILES += [
-    TESTS / f"test_{name}.py"
-    for name in ("architecture", "config", "coroutines", "flask", "interrupted", "leaks", "middleware", "testing")
-]
+SEAM = TESTS / "support" / "seam.py"
+FILES = [file for file in sorted(TESTS.rglob("*.py")) if file != SEAM]
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.name}")
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(TESTS)))
 def test_tests_use_no_private_names(file: Path) -> None:
     """What they need beside the public interface stands in ``support.seam``."""
     assert private_names(file) == []

@@ -4,7 +4,6 @@ run them as servers of their own.
 
 from __future__ import annotations
 
-import gc
 import subprocess
 import sys
 import weakref
@@ -21,7 +20,7 @@ from gevent.event import Event
 from gws_middleware import WebSocketMiddleware, monkey, pywsgi
 from gws_middleware.servers.pywsgi import HANDLER_KEY
 
-from .support.inprocess import package_path
+from .support.inprocess import no_collector, package_path, until
 from .support.rawclient import CLOSE, TEXT, Frame, RawClient, close_frame, upgrade_request
 
 T = TypeVar("T")
@@ -125,16 +124,9 @@ def test_handler_is_freed_with_its_connection(server_class: Any, request_: Calla
         handlers.append(weakref.ref(environ[HANDLER_KEY]()))
         return application(environ, start_response)
 
-    gc.collect()
-    gc.disable()
-    try:
-        with serving(server_class, WebSocketMiddleware(app)) as server:
-            from_outside(request_, server)
-            with gevent.Timeout(5, AssertionError("the handler was not freed")):
-                while handlers[0]() is not None:
-                    gevent.sleep(0.01)
-    finally:
-        gc.enable()
+    with no_collector(), serving(server_class, WebSocketMiddleware(app)) as server:
+        from_outside(request_, server)
+        until(lambda: handlers[0]() is None, "the handler is freed")
     assert len(handlers) == 1
 
 

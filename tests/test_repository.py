@@ -54,7 +54,7 @@ def declared(pattern: str) -> list[str]:
     ],
 )
 def test_files_are_valid(schema: str, files: list[Path]) -> None:
-    """By the schema of those who read them, which comes with check-jsonschema."""
+    """By the schema of their reader, which comes with check-jsonschema."""
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -160,8 +160,8 @@ def test_page_names_files_that_exist(page: Path) -> None:
     """What looks like a path of the repository is one."""
     named = set(re.findall(r"`([\w.-]+/[\w./-]+|[\w-]+\.(?:py|md|toml))`", page.read_text("utf-8")))
     named = {name for name in named if not name.startswith(".venv")}
-    places = (ROOT, ROOT / "gws_middleware", ROOT / "gws_middleware" / "protocol", ROOT / ".github" / "workflows")
-    assert [name for name in sorted(named) if not any((place / name).exists() for place in places)] == []
+    folders = (ROOT, ROOT / "gws_middleware", ROOT / "gws_middleware" / "protocol", ROOT / ".github" / "workflows")
+    assert [name for name in sorted(named) if not any((folder / name).exists() for folder in folders)] == []
 
 
 @pages
@@ -198,7 +198,10 @@ PUBLIC = [
     "hooks",
     "typing",
     *(f"metrics.{name}" for name in ("prometheus", "statsd", "health")),
-    *(f"django.{name}" for name in ("decorators", "views", "users", "signals", "middleware", "test", "liveserver")),
+    *(
+        f"django.{name}"
+        for name in ("decorators", "views", "users", "signals", "groups", "middleware", "test", "liveserver")
+    ),
     "django.pytest_plugin",
 ]
 """Modules that applications and configuration files import from, beside the package itself."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -17,13 +16,14 @@ import gevent
 import pytest
 from gevent.socket import wait_read
 
-from gws_middleware import ConnectionClosed, HandshakeRefused, WebSocket, WebSocketMiddleware
+from gws_middleware import ConnectionClosed, HandshakeRefused, WebSocket, WebSocketMiddleware, watchdog
 from gws_middleware.codes import Opcode
 from gws_middleware.protocol.deflate import Parameters
 from gws_middleware.testing import Client, connect
 from gws_middleware.typing import Environ, StartResponse
 
-from .support.inprocess import PING_FRAME, forever, hub_errors, masked_frame, package_path, problems, ticks, until
+from .support.inprocess import PING_FRAME, forever, hub_errors, masked_frame, problems, ticks, until
+from .support.programs import IGNORE_WARNINGS, run_pytest, run_python
 from .support.seam import application_of, descriptor_of, limit_messages, socket_of, transport_of
 
 __all__ = ["hub_errors"]
@@ -54,6 +54,10 @@ def tell(environ: Environ, start_response: StartResponse) -> list[bytes]:
     """Sends the strings of its environ."""
     ws = environ["wsgi.websocket"]
     ws.send_json({name: value for name, value in environ.items() if isinstance(value, str)})
+    return []
+
+
+def answers_nothing(environ: Environ, start_response: StartResponse) -> list[bytes]:
     return []
 
 
@@ -145,7 +149,7 @@ class TestRefusal:
             b"written, yielded",
         )
 
-    def test_wrong_101_is_told_and_leaves_nothing_behind(self) -> None:
+    def test_wrong_101_is_an_error_and_leaves_nothing_open(self) -> None:
         """One for another key: the view ends with the ``with`` block that never began, and the socket is closed."""
         seen: list[Any] = []
         connection = connect(
@@ -173,35 +177,22 @@ class TestRefusal:
         assert closed == [True]
 
     @pytest.mark.parametrize(
-        ("arguments", "status"),
+        ("app", "arguments", "status"),
         [
-            ({"origin": "http://elsewhere.example"}, 403),
-            ({"headers": {"Sec-WebSocket-Version": "8"}}, 426),
-            ({"headers": {"Sec-WebSocket-Key": "short"}}, 400),
-            ({"environ": {"REQUEST_METHOD": "POST"}}, 405),
+            (echo, {"origin": "http://elsewhere.example"}, "403 Forbidden"),
+            (echo, {"headers": {"Sec-WebSocket-Version": "8"}}, "426 Upgrade Required"),
+            (echo, {"headers": {"Sec-WebSocket-Key": "short"}}, "400 Bad Request"),
+            (echo, {"environ": {"REQUEST_METHOD": "POST"}}, "405 Method Not Allowed"),
+            (answers_nothing, {}, "500 Internal Server Error"),
+            (answers_nothing, {"environ": {"HTTP_UPGRADE": "h2c"}}, "500 Internal Server Error"),
         ],
-        ids=lambda value: str(value)[:40],
+        ids=lambda value: getattr(value, "__name__", str(value)[:40]),
     )
-    def test_rules_of_the_handshake_are_the_real_ones(self, arguments: dict[str, Any], status: int) -> None:
-        """The request can be broken in any way, and the middleware judges it."""
-        with pytest.raises(HandshakeRefused) as caught, connect(echo, **arguments):
+    def test_status_is_that_of_a_server(self, app: Any, arguments: dict[str, Any], status: str) -> None:
+        """The request can be broken in any way, and the middleware judges it. An application may start no response."""
+        with pytest.raises(HandshakeRefused) as caught, connect(app, **arguments):
             pass
-        assert caught.value.status_code == status
-
-    def test_application_that_neither_accepts_nor_answers_is_refused(self) -> None:
-        """500, as on a server."""
-        with pytest.raises(HandshakeRefused) as caught, connect(lambda environ, start_response: []):
-            pass
-        assert caught.value.status_code == 500
-
-    def test_request_that_is_no_upgrade_may_stay_unanswered(self) -> None:
-        """An application that starts no response at all is a 500 too."""
-        with (
-            pytest.raises(HandshakeRefused) as caught,
-            connect(lambda environ, start_response: [], environ={"HTTP_UPGRADE": "h2c"}),
-        ):
-            pass
-        assert caught.value.status == "500 Internal Server Error"
+        assert caught.value.status == status
 
     def test_error_before_the_101_comes_out_as_it_is(self) -> None:
         """So that a test shows the application's own traceback."""
@@ -328,7 +319,7 @@ class TestTalking:
             assert client.receive() is None
             assert (client.close_code, client.close_reason) == (1002, "a client's frame is not masked")
 
-    def test_bytes_to_a_connection_that_is_gone_are_dropped(self) -> None:
+    def test_bytes_to_a_lost_connection_are_dropped(self) -> None:
         """The end shows in ``receive``."""
         with connect(abort) as client:
             until(lambda: client.send_raw(PING_FRAME) or client.close_code)
@@ -401,7 +392,7 @@ class TestEnd:
         def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
             ws = environ["wsgi.websocket"]
             ws.receive()
-            gevent.sleep(0.01)
+            ticks()
             seen.append(ws.close_code)
             return []
 
@@ -415,7 +406,7 @@ class TestEnd:
         seen: list[str] = []
 
         def note(*arguments: object) -> None:
-            gevent.sleep(0.05)
+            ticks()
             seen.append("message" if len(arguments) > 1 else "end")
 
         def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
@@ -588,7 +579,7 @@ def spawns(environ: Environ, start_response: StartResponse) -> list[bytes]:
 def computes_later(environ: Environ, start_response: StartResponse) -> list[bytes]:
     """When the handshake is over."""
     environ["wsgi.websocket"].accept()
-    gevent.sleep(0.05)
+    ticks()
     return computes_early(environ, start_response)
 
 
@@ -607,6 +598,11 @@ WAITS: dict[str, Callable[[Client], object]] = {
 
 @pytest.mark.slow  # each waits for a timeout
 class TestHeldLoop:
+    @pytest.fixture(autouse=True)
+    def soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The watchdog waits for less than a second after a timeout."""
+        monkeypatch.setattr(watchdog, "OVERDUE", 0.1)
+
     @pytest.mark.parametrize(
         ("app", "function"),
         [
@@ -673,7 +669,7 @@ class TestHeldLoop:
         """It has until the timeout."""
 
         def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
-            time.sleep(0.3)
+            time.sleep(0.4)  # no event shows that nothing interrupts it: twice as long as without the timeout
             environ["wsgi.websocket"].send("late")
             return []
 
@@ -699,16 +695,9 @@ class TestHeldLoop:
 
     def test_debugger_is_not_interrupted(self) -> None:
         """One stops at a line of the view for as long as its user likes."""
-        commands = "import time\np time.sleep(2) or 'still ' + 'here'\ncontinue\n"
-        done = subprocess.run(
-            [sys.executable, "-c", DEBUGGED],
-            input=commands,
-            env=package_path(),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        # No event shows that nothing is raised: this is twice as long as it takes until something would be.
+        commands = "import time\np time.sleep(0.8) or 'still ' + 'here'\ncontinue\n"
+        done = run_python("-c", DEBUGGED, stdin=commands)
         assert "'still here'" in done.stdout, done.stdout + done.stderr
 
     def test_client_in_another_thread_works_without_it(self) -> None:
@@ -728,7 +717,10 @@ class TestHeldLoop:
 
 
 DEBUGGED = """
+from gws_middleware import watchdog
 from gws_middleware.testing import connect
+
+watchdog.OVERDUE = 0.1
 
 def app(environ, start_response):
     breakpoint()
@@ -796,10 +788,7 @@ class TestOutcomes:
     def test_timeout_of_pytest_fails_the_test(self, tmp_path: Path) -> None:
         """Not only the view."""
         (tmp_path / "test_hangs.py").write_text(HANGS)
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:django", "--timeout=1"]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=package_path(), capture_output=True, text=True, timeout=60, check=False
-        )
+        done = run_pytest(tmp_path, "-p", "no:django", "--timeout=1")
         assert "2 failed" in done.stdout, done.stdout
         assert done.stdout.count("Timeout (>1.0s) from pytest-timeout") >= 2
 
@@ -828,14 +817,6 @@ def test_nothing():
 def test_patched_process_gives_way(tmp_path: Path) -> None:
     """As the error says: there ``time.sleep()`` is gevent's."""
     (tmp_path / "test_hangs.py").write_text(HANGS)
-    command = [sys.executable, "-m", "gevent.monkey", "--module", "pytest", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        [*command, "-p", "no:django"],
-        cwd=tmp_path,
-        env={**package_path(), "PYTHONWARNINGS": "ignore"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    command = ["-m", "gevent.monkey", "--module", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:django"]
+    done = run_python(*command, folder=tmp_path, env=IGNORE_WARNINGS)
     assert "2 passed" in done.stdout, done.stdout

@@ -136,10 +136,10 @@ def test_status_is_one_with_any(root: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_paths_are_searched_instead(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The tests are searched when they are named."""
+    """What is named is searched, and nothing else."""
     (root / "tests").mkdir()
     (root / "tests" / "test_x.py").write_text('"""Nobody."""\n')
-    assert words.main(["--summary"]) == 0
+    assert words.main(["--summary", "docs"]) == 0
     assert words.main(["--summary", "tests"]) == 1
     assert capsys.readouterr().out.splitlines()[1:] == [
         "    1  word nobody",

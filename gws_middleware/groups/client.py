@@ -18,6 +18,7 @@ from ..protocol.connection import PreparedMessage
 from ..typing import Sendable
 from .backends.base import Backend, Publish, Want
 from .backends.memory import MemoryBackend
+from .backends.sqlite import SqliteBackend
 from .hub import CONTROL_GROUP, COUNTS, Greet, Hub, Joined, hub_if_any, hub_of
 from .listening import Listener
 from .members import Delivery
@@ -296,8 +297,6 @@ def _backend(url: str, project: str | Path | None) -> Backend:
     """The backend of a URL."""
     scheme, _, path = url.partition("://")
     if url == "auto" or scheme == "sqlite":
-        from .backends.sqlite import SqliteBackend
-
         return SqliteBackend(path or None, project=Path(project or os.getcwd()))
     if url == "memory://":
         return MemoryBackend()

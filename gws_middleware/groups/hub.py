@@ -28,6 +28,7 @@ from weakref import WeakKeyDictionary
 import gevent
 from gevent import get_hub
 from gevent._hub_local import get_hub_if_exists
+from gevent.lock import BoundedSemaphore
 
 from ..codes import CloseCode
 from ..connection import control
@@ -87,6 +88,7 @@ class Hub:
         self._excluded: dict[str, WebSocket] = {}
         """Connections that are to get no copy of what they have sent, by the id that messages have."""
         self._feed: Feed | None = None
+        self._making_feed = BoundedSemaphore()
         self._unhealed: set[Group] = set()
         self._ready: deque[tuple[Group, Iterator[None]]] = deque()
         self._busy: set[Group] = set()
@@ -128,7 +130,7 @@ class Hub:
         group = self._groups.get(name)
         if group is not None and ws in group:
             raise ValueError(f"this WebSocket is a member of {name!r} already")
-        group = group or self._open(name)
+        group = self._group(name)
         control.watch_end(ws, group)
         try:
             collector = Collector()
@@ -149,7 +151,7 @@ class Hub:
             GroupsUnavailable: The backend cannot be used now.
 
         """
-        group = self._groups.get(name) or self._open(name)
+        group = self._group(name)
         try:
             return self._collect(group, collector, collector, since)
         except BaseException:
@@ -166,6 +168,7 @@ class Hub:
         self, group: Group, key: object, collector: Collector, since: Position | None
     ) -> tuple[Joined, list[Publication]]:
         group.collectors[key] = collector
+        self._subscribe(group)
         if not group.confirmed.wait(TIMEOUT):
             raise GroupsUnavailable(f"the subscription of {group.name!r} was not confirmed within {TIMEOUT:g} s")
         return self._read(group, since)
@@ -291,16 +294,24 @@ class Hub:
 
     # --- the reader --------------------------------------------------------------------------------------------------
 
-    def _open(self, name: str) -> Group:
-        """A group that had no member here."""
-        if self._feed is None:
-            self._feed = self._backend.feed()
-            self._feed.subscribe([CONTROL_GROUP])
-            gevent.spawn(self._run_reader, self._feed)
-        group = self._groups[name] = Group(name, self._history_of(name), self.changed, self.counters)
-        if self._feed.subscribe([name]):
-            group.confirmed.set()
+    def _group(self, name: str) -> Group:
+        """The group of this name, at once: another join finds the same one meanwhile."""
+        group = self._groups.get(name)
+        if group is None:
+            group = self._groups[name] = Group(name, self._history_of(name), self.changed, self.counters)
         return group
+
+    def _subscribe(self, group: Group) -> None:
+        """Let the feed have the entries of a group. Making the feed may wait."""
+        with self._making_feed:
+            if self._feed is None:
+                self._feed = self._backend.feed()
+                self._feed.subscribe([CONTROL_GROUP])
+                gevent.spawn(self._run_reader, self._feed)
+            if not group.is_subscribed:
+                group.is_subscribed = True
+                if self._feed.subscribe([group.name]):
+                    group.confirmed.set()
 
     def _run_reader(self, feed: Feed) -> None:
         """Runs in a greenlet of its own while there are groups."""

@@ -153,6 +153,8 @@ class Group:
     ) -> None:
         self.name, self.history = name, history
         self._changed, self._counters = changed, counters
+        self.is_subscribed = False
+        """The feed was asked for it."""
         self.confirmed = Signal()
         """The feed has what is published."""
         self.tracker = None if history is None else Tracker()

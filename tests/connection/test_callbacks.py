@@ -111,7 +111,7 @@ class TestMessages:
             nonlocal running, most
             running += 1
             most = max(most, running)
-            gevent.sleep(0.002)
+            ticks(1)
             messages.append(message)
             running -= 1
 
@@ -462,7 +462,7 @@ class TestIdle:
         ws.detach()
         loop = gevent.get_hub().loop
         iterations = loop.iteration
-        gevent.sleep(0.05)
+        gevent.sleep(0.05)  # a timer that polls has no event: it would have fired in the meantime
         assert loop.iteration - iterations <= 5
 
     @every_end

@@ -75,16 +75,9 @@ CASES: dict[str, tuple[Connection | None, Close, Close | None, Close | None, str
 
 @pytest.mark.parametrize("case", CASES)
 def test_first_close_frame_counts(case: str) -> None:
-    """Whichever side sent it; 1006 where there was none."""
-    made, first, *_ = CASES[case]
-    assert first_close(made) == first
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_error_has_the_close_frames_of_both_sides(case: str) -> None:
-    """And a sentence that names what each side sent."""
+    """Whichever side sent it; 1006 where there was none. The error has those of both sides, and a sentence."""
     made, first, received, sent, sentence = CASES[case]
     error = closed_error(made)
-    assert (error.code, error.reason) == first
+    assert first_close(made) == (error.code, error.reason) == first
     assert (error.received, error.sent) == (received, sent)
     assert str(error) == sentence

@@ -56,16 +56,6 @@ def test_server_is_found_by_the_application() -> None:
 
 
 class TestEndOfTheView:
-    def test_close_sends_what_waits(self, ws: WebSocket, peer: Peer) -> None:
-        """Before it returns, though the frames of a turn are joined otherwise."""
-        for message in ("one", "two", "three"):
-            ws.send(message)
-        assert transport_of(ws).outbox_size
-        ws.close(1001)
-        assert transport_of(ws).outbox_size == 0
-        assert [peer.receive(), peer.receive(), peer.receive()] == ["one", "two", "three"]
-        assert peer.close_frame() == (1001, "")
-
     def test_release_of_an_attached_connection_is_its_end(
         self, ws: WebSocket, caplog: pytest.LogCaptureFixture
     ) -> None:

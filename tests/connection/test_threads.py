@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import gevent
 import pytest
@@ -19,7 +20,7 @@ from gws_middleware.process.registry import Registry
 from gws_middleware.protocol.deflate import Parameters
 
 from ..support.inprocess import Peer, connected, deadline, hub_errors, in_a_thread, tcp_pair, unaccepted, until
-from ..support.seam import waiting_senders
+from ..support.seam import channel_of, run_callbacks_of, set_channel, transport_of, waiting_senders
 from ..support.servers import ROOT, Server
 
 __all__ = ["hub_errors"]
@@ -110,6 +111,27 @@ def test_call_is_refused_in_another_thread(ws: WebSocket, peer: Peer, name: str,
 
 
 # --- what is called there -----------------------------------------------------------------------------------------
+
+
+class Noting:
+    """Notes the threads in which something is used."""
+
+    def __init__(self, used: Any, threads: set[int]) -> None:
+        self._used, self._threads = used, threads
+
+    def __getattr__(self, name: str) -> Any:
+        self._threads.add(threading.get_ident())
+        return getattr(self._used, name)
+
+
+@pytest.mark.parametrize("name", ["send", "send_json", "offer", "ping", "close", "abort"])
+def test_socket_and_loop_are_used_in_the_thread_of_the_loop(ws: WebSocket, name: str) -> None:
+    """Another thread may use neither of them: gevent's loop is not made for it, and frames would interleave."""
+    transport, threads = transport_of(ws), set[int]()
+    set_channel(transport, Noting(channel_of(transport), threads))
+    run_callbacks_of(transport, lambda loop: Noting(loop, threads))
+    in_a_thread(CALLS[name], ws)
+    assert threads == {threading.get_ident()}
 
 
 @pytest.mark.parametrize(

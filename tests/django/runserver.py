@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from ..support.inprocess import package_path
-from ..support.servers import eventually
+from ..support.documents import close_frame
+from ..support.programs import environment, run_python
+from ..support.waiting import eventually
 
-__all__ = ["Runserver", "close_code", "environment", "running", "start_project"]
+__all__ = ["Runserver", "close_code", "running", "start_project"]
 
 SETTINGS = """
 import logging.config
@@ -112,8 +112,7 @@ if "WRAPPED" in os.environ:
 
 def start_project(folder: Path) -> None:
     """``django-admin startproject``, with the app first in ``INSTALLED_APPS``, some views and a static file."""
-    command = [sys.executable, "-m", "django", "startproject", "site1", str(folder)]
-    subprocess.run(command, env=environment(), check=True, timeout=60)
+    run_python("-m", "django", "startproject", "site1", str(folder)).check_returncode()
     for name, text in {"settings": SETTINGS, "wsgi": WSGI}.items():
         with (folder / "site1" / f"{name}.py").open("a") as file:
             file.write(text)
@@ -121,12 +120,6 @@ def start_project(folder: Path) -> None:
     (folder / "site1" / "models.py").touch()
     (folder / "assets").mkdir()
     (folder / "assets" / "style.css").write_text("body {}\n")
-
-
-def environment(**more: str) -> dict[str, str]:
-    """The environment of a shell without Django's variables; warnings are errors."""
-    inherited = {name: value for name, value in package_path().items() if not name.startswith(("DJANGO_", "RUN_MAIN"))}
-    return {**inherited, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", **more}
 
 
 class Runserver:
@@ -138,7 +131,7 @@ class Runserver:
             self.process = subprocess.Popen(
                 [sys.executable, *command],
                 cwd=folder,
-                env=environment(**env),
+                env={**environment(), "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", **env},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -201,11 +194,6 @@ def running(folder: Path, *options: str, program: Sequence[str] = ("manage.py",)
 
 
 def close_code(client: ClientConnection) -> int:
-    """The code that the server closes with."""
-    code = None
-    while code is None:
-        try:
-            client.recv(timeout=10)
-        except ConnectionClosed as closed:
-            code = 1006 if closed.rcvd is None else int(closed.rcvd.code)
-    return code
+    """The code that the server closes with, 1006 without a close frame."""
+    frame = close_frame(client)
+    return 1006 if frame is None else frame[0]

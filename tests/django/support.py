@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 from django.test import RequestFactory
 
 from gws_middleware.django.test import WebSocketClient, WebSocketRefused
-from tests.support.inprocess import package_path, refuse_switch, unaccepted
-from tests.support.servers import ROOT
+from tests.support.inprocess import refuse_switch, unaccepted
 
-__all__ = ["answer", "disconnected_request", "refusal", "run_python"]
+__all__ = ["answer", "disconnected_request", "refusal"]
 
 
 def answer(ws: Any, message: str) -> Any:
@@ -35,18 +31,3 @@ def disconnected_request() -> Any:
     request: Any = RequestFactory().get("/")
     request.META["wsgi.websocket"] = unaccepted(refuse_switch)
     return request
-
-
-def run_python(
-    program: str, *arguments: str, folder: Path = ROOT, timeout: float = 60, **env: str
-) -> subprocess.CompletedProcess[str]:
-    """``python -c program arguments`` with this repository on the path."""
-    return subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        cwd=folder,
-        env={**package_path(), **env},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )

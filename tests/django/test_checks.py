@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,13 +19,13 @@ from gevent import monkey
 
 from gws_middleware.django import checks
 from gws_middleware.django.checks import MIDDLEWARE
-from tests.support.rawclient import TEXT, frame, upgrade_request
+from tests.support.programs import run_python
+from tests.support.rawclient import TEXT, close_frame, frame, upgrade_request
 from tests.support.servers import KINDS, ServerDied, launch
 
-from .support import run_python
-
-IDENTIFIERS = ("E001", "E002", "E003", "W001", "W002", "W004", "W005")
+IDENTIFIERS = ("E001", "E002", "E003", "W001", "W002", "W004", "W005", "W006", "W007")
 SESSION = "django.contrib.sessions.middleware.SessionMiddleware"
+COMMON = "django.middleware.common.CommonMiddleware"
 
 
 @pytest.fixture(autouse=True)
@@ -44,52 +47,57 @@ def one() -> str:
     return f"{message.id} {message.msg}"
 
 
-def test_correct_project_has_no_message() -> None:
-    """The project of these tests."""
-    assert found() == []
-
-
 def test_identifiers_are_unique() -> None:
     """And stable: these are all of them."""
-    import inspect
-    import re
-
     named = re.findall(r'id="(gws_middleware\.[EW]\d{3})"', inspect.getsource(checks))
-    assert sorted(named) == [
-        f"gws_middleware.{number}" for number in ["E001", "E002", "E003", "W001", "W002", "W004", "W005"]
-    ]
-
-
-@override_settings(GWS={"max_mesage_size": 5})
-def test_misspelt_setting_is_an_error() -> None:
-    """The message has the nearest known name."""
-    assert one() == "gws_middleware.E001 'max_mesage_size' is not a setting: did you mean 'max_message_size'?"
-
-
-@override_settings(GWS={"database_grace": "soon"})
-def test_wrong_setting_is_an_error() -> None:
-    """The message has the allowed values."""
-    assert one() == "gws_middleware.E001 database_grace is 'soon': wanted a number of seconds above 0, or None"
-
-
-@override_settings(CSRF_TRUSTED_ORIGINS=["https://ok.org", "https://not ok"])
-def test_wrong_origin_is_an_error() -> None:
-    """It is used for ``allowed_origins``."""
-    assert one().startswith("gws_middleware.E001 settings.CSRF_TRUSTED_ORIGINS: allowed_origins is ")
+    assert sorted(named) == [f"gws_middleware.{number}" for number in IDENTIFIERS]
 
 
 @pytest.mark.parametrize(
-    ("given", "hint"),
+    ("given", "sentence", "hint"),
     [
-        ({"database_grace": "soon"}, "database_grace: Seconds that a WebSocket's greenlet waits"),
-        ({"max_mesage_size": 5}, "The settings are allowed_origins, max_message_size, "),
+        (
+            {"GWS": {"max_mesage_size": 5}},
+            "E001 'max_mesage_size' is not a setting: did you mean 'max_message_size'?",
+            "The settings are allowed_origins, max_message_size, ",
+        ),
+        (
+            {"GWS": {"database_grace": "soon"}},
+            "E001 database_grace is 'soon': wanted a number of seconds above 0, or None",
+            "database_grace: Seconds that a WebSocket's greenlet waits",
+        ),
+        (
+            {"CSRF_TRUSTED_ORIGINS": ["https://ok.org", "https://not ok"]},
+            "E001 settings.CSRF_TRUSTED_ORIGINS: allowed_origins is ",
+            "",
+        ),
+        (
+            {"MIDDLEWARE": [MIDDLEWARE, SESSION]},
+            f"E002 {MIDDLEWARE} is above SessionMiddleware in MIDDLEWARE, so WebSocket views have no session.",
+            f"Move {MIDDLEWARE} to the end of MIDDLEWARE.",
+        ),
+        (
+            {"MIDDLEWARE": [SESSION, MIDDLEWARE, COMMON]},
+            f"W001 {MIDDLEWARE} is not the last in MIDDLEWARE: it answers in place of some views, and "
+            f"process_view() of {COMMON} is not called then.",
+            f"Move {MIDDLEWARE} to the end of MIDDLEWARE.",
+        ),
     ],
+    ids=lambda value: str(value)[:30],
 )
-def test_hint_needs_no_file(given: dict[str, Any], hint: str) -> None:
-    """It is the documentation of the setting itself, because the docs are not installed with the package."""
-    with override_settings(GWS=given):
+def test_wrong_setting_has_a_message(given: dict[str, Any], sentence: str, hint: str) -> None:
+    """The hint names no file, because the docs are not installed with the package."""
+    with override_settings(**given):
         [message] = found()
-    assert message.hint.startswith(hint) and "docs/" not in message.hint
+    assert f"{message.id} {message.msg}".startswith(f"gws_middleware.{sentence}")
+    assert message.hint and message.hint.startswith(hint) and "docs/" not in message.hint
+
+
+@pytest.mark.parametrize("given", [{}, {"MIDDLEWARE": [*settings.MIDDLEWARE, MIDDLEWARE]}], ids=["", "middleware last"])
+def test_correct_project_has_no_message(given: dict[str, Any]) -> None:
+    """The project of these tests, with the middleware class and without it."""
+    with override_settings(**given):
+        assert found() == []
 
 
 def test_setting_that_is_not_read_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,35 +106,18 @@ def test_setting_that_is_not_read_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     assert one().startswith("gws_middleware.E001 the environment variable GWS_CLOSE_ON_LOGOUT is not read: set ")
 
 
-@override_settings(MIDDLEWARE=[MIDDLEWARE, SESSION])
-def test_middleware_above_sessions_is_an_error() -> None:
-    """Its views would have no session."""
-    assert one().startswith("gws_middleware.E002 ")
-
-
-@override_settings(MIDDLEWARE=[SESSION, MIDDLEWARE, "django.middleware.common.CommonMiddleware"])
-def test_middleware_that_is_not_last_is_a_warning() -> None:
-    """It names the middleware below."""
-    assert one().startswith("gws_middleware.W001 ")
-    assert "process_view() of django.middleware.common.CommonMiddleware is not called then" in one()
-
-
-@override_settings(MIDDLEWARE=[*settings.MIDDLEWARE, MIDDLEWARE])
-def test_middleware_at_the_end_has_no_message() -> None:
-    """Below all others."""
-    assert found() == []
-
-
-@override_settings(INSTALLED_APPS=["django.contrib.staticfiles", "gws_middleware.django"])
-def test_app_below_another_runserver_is_a_warning() -> None:
+@pytest.mark.parametrize(
+    ("above", "messages"),
+    [
+        (["django.contrib.staticfiles"], ["gws_middleware.W002"]),
+        (["django.contrib.messages", "django.contrib.auth"], []),
+    ],
+    ids=["runserver", "no command, and other commands"],
+)
+def test_app_below_another_runserver_is_a_warning(above: list[str], messages: list[str]) -> None:
     """Django would use the command of the other app."""
-    assert [message.id for message in checks.check_runserver(None)] == ["gws_middleware.W002"]
-
-
-@override_settings(INSTALLED_APPS=["django.contrib.messages", "django.contrib.auth", "gws_middleware.django"])
-def test_app_below_apps_without_a_runserver_has_no_message() -> None:
-    """One without commands, and one with other commands."""
-    assert checks.check_runserver(None) == []
+    with override_settings(INSTALLED_APPS=[*above, "gws_middleware.django"]):
+        assert [message.id for message in checks.check_runserver(None)] == messages
 
 
 PSYCOPG2 = """
@@ -164,7 +155,7 @@ def test_psycopg2_without_psycogreen_is_a_warning(where: str, installed: str, me
 
     psycopg2 is a fake module, because it cannot be installed together with psycopg 3.
     """
-    done = run_python(PSYCOPG2, where, installed)
+    done = run_python("-c", PSYCOPG2, where, installed)
     assert (done.stdout.strip(), done.returncode) == (messages, 0), done.stderr
 
 
@@ -181,6 +172,86 @@ def test_gevent_server_without_patching_is_a_warning(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(checks, "loaded_unpatched", lambda: False)
     monkeypatch.setattr(monkey, "is_module_patched", lambda name: True)
     assert found() == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "messages"),
+    [
+        ("WEB_CONCURRENCY", "2", ["gws_middleware.W006"]),
+        ("WEB_CONCURRENCY", "1", []),
+        ("WEB_CONCURRENCY", "", []),
+        ("WEB_CONCURRENCY", "many", []),
+        ("GUNICORN_CMD_ARGS", "--bind x -w 4", ["gws_middleware.W006"]),
+        ("GUNICORN_CMD_ARGS", "-w4", ["gws_middleware.W006"]),
+        ("GUNICORN_CMD_ARGS", "--workers=4 --timeout 5", ["gws_middleware.W006"]),
+        ("GUNICORN_CMD_ARGS", "--workers 1", []),
+        ("GUNICORN_CMD_ARGS", "--worker-connections 4", []),
+    ],
+)
+def test_groups_in_memory_of_several_workers_are_a_warning(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, messages: list[str]
+) -> None:
+    """As far as the environment has their number. Groups in a file have no message."""
+    monkeypatch.setenv(variable, value)
+    with override_settings(GWS={"groups": "memory://"}):
+        assert [message.id for message in found()] == messages
+        assert all(message.hint.startswith('Use "auto", or') for message in found())
+    with override_settings(GWS={"groups": "auto"}):
+        assert found() == []
+
+
+def test_options_of_gunicorn_win_over_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in gunicorn."""
+    monkeypatch.setenv("WEB_CONCURRENCY", "4")
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", "--workers 1")
+    with override_settings(GWS={"groups": "memory://"}):
+        assert found() == []
+
+
+@pytest.mark.parametrize(
+    ("workers", "groups", "count"), [(2, "memory://", 1), (1, "memory://", 0), (2, "sqlite:///unused", 0)]
+)
+def test_server_with_groups_in_memory_and_several_workers_logs_one_warning(
+    tmp_path: Path, workers: int, groups: str, count: int
+) -> None:
+    """In each worker, at its first WebSocket: its command line is not known to the system checks."""
+    env = {"GWS": json.dumps({"groups": groups})}
+    options = ["--workers", str(workers)]
+    with launch("worker", tmp_path, project("worker"), options=options, env=env) as server:
+        pids = set()
+        while len(pids) < workers:
+            with server.connect() as client:
+                client.send(upgrade_request("/echo/") + frame(TEXT, b"x") + close_frame())
+                assert client.read_response().status == 101
+                client.read_frames_until_eof()
+            pids.add(server.get("/pid/").body)
+        logged = [record.text for record in server.log.records() if checks.SEPARATE in record.text]
+        if count:
+            server.log.expect(re.escape(checks.SEPARATE), len(logged))
+    assert count <= len(logged) <= count * workers
+
+
+def test_directory_that_cannot_be_used_is_a_warning(tmp_path: Path) -> None:
+    """The message says what was found and what is wanted. The check makes no directory."""
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o755)
+    unusable = {
+        "/dev/null/groups": "groups cannot make the directory /dev/null/groups: this user cannot write in /dev/null",
+        "relative": "groups cannot use the directory relative: it is relative; wanted is an absolute path",
+        str(shared): f"groups cannot use the directory {shared}: its mode 0755 lets other users in; wanted is 0700",
+    }
+    for path, sentence in unusable.items():
+        with override_settings(GWS={"groups": {"url": f"sqlite://{path}"}}):
+            assert one() == f"gws_middleware.W007 {sentence}."
+    with override_settings(GWS={"groups": f"sqlite://{tmp_path}/made"}):
+        assert found() == []
+    assert not (tmp_path / "made").exists()
+
+
+def test_automatic_directory_that_cannot_be_used_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a service may write nowhere."""
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert one().startswith("gws_middleware.W007 no directory for the groups of ")
 
 
 UNPATCHED = """
@@ -208,7 +279,7 @@ print("done")
 
 def test_server_that_is_not_patched_logs_one_warning() -> None:
     """At the first WebSocket, because a program with a server of its own runs no checks."""
-    done = run_python(UNPATCHED)
+    done = run_python("-c", UNPATCHED)
     assert done.stdout == "done\n", done.stderr
     assert done.stderr.count("The standard library is not patched for gevent") == 1
 
@@ -227,7 +298,7 @@ print([message.id for message in run_checks()])
 
 def test_patching_after_setup_is_an_error() -> None:
     """In a program that is not gunicorn it is a check and a log record, and the program continues."""
-    done = run_python(LATE)
+    done = run_python("-c", LATE)
     assert done.stdout == "['gws_middleware.E003']\n", done.stderr
     assert done.stderr.count("Django was loaded before gevent patched the standard library") == 1
 

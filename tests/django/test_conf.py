@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os.path
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,9 @@ from gws_middleware import Config, ConfigError, WebSocketMiddleware
 from gws_middleware.django import conf
 from gws_middleware.django.test import WebSocketClient, WebSocketRefused
 from gws_middleware.django.users import user_key
+from gws_middleware.groups import History
+from gws_middleware.protocol.handshake import origin_allowed
+from tests.support.servers import ROOT
 
 from .support import answer
 
@@ -24,27 +28,22 @@ def wrapped(**options: Any) -> Config:
 
 class TestSettings:
     @override_settings(GWS={"max_message_size": 5})
-    def test_project_s_settings_reach_the_wrapper(self) -> None:
-        """Both that of the worker and one in wsgi.py."""
-        assert wrapped().max_message_size == 5
-
-    @override_settings(GWS={"max_message_size": 5})
-    def test_argument_wins_over_the_project(self) -> None:
-        """As over the environment."""
-        assert wrapped(max_message_size=6).max_message_size == 6
-
-    @override_settings(GWS={"max_message_size": 5})
-    def test_project_wins_over_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_argument_wins_over_the_project_and_the_project_over_the_environment(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """The environment is used for settings that the project does not set."""
         monkeypatch.setenv("GWS_MAX_MESSAGE_SIZE", "7")
         monkeypatch.setenv("GWS_INBOX_MESSAGES", "3")
         config = wrapped()
         assert (config.max_message_size, config.inbox_messages) == (5, 3)
+        assert wrapped(max_message_size=6).max_message_size == 6
 
     @override_settings(GWS={"database_grace": 3, "close_on_logout": False})
     def test_django_settings_are_not_passed_to_the_wrapper(self) -> None:
         """They are read with ``conf.load()``."""
-        assert wrapped() == wrapped()
+        with override_settings(GWS={}):
+            without = wrapped()
+        assert wrapped() == without
         assert (conf.load().database_grace, conf.load().close_on_logout) == (3, False)
 
     @override_settings(GWS={"max_connections_per_user": 3})
@@ -82,6 +81,27 @@ class TestSettings:
             ({"max_message_size": -1}, "max_message_size is -1: wanted a whole number from 1 to"),
             ({"database_grace": 0}, "database_grace is 0: wanted a number of seconds above 0, or None"),
             ({"close_on_logout": "no"}, "close_on_logout is 'no': wanted True or False"),
+            ({"groups": 5}, 'groups is 5: wanted "auto", "sqlite:///directory", "memory://", or a dict'),
+            ({"groups": "redis://x"}, "groups is 'redis://x': wanted .*; 'redis://x' is no backend of groups"),
+            ({"groups": {"histroy": {}}}, "groups is .*; 'histroy' is not a key of groups: did you mean 'history'[?]"),
+            ({"groups": {"url": 5}}, "groups is .*; url is 5 and history is {}: wanted a str and a dict"),
+            (
+                {"groups": {"history": ["room"]}},
+                "groups is .*; url is 'auto' and history is .*: wanted a str",
+            ),
+            ({"groups": {"history": {"room": 5}}}, "groups is .*; history has 'room': 5; wanted is a dict with size"),
+            (
+                {"groups": {"history": {"room": {"syze": 5}}}},
+                "groups is .*; 'syze' is not a key of the history of 'room': did you mean 'size'[?]",
+            ),
+            ({"groups": {"history": {"room": {"size": 0}}}}, "groups is .*; a history has a size of 1 to 100,000"),
+            (
+                {"groups": {"history": {"room": {"age": "x"}}}},
+                "groups is .*; history has 'room': .* wanted are numbers",
+            ),
+            ({"groups": {"history": {"a.b": {}}}}, "groups is .*; history has 'a.b'.*what precedes the first dot"),
+            ({"groups": {"history": {5: {}}}}, "groups is .*; the name of a group is a str, not int"),
+            ({"grups": "auto"}, "'grups' is not a setting: did you mean 'groups'[?]"),
             ([("max_message_size", 5)], "settings.GWS is .*: wanted a dict"),
         ],
     )
@@ -89,6 +109,58 @@ class TestSettings:
         """ConfigError when the application is wrapped."""
         with override_settings(GWS=given), pytest.raises(ConfigError, match=f"^{sentence}"):
             wrapped()
+
+
+class TestGroups:
+    """The setting ``groups``, as ``get_groups()`` reads it."""
+
+    @pytest.mark.parametrize(
+        ("given", "url", "history"),
+        [
+            ({}, "auto", ()),
+            ({"groups": "memory://"}, "memory://", ()),
+            ({"groups": {}}, "auto", ()),
+            ({"groups": {"url": "sqlite:///run/x"}}, "sqlite:///run/x", ()),
+            (
+                {"groups": {"history": {"room": {"size": 5, "age": 60}, "user": {}}}},
+                "auto",
+                (("room", History(5, 60)), ("user", History())),
+            ),
+        ],
+    )
+    def test_value_is_a_url_or_a_dict(self, given: Any, url: str, history: Any) -> None:
+        """Each key may be missing."""
+        with override_settings(GWS=given):
+            assert conf.load_groups()[:2] == (url, history)
+
+    def test_environment_is_not_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As for the other settings that only Django has."""
+        monkeypatch.setenv("GWS_GROUPS", "memory://")
+        with pytest.raises(ConfigError, match="GWS_GROUPS is not read: set 'groups'"):
+            wrapped()
+
+    @pytest.mark.parametrize("base", ["/srv/site", Path("/srv/site")])
+    def test_project_is_base_dir(self, base: Any) -> None:
+        """For which "auto" has a file. It may be text or a path."""
+        with override_settings(BASE_DIR=base, GWS={}):
+            assert conf.load_groups().project == Path("/srv/site")
+
+    @pytest.mark.parametrize(
+        ("module", "project"), [("tests.django.project.settings", ROOT / "tests"), ("site_settings", None)]
+    )
+    def test_project_without_base_dir_is_that_of_the_settings_module(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, project: Path | None
+    ) -> None:
+        """The directory of its top package, or the one that it is in."""
+        (tmp_path / "site_settings.py").touch()
+        monkeypatch.syspath_prepend(tmp_path)
+        with override_settings(SETTINGS_MODULE=module, GWS={}):
+            assert conf.load_groups().project == (project or tmp_path)
+
+    def test_settings_without_a_module_have_the_working_directory(self) -> None:
+        """Those of ``settings.configure()``."""
+        with override_settings(SETTINGS_MODULE=None, GWS={}):
+            assert conf.load_groups().project is None
 
 
 class TestUnreadSettings:
@@ -133,61 +205,78 @@ class TestUnreadSettings:
             assert wrapped() == Config(user_key=user_key, allowed_origins=wrapped().allowed_origins)
 
 
+HOSTS = ["example.com"]
+SUBDOMAINS = [".example.com"]
+TRUSTED = {"CSRF_TRUSTED_ORIGINS": ["https://*.trusted.org", "https://shop.net"]}
+DEBUGGING = {"ALLOWED_HOSTS": [], "DEBUG": True}
+
+
 class TestOrigins:
+    """Which page may connect to another host than its own."""
+
     @pytest.mark.parametrize(
-        ("hosts", "origin"),
+        ("given", "origin"),
         [
-            (["example.com"], "https://example.com"),
-            (["example.com"], "http://EXAMPLE.com:8080"),
-            ([".example.com"], "https://example.com"),
-            ([".example.com"], "https://a.b.example.com"),
-            (["[::1]"], "http://[::1]:8000"),
+            ({"ALLOWED_HOSTS": HOSTS}, "https://example.com"),
+            ({"ALLOWED_HOSTS": HOSTS}, "http://EXAMPLE.com:8080"),
+            ({"ALLOWED_HOSTS": SUBDOMAINS}, "https://example.com"),
+            ({"ALLOWED_HOSTS": SUBDOMAINS}, "https://a.b.example.com"),
+            ({"ALLOWED_HOSTS": ["[::1]"]}, "http://[::1]:8000"),
+            (TRUSTED, "https://a.trusted.org"),  # as it may send forms
+            (TRUSTED, "https://shop.net"),
+            (DEBUGGING, "http://localhost:3000"),  # as for Django's check of the host
+            (DEBUGGING, "http://app.localhost"),
+            (DEBUGGING, "http://127.0.0.1:5173"),
         ],
     )
-    def test_page_of_an_allowed_host_may_connect(self, client: WebSocketClient, hosts: list[str], origin: str) -> None:
-        """The Host header of the request may have another name."""
-        with (
-            override_settings(ALLOWED_HOSTS=["testserver", *hosts]),
-            client.websocket("/both/", origin=origin) as ws,
-        ):
-            assert answer(ws, "x") == "0: x"
+    def test_page_may_connect(self, given: dict[str, Any], origin: str) -> None:
+        """One of an allowed host or of a trusted origin, and a local one while debugging."""
+        with override_settings(**given):
+            assert allowed(origin)
 
     @pytest.mark.parametrize(
         ("hosts", "origin"),
         [
-            (["example.com"], "https://evil.com"),
-            (["example.com"], "https://evil-example.com"),
-            (["example.com"], "https://a.example.com"),
-            (["example.com"], "https://example.com.evil.com"),
-            (["example.com"], "https://exampleXcom"),
-            ([".example.com"], "https://evilexample.com"),
+            (HOSTS, "https://evil.com"),
+            (HOSTS, "https://evil-example.com"),
+            (HOSTS, "https://a.example.com"),
+            (HOSTS, "https://example.com.evil.com"),
+            (HOSTS, "https://exampleXcom"),
+            (SUBDOMAINS, "https://evilexample.com"),
             *[
-                ([".example.com"], f"https://evil.com{mark}.example.com")
+                (SUBDOMAINS, f"https://evil.com{mark}.example.com")
                 for mark in ("/", "\\", "?", "#", "%", " ", "*", "[", "\t", "\x00", "\x7f", "\xe4", ",", "'", '"')
             ],
-            ([".example.com"], "https://..example.com"),
-            (["example.com"], "https://example.com:123456"),
+            (SUBDOMAINS, "https://..example.com"),
+            (HOSTS, "https://example.com:123456"),
             (["*"], "https://evil.com"),
-            (["example.com"], "null"),
+            (HOSTS, "null"),
+            ([], "http://localhost:3000"),  # without DEBUG
         ],
     )
-    def test_other_page_may_not(self, client: WebSocketClient, hosts: list[str], origin: str) -> None:
+    def test_other_page_may_not(self, hosts: list[str], origin: str) -> None:
         """``*`` is no origin. It means that the Host header is checked elsewhere."""
-        with (
-            override_settings(ALLOWED_HOSTS=["testserver", *hosts]),
-            pytest.raises(WebSocketRefused) as refused,
-            client.websocket("/both/", origin=origin),
-        ):
-            pass
-        assert refused.value.status_code == 403
+        with override_settings(ALLOWED_HOSTS=hosts, DEBUG=False):
+            assert not allowed(origin)
 
-    def test_page_of_the_same_origin_may_connect(self, client: WebSocketClient) -> None:
-        """With any ALLOWED_HOSTS."""
-        with (
-            override_settings(ALLOWED_HOSTS=["*"]),
-            client.websocket("/both/", origin="http://testserver") as ws,
-        ):
-            assert ws.close_code is None
+    @pytest.mark.parametrize(
+        ("hosts", "origin", "status"),
+        [
+            (["*"], "http://testserver", 101),
+            (["testserver", *HOSTS], "https://example.com", 101),
+            (["testserver", *HOSTS], "https://evil.com", 403),
+        ],
+    )
+    def test_handshake_is_checked(self, client: WebSocketClient, hosts: list[str], origin: str, status: int) -> None:
+        """The same origin is allowed with any ALLOWED_HOSTS."""
+        found = 101
+        with override_settings(ALLOWED_HOSTS=hosts):
+            try:
+                with client.websocket("/both/", origin=origin) as ws:
+                    assert answer(ws, "x") == "0: x"
+            except WebSocketRefused as refused:
+                found = refused.status_code
+        assert found == status
 
     @override_settings(CSRF_TRUSTED_ORIGINS=["https://shop.net/"])
     def test_wrong_trusted_origin_is_named(self) -> None:
@@ -195,24 +284,6 @@ class TestOrigins:
         sentence = r"^settings.CSRF_TRUSTED_ORIGINS: .*did you mean 'https://shop.net'\?"
         with pytest.raises(ConfigError, match=sentence):
             wrapped()
-
-    @override_settings(CSRF_TRUSTED_ORIGINS=["https://*.trusted.org", "https://shop.net"])
-    @pytest.mark.parametrize("origin", ["https://a.trusted.org", "https://shop.net"])
-    def test_trusted_origin_may_connect(self, client: WebSocketClient, origin: str) -> None:
-        """As it may send forms."""
-        with client.websocket("/both/", origin=origin) as ws:
-            assert ws.close_code is None
-
-    @override_settings(ALLOWED_HOSTS=[], DEBUG=True)
-    @pytest.mark.parametrize("origin", ["http://localhost:3000", "http://app.localhost", "http://127.0.0.1:5173"])
-    def test_local_page_may_connect_while_debugging(self, origin: str) -> None:
-        """As for Django's check of the host."""
-        assert wrapped_allows(origin)
-
-    @override_settings(ALLOWED_HOSTS=[], DEBUG=False)
-    def test_local_page_may_not_otherwise(self) -> None:
-        """Without DEBUG there is no such default."""
-        assert not wrapped_allows("http://localhost:3000")
 
     @override_settings(GWS={"allowed_origins": ["https://only.org"]})
     def test_setting_replaces_all_of_them(self, client: WebSocketClient) -> None:
@@ -259,8 +330,6 @@ class TestHost:
             assert answer(ws, "x") == "0: x"
 
 
-def wrapped_allows(origin: str) -> bool:
+def allowed(origin: str) -> bool:
     """Whether a page of this origin may connect to another host."""
-    from gws_middleware.protocol.handshake import origin_allowed
-
     return origin_allowed(origin, "elsewhere.org", wrapped().allowed_origins)

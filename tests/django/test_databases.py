@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,8 +16,10 @@ import django
 import psutil
 import pytest
 
+from tests.support.programs import run_python
 from tests.support.rawclient import PING, RawClient, close_frame, upgrade_request
-from tests.support.servers import ROOT, Server, eventually, launch
+from tests.support.servers import Server, launch
+from tests.support.waiting import eventually
 
 from .postgres import LIMIT, Postgres, postgres  # noqa: F401 - importing the fixture here makes it one of this module's
 
@@ -75,8 +74,7 @@ def databases(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> C
     postgres.create("template")
     for template in templates.values():
         env = {"DJANGO_SETTINGS_MODULE": "tests.django.dbproject.settings", "DATABASE": json.dumps(template)}
-        command = [sys.executable, "-m", "django", "migrate", "--verbosity=0"]
-        subprocess.run(command, env={**os.environ, **env}, cwd=ROOT, check=True, timeout=60)
+        run_python("-m", "django", "migrate", "--verbosity=0", env=env).check_returncode()
 
     def fresh(vendor: str, name: str) -> dict[str, Any]:
         if vendor == "postgresql":
@@ -313,10 +311,22 @@ def kill(site: Site, client: RawClient, token: str) -> None:
     assert site.server.get(f"/kill/?of={token}").body == b"killed"
 
 
+def raise_in_on_message(site: Site, client: RawClient, token: str) -> None:
+    client.text("raise")
+    assert client.read_frame().code == 1011
+
+
+def kill_on_message(site: Site, client: RawClient, token: str) -> None:
+    client.text("sleep")
+    next_text(client)
+    kill(site, client, token)
+
+
 End = Callable[[Site, RawClient, str], None]
 LOGGED = {
-    "raises": r"\[ERROR\] django.request: Internal Server Error: /ends/raises/",
-    "times-out": r"\[ERROR\] gws_middleware: WebSocket '/ends/times-out/': the application raised; closed with 1011",
+    "/ends/raises/": r"\[ERROR\] django.request: Internal Server Error: /ends/raises/",
+    "/ends/times-out/": r"\[ERROR\] gws_middleware: WebSocket '/ends/times-out/': the application raised; "
+    "closed with 1011",
 }
 WHOLE_LIFE = ["started", "opened", "finished", "closed"]
 DETACHED_LIFE = ["started", "opened", "finished", "on_close", "closed"]
@@ -336,15 +346,28 @@ class TestEnd:
             site.until_left(0)
             assert site.events(token, "closed") == WHOLE_LIFE
 
-    def test_busy_view_that_is_killed_gives_its_connection_back(self, keeping_site: Site, token: str) -> None:
-        """The view waits outside of this package."""
+    @pytest.mark.parametrize(
+        ("path", "end"),
+        [
+            ("/ends/returns/", read_to_the_end),
+            ("/ends/raises/", read_to_the_end),
+            ("/ends/times-out/", read_to_the_end),  # gevent.Timeout is no subclass of Exception
+            ("/ends/sleeps/", kill),  # the view waits outside of this package
+            ("/meta/", kill),  # not decorated: Django does not handle GreenletExit
+        ],
+    )
+    def test_connection_is_closed_when_the_view_ends(self, keeping_site: Site, path: str, end: End, token: str) -> None:
+        """By a return, by an exception, and when it is killed. Each signal is sent once."""
         with keeping_site.connect() as client:
-            client.upgrade(f"/ends/sleeps/?id={token}")
+            client.upgrade(f"{path}?id={token}")
             next_text(client)
-            assert keeping_site.connections() == 2
-            kill(keeping_site, client, token)
+            if end is kill:
+                assert keeping_site.connections() > 0
+            end(keeping_site, client, token)
             keeping_site.until_left(0)
             assert keeping_site.events(token, "closed") == WHOLE_LIFE
+        if path in LOGGED:
+            keeping_site.server.log.expect(LOGGED[path])
 
     def test_receiver_that_is_killed_gives_its_connection_back(self, keeping_site: Site, token: str) -> None:
         """That of ``websocket_closed``, after the view."""
@@ -355,38 +378,6 @@ class TestEnd:
             assert keeping_site.events(token, "closed") == WHOLE_LIFE
             kill(keeping_site, client, token)
             keeping_site.until_left(0)
-
-    @pytest.mark.parametrize("how", ["returns", "raises"])
-    def test_connection_is_closed_when_the_view_ends(self, keeping_site: Site, how: str, token: str) -> None:
-        """By a return or an exception. Each signal is sent once."""
-        with keeping_site.connect() as client:
-            client.upgrade(f"/ends/{how}/?id={token}")
-            read_to_the_end(keeping_site, client, token)
-            keeping_site.until_left(0)
-            assert keeping_site.events(token, "closed") == WHOLE_LIFE
-        if how in LOGGED:
-            keeping_site.server.log.expect(LOGGED[how])
-
-    def test_connection_is_closed_after_an_exception_that_django_does_not_handle(
-        self, keeping_site: Site, token: str
-    ) -> None:
-        """gevent.Timeout is no subclass of Exception."""
-        with keeping_site.connect() as client:
-            client.upgrade(f"/ends/times-out/?id={token}")
-            read_to_the_end(keeping_site, client, token)
-            keeping_site.until_left(0)
-            assert keeping_site.events(token, "closed")[-1] == "closed"
-        keeping_site.server.log.expect(LOGGED["times-out"])
-
-    def test_connection_of_an_undecorated_view_that_is_killed_is_closed(self, keeping_site: Site, token: str) -> None:
-        """Django does not handle GreenletExit."""
-        with keeping_site.connect() as client:
-            client.upgrade(f"/meta/?id={token}")
-            next_text(client)
-            assert keeping_site.connections() == 1
-            kill(keeping_site, client, token)
-            keeping_site.until_left(0)
-            assert keeping_site.events(token, "closed")[-1] == "closed"
 
     @pytest.mark.parametrize(
         ("how", "status", "record"),
@@ -468,43 +459,45 @@ class TestDetached:
             keeping_site.events(token, "closed")
             keeping_site.until_left(0)
 
-    def test_exception_of_on_message_leaves_nothing(self, keeping_site: Site, token: str) -> None:
-        """The connection closes with 1011."""
+    @pytest.mark.parametrize(
+        ("query", "end", "record"),
+        [
+            ("", raise_in_on_message, "LookupError: as requested"),
+            ("&raise", read_to_the_end, "LookupError: at the end"),
+            ("", kill_on_message, None),
+        ],
+    )
+    def test_callback_that_does_not_return_leaves_nothing(
+        self, keeping_site: Site, query: str, end: End, record: str | None, token: str
+    ) -> None:
+        """It raises or is killed. ``on_close`` is called all the same, and ``websocket_closed`` is sent."""
         with keeping_site.connect() as client:
-            client.upgrade(f"/detaches/?id={token}")
-            client.text("raise")
-            assert client.read_frame().code == 1011
-            keeping_site.events(token, "closed")
-            keeping_site.until_left(0)
-        keeping_site.server.log.expect("LookupError: as requested")
-
-    def test_exception_of_on_close_leaves_nothing(self, keeping_site: Site, token: str) -> None:
-        """``websocket_closed`` is sent."""
-        with keeping_site.connect() as client:
-            client.upgrade(f"/detaches/?id={token}&raise")
-            client.close_handshake()
+            client.upgrade(f"/detaches/?id={token}{query}")
+            end(keeping_site, client, token)
             assert keeping_site.events(token, "closed") == DETACHED_LIFE
             keeping_site.until_left(0)
-        keeping_site.server.log.expect("LookupError: at the end")
-
-    def test_killed_greenlet_of_on_message_leaves_nothing(self, keeping_site: Site, token: str) -> None:
-        """``on_close`` is called."""
-        with keeping_site.connect() as client:
-            client.upgrade(f"/detaches/?id={token}")
-            client.text("sleep")
-            next_text(client)
-            kill(keeping_site, client, token)
-            assert keeping_site.events(token, "closed") == DETACHED_LIFE
-            keeping_site.until_left(0)
+        if record is not None:
+            keeping_site.server.log.expect(record)
 
 
 # --- transactions --------------------------------------------------------------------------------------------------
 
 ACCEPTED_INSIDE = "TransactionManagementError: a WebSocket cannot be accepted inside transaction.atomic"
-
-
 ACCEPTING = ["/accepts/", "/accepts/decorated/"]
 """A view without a decorator, and the same view with one."""
+NOT_ACCEPTED = {
+    "refuses": (403, True, "Forbidden: "),  # committed, as each response of plain HTTP
+    "raises": (500, False, "LookupError: before the 101"),
+    "times-out": (500, False, "gevent.timeout.Timeout"),
+    "breaks": (500, False, "IntegrityError"),  # the commit fails, and this is not the end of an open WebSocket
+    "inside": (500, False, ACCEPTED_INSIDE),  # nothing is half committed
+    "elsewhere": (
+        500,
+        False,
+        "TransactionManagementError: the transaction of this request belongs to its view's greenlet",
+    ),
+}
+"""What the view does, the status of the answer, whether the transaction is committed, and the log record."""
 
 
 def users(site: Site) -> list[str]:
@@ -527,22 +520,15 @@ class TestAtomicRequestsUntilAccepted:
             atomic_site.until_left(0)
             client.close_handshake()
 
-    @pytest.mark.parametrize("how", ["raises", "times-out"])
-    def test_exception_before_accept_rolls_back(self, atomic_site: Site, path: str, how: str, token: str) -> None:
-        """As for plain HTTP."""
+    @pytest.mark.parametrize("how", NOT_ACCEPTED)
+    def test_transaction_ends_with_the_answer(self, atomic_site: Site, path: str, how: str, token: str) -> None:
+        """To a handshake that is not accepted: it is committed or rolled back as for plain HTTP."""
+        status, kept, record = NOT_ACCEPTED[how]
         with atomic_site.connect() as client:
             client.send(upgrade_request(f"{path}?name={token}&how={how}"))
-            client.read_until_eof()
-        assert token not in users(atomic_site)
-        atomic_site.server.log.expect("LookupError: before the 101" if how == "raises" else "gevent.timeout.Timeout")
-
-    def test_refusal_is_committed(self, atomic_site: Site, path: str, token: str) -> None:
-        """As is each response of plain HTTP, whatever its status."""
-        with atomic_site.connect() as client:
-            client.send(upgrade_request(f"{path}?name={token}&how=refuses"))
-            assert client.read_response().status == 403
-        assert token in users(atomic_site)
-        atomic_site.server.log.expect("Forbidden: ")
+            assert client.read_response().status == status
+        assert (token in users(atomic_site)) is kept
+        atomic_site.server.log.expect(record)
 
     def test_exception_after_accept_rolls_nothing_back(self, atomic_site: Site, path: str, token: str) -> None:
         """The client has been answered."""
@@ -552,32 +538,6 @@ class TestAtomicRequestsUntilAccepted:
             assert client.read_frame().code == 1011
         assert token in users(atomic_site)
         atomic_site.server.log.expect("LookupError: after the 101")
-
-    def test_commit_that_fails_is_an_http_error(self, atomic_site: Site, path: str, token: str) -> None:
-        """Not the end of an open WebSocket."""
-        with atomic_site.connect() as client:
-            client.send(upgrade_request(f"{path}?name={token}&how=breaks"))
-            assert client.read_response().status == 500
-        assert token not in users(atomic_site)
-        atomic_site.server.log.expect("IntegrityError")
-
-    @pytest.mark.parametrize(
-        ("how", "sentence"),
-        [
-            ("inside", "TransactionManagementError: a WebSocket cannot be accepted inside transaction.atomic"),
-            ("elsewhere", "TransactionManagementError: the transaction of this request belongs to its view's greenlet"),
-        ],
-        ids=["inside", "elsewhere"],
-    )
-    def test_accept_that_cannot_commit_is_an_error(
-        self, atomic_site: Site, path: str, how: str, sentence: str, token: str
-    ) -> None:
-        """In an atomic block of the view's own, or in another greenlet: nothing is half committed."""
-        with atomic_site.connect() as client:
-            client.send(upgrade_request(f"{path}?name={token}&how={how}"))
-            assert client.read_response().status == 500
-        assert token not in users(atomic_site)
-        atomic_site.server.log.expect(sentence)
 
 
 class TestAtomicRequests:

@@ -64,12 +64,13 @@ class TestAcceptWebsocket:
 
 
 class TestRequireWebsocket:
-    def test_http_is_answered_with_426(self, client: WebSocketClient) -> None:
-        """With the header ``Upgrade`` (RFC 9110 15.5.22)."""
+    def test_http_is_answered_with_426(self, client: WebSocketClient, caplog: pytest.LogCaptureFixture) -> None:
+        """With the header ``Upgrade`` (RFC 9110 15.5.22). Django logs a WARNING, as for each error of a client."""
         response = client.get("/echo/")
         assert response.status_code == 426
         assert (response["Upgrade"], response["Connection"]) == ("websocket", "Upgrade")
         assert response.content == b"This address serves only WebSockets.\n"
+        assert [one.levelno for one in problems(caplog)] == [logging.WARNING]
 
     def test_http_is_answered_with_426_by_django_s_own_server(self) -> None:
         """Without the headers, because that server allows no hop-by-hop header, e.g. in ``LiveServerTestCase``."""
@@ -105,38 +106,14 @@ class TestBeforeThe101:
         """A response, an exception for one, and ``close()``."""
         assert refusal(client, f"/answers/{what}/").status_code == status
 
-    @pytest.mark.parametrize("path", ["echo", "chatter"])
-    def test_disconnect_of_the_peer_is_no_refusal(self, path: str) -> None:
-        """No 403 is logged, because it cannot be sent. The view sees the end in ``receive`` or in ``send``."""
-        assert getattr(views, path)(disconnected_request()).status_code == 101
-
     def test_exception_is_a_500(self, client: WebSocketClient, caplog: pytest.LogCaptureFixture) -> None:
         """Logged once, by Django."""
         client.raise_request_exception = False
         assert refusal(client, "/answers/broken/").status_code == 500
         assert [(one.name, one.levelname) for one in problems(caplog)] == [("django.request", "ERROR")]
 
-    def test_none_without_an_answer_is_an_error(self, client: WebSocketClient) -> None:
-        """The view has neither accepted nor closed the WebSocket."""
-        with pytest.raises(ValueError, match="neither accepted nor closed"), client.websocket("/answers/nothing/"):
-            pass
-
-    def test_unknown_path_is_404(self, client: WebSocketClient) -> None:
-        """As for HTTP."""
-        assert refusal(client, "/nowhere/").status_code == 404
-
 
 class TestAfterThe101:
-    def test_exception_closes_with_1011(self, client: WebSocketClient, caplog: pytest.LogCaptureFixture) -> None:
-        """And is logged once, by ``django.request`` with its traceback."""
-        client.raise_request_exception = False
-        with client.websocket("/raises/") as ws:
-            assert ws.receive() is None
-            assert ws.close_code == 1011
-        assert [(one.name, one.levelname, bool(one.exc_info)) for one in problems(caplog)] == [
-            ("django.request", "ERROR", True)
-        ]
-
     @override_settings(DEBUG=True, GWS={"close_timeout": 0.1})
     def test_debug_page_is_never_on_the_wire(self, client: WebSocketClient) -> None:
         """The client gets a close frame and the end."""
@@ -146,14 +123,6 @@ class TestAfterThe101:
             while chunk := socket_of(ws).recv(65536):
                 rest += chunk
         assert rest == b"\x88\x02\x03\xf3"
-
-    def test_end_seen_while_sending_is_no_error(
-        self, client: WebSocketClient, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        """The peer disconnects while the view is sending."""
-        with client.websocket("/chatter/") as ws:
-            assert ws.receive()
-        assert problems(caplog) == []
 
     def test_connection_closed_of_another_is_an_error(
         self, client: WebSocketClient, caplog: pytest.LogCaptureFixture
@@ -276,9 +245,3 @@ class TestRequestsLeaveNothing:
         accept_websocket(view)(request)
         assert seen[0].websocket is ws
         assert not hasattr(ws, "request")
-
-
-def test_log_level_of_an_upgrade_required(client: WebSocketClient, caplog: pytest.LogCaptureFixture) -> None:
-    """Django logs a WARNING for an error of the client."""
-    client.get("/echo/")
-    assert [one.levelno for one in problems(caplog)] == [logging.WARNING]

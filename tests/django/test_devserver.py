@@ -10,11 +10,12 @@ import gevent.socket
 import pytest
 
 from gws_middleware.django.devserver import Server
-from gws_middleware.process import registry
+from gws_middleware.process.registry import Registry
 from gws_middleware.typing import Environ, StartResponse
 
 from ..support.inprocess import until
 from ..support.rawclient import RawClient, request, upgrade_request
+from ..support.seam import use_registry
 from .runserver import Runserver, close_code
 
 TIME = r"^\[\d\d/\w{3}/\d{4} \d\d:\d\d:\d\d\] "
@@ -143,7 +144,7 @@ def test_https_is_refused_with_a_hint(runserver: Runserver) -> None:
 def test_shut_down_has_one_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     """For the close frames of the peers and the ends of the views."""
     # After drain() a registry closes each new WebSocket, so this test has its own.
-    monkeypatch.setattr(registry, "_registry", registry.Registry())
+    use_registry(monkeypatch, Registry())
 
     def stubborn(environ: Environ, start_response: StartResponse) -> list[bytes]:
         environ["wsgi.websocket"].accept()

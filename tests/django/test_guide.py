@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from gws_middleware.django import checks
 from tests.support.documents import blocks
+from tests.support.programs import run_python
 from tests.support.servers import ROOT
 
 GUIDE = ROOT / "docs" / "django.md"
@@ -31,6 +30,7 @@ MORE_URLS = """
 from . import chat
 urlpatterns += [path("ws/readme/<room>/", chat.chat)]
 urlpatterns += [path("ws/echo/<slug:room>/", views.Echo.as_view()), path("ws/cart/", views.cart)]
+urlpatterns += [path("ws/inbox/", views.inbox), path("rename/", views.rename)]
 """
 MORE_TESTS = """
 
@@ -82,26 +82,23 @@ DJANGO = ("-m", "django")
 PATCHED_DJANGO = ("-m", "gevent.monkey", "--module", "django")
 
 
-def run(project: Path, *arguments: str, program: tuple[str, ...] = DJANGO) -> subprocess.CompletedProcess[str]:
-    """``python -m django …`` in the project."""
-    path = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT), str(project)])
-    env = {**os.environ, "PYTHONPATH": path, "DJANGO_SETTINGS_MODULE": "guide.settings"}
-    command = [sys.executable, *program, *arguments]
-    return subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=60, check=False)
+def run(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """``python command`` in the project."""
+    return run_python(*command, folder=project, paths=[project], env={"DJANGO_SETTINGS_MODULE": "guide.settings"})
 
 
 @pytest.mark.parametrize("program", [DJANGO, PATCHED_DJANGO], ids=["as it is", "patched"])
 def test_programs_run_as_printed(program: tuple[str, ...], project: Path) -> None:
     """The tests of the page pass, and so do those of its other views."""
-    done = run(project, "test", "guide", program=program)
+    done = run(project, *program, "test", "guide")
     assert done.returncode == 0, done.stderr
-    assert "Ran 5 tests" in done.stderr
+    assert "Ran 6 tests" in done.stderr
     assert re.search(r"closed with 1000", done.stdout)
 
 
 def test_project_passes_the_system_checks(project: Path) -> None:
     """``manage.py check`` has no message."""
-    done = run(project, "check", "--fail-level", "INFO")
+    done = run(project, *DJANGO, "check", "--fail-level", "INFO")
     assert done.returncode == 0, done.stderr
 
 

@@ -9,25 +9,18 @@ from pathlib import Path
 import pytest
 
 import gws_middleware.django as app
-
-from .support import run_python
-
-
-def test_names_are_loaded_from_their_modules() -> None:
-    """Each name is the object that its module defines."""
-    from gws_middleware.django import WebSocketView, accept_websocket, close_user_sockets, require_websocket
-
-    names = [WebSocketView, accept_websocket, close_user_sockets, require_websocket]
-    assert [name.__name__ for name in names] == sorted(app.__all__)
-    for name, module in app._MODULES.items():
-        assert getattr(app, name) is getattr(importlib.import_module(f"gws_middleware.django.{module}"), name)
+from tests.support.programs import run_python
 
 
-def test_type_checkers_see_the_same_modules() -> None:
-    """The imports under ``if TYPE_CHECKING`` are those of the run time."""
+def test_names_are_loaded_from_the_modules_that_type_checkers_see() -> None:
+    """Those of the imports under ``if TYPE_CHECKING``. Each name is the object that its module defines."""
     tree = ast.parse(Path(app.__file__).read_text())
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
-    assert {alias.name: node.module for node in imports for alias in node.names} == app._MODULES
+    modules = {alias.name: f"{app.__name__}.{node.module}" for node in imports for alias in node.names}
+    assert sorted(modules) == sorted(app.__all__)
+    for name, module in modules.items():
+        assert getattr(app, name) is getattr(importlib.import_module(module), name)
+        assert getattr(app, name).__module__ == module
 
 
 def test_dir_lists_the_public_names() -> None:
@@ -53,5 +46,5 @@ assert not django.apps.apps.ready
 
 def test_import_of_the_package_loads_nothing() -> None:
     """Django imports it before any app is ready. Names can be imported before ``django.setup()``."""
-    done = run_python(LOADED)
+    done = run_python("-c", LOADED)
     assert done.returncode == 0, done.stderr

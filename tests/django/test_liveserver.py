@@ -7,8 +7,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,8 +26,8 @@ from websockets.typing import Origin
 
 from gws_middleware.django import liveserver
 from gws_middleware.django.liveserver import WebSocketLiveServerTestCase
-from tests.support.inprocess import package_path
-from tests.support.servers import eventually
+from tests.support.programs import run_python
+from tests.support.waiting import eventually
 
 SETTINGS = """
 from pathlib import Path
@@ -279,15 +277,8 @@ os.kill(os.getpid(), 9)
 
 def test_server_ends_when_the_test_process_is_killed(database: Path, project: Path) -> None:
     """The test process is killed, so it cannot stop the server."""
-    path = os.pathsep.join([package_path()["PYTHONPATH"], str(project)])
-    done = subprocess.run(
-        [sys.executable, "-c", DYING, str(database)],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    env = {"DJANGO_SETTINGS_MODULE": os.environ["DJANGO_SETTINGS_MODULE"]}
+    done = run_python("-c", DYING, str(database), paths=[project], env=env)
     assert done.returncode == -9, done.stderr
     port = int(done.stdout.rpartition(":")[2])
     eventually(lambda: not listening(port), "the end of the server")
@@ -361,4 +352,4 @@ def test_class_with_overridden_settings_has_a_server() -> None:
 def test_module_needs_no_gunicorn() -> None:
     """It is imported by the server's process only."""
     program = "import sys, gws_middleware.django.liveserver; assert 'gunicorn' not in sys.modules"
-    subprocess.run([sys.executable, "-c", program], env=package_path(), check=True, timeout=60)
+    assert run_python("-c", program).returncode == 0

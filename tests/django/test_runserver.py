@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import socket
@@ -14,8 +13,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
-from ..support.servers import eventually
-from .runserver import Runserver, close_code, environment, running
+from ..support.programs import environment
+from ..support.waiting import eventually
+from .runserver import Runserver, close_code, running
 
 
 class TestOptions:
@@ -87,7 +87,7 @@ def test_every_way_to_start_django_is_patched(name: str, fresh_project: Path) ->
     words = [word.format(project=fresh_project) for word in program]
     env = {"DJANGO_SETTINGS_MODULE": "site1.settings", "cwd": cwd}
     if name == "django-admin":
-        env["PYTHONPATH"] = os.pathsep.join([environment()["PYTHONPATH"], str(fresh_project)])
+        env["PYTHONPATH"] = environment(fresh_project)["PYTHONPATH"]
     with running(fresh_project, "0", "--noreload", program=words, **env) as server:
         assert server.get("/hello/") == (200, "patched: True")
         given = "1 True" if "-O" in words else "0 True"

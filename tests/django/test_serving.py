@@ -1,4 +1,4 @@
-"""Undecorated views, with the app in ``INSTALLED_APPS``: they are served like decorated ones.
+"""Undecorated views, with the app in ``INSTALLED_APPS``: they are served like decorated ones (same tests).
 
 Their sessions are tested in test_sessions.py, their transactions in test_databases.py.
 """
@@ -97,33 +97,43 @@ def test_open_websocket_of_a_host_that_is_not_allowed_closes(caplog: pytest.LogC
     assert [record.getMessage() for record in problems(caplog)] == []
 
 
-def test_none_without_an_answer_is_an_error(client: WebSocketClient) -> None:
-    """The view has neither accepted nor closed the WebSocket."""
-    with pytest.raises(ValueError, match="neither accepted nor closed"), client.websocket("/forgets/"):
+@pytest.mark.parametrize("path", ["/forgets/", "/answers/nothing/"])
+def test_none_without_an_answer_is_an_error(client: WebSocketClient, path: str) -> None:
+    """The view, decorated or not, has neither accepted nor closed the WebSocket."""
+    with pytest.raises(ValueError, match="neither accepted nor closed"), client.websocket(path):
         pass
+
+
+def test_none_without_a_websocket_is_an_error(client: WebSocketClient) -> None:
+    """That of Django."""
     with pytest.raises(ValueError, match="didn't return an HttpResponse object"):
         client.get("/forgets/")
 
 
-def test_exception_closes_with_1011(client: WebSocketClient, caplog: pytest.LogCaptureFixture) -> None:
-    """There is one log record, that of Django."""
+@pytest.mark.parametrize("path", ["/raises/", "/undecorated/raises/"])
+def test_exception_closes_with_1011(client: WebSocketClient, caplog: pytest.LogCaptureFixture, path: str) -> None:
+    """In a decorated view and in another one. There is one log record, that of Django, with its traceback."""
     client.raise_request_exception = False
-    with client.websocket("/undecorated/raises/") as ws:
+    with client.websocket(path) as ws:
         assert ws.receive() is None
         assert ws.close_code == 1011
-    assert [(one.name, bool(one.exc_info)) for one in problems(caplog)] == [("django.request", True)]
+    [record] = problems(caplog)
+    assert (record.name, record.levelname, bool(record.exc_info)) == ("django.request", "ERROR", True)
 
 
-def test_end_seen_while_sending_is_no_error(client: WebSocketClient, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("path", ["/chatter/", "/undecorated/chatter/"])
+def test_end_seen_while_sending_is_no_error(
+    client: WebSocketClient, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
     """A client cannot make the log grow by disconnecting."""
-    with client.websocket("/undecorated/chatter/") as ws:
+    with client.websocket(path) as ws:
         assert ws.receive()
     assert problems(caplog) == []
 
 
-@pytest.mark.parametrize("view", [views.by_meta, views.undecorated_chatter])
+@pytest.mark.parametrize("view", [views.echo, views.chatter, views.by_meta, views.undecorated_chatter])
 def test_disconnect_before_the_101_is_no_error(view: Any) -> None:
-    """Whether the view sees it in ``receive`` or in ``send``."""
+    """Whether the view sees it in ``receive`` or in ``send``. No 403 is logged, because it cannot be sent."""
     assert prepared(view)(disconnected_request()).status_code == 101
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,8 +21,7 @@ from django.urls import include, path, reverse_lazy
 
 from gws_middleware.django.decorators import require_websocket
 from gws_middleware.django.test import WebSocketClient, WebSocketRefused, WebSocketTestMixin
-from tests.support.inprocess import package_path
-from tests.support.servers import ROOT
+from tests.support.programs import IGNORE_WARNINGS, run_python
 
 from .project.views import EVENTS
 from .support import answer, refusal
@@ -497,7 +494,7 @@ class TestProcess:
 
     def test_websocket_without_a_query_needs_no_database(self, client: WebSocketClient) -> None:
         """As Django's client: a test without ``databases``, or pytest-django's without its mark, may open one."""
-        connection.ensure_connection()  # an earlier test has left it open
+        connection.ensure_connection()  # an earlier test did not close it
         refused = patch.object(connection, "ensure_connection", side_effect=AssertionError("a use of the database"))
         with refused, client.websocket("/both/") as ws:
             assert answer(ws, "x") == "0: x"
@@ -543,13 +540,5 @@ sys.exit(pytest.main())
 def test_process_that_gevent_has_patched_works_too() -> None:
     """All of the above: there each greenlet has database connections of its own."""
     options = ["-q", "-p", "no:cacheprovider", "-k", "not patched and not never_gives_way", __file__]
-    done = subprocess.run(
-        [sys.executable, "-c", PATCHED, *options],
-        cwd=ROOT,
-        env={**package_path(), "PYTHONWARNINGS": "ignore"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    done = run_python("-c", PATCHED, *options, env=IGNORE_WARNINGS)
     assert done.returncode == 0, done.stdout

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.rawclient import CLOSE, Frame, RawClient, close_frame, upgrade_request
-from tests.support.servers import Server, eventually, launch
+from tests.support.servers import Server, launch
+from tests.support.waiting import eventually
 
 PROJECT = "tests.django.thirdparty.wsgi:application"
 VARIANTS = ("usual", "reversed", "debug")

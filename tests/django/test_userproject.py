@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.servers import ROOT
+from tests.support.programs import run_python
 
 SETTINGS = """
 INSTALLED_APPS += ["mine"]
@@ -124,27 +122,12 @@ def test_with_transactions(client):
 """
 
 
-def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """A command of the user's."""
-    path = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)])
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "DJANGO_"))}
-    return subprocess.run(
-        [sys.executable, *command],
-        cwd=folder,
-        env={**env, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What ``django-admin`` makes, and a little more."""
     folder = tmp_path_factory.mktemp("user")
     for command in (("startproject", "mysite", "."), ("startapp", "mine")):
-        made = run(folder, "-m", "django", *command)
+        made = run_python("-m", "django", *command, folder=folder)
         assert made.returncode == 0, made.stderr
     for name, more in (("settings.py", SETTINGS), ("urls.py", URLS)):
         with (folder / "mysite" / name).open("a") as file:
@@ -162,7 +145,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("options", [(), ("--parallel", "2")])
 def test_manage_py_test_passes(project: Path, options: tuple[str, ...]) -> None:
     """One process, and several with a database each: the live server finds the one of its own."""
-    done = run(project, "-W", "error::ResourceWarning", "manage.py", "test", *options)
+    done = run_python("-W", "error::ResourceWarning", "manage.py", "test", *options, folder=project)
     assert done.returncode == 0, done.stderr
     assert "Ran 5 tests" in done.stderr
     assert "Exception ignored" not in done.stderr
@@ -170,7 +153,7 @@ def test_manage_py_test_passes(project: Path, options: tuple[str, ...]) -> None:
 
 def test_exception_of_a_view_fails_the_test(project: Path) -> None:
     """The view's exception is what the test fails with, and its cause is what the test saw."""
-    done = run(project, "manage.py", "test", "mine.failing")
+    done = run_python("manage.py", "test", "mine.failing", folder=project)
     assert done.returncode == 1
     assert "LookupError: the view has failed" in done.stderr
     assert "AssertionError: None != 'an answer'" in done.stderr
@@ -196,4 +179,6 @@ def test_exception_of_a_view_fails_the_test_of_pytest_django(project: Path) -> N
 
 def run_pytest(project: Path, *files: str) -> subprocess.CompletedProcess[str]:
     """Without any other setting."""
-    return run(project, "-m", "pytest", "-p", "no:cacheprovider", "-Werror", "--ds=mysite.settings", *files)
+    return run_python(
+        "-m", "pytest", "-p", "no:cacheprovider", "-Werror", "--ds=mysite.settings", *files, folder=project
+    )

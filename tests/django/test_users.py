@@ -26,9 +26,10 @@ from gws_middleware.django.test import WebSocketClient, WebSocketTestMixin
 from gws_middleware.django.users import close_user_sockets, refresh_user, user_key
 from gws_middleware.process import registry
 from tests.support.inprocess import until
+from tests.support.programs import run_python
 
 from .project.views import EVENTS
-from .support import answer, refusal, run_python
+from .support import answer, refusal
 
 PATHS = ("/private/", "/who/")
 """A view that keeps the WebSocket, and one that detaches it."""
@@ -166,12 +167,15 @@ class TestUsers(WebSocketTestMixin, TestCase):
 
     def test_oldest_ended_session_is_removed(self) -> None:
         """The number of stored keys is limited. They are needed only as long as a handshake takes."""
-        with patch.object(users, "MAX_ENDED_SESSIONS", 2), patch.dict(users._ended_sessions, clear=True):
-            for letter in "abc":
-                request = RequestFactory().get("/")
-                request.session = SessionStore(letter * 32)
-                user_logged_out.send(User, request=request, user=self.bob)
-            assert list(users._ended_sessions) == ["b" * 32, "c" * 32]
+        for others, code in ((1, 4401), (2, None)):
+            self.client.force_login(self.bob)
+            with self.subTest(others), patch.object(users, "MAX_ENDED_SESSIONS", 2):
+                for session in (self.client.session, *map(SessionStore, ["a" * 32, "b" * 32][:others])):
+                    request = RequestFactory().get("/")
+                    request.session = session
+                    user_logged_out.send(User, request=request, user=self.bob)
+                with self.client.websocket("/private/") as ws:
+                    assert (answer(ws, "who") is None, ws.close_code) == (code is not None, code)
 
     def test_logout_without_a_session_closes_all(self) -> None:
         """The signal is sent without a request, e.g. by a backend that ends all sessions of a user."""
@@ -437,7 +441,7 @@ def with_accounts(folder: Path, models: str, program: str, **options: Any) -> st
     (folder / "accounts").mkdir()
     (folder / "accounts" / "__init__.py").touch()
     (folder / "accounts" / "models.py").write_text(models)
-    done = run_python(f"OPTIONS = {options!r}\n{SETUP}{program}", folder=folder)
+    done = run_python("-c", f"OPTIONS = {options!r}\n{SETUP}{program}", folder=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

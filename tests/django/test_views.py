@@ -97,13 +97,10 @@ def test_class_with_get_answers_http(client: WebSocketClient) -> None:
 class TestLoginRequiredMixin(WebSocketTestMixin, TestCase):
     client: WebSocketClient
 
-    def test_anonymous_user_is_redirected_to_the_login_page(self) -> None:
+    def test_user_has_to_log_in(self) -> None:
         """The mixin works as for any view."""
         response = refusal(self.client, "/conversation/private/7/")
         self.assertRedirects(response, "/login/?next=/conversation/private/7/", fetch_redirect_response=False)
-
-    def test_logged_in_user_is_admitted(self) -> None:
-        """The view serves the WebSocket."""
         self.client.force_login(User.objects.create_user("bob"))
         with self.client.websocket("/conversation/private/7/") as ws:
             assert answer(ws, "x") == "7: 'x'"

@@ -17,11 +17,10 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 
 import pytest
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection
 
-from ..support.chat import CHAT, TIMEOUT, Chat, serve_chat
-from ..support.documents import url
+from ..support.chat import CHAT, Chat, serve_chat
+from ..support.documents import TIMEOUT, close_frame, opened, url
 from ..support.rawclient import Response, upgrade_request
 from ..support.servers import ROOT
 
@@ -71,7 +70,7 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 
 class User:
-    """Somebody's browser: HTTP and WebSockets with the same cookies."""
+    """A user's browser: HTTP and WebSockets with the same cookies."""
 
     def __init__(self, chat: Chat, name: str = "") -> None:
         self.server = chat.server
@@ -103,14 +102,9 @@ class User:
     @contextmanager
     def socket(self, room: str, query: str = "", **options: Any) -> Iterator[Socket]:
         """A WebSocket into a room; ``options`` are those of ``connect``."""
-        with connect(
-            url(self.server, f"/ws/rooms/{room}/{query}"),
-            additional_headers={"Cookie": self._cookies()},
-            origin=url(self.server, "", "http"),  # type: ignore[arg-type]
-            proxy=None,
-            open_timeout=TIMEOUT,
-            **options,
-        ) as ws:
+        headers, origin = {"Cookie": self._cookies()}, url(self.server, "", "http")
+        address = url(self.server, f"/ws/rooms/{room}/{query}")
+        with opened(address, additional_headers=headers, origin=origin, **options) as ws:
             yield Socket(ws)
 
     @contextmanager
@@ -175,11 +169,7 @@ class Socket:
 
     def close_frame(self) -> tuple[int, str] | None:
         """Code and reason of the server's close frame; None if it closed without one."""
-        try:
-            while True:
-                self.ws.recv(timeout=TIMEOUT)
-        except ConnectionClosed as closed:
-            return None if closed.rcvd is None else (closed.rcvd.code, closed.rcvd.reason)
+        return close_frame(self.ws)
 
 
 def new_user(chat: Chat) -> User:
@@ -199,6 +189,14 @@ def ada(running: Chat) -> User:
 def bob(running: Chat) -> User:
     """Another one."""
     return new_user(running)
+
+
+@pytest.fixture
+def both(ada: User, bob: User, room: str) -> Iterator[tuple[Socket, Socket]]:
+    """Their sockets in a room of this test's own; hers has received that he joined."""
+    with ada.inside(room) as hers, bob.inside(room) as his:
+        hers.receive("join")
+        yield hers, his
 
 
 # --- coming in -----------------------------------------------------------------------------------------------------
@@ -252,30 +250,26 @@ def test_pages_have_a_policy_and_obey_it(chat: Chat, ada: User) -> None:
 # --- the handshake -------------------------------------------------------------------------------------------------
 
 
-def test_socket_of_a_stranger_is_answered_with_the_way_to_the_form(chat: Chat) -> None:
-    """Who is not logged in gets no WebSocket, but Django's redirect."""
+def test_handshake_without_a_login_is_redirected_to_the_form(chat: Chat) -> None:
+    """By Django: there is no WebSocket without a user."""
     answer = User(chat).refused("/ws/rooms/lobby/")
     assert (answer.status, answer.headers["location"]) == (302, "/join/?next=/ws/rooms/lobby/")
 
 
 @pytest.mark.parametrize(
-    ("path", "status"),
+    ("path", "headers", "status"),
     [
-        ("/ws/rooms/nowhere/", 404),
-        ("/ws/rooms/a%20b/", 404),
-        ("/ws/rooms/lobby/?since=yesterday", 400),
-        ("/ws/rooms/lobby/?since=-1", 400),
-        (f"/ws/rooms/lobby/?since={'9' * 30}", 400),
+        ("nowhere/", [], 404),
+        ("a%20b/", [], 404),
+        ("lobby/?since=yesterday", [], 400),
+        ("lobby/?since=-1", [], 400),
+        (f"lobby/?since={'9' * 30}", [], 400),
+        ("lobby/", [("Origin", "https://evil.example")], 403),
     ],
 )
-def test_socket_is_refused(ada: User, path: str, status: int) -> None:
-    """An address that means nothing is an HTTP error."""
-    assert ada.refused(path).status == status
-
-
-def test_socket_of_another_origin_is_refused(ada: User) -> None:
-    """The cookie of a user does not open a door for other people's pages."""
-    assert ada.refused("/ws/rooms/lobby/", ("Origin", "https://evil.example")).status == 403
+def test_socket_is_refused(ada: User, path: str, headers: list[tuple[str, str]], status: int) -> None:
+    """An address that means nothing, and a page of another site, which could use the cookie of the user."""
+    assert ada.refused(f"/ws/rooms/{path}", *headers).status == status
 
 
 def test_socket_over_http_answers_426(ada: User) -> None:
@@ -283,27 +277,26 @@ def test_socket_over_http_answers_426(ada: User) -> None:
     assert ada.get("/ws/rooms/lobby/").status == 426
 
 
-# --- what was said -------------------------------------------------------------------------------------------------
+# --- messages ------------------------------------------------------------------------------------------------------
 
 
-def test_welcome_tells_who_is_here(ada: User, room: str) -> None:
-    """In an empty room one finds oneself."""
+def test_welcome_lists_the_users_of_the_room(ada: User, room: str) -> None:
+    """In an empty room that is the user who joins."""
     with ada.inside(room) as hers:
         me = hers.welcome["you"]
         assert me["name"] == ada.name
         assert hers.welcome == {"type": "welcome", "you": me, "people": [me], "messages": [], "earlier": False}
 
 
-def test_message_reaches_all_alike(ada: User, bob: User, room: str) -> None:
-    """Both get the same event, and who comes later finds it."""
-    with ada.inside(room) as hers, bob.inside(room) as his:
-        hers.receive("join")
-        his.say("  Grüße, 你好 👋\n<b>  ")
-        received = hers.receive("message")
-        assert his.receive("message") == received
-        assert (received["text"], received["user"]["name"]) == ("Grüße, 你好 👋\n<b>", bob.name)
-        with ada.inside(room) as later:
-            assert later.welcome["messages"] == [received]
+def test_message_reaches_all_alike(both: tuple[Socket, Socket], ada: User, bob: User, room: str) -> None:
+    """Both get the same event, and it is in the history."""
+    hers, his = both
+    his.say("  Grüße, 你好 👋\n<b>  ")
+    received = hers.receive("message")
+    assert his.receive("message") == received
+    assert (received["text"], received["user"]["name"]) == ("Grüße, 你好 👋\n<b>", bob.name)
+    with ada.inside(room) as later:
+        assert later.welcome["messages"] == [received]
 
 
 def test_message_stays_in_its_room(chat: Chat, ada: User, bob: User, room: str) -> None:
@@ -352,11 +345,11 @@ def test_since_may_be_any_id(ada: User, room: str, since: str) -> None:
         assert hers.receive("welcome")["messages"] == []
 
 
-# --- who is here ---------------------------------------------------------------------------------------------------
+# --- presence ------------------------------------------------------------------------------------------------------
 
 
-def test_presence_follows_who_comes_and_goes(ada: User, bob: User, room: str) -> None:
-    """The newcomer is informed of all, the others of the newcomer."""
+def test_join_and_leave_are_events(ada: User, bob: User, room: str) -> None:
+    """The new member gets the list of all users, and the others get the new member."""
     with ada.inside(room) as hers:
         with bob.inside(room) as his:
             both = [hers.welcome["you"], his.welcome["you"]]
@@ -365,12 +358,11 @@ def test_presence_follows_who_comes_and_goes(ada: User, bob: User, room: str) ->
         assert hers.receive("leave") == {"type": "leave", "user": both[1]}
 
 
-def test_presence_ends_without_a_goodbye(ada: User, bob: User, room: str) -> None:
-    """Who is cut off has left too."""
-    with ada.inside(room) as hers, bob.inside(room) as his:
-        hers.receive("join")
-        his.ws.socket.shutdown(2)
-        hers.receive("leave")
+def test_lost_connection_is_a_leave(both: tuple[Socket, Socket]) -> None:
+    """Also without a close frame."""
+    hers, his = both
+    his.ws.socket.shutdown(socket.SHUT_RDWR)
+    hers.receive("leave")
 
 
 def test_two_tabs_are_one_user(ada: User, bob: User, room: str) -> None:
@@ -390,8 +382,8 @@ def test_two_tabs_are_one_user(ada: User, bob: User, room: str) -> None:
 # --- typing --------------------------------------------------------------------------------------------------------
 
 
-def test_typing_is_told_to_others_and_kept_nowhere(ada: User, bob: User, room: str) -> None:
-    """Neither oneself nor one's other tab is informed, nor a user who comes later."""
+def test_typing_is_sent_to_others_and_not_stored(ada: User, bob: User, room: str) -> None:
+    """The user's own tabs do not get it, and it is not in the history."""
     with ada.inside(room) as hers, ada.inside(room) as her_other, bob.inside(room) as his:
         for each in (hers, her_other):
             each.receive("join")
@@ -403,14 +395,14 @@ def test_typing_is_told_to_others_and_kept_nowhere(ada: User, bob: User, room: s
             assert [message["text"] for message in later.welcome["messages"]] == ["done"]
 
 
-def test_typing_is_throttled(ada: User, bob: User, room: str) -> None:
-    """A page that tells of each key costs the others one event; what was said begins anew."""
-    with ada.inside(room) as hers, bob.inside(room) as his:
-        for _ in range(2):
-            for _ in range(20):
-                hers.send(type="typing")
-            hers.say("done")
-        assert [his.next()["type"] for _ in range(4)] == ["typing", "message"] * 2
+def test_typing_is_throttled(both: tuple[Socket, Socket]) -> None:
+    """A page that sends an event for each key costs the others one event for each message."""
+    hers, his = both
+    for _ in range(2):
+        for _ in range(20):
+            hers.send(type="typing")
+        hers.say("done")
+    assert [his.next()["type"] for _ in range(4)] == ["typing", "message"] * 2
 
 
 # --- what is not right ---------------------------------------------------------------------------------------------
@@ -459,13 +451,12 @@ def test_what_no_page_sends_ends_the_connection(
     ],
     ids=["empty", "blank", "long", "null"],
 )
-def test_what_a_user_may_get_wrong_is_answered(ada: User, bob: User, room: str, text: str, detail: str) -> None:
+def test_what_a_user_may_get_wrong_is_answered(both: tuple[Socket, Socket], text: str, detail: str) -> None:
     """With a sentence, to this user alone; the connection stays."""
-    with bob.inside(room) as his, ada.inside(room) as hers:
-        his.receive("join")
-        hers.say(text, "right")
-        assert hers.receive("error") == {"type": "error", "detail": detail}
-        assert hers.texts(1) == his.texts(1) == ["right"]
+    hers, his = both
+    hers.say(text, "right")
+    assert hers.receive("error") == {"type": "error", "detail": detail}
+    assert hers.texts(1) == his.texts(1) == ["right"]
 
 
 @pytest.mark.parametrize(
@@ -496,7 +487,7 @@ def test_logout_closes_the_sockets_of_the_session(chat: Chat, bob: User, room: s
     assert desk.refused(f"/ws/rooms/{room}/").status == 302
 
 
-def test_restart_says_1012_and_keeps_everybody_logged_in(tmp_path: Path) -> None:
+def test_restart_closes_with_1012_and_keeps_sessions(tmp_path: Path) -> None:
     """A new worker knows the sessions and the history; the key that signs them is not made anew."""
     with serve_chat(tmp_path) as chat:
         ada, room = new_user(chat), chat.room()
@@ -513,8 +504,8 @@ def test_restart_says_1012_and_keeps_everybody_logged_in(tmp_path: Path) -> None
             assert [message["text"] for message in hers.receive("welcome")["messages"]] == ["after"]
 
 
-def test_key_is_nobody_elses(chat: Chat) -> None:
-    """It lies beside the database, where its owner alone may read it."""
+def test_key_can_be_read_by_its_owner_alone(chat: Chat) -> None:
+    """It lies beside the database."""
     assert chat.database.with_suffix(".key").stat().st_mode & 0o777 == 0o600
 
 
@@ -569,7 +560,7 @@ def forty_messages(member: Socket) -> list[int]:
     return found
 
 
-def test_member_who_does_not_read_delays_nobody(tmp_path: Path) -> None:
+def test_member_who_does_not_read_delays_no_other(tmp_path: Path) -> None:
     """Others receive everything meanwhile; a client that is too slow is closed with 1013, and may come back."""
     with serve_chat(tmp_path, GWS_SEND_LIMIT="65536") as chat:
         ada, bob, room = new_user(chat), new_user(chat), chat.room()

@@ -68,7 +68,7 @@ class Person:
 
     @property
     def notices(self) -> Locator:
-        """Who came and went."""
+        """The lines about users who joined and left."""
         return self.page.locator(".notice")
 
 
@@ -107,11 +107,21 @@ def room(chat: Chat) -> str:
     return chat.room()
 
 
-def test_two_people_talk(chat: Chat, newcomer: Newcomer, room: str) -> None:
-    """Each sees the own messages as such and the other's under a name; markup is text."""
+Pair = tuple[Person, Person]
+
+
+@pytest.fixture
+def pair(chat: Chat, newcomer: Newcomer, room: str) -> Pair:
+    """Two users in that room; the first one came first."""
     ada, bob = newcomer(), newcomer()
-    ada.visit(chat, room)
-    bob.visit(chat, room)
+    for person in (ada, bob):
+        person.visit(chat, room)
+    return ada, bob
+
+
+def test_two_people_talk(pair: Pair) -> None:
+    """Each sees the own messages as such and the other's under a name; markup is text."""
+    ada, bob = pair
     expect(ada.notices).to_have_text([f"{bob.name} joined"])
     expect(ada.page.locator("#count")).to_have_text("2")
     ada.say("Grüße, 你好")
@@ -122,24 +132,20 @@ def test_two_people_talk(chat: Chat, newcomer: Newcomer, room: str) -> None:
     expect(ada.page.locator(".message:not(.mine) b")).to_have_text([bob.name])
 
 
-def test_typing_is_seen_until_the_message_comes(chat: Chat, newcomer: Newcomer, room: str) -> None:
+def test_typing_is_seen_until_the_message_comes(pair: Pair) -> None:
     """The others see who is typing; the message takes its place."""
-    ada, bob = newcomer(), newcomer()
-    ada.visit(chat, room)
-    bob.visit(chat, room)
+    ada, bob = pair
     bob.page.get_by_label("Message", exact=True).press_sequentially("hello")
     expect(ada.page.get_by_text(f"{bob.name} is typing…")).to_be_visible()
     expect(bob.page.locator("#typing")).to_be_hidden()
     bob.page.keyboard.press("Enter")
     ada.shows("hello")
-    assert ada.page.locator("#typing").is_hidden()  # at once: in the end it goes by itself
+    assert ada.page.locator("#typing").is_hidden()  # at once: after some seconds it disappears by itself
 
 
-def test_reload_keeps_the_history_and_is_nobodys_news(chat: Chat, newcomer: Newcomer, room: str) -> None:
-    """What was said is there again; to the others it looks as if nothing had happened, but who goes has left."""
-    ada, bob = newcomer(), newcomer()
-    ada.visit(chat, room)
-    bob.visit(chat, room)
+def test_reload_keeps_the_history_and_is_not_announced(pair: Pair) -> None:
+    """The messages are shown again, and the others see neither a leave nor a join, until the page is closed."""
+    ada, bob = pair
     ada.say("one")
     bob.shows("one")
     bob.page.reload()
@@ -153,11 +159,9 @@ def test_reload_keeps_the_history_and_is_nobodys_news(chat: Chat, newcomer: Newc
     expect(ada.page.locator("#count")).to_have_text("1")
 
 
-def test_logout_ends_the_other_tab(chat: Chat, newcomer: Newcomer, room: str) -> None:
+def test_logout_ends_the_other_tab(chat: Chat, pair: Pair, room: str) -> None:
     """It says so and stays disconnected; other users go on."""
-    ada, bob = newcomer(), newcomer()
-    ada.visit(chat, room)
-    bob.visit(chat, room)
+    ada, bob = pair
     tab = ada.context.new_page()
     tab.goto(url(chat.server, "/rooms/lobby/", "http"))
     tab.get_by_role("button", name="Log out").click()
@@ -267,11 +271,9 @@ def test_session_that_ended_meanwhile_ends_the_attempts(chat: Chat, newcomer: Ne
     expect(ada.page.get_by_role("status")).to_have_text("Disconnected")
 
 
-def test_unread_messages_show_in_the_title(chat: Chat, newcomer: Newcomer, room: str) -> None:
+def test_unread_messages_show_in_the_title(pair: Pair, room: str) -> None:
     """While the page is hidden they are counted; the count is cleared when it is shown."""
-    ada, bob = newcomer(), newcomer()
-    ada.visit(chat, room)
-    bob.visit(chat, room)
+    ada, bob = pair
     ada.page.evaluate("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
     bob.say("one")
     bob.say("two")
@@ -280,11 +282,9 @@ def test_unread_messages_show_in_the_title(chat: Chat, newcomer: Newcomer, room:
     expect(ada.page).to_have_title(f"{room} · Chat")
 
 
-def test_long_history_is_read_in_peace(chat: Chat, newcomer: Newcomer, room: str) -> None:
+def test_long_history_is_read_in_peace(pair: Pair) -> None:
     """Who has scrolled up stays there, and is informed that there is more below."""
-    ada, bob = newcomer(), newcomer()
-    ada.visit(chat, room)
-    bob.visit(chat, room)
+    ada, bob = pair
     for number in range(30):
         bob.say(f"message {number}")
     expect(ada.bubbles.last).to_be_in_viewport()
@@ -299,7 +299,7 @@ def test_long_history_is_read_in_peace(chat: Chat, newcomer: Newcomer, room: str
     expect(button).to_be_hidden()
 
 
-def test_button_for_new_messages_is_in_nobodys_way(chat: Chat, newcomer: Newcomer, room: str) -> None:
+def test_button_for_new_messages_covers_nothing(chat: Chat, newcomer: Newcomer, room: str) -> None:
     """It is one line above the composer, however much is written there, on the smallest of phones too."""
     ada, bob = newcomer(viewport={"width": 320, "height": 568}), newcomer()
     ada.visit(chat, room)
@@ -351,9 +351,9 @@ def test_page_fits_the_screen(gallery: Chat, newcomer: Newcomer, size: str, sche
         other.visit(gallery, room)
     grace, katherine = others
     for speaker, text in (
-        (ada, "Good morning! Has anybody tried the new build?"),
+        (ada, "Good morning! Did you try the new build?"),
         (ada, "It starts in about a second here."),
-        (grace, "Yes. No second server, and forty lines of configuration are gone: it still works."),
+        (grace, "Yes. No second server, and forty lines of configuration less: it still works."),
         (katherine, "Same on my phone. It came back by itself after the tunnel."),
         (ada, "That is the real test."),
     ):
@@ -369,7 +369,7 @@ def test_page_fits_the_screen(gallery: Chat, newcomer: Newcomer, size: str, sche
 
 
 def test_side_slides_in_on_a_phone(gallery: Chat, newcomer: Newcomer) -> None:
-    """Rooms, people and the way out are behind a button; Escape closes them."""
+    """A button shows rooms, users and the logout; Escape hides them."""
     ada = newcomer("Ada.Lovelace", viewport=SIZES["phone"])
     ada.visit(gallery)
     logout, menu = ada.page.locator("#logout"), ada.page.locator("#menu")

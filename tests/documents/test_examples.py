@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import websocket
-from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import connect
+from websockets.exceptions import InvalidStatus
 
-from ..support.documents import command, serve, url
+from ..support.documents import TIMEOUT, close_frame, command, opened, serve, url
 from ..support.servers import ROOT, Server
 
 EXAMPLES = ROOT / "examples"
-TIMEOUT = 20.0
-
-
-@contextmanager
-def by_websockets(address: str, **options: Any) -> Iterator[Any]:
-    """A connection of ``websockets``."""
-    with connect(address, proxy=None, open_timeout=TIMEOUT, **options) as ws:
-        yield ws
 
 
 @contextmanager
@@ -36,23 +27,26 @@ def by_websocket_client(address: str) -> Iterator[Any]:
         yield ws
 
 
-clients = pytest.mark.parametrize("opened", [by_websockets, by_websocket_client])
-
-
-def example(name: str) -> Any:
-    """A fixture: one of the examples, served until the tests of this file are done."""
-
-    @pytest.fixture(scope="module", name=name)
-    def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-        arguments = command(EXAMPLES / name / "README.md", "gunicorn")
-        with serve(arguments, tmp_path_factory.mktemp(name)) as server:
-            yield server
-
-    return run
+clients = pytest.mark.parametrize("client", [opened, by_websocket_client])
 
 
 NAMES = ("django_view", "echo", "flask_view", "gevent_websocket_app")
-django_view, echo, flask_view, gevent_websocket_app = map(example, NAMES)
+Served = Callable[[str], Server]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """``served(name)``: one of the examples, until the tests of this file are done; the first call starts it."""
+    running: dict[str, Server] = {}
+    with ExitStack() as stack:
+
+        def get(name: str) -> Server:
+            if name not in running:
+                arguments = command(EXAMPLES / name / "README.md", "gunicorn")
+                running[name] = stack.enter_context(serve(arguments, tmp_path_factory.mktemp(name)))
+            return running[name]
+
+        yield get
 
 
 def get(address: str) -> tuple[int, str]:
@@ -76,9 +70,9 @@ def test_examples_are_all_tested_here() -> None:
 
 
 @clients
-def test_echo_returns_text(echo: Server, opened: Any) -> None:
+def test_echo_returns_text(served: Served, client: Any) -> None:
     """What is sent comes back, the empty message too."""
-    with opened(url(echo)) as ws:
+    with client(url(served("echo"))) as ws:
         replies = []
         for message in ("x", "Grüße, 你好", "", "y" * 100_000):
             ws.send(message)
@@ -86,48 +80,38 @@ def test_echo_returns_text(echo: Server, opened: Any) -> None:
     assert replies == ["x", "Grüße, 你好", "", "y" * 100_000]
 
 
-def test_echo_returns_binary(echo: Server) -> None:
+def test_echo_returns_binary(served: Served) -> None:
     """Bytes come back as bytes."""
-    with by_websockets(url(echo)) as ws:
+    with opened(url(served("echo"))) as ws:
         ws.send(bytes(range(256)))
         assert ws.recv(timeout=TIMEOUT) == bytes(range(256))
-
-
-def test_echo_over_http_answers_as_a_page(echo: Server) -> None:
-    """The same address without an upgrade is plain HTTP."""
-    assert get(url(echo, scheme="http")) == (200, "Connect with a WebSocket: what you send comes back.\n")
 
 
 # --- django_view ---------------------------------------------------------------------------------------------------
 
 
 @clients
-def test_django_view_returns_text(django_view: Server, opened: Any) -> None:
+def test_django_view_returns_text(served: Served, client: Any) -> None:
     """The view echoes, through Django's middleware and URLconf."""
-    with opened(url(django_view, "/ws/")) as ws:
+    with client(url(served("django_view"), "/ws/")) as ws:
         ws.send("x")
         assert ws.recv() == "x"
 
 
-def test_django_view_has_a_page(django_view: Server) -> None:
+def test_django_view_has_a_page(served: Served) -> None:
     """The page is served, and fetches nothing from anywhere."""
-    status, page = get(url(django_view, scheme="http"))
+    status, page = get(url(served("django_view"), scheme="http"))
     assert status == 200
     assert "/ws/" in page
     assert page.replace("http://www.w3.org/2000/svg", "").count("://") == 2  # "wss://" and "ws://" of the page itself
 
 
-def test_django_view_over_http_answers_400(django_view: Server) -> None:
-    """Without an upgrade there is no WebSocket in request.META."""
-    assert get(url(django_view, "/ws/", scheme="http")) == (400, "This address serves only WebSockets.\n")
-
-
 @pytest.mark.parametrize(
     ("path", "origin", "status"), [("/nothing/", None, 404), ("/ws/", "https://evil.example", 403)]
 )
-def test_django_view_refuses(django_view: Server, path: str, origin: str | None, status: int) -> None:
+def test_django_view_refuses(served: Served, path: str, origin: str | None, status: int) -> None:
     """What Django or the origin check refuses is an HTTP answer instead of the 101."""
-    with pytest.raises(InvalidStatus) as refused, by_websockets(url(django_view, path), origin=origin):
+    with pytest.raises(InvalidStatus) as refused, opened(url(served("django_view"), path), origin=origin):
         pass
     assert refused.value.response.status_code == status
 
@@ -136,75 +120,71 @@ def test_django_view_refuses(django_view: Server, path: str, origin: str | None,
 
 
 @clients
-def test_flask_view_sends_the_time(flask_view: Server, opened: Any) -> None:
+def test_flask_view_sends_the_time(served: Served, client: Any) -> None:
     """The clock ticks at the interval that the client asks for."""
-    with opened(url(flask_view, "/clock")) as ws:
+    with client(url(served("flask_view"), "/clock")) as ws:
         ws.send("0.01")
         times = [datetime.fromisoformat(ws.recv()) for _ in range(20)]
     assert times == sorted(set(times))
-    assert (times[-1] - times[0]).total_seconds() < 10  # 18 and more at the interval that nobody asked for
-
-
-def test_flask_view_closes_on_a_message_that_is_no_number(flask_view: Server) -> None:
-    """The view says why it hangs up."""
-    with by_websockets(url(flask_view, "/clock")) as ws:
-        ws.send("soon")
-        assert goodbye(ws) == (1007, "send a number of seconds")
-
-
-def goodbye(ws: Any) -> tuple[int, str] | None:
-    """Code and reason of the server's close frame."""
-    try:
-        while True:
-            ws.recv(timeout=TIMEOUT)
-    except ConnectionClosed as closed:
-        return None if closed.rcvd is None else (closed.rcvd.code, closed.rcvd.reason)
-
-
-def test_flask_view_has_a_page(flask_view: Server) -> None:
-    """A route without ``websocket=True`` is plain HTTP."""
-    assert get(url(flask_view, scheme="http")) == (200, "The clock is at /clock, over a WebSocket.\n")
-
-
-def test_flask_view_over_http_answers_426(flask_view: Server) -> None:
-    """The route is for WebSockets alone."""
-    assert get(url(flask_view, "/clock", scheme="http")) == (426, "This address serves only WebSockets.\n")
+    assert (times[-1] - times[0]).total_seconds() < 10  # 18 and more at the default interval
 
 
 # --- gevent_websocket_app ------------------------------------------------------------------------------------------
 
 
 @clients
-def test_gevent_websocket_app_lets_two_talk(gevent_websocket_app: Server, opened: Any) -> None:
-    """Both hear who comes, what is said and who goes."""
-    address = url(gevent_websocket_app, "/chat")
-    with opened(address) as first:
+def test_gevent_websocket_app_lets_two_talk(served: Served, client: Any) -> None:
+    """Both receive joins, messages and leaves."""
+    address = url(served("gevent_websocket_app"), "/chat")
+    with client(address) as first:
         me = name_in(first.recv())
-        with opened(address) as second:
+        with client(address) as second:
             you = name_in(second.recv())
             second.send("hello")
-            heard = [first.recv(), first.recv(), second.recv()]
-        heard.append(first.recv())
-    said = f"{you}: hello"
+            received = [first.recv(), first.recv(), second.recv()]
+        received.append(first.recv())
+    hello = f"{you}: hello"
     assert me != you
-    assert heard == [f"* {you} is here, 2 in the room", said, said, f"* {you} has disconnected, 1 in the room"]
+    assert received == [f"* {you} is here, 2 in the room", hello, hello, f"* {you} has disconnected, 1 in the room"]
 
 
 def name_in(line: str) -> str:
-    """Who is announced."""
+    """The name in the line of a join."""
     return line.removeprefix("* ").partition(" is here")[0]
 
 
-def test_gevent_websocket_app_refuses_binary(gevent_websocket_app: Server) -> None:
-    """``close()`` of their API reaches the client with its code and reason."""
-    with by_websockets(url(gevent_websocket_app, "/chat")) as ws:
-        ws.send(b"\x00")
-        assert goodbye(ws) == (1003, "this chat is text")
+# --- all of them ---------------------------------------------------------------------------------------------------
 
 
-def test_gevent_websocket_app_over_http_answers_as_a_page(gevent_websocket_app: Server) -> None:
-    """``Resource`` sends plain requests to its plain application."""
-    assert get(url(gevent_websocket_app, scheme="http")) == (200, "The chat is at /chat, over a WebSocket.\n")
+@pytest.mark.parametrize(
+    ("name", "path", "status", "text"),
+    [
+        ("echo", "/", 200, "Connect with a WebSocket: what you send comes back.\n"),
+        ("django_view", "/ws/", 400, "This address serves only WebSockets.\n"),
+        ("flask_view", "/", 200, "The clock is at /clock, over a WebSocket.\n"),
+        ("flask_view", "/clock", 426, "This address serves only WebSockets.\n"),
+        ("gevent_websocket_app", "/", 200, "The chat is at /chat, over a WebSocket.\n"),
+    ],
+)
+def test_plain_http_is_answered(served: Served, name: str, path: str, status: int, text: str) -> None:
+    """By a page, or by an error where the address serves WebSockets alone."""
+    assert get(url(served(name), path, scheme="http")) == (status, text)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "message", "frame"),
+    [
+        ("flask_view", "/clock", "soon", (1007, "send a number of seconds")),
+        ("gevent_websocket_app", "/chat", b"\x00", (1003, "this chat is text")),
+    ],
+)
+def test_wrong_message_ends_the_connection(
+    served: Served, name: str, path: str, message: str | bytes, frame: tuple[int, str]
+) -> None:
+    """With the code and the reason of the application."""
+    with opened(url(served(name), path)) as ws:
+        ws.send(message)
+        assert close_frame(ws) == frame
 
 
 # --- what is printed beside them -----------------------------------------------------------------------------------

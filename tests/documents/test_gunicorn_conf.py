@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from gunicorn.config import Config
-from websockets.sync.client import connect
 
 from gws_middleware.worker import GeventWebSocketWorker
 
-from ..support.documents import url
-from ..support.servers import ROOT, eventually, launch
+from ..support.documents import opened, url
+from ..support.servers import ROOT, launch
+from ..support.waiting import eventually
 
 CONF = ROOT / "gunicorn_conf.py"
 
@@ -68,7 +68,7 @@ def test_access_log_tells_how_long_a_websocket_was_open(tmp_path: Path) -> None:
     options += ["--access-logformat", settings()["access_log_format"]]  # launch has one of its own
     env = {"WEB_CONCURRENCY": "1"}
     with launch("worker", tmp_path / "server", options=options, env=env, answers=False) as server:
-        with connect(url(server, "/echo"), proxy=None) as ws:
+        with opened(url(server, "/echo")) as ws:
             ws.send("x" * 10)
             ws.recv(timeout=10)
         line = eventually(access.read_text, "a line in the access log")

@@ -50,7 +50,7 @@ def test_every_row_is_there_once() -> None:
 
 
 @rows
-def test_row_names_knobs_duties_and_tests(number: str, body: str) -> None:
+def test_row_names_settings_duties_and_tests(number: str, body: str) -> None:
     """What is promised, what bounds it, what is left to the operator, and what shows it."""
     promise = body.partition("\n- ")[0].strip()
     assert promise

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 from gws_middleware.testing import Client, connect
 
 from ..support.documents import blocks
-from ..support.inprocess import package_path
+from ..support.programs import run_pytest
 from ..support.servers import ROOT
 
 PAGE = ROOT / "docs" / "testing.md"
@@ -22,9 +19,7 @@ def test_program_runs_as_printed(tmp_path: Path) -> None:
     [program] = blocks(PAGE, "python")
     name = program.splitlines()[0].removeprefix("# ")
     (tmp_path / name).write_text(program)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:django", name]
-    env = {**os.environ, **package_path()}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = run_pytest(tmp_path, "-p", "no:django", name)
     assert (done.returncode, "2 passed" in done.stdout) == (0, True), done.stdout + done.stderr
 
 

@@ -124,7 +124,7 @@ user_logged_out.connect(_logged_out)
 def log_out_slowly(request: HttpRequest, token: str) -> HttpResponse:
     _points[getcurrent()] = "signal", token
     logout(request)
-    return HttpResponse("gone")
+    return HttpResponse("done")
 
 
 def log_in_slowly(request: HttpRequest, name: str, token: str) -> HttpResponse:
@@ -141,7 +141,7 @@ def log_in_slowly(request: HttpRequest, name: str, token: str) -> HttpResponse:
 
 
 def log_in(request: HttpRequest, name: str) -> HttpResponse:
-    """Who says so, is."""
+    """Without a password."""
     login(request, User.objects.get_or_create(username=name)[0])
     return HttpResponse(name)
 
@@ -149,7 +149,7 @@ def log_in(request: HttpRequest, name: str) -> HttpResponse:
 def log_out(request: HttpRequest) -> HttpResponse:
     """The end of the session."""
     logout(request)
-    return HttpResponse("gone")
+    return HttpResponse("done")
 
 
 def withdraw(request: HttpRequest, name: str) -> HttpResponse:
@@ -179,7 +179,7 @@ def delete(request: HttpRequest, name: str) -> HttpResponse:
 def forget(request: Any) -> HttpResponse:
     """The session was deleted from the store, and no signal was sent."""
     type(request.session)(session_key=request.GET["key"]).delete()
-    return HttpResponse("gone")
+    return HttpResponse("done")
 
 
 urlpatterns = [

@@ -18,7 +18,7 @@ from gws_middleware.connection import control
 from gws_middleware.coroutines import run
 from gws_middleware.typing import Environ, StartResponse
 
-from .common import Router, configure_logging, query, record, text_response
+from .common import Router, configure_logging, hold, query, record, text_response
 
 configure_logging(logging.DEBUG)
 
@@ -137,7 +137,7 @@ def pushing(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 @app.at("/sleeping")
 def sleeping(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Accepts and sleeps, looking at the connection only when it has ended."""
+    """Accepts and sleeps, and uses the connection only when it has ended."""
     ws = environ["wsgi.websocket"]
     ws.send("ready")
     deadline = time.monotonic() + 5
@@ -198,7 +198,7 @@ def detached(environ: Environ, start_response: StartResponse) -> Iterable[bytes]
 
 
 @app.at("/detached/closes")
-def detached_told(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+def detached_closes(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """Echoes until it receives "bye", and closes then. With ``?raise=`` the view leaves by an exception."""
     ws = environ["wsgi.websocket"]
     token = {"QUERY_STRING": environ["QUERY_STRING"]}
@@ -501,9 +501,12 @@ def accept(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 
 def _accept_late(environ: Environ) -> None:
-    """Accepts when the peer has had the time to disconnect."""
+    """Accepts when the peer has disconnected: after ``/go``, or in a request without ``?id=`` after a moment."""
     record(environ, "called")
-    gevent.sleep(0.1)
+    if query(environ, "id"):
+        hold(environ)
+    else:
+        gevent.sleep(0.1)
     try:
         environ["wsgi.websocket"].accept()
     except ConnectionClosed as error:

@@ -21,7 +21,7 @@ from greenlet import greenlet
 from gws_middleware.process import registry
 from gws_middleware.typing import Environ, StartResponse, WSGIApp
 
-__all__ = ["UGLY", "Router", "configure_logging", "json_response", "query", "record", "text_response"]
+__all__ = ["UGLY", "Router", "configure_logging", "hold", "json_response", "query", "record", "text_response"]
 
 
 UGLY = "".join(map(chr, [*range(32), 127])) + "\x85\x9b31m\u2028\u2029\u202eforged"
@@ -95,6 +95,20 @@ def _tell_events(environ: Environ, start_response: StartResponse) -> Iterable[by
     return json_response(start_response, _events.get(name, []))
 
 
+_held: dict[str, Event] = {}
+
+
+def hold(environ: Environ) -> None:
+    """Wait until ``/go`` has been requested with the ``?id=`` of this request."""
+    event = _held[query(environ, "id")] = Event()
+    event.wait()
+
+
+def _go(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    _held[query(environ, "id")].set()
+    return text_response(start_response, "continued")
+
+
 # --- the worker's counts -------------------------------------------------------------------------------------------
 
 
@@ -125,10 +139,10 @@ def _tell_status(environ: Environ, start_response: StartResponse) -> Iterable[by
 
 
 class Router:
-    """A WSGI application that dispatches by path; it also answers ``/``, ``/events`` and ``/status``."""
+    """A WSGI application that dispatches by path; it also answers ``/``, ``/events``, ``/go`` and ``/status``."""
 
     def __init__(self) -> None:
-        self._views: dict[str, WSGIApp] = {"/": _hello, "/events": _tell_events, "/status": _tell_status}
+        self._views: dict[str, WSGIApp] = {"/": _hello, "/events": _tell_events, "/go": _go, "/status": _tell_status}
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         view = self._views.get(environ["PATH_INFO"])

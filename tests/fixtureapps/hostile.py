@@ -25,7 +25,7 @@ wrapped = WebSocketMiddleware(app)
 
 @app.at("/census")
 def census(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Living objects that no count of ``/status`` sees: loop watchers that were stopped but not let go, our own
+    """Living objects that no count of ``/status`` sees: loop watchers that were stopped but not released, our own
     objects that belong to no registered connection any more.
     """
     gc.collect()

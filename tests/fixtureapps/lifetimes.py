@@ -13,7 +13,6 @@ from typing import Any
 
 import gevent
 from gevent import monkey
-from gevent.event import Event
 from gevent.os import tp_read
 
 from gws_middleware import ConnectionClosed, WebSocketMiddleware
@@ -23,7 +22,7 @@ from gws_middleware.typing import Environ, StartResponse
 
 from ..support.seam import descriptor_of
 from .behaviours import PLAIN, app
-from .common import json_response, query, record, text_response
+from .common import hold, json_response, query, record
 
 __all__ = ["app", "wrapped"]
 
@@ -235,7 +234,7 @@ def failing(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     return []
 
 
-# --- views that look at nothing but ``closed``, and peers that leave before the 101 -----------------------------------
+# --- views that read nothing but ``closed``, and peers that close before the 101 --------------------------------------
 
 
 @app.at("/looking")
@@ -271,22 +270,13 @@ USES: dict[str, Callable[[Any], object]] = {
     "detach": lambda ws: ws.detach(),
 }
 """Every way to accept."""
-_go: dict[str, Event] = {}
-
-
-@app.at("/go")
-def go(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Lets the view of ``/waits`` with this id go on."""
-    _go[query(environ, "id")].set()
-    return text_response(start_response, "gone on")
 
 
 @app.at("/waits")
 def waits(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Waits for something else before it uses the WebSocket (``?use=``), and records what that says."""
-    waiting = _go[query(environ, "id")] = Event()
+    """Waits for ``/go`` before it uses the WebSocket (``?use=``), and records what that returns or raises."""
     record(environ, "waiting")
-    waiting.wait()
+    hold(environ)
     ws = environ["wsgi.websocket"]
     try:
         found = repr(USES[query(environ, "use")](ws))

@@ -77,7 +77,7 @@ def pile(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 @app.at("/busy")
 def busy(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Computes for ``?seconds=``, and gives way to nobody."""
+    """Computes for ``?seconds=``, and does not yield to the hub."""
     end = time.monotonic() + float(query(environ, "seconds"))
     while time.monotonic() < end:
         pass

@@ -1,4 +1,4 @@
-"""The application of ``behaviours`` behind several lists of origins. The first segment of the path names the list.
+"""The application of ``behaviours`` with several lists of origins. The first segment of the path names the list.
 
 Compiled patterns cannot come from the environment, so the wrappers stand here; under gunicorn's own gevent worker.
 """

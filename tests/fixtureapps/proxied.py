@@ -1,4 +1,4 @@
-"""What a proxy in front of gunicorn could change: who asks, what goes by, and how it ends."""
+"""What a proxy in front of gunicorn could change: the client's address, the bytes that pass, and how it ends."""
 
 from __future__ import annotations
 

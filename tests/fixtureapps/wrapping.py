@@ -197,8 +197,8 @@ class Recorder(Transport):
             event = item.get_event()
             if event is not None:
                 exceptions = event.get("exception", {}).get("values", [])
-                said = [f"{one['type']}: {one['value']}" for one in exceptions]
-                _reports.append(" / ".join(said) or str(event.get("logentry")))
+                texts = [f"{one['type']}: {one['value']}" for one in exceptions]
+                _reports.append(" / ".join(texts) or str(event.get("logentry")))
 
 
 sentry_sdk.init("https://key@sentry.invalid/1", transport=Recorder)

@@ -57,7 +57,7 @@ def not_reading(client: RawClient) -> None:
     client.sock.setblocking(False)
 
 
-def told_to_raise(client: RawClient) -> None:
+def asks_to_raise(client: RawClient) -> None:
     """Makes a callback fail."""
     client.text("raise")
     client.read_frame()
@@ -77,7 +77,7 @@ def leaving_with_a_reason(client: RawClient) -> None:
 WAYS: dict[str, tuple[Callable[[RawClient], None], str]] = {  # the view: what its peer does, what the record says
     "/after/raise": (nothing, "the application raised; closed with 1011"),
     "/after/status": (nothing, "the application answered .*; closed with 1011"),
-    "/obedient": (told_to_raise, "raised; closed with 1011"),
+    "/obedient": (asks_to_raise, "raised; closed with 1011"),
     "/parting": (leaving, "raised; closed with 1011"),
     "/pushing": (leaving_with_a_reason, "the peer sent 4001 "),
     "/flooding": (not_reading, "the peer read nothing for 1.0 s: cut"),

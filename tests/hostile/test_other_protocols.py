@@ -31,7 +31,7 @@ VIEWS = ["/echo", "/detached", "/idle"]
 @pytest.mark.parametrize("foreign", FOREIGN)
 @pytest.mark.parametrize("path", VIEWS)
 def test_other_protocol_is_a_broken_frame(worker: Server, token: str, path: str, foreign: str, pipelined: bool) -> None:
-    """1002 and the end; not a byte of an answer, and no request is served, whether the view is there or has left."""
+    """1002 and the end; not a byte of an answer, and no request is served, whether the view runs or has returned."""
     sent = FOREIGN[foreign].replace(b"{token}", token.encode())
     with worker.connect() as client:
         client.upgrade(f"{path}?id={token}&nap=0.1", then=sent if pipelined else b"")

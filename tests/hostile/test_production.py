@@ -28,14 +28,14 @@ from ..support.rawclient import (
     frame,
     upgrade_request,
 )
-from ..support.servers import Record, Server, eventually, launch
-from ..support.waiting import SPARE, agrees
+from ..support.servers import Record, Server, launch
+from ..support.waiting import SPARE, agrees, eventually
 from .watch import Bystander, Memory
 
 HOSTILE = "tests.fixtureapps.hostile"
 MIB = 2**20
 INTERVAL, TIMEOUT, MESSAGE = 0.4, 0.4, 1.0
-IMPATIENT = {
+SHORT_TIMEOUTS = {
     "GWS_PING_INTERVAL": str(INTERVAL),
     "GWS_PING_TIMEOUT": str(TIMEOUT),
     "GWS_MESSAGE_TIMEOUT": str(MESSAGE),
@@ -45,21 +45,21 @@ IMPATIENT = {
 
 
 @pytest.fixture(scope="module")
-def impatient_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def short_timeouts_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A worker with deadlines that a test can wait for."""
-    with launch("worker", tmp_path_factory.mktemp("impatient"), HOSTILE, env=IMPATIENT) as server:
+    with launch("worker", tmp_path_factory.mktemp("short-timeouts"), HOSTILE, env=SHORT_TIMEOUTS) as server:
         yield server
 
 
 @pytest.fixture
-def impatient(impatient_server: Server) -> Iterator[Server]:
+def strict(short_timeouts_server: Server) -> Iterator[Server]:
     """That worker, with an honest peer beside the attack; after it nothing is left."""
-    before = impatient_server.status()
-    with Bystander(impatient_server) as honest:
-        yield impatient_server
+    before = short_timeouts_server.status()
+    with Bystander(short_timeouts_server) as honest:
+        yield short_timeouts_server
         honest.check()
-    impatient_server.settled(**{name: before[name] for name in ("fds", "greenlets", "watchers", "websockets")})
-    impatient_server.log.check()
+    short_timeouts_server.settled(**{name: before[name] for name in ("fds", "greenlets", "watchers", "websockets")})
+    short_timeouts_server.log.check()
 
 
 # --- one message (row 7) -------------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ def impatient(impatient_server: Server) -> Iterator[Server]:
 
 @pytest.mark.parametrize("path", ["/echo", "/detached"])
 @pytest.mark.parametrize("shape", ["one frame", "fragments", "header"])
-def test_message_that_takes_too_long_ends_with_1008(impatient: Server, path: str, shape: str) -> None:
+def test_message_that_takes_too_long_ends_with_1008(strict: Server, path: str, shape: str) -> None:
     """However steadily its bytes come, and whatever else comes in between."""
     beginning = {
         "one frame": frame(BINARY, length=1000),
@@ -75,7 +75,7 @@ def test_message_that_takes_too_long_ends_with_1008(impatient: Server, path: str
         "header": frame(BINARY, b"x" * 300)[:3],
     }[shape]
     piece = {"one frame": b"x", "fragments": frame(PING) + frame(CONTINUATION, b"x", fin=False), "header": b""}[shape]
-    with impatient.connect() as client:
+    with strict.connect() as client:
         client.upgrade(path)
         begin = time.monotonic()
         client.send(beginning)
@@ -100,9 +100,9 @@ def dribble(client: RawClient, piece: bytes, until: float) -> list[Frame]:
     return seen
 
 
-def test_slow_messages_in_time_are_taken(impatient: Server) -> None:
+def test_slow_messages_in_time_are_taken(strict: Server) -> None:
     """Each has its own time: a peer that takes most of it for every one goes on."""
-    with impatient.connect() as client:
+    with strict.connect() as client:
         client.upgrade("/echo")
         for number in range(3):
             client.send(frame(TEXT, b"%d" % number)[:-1])
@@ -118,7 +118,7 @@ def test_slow_messages_in_time_are_taken(impatient: Server) -> None:
 
 @pytest.mark.parametrize("payload", [b"", b"p" * 125], ids=["empty", "longest"])
 def test_ping_flood_of_a_peer_that_never_reads_ends_with_1008(worker: Server, memory: Memory, payload: bytes) -> None:
-    """Its pongs are coalesced, so that memory stays flat, and when that has gone on for long the connection ends."""
+    """Its pongs are coalesced, so that memory stays flat, and when that lasts too long the connection ends."""
     one = frame(PING, payload)
     flood = one * (64 * MIB // len(one))
     seen = len(flood_records(worker))
@@ -147,45 +147,45 @@ def disconnect(client: RawClient) -> None:
 
 
 @pytest.mark.parametrize("path", ["/echo", "/detached"])
-def test_lost_peer_is_found_by_ping(impatient: Server, token: str, path: str) -> None:
+def test_lost_peer_is_found_by_ping(strict: Server, token: str, path: str) -> None:
     """Without a FIN, in the interval and the time to answer; the view, or ``on_close``, sees the end with 1011."""
-    with impatient.connect() as client:
+    with strict.connect() as client:
         begin = time.monotonic()
         client.upgrade(f"{path}?id={token}")
         disconnect(client)
         wanted = "ended" if path == "/echo" else "left after 1011"
-        impatient.events(token, wanted)
+        strict.events(token, wanted)
         waited = time.monotonic() - begin
-        [record] = impatient.log.find(f"'{path}': closed with 1011 'keepalive ping timeout'")[-1:]
-        impatient.settled(websockets=1)  # the honest peer
+        [record] = strict.log.find(f"'{path}': closed with 1011 'keepalive ping timeout'")[-1:]
+        strict.settled(websockets=1)  # the honest peer
     assert agrees(waited, INTERVAL + TIMEOUT)
     assert record.level == "INFO"
 
 
 @pytest.mark.parametrize("path", ["/pushing", "/sleeping"])
-def test_lost_peer_is_found_though_the_view_never_receives(impatient: Server, token: str, path: str) -> None:
+def test_lost_peer_is_found_though_the_view_never_receives(strict: Server, token: str, path: str) -> None:
     """It only sends, or sleeps: pongs are missed all the same."""
-    with impatient.connect() as client:
+    with strict.connect() as client:
         client.upgrade(f"{path}?id={token}")
         disconnect(client)
         wanted = "left by ConnectionClosed" if path == "/pushing" else "woke up after 1011"
-        assert impatient.events(token, wanted) == [wanted]
-        impatient.settled(websockets=1)
+        assert strict.events(token, wanted) == [wanted]
+        strict.settled(websockets=1)
 
 
-def test_peer_that_vanished_behind_a_full_inbox_is_let_go(impatient: Server, token: str) -> None:
+def test_lost_peer_with_a_full_inbox_is_released(strict: Server, token: str) -> None:
     """No application reads its pongs, so none misses them: the kernel finds out by what is not acknowledged."""
-    with impatient.connect() as client:
+    with strict.connect() as client:
         client.upgrade(f"/sleeping?id={token}")
         client.send(frame(TEXT, b"x") * 100)
         disconnect(client)
-        assert impatient.events(token, "woke up after 1006") == ["woke up after 1006"]
-        impatient.settled(websockets=1)
+        assert strict.events(token, "woke up after 1006") == ["woke up after 1006"]
+        strict.settled(websockets=1)
 
 
-def test_silent_peer_that_answers_pings_stays(impatient: Server) -> None:
+def test_silent_peer_that_answers_pings_stays(strict: Server) -> None:
     """For many intervals, without a message of either side; its pings come at the interval."""
-    with impatient.connect() as client:
+    with strict.connect() as client:
         begin = time.monotonic()
         client.upgrade("/echo")
         for _ in range(6):
@@ -242,7 +242,7 @@ def fill(stack: ExitStack, server: Server, count: int) -> list[RawClient]:
 
 
 def test_connection_beyond_the_limit_is_a_503_with_retry_after(small: Server) -> None:
-    """A sentence says why; those who are here are not disturbed."""
+    """A sentence states why; open connections are not disturbed."""
     with ExitStack() as stack:
         clients = fill(stack, small.at("unix"), 5)
         found = refusal(small.at("unix"))

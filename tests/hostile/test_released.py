@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from ..support.rawclient import TEXT, Frame, close_frame, upgrade_request
-from ..support.servers import LATE, SWITCHED, Certificate, Server, eventually, launch
+from ..support.servers import LATE, SWITCHED, Certificate, Server, launch
+from ..support.waiting import eventually
 
 LIFETIMES = "tests.fixtureapps.lifetimes"
 SLOTS = 3
@@ -42,7 +43,7 @@ def kind(
 
 @pytest.fixture
 def limited(kind: Server) -> Iterator[Server]:
-    """That server: a request that failed has left nothing reserved, and no descriptor, greenlet or watcher."""
+    """That server: a request that failed keeps nothing reserved, and no descriptor, greenlet or watcher."""
     before = kind.status()
     yield kind
     kind.settled(**{name: before[name] for name in ("fds", "greenlets", "watchers")})

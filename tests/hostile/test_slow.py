@@ -67,7 +67,7 @@ def silent(client: RawClient) -> None:
 
 
 def talking(client: RawClient) -> None:
-    """Sends messages as if nothing had been said."""
+    """Sends messages as if nothing had been sent."""
     while True:
         client.send(frame(TEXT, b"x" * 1000))
         time.sleep(0.0001)

@@ -1,4 +1,4 @@
-"""A second request hidden behind a handshake that is refused (row 18), and what is no handshake at all (row 20).
+"""A second request hidden after a handshake that is refused (row 18), and what is no handshake at all (row 20).
 
 A proxy that has passed on an upgrade may tunnel whatever comes after it, unread. So after each refusal, whichever part
 refuses, the response goes out, the connection ends, and what came after it was not served.

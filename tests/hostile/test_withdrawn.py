@@ -14,7 +14,8 @@ from threading import Thread
 import pytest
 
 from ..support.rawclient import CLOSE, TEXT, Frame, RawClient, close_frame, upgrade_request
-from ..support.servers import Server, eventually, launch
+from ..support.servers import Server, launch
+from ..support.waiting import eventually
 
 VIEWS = ["/private/", "/who/"]
 """Attached and detached."""

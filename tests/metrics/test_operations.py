@@ -26,7 +26,8 @@ from ..support.documents import blocks, command, serve, url
 from ..support.inprocess import connected, until
 from ..support.notices import find_chromium
 from ..support.rawclient import CLOSE, Frame, close_frame
-from ..support.servers import BEHAVIOURS, ROOT, Server, eventually, launch
+from ..support.servers import BEHAVIOURS, ROOT, Server, launch
+from ..support.waiting import eventually
 from .test_prometheus import parsed
 
 PAGE = ROOT / "docs" / "operations.md"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -19,7 +19,8 @@ from gws_middleware.metrics import prometheus
 
 from ..support.counting import Counting, Traffic, counting, total
 from ..support.rawclient import CLOSE, PONG, Frame, close_frame, frame, upgrade_request
-from ..support.servers import ROOT, Server, eventually, launch
+from ..support.servers import ROOT, Server, launch
+from ..support.waiting import eventually
 
 APP = "tests.fixtureapps.operations"
 HOOKS = ["--config", str(ROOT / "tests/fixtureapps/metrics_hooks.py")]
@@ -131,19 +132,23 @@ ANSWERS = {
 }
 
 
-@pytest.mark.parametrize("path", ANSWERS)
-def test_each_refusal_is_counted_once(server_directory: Path, path: str) -> None:
+def test_each_refusal_is_counted_once(server_directory: Path) -> None:
     """However the application answers with HTTP, also when it replaces its answer by another or leaves it to the
     server.
     """
+    statuses = []
+    counts: list[Scrape] = [{}]
     with launch("worker", server_directory, APP, options=HOOKS) as server:
-        with server.connect() as client:
-            client.send(upgrade_request(path))
-            status = client.read_response().status
-        found = scraped(server, lambda seen: bool(labelled(seen, "websocket_refused")))
-        if status == 500:
-            server.log.expect("neither accepted nor answered|the reason")
-    assert (status, found) == (ANSWERS[path], {"websocket_refused_total{reason=application}": 1})
+        for path in ANSWERS:
+            with server.connect() as client:
+                client.send(upgrade_request(path))
+                statuses.append(client.read_response().status)
+            counts.append(scraped(server, lambda seen: seen != counts[-1]))
+        server.log.expect("neither accepted nor answered|the reason", 2)
+    assert statuses == list(ANSWERS.values())
+    assert counts[1:] == [
+        {"websocket_refused_total{reason=application}": number} for number in range(1, len(ANSWERS) + 1)
+    ]
 
 
 def test_refusals_at_a_limit_are_counted_by_its_name(server_directory: Path) -> None:
@@ -340,17 +345,23 @@ def test_ends_of_a_stop_are_counted(server_directory: Path, shared: Path, answer
     assert list(shared.glob("gauge_live*")) == []
 
 
-def test_forked_child_exports_nothing_at_its_exit() -> None:
+def test_forked_child_exports_nothing_at_its_exit(monkeypatch: pytest.MonkeyPatch) -> None:
     """It has inherited the call, and what it counted would be counted twice."""
+    updated_by: list[int] = []
+    at_exit: list[Callable[[], object]] = []
 
     class Recorded:
-        updates = 0
+        def run(self) -> None: ...
 
         def update(self) -> None:
-            self.updates += 1
+            updated_by.append(os.getpid())
 
-    exporter: Any = Recorded()
-    prometheus._export_last(exporter, os.getpid() + 1)
-    assert exporter.updates == 0
-    prometheus._export_last(exporter, os.getpid())
-    assert exporter.updates == 1
+    monkeypatch.setattr(prometheus, "Exporter", Recorded)
+    monkeypatch.setattr(atexit, "register", lambda function, *values: at_exit.append(lambda: function(*values)))
+    worker = os.getpid()
+    prometheus.post_worker_init(None)
+    for pid in (worker, worker + 1):
+        monkeypatch.setattr(os, "getpid", lambda pid=pid: pid)
+        for call in at_exit:
+            call()
+    assert (len(at_exit), updated_by) == (1, [worker])

@@ -21,11 +21,11 @@ class OpenConnection:
         after: Seconds from its close frame until it is removed; never, if None.
         has_view: Whether it has a view that does not return.
         on_close: Called at its close frame.
+        outbox: Bytes that wait for its peer, and since when.
 
     """
 
     stats = (0, 0, 0, 0)
-    _outbox_state: tuple[int, float | None] = (0, None)
 
     def __init__(
         self,
@@ -34,8 +34,10 @@ class OpenConnection:
         *,
         has_view: bool = False,
         on_close: Callable[[OpenConnection], object] | None = None,
+        outbox: tuple[int, float | None] = (0, None),
     ) -> None:
         self.registry, self.after, self.on_close = registry, after, on_close
+        self._outbox_state = outbox
         self.calls: list[int | str] = []
         registry.add(self, Config())
         if has_view:

@@ -155,11 +155,11 @@ def test_latency_of_each_pong_is_for_every_consumer() -> None:
     with connected() as (ws, peer):
         counters = registry_of(ws).counters
         consumers = [counters.latencies()]
-        for _ in range(2):
+        for count in (1, 2):
             ws.ping()
             peer.read()
             peer.answer()
-            until(lambda: ws._ping is None)
+            until(lambda count=count: len(consumers[0]) == count)  # type: ignore[misc]
             consumers.append(counters.latencies())
         one, two, three = consumers
         of_two, of_one = [two.popleft() for _ in range(len(two))], list(one)

@@ -12,12 +12,13 @@ import pytest
 
 from ..conftest import SharedServer
 from ..support.rawclient import CLOSE, TEXT, Frame, RawClient, close_frame
-from ..support.servers import Server, eventually
+from ..support.servers import Server
+from ..support.waiting import eventually
 
 if sys.version_info >= (3, 12):  # which warns of forks beside threads; gevent has some
     pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-PLACES = ["worker", "worker/tls", "gevent", "gevent_pywsgi", "pywsgi", "pywsgi/tls", "geventwebsocket-worker"]
+SERVERS = ["worker", "worker/tls", "gevent", "gevent_pywsgi", "pywsgi", "pywsgi/tls", "geventwebsocket-worker"]
 LOST = {"closed": True, "send": "ConnectionClosed", "registry": 0, "descriptors": 0}
 
 
@@ -30,7 +31,7 @@ def forking(request: pytest.FixtureRequest, shared_server: SharedServer) -> Iter
     server.log.check()
 
 
-everywhere = pytest.mark.parametrize("forking", PLACES, indirect=True)
+everywhere = pytest.mark.parametrize("forking", SERVERS, indirect=True)
 every_child = pytest.mark.parametrize(
     ("how", "runs"), [("gevent", "loop"), ("gevent", "nothing"), ("raw", "loop"), ("raw", "nothing")]
 )

@@ -112,10 +112,8 @@ def test_traffic_is_that_of_open_and_of_ended_connections() -> None:
 def test_outbox_is_the_sum_and_the_longest_wait() -> None:
     """One peer that reads nothing is seen among many that do."""
     registry = Registry()
-    states = [(0, None), (5, 999.0), (7, 990.0), (3, None)]
-    members = [OpenConnection(registry) for _ in states]
-    for connection, state in zip(members, states, strict=True):
-        connection._outbox_state = state
+    outboxes: list[tuple[int, float | None]] = [(0, None), (5, 999.0), (7, 990.0), (3, None)]
+    members = [OpenConnection(registry, outbox=outbox) for outbox in outboxes]
     found = registry.outbox()
     for connection in members:
         registry.remove(connection)

@@ -14,6 +14,7 @@ from pathlib import Path
 import gevent
 import psutil
 import pytest
+from gevent.event import Event
 
 from gws_middleware.codes import CloseCode
 from gws_middleware.process import shutdown as module
@@ -21,11 +22,12 @@ from gws_middleware.process.registry import Registry
 from gws_middleware.process.shutdown import CLOSES_PER_SECOND, ShutdownCoordinator, drain, kill_views
 
 from ..support import servers
-from ..support.inprocess import Peer, connected, hub_errors, plain_channel, tcp_pair, unaccepted, until
+from ..support.inprocess import Peer, connected, hub_errors, plain_channel, tcp_pair, ticks, unaccepted, until
 from ..support.rawclient import CLOSE, TEXT, Frame, RawClient, close_frame, request, upgrade_request
 from ..support.registries import here
 from ..support.seam import registry_of
-from ..support.servers import KINDS, POWERLESS, Certificate, Server, eventually, launch
+from ..support.servers import KINDS, POWERLESS, Certificate, Server, launch
+from ..support.waiting import eventually
 from .members import OpenConnection
 
 __all__ = ["here", "hub_errors"]
@@ -106,34 +108,26 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return noted
 
 
-def test_close_frames_to_many_are_spread(pauses: list[float]) -> None:
-    """At most ``CLOSES_PER_SECOND``, and a few at a time: each of them makes a client connect again at once."""
+@pytest.mark.parametrize(
+    ("count", "timeout", "least", "most"),
+    [
+        (2000, 60, 2000 / CLOSES_PER_SECOND - 0.2, 2000 / CLOSES_PER_SECOND),
+        (2000, 1.0, 0.9, 1.0),
+        (20, 60, 0, 0),
+    ],
+    ids=["many", "too many for the timeout", "few"],
+)
+def test_close_frames_are_spread(pauses: list[float], count: int, timeout: float, least: float, most: float) -> None:
+    """At most ``CLOSES_PER_SECOND``, and a few at a time: each of them makes a client connect again at once. They take
+    no longer than the timeout, and few are not delayed at all.
+    """
     registry, order = Registry(), []
-    members = [OpenConnection(registry, 0, on_close=order.append) for _ in range(2000)]
-    drain(registry, CloseCode.SERVICE_RESTART, timeout=60)
+    members = [OpenConnection(registry, 0, on_close=order.append) for _ in range(count)]
+    drain(registry, CloseCode.SERVICE_RESTART, timeout)
     assert order == members
     assert {tuple(connection.calls) for connection in members} == {(1012,)}
-    assert 2000 / CLOSES_PER_SECOND - 0.2 < sum(pauses) <= 2000 / CLOSES_PER_SECOND
-    assert max(pauses) < 0.1
-
-
-def test_close_frames_to_very_many_take_no_longer_than_the_timeout(pauses: list[float]) -> None:
-    """The worker has no more time than that."""
-    registry, order = Registry(), []
-    for _ in range(2000):
-        OpenConnection(registry, 0, on_close=order.append)
-    drain(registry, timeout=1.0)
-    assert len(order) == 2000
-    assert 0.9 < sum(pauses) <= 1.0
-
-
-def test_close_frames_to_few_are_not_delayed(pauses: list[float]) -> None:
-    """A small worker stops at once."""
-    registry, order = Registry(), []
-    for _ in range(20):
-        OpenConnection(registry, 0, on_close=order.append)
-    drain(registry, timeout=60)
-    assert (len(order), sum(pauses)) == (20, 0)
+    assert least <= sum(pauses) <= most
+    assert max(pauses, default=0) < 0.1
 
 
 def test_connection_that_is_accepted_during_a_drain_is_closed_too() -> None:
@@ -188,7 +182,7 @@ def test_drain_of_some_leaves_others_open() -> None:
     closing, staying = OpenConnection(registry, 0.01), OpenConnection(registry)
     drain(registry, timeout=60, only=[closing])
     late = OpenConnection(registry)
-    gevent.sleep(0.01)
+    ticks()
     found = closing.calls, staying.calls, late.calls, registry.is_draining
     for connection in (staying, late):
         registry.remove(connection)
@@ -269,7 +263,7 @@ def test_kill_ends_the_views_that_have_not_returned() -> None:
 
 def test_kill_does_not_wait() -> None:
     """A view that goes on in its ``finally`` ends with the process."""
-    registry, steps = Registry(), []
+    registry, steps, go_on = Registry(), [], Event()
     connection = OpenConnection(registry)
 
     def view() -> None:
@@ -278,13 +272,15 @@ def test_kill_does_not_wait() -> None:
             gevent.sleep(60)
         finally:
             steps.append("finally")
-            gevent.sleep(0.02)
+            go_on.wait()
             steps.append("done")
 
     viewing = gevent.spawn(view)
     until(lambda: registry.views)
     kill_views(registry)
     before = list(steps)
+    until(lambda: steps == ["finally"])
+    go_on.set()
     viewing.join(5)
     registry.remove(connection)
     assert (before, steps) == ([], ["finally", "done"])
@@ -293,14 +289,13 @@ def test_kill_does_not_wait() -> None:
 # --- the coordinator, in this process --------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_coordinator_closes_once_the_worker_is_to_stop(here: Registry) -> None:
     """Not before; and once, however often it checks."""
     stopping: list[bool] = []
-    coordinator = ShutdownCoordinator(lambda: bool(stopping), graceful_timeout=3.0)
+    coordinator = ShutdownCoordinator(lambda: bool(stopping), graceful_timeout=0.6)
     connection = OpenConnection(here, 0.02)
     coordinator.check()
-    gevent.sleep(0.01)
+    ticks()
     before = list(connection.calls), coordinator.is_finished
     stopping.append(True)
     for _ in range(3):
@@ -338,22 +333,22 @@ def test_coordinator_closes_quickly(here: Registry) -> None:
 
 @pytest.mark.parametrize("kind", ABLE)
 def test_stopped_server_closes_all(server_directory: Path, kind: str) -> None:
-    """Attached and detached connections are closed with 1012, ``finally`` and ``on_close`` run, and the server ends
-    long before its graceful timeout is over.
+    """Attached and detached connections are closed with ``shutdown_close_code``, ``finally`` and ``on_close`` run, and
+    the server ends long before its graceful timeout is over.
     """
-    with launch(kind, server_directory) as server:
+    with launch(kind, server_directory, env={"GWS_SHUTDOWN_CLOSE_CODE": "4123"}) as server:
         with open_clients(server, "/waiting?id=one", "/waiting?id=two", "/detached?id=three") as clients:
             server.kill(signal.SIGTERM)
             codes = close_codes(clients)
         server.wait(STOP_TIMEOUT)
         ends = {
-            record.text for record in server.log.records() if " after 1012" in record.text and "tests:" in record.text
+            record.text for record in server.log.records() if " after 4123" in record.text and "tests:" in record.text
         }
-    assert codes == [1012] * 3
+    assert codes == [4123] * 3
     assert ends == {
-        "INFO tests: finally of one after 1012",
-        "INFO tests: finally of two after 1012",
-        "INFO tests: on_close of three after 1012",
+        "INFO tests: finally of one after 4123",
+        "INFO tests: finally of two after 4123",
+        "INFO tests: on_close of three after 4123",
     }
 
 
@@ -475,30 +470,24 @@ def test_worker_without_an_arbiter_closes_all(server_directory: Path) -> None:
     assert codes == [1012, 1012]
 
 
-@pytest.mark.parametrize("how", ["signal", "max_requests"])
+@pytest.mark.parametrize("how", ["signal to the worker", "max_requests", "signal to the arbiter"])
 def test_view_that_ignores_the_end_is_killed(server_directory: Path, how: str) -> None:
-    """One worker stops, and the arbiter does not: before the graceful timeout is over the greenlets of its views are
-    killed, ``finally`` runs, and another worker starts.
+    """Before the graceful timeout is over the greenlets of its views are killed, and ``finally`` runs. An arbiter that
+    stops kills its workers only after that; one that does not starts another worker.
     """
     options = ["--graceful-timeout", "4", "--max-requests", "3" if how == "max_requests" else "0"]
     with launch("worker", server_directory, options=options) as server:
         before = server.status()["pid"]
         with open_clients(server, "/forever?id=one") as [client]:
-            if how == "signal":
+            if how == "signal to the worker":
                 os.kill(before, signal.SIGTERM)
+            elif how == "signal to the arbiter":
+                server.kill(signal.SIGTERM)
             codes = close_codes([client])
-        server.log.find("finally of one$")
-        eventually(lambda: server.status()["pid"] != before, "a new worker")
-    assert codes == [1012]
-
-
-def test_view_that_ignores_the_end_is_killed_before_the_arbiter_kills_the_worker(server_directory: Path) -> None:
-    """SIGTERM to the arbiter, which kills workers when the graceful timeout is over: ``finally`` has run before."""
-    with launch("worker", server_directory, options=["--graceful-timeout", "4"]) as server:
-        with open_clients(server, "/forever?id=one") as [client]:
-            server.kill(signal.SIGTERM)
-            codes = close_codes([client])
+        if how == "signal to the arbiter":
             server.wait(STOP_TIMEOUT)
+        else:
+            eventually(lambda: server.status()["pid"] != before, "a new worker")
         server.log.find("finally of one$")
     assert codes == [1012]
 
@@ -539,17 +528,6 @@ def test_close_frames_of_a_server_are_spread(server_directory: Path) -> None:
         server.wait(STOP_TIMEOUT)
     assert codes == [1012] * count
     assert max(times) - min(times) > 0.5
-
-
-@pytest.mark.parametrize("kind", ABLE)
-def test_close_code_of_a_shutdown_is_a_setting(server_directory: Path, kind: str) -> None:
-    """``shutdown_close_code`` is what attached and detached connections are closed with, in every server."""
-    with launch(kind, server_directory, env={"GWS_SHUTDOWN_CLOSE_CODE": "4123"}) as server:
-        with open_clients(server, "/waiting?id=one", "/detached?id=two") as clients:
-            server.kill(signal.SIGTERM)
-            codes = close_codes(clients)
-        server.wait(STOP_TIMEOUT)
-    assert codes == [4123, 4123]
 
 
 def test_close_code_of_a_killed_view_is_the_setting(server_directory: Path) -> None:

@@ -990,10 +990,11 @@ class TestSection10_4:
         outcome = end.read(header_of(end, opcode, length), max_message_size=1000)
         assert only_failure(outcome) == self.TOO_BIG
 
-    def test_announced_length_of_a_fragment(self, end: End) -> None:
-        """So it does in the later frames of a message, together with what came before."""
+    @pytest.mark.parametrize("length", [401, 2**63 - 1])
+    def test_announced_length_of_a_fragment(self, end: End, length: int) -> None:
+        """So it does in the later frames of a message, together with what came before; no sum of them overflows."""
         outcome = end.read(
-            end.frame(BINARY, bytes(600), fin=False), header_of(end, CONTINUATION, 401), max_message_size=1000
+            end.frame(BINARY, bytes(600), fin=False), header_of(end, CONTINUATION, length), max_message_size=1000
         )
         assert only_failure(outcome) == self.TOO_BIG
 

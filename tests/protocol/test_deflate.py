@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from gws_middleware.protocol import deflate
 from gws_middleware.protocol.deflate import (
     DEDICATED_BITS,
     MAX_FINAL_BLOCKS,
@@ -542,12 +541,19 @@ class TestSharing:
         sent = [server.compress(message) for (server, _), message in zip(pairs, messages, strict=True)]
         assert [client.inflate(d, NO_LIMIT, True) for (_, client), d in zip(pairs, sent, strict=True)] == messages
 
-    def test_connection_without_context_costs_nothing(self) -> None:
-        """A "shared" connection holds neither a compressor nor, between two messages, an inflater."""
-        codec = Deflate(Parameters(True, True))
-        codec.compress(TEXT)
-        codec.inflate(raw(TEXT), NO_LIMIT, True)
-        assert (codec._compressor, codec._inflater) == (None, None)
+    @pytest.mark.parametrize("bits", range(9, 16))
+    def test_connection_without_context_costs_nothing(self, bits: int) -> None:
+        """Connections that agreed on the same window share one compressor; between two messages none of them holds a
+        compressor or an inflater.
+        """
+        parameters, data = Parameters(True, True, bits), raw(TEXT)
+        Deflate(parameters).compress(TEXT)  # the shared compressor exists from now on
+        with measured() as memory:
+            codecs = [Deflate(parameters) for _ in range(10)]
+            for codec in codecs:
+                codec.compress(TEXT)
+                codec.inflate(data, NO_LIMIT, True)
+        assert memory.held < 500 * len(codecs)
 
     def test_threads_share(self) -> None:
         """Threads, each of which may run a gevent hub, do not tear each other's messages."""
@@ -577,8 +583,11 @@ class TestSharing:
             sys.setswitchinterval(interval)
         assert not failures
 
-    def test_one_compressor_for_each_window(self) -> None:
-        """Connections that agreed on the same window share, others do not."""
-        compressors = {bits: deflate._shared_compressor(bits) for bits in range(9, 16)}
-        assert len(set(compressors.values())) == 7
-        assert all(deflate._shared_compressor(bits) is made for bits, made in compressors.items())
+    @pytest.mark.parametrize("bits", range(9, 15))
+    def test_each_window_has_a_compressor_of_its_own(self, bits: int) -> None:
+        """A compressor with a larger window would refer further back than the peer can read."""
+        Deflate(Parameters(True, True, 15)).compress(TEXT)
+        noise = random.Random(9).randbytes(2**bits + 100)  # further back than the window
+        data, inflater = Deflate(Parameters(True, True, bits)).compress(noise * 2), zlib.decompressobj(-bits)
+        inflated = b"".join(inflater.decompress(bytes([byte])) for byte in data)
+        assert inflated == noise * 2

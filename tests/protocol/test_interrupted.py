@@ -14,6 +14,7 @@ from gws_middleware.protocol import connection, deflate
 from gws_middleware.protocol.connection import Connection, prepare
 from gws_middleware.protocol.deflate import Deflate, Parameters
 from tests.support.interrupting import raised_at_line
+from tests.support.seam import forget_shared_compressors
 
 RESET = Parameters(server_no_context_takeover=True, client_no_context_takeover=True)
 TAKEOVER = Parameters(server_max_window_bits=12, client_max_window_bits=12)
@@ -38,7 +39,7 @@ def inflated(frames: bytes, parameters: Parameters) -> list[str | bytes]:
 
 def test_next_connection_gets_nothing_of_another_ones_message(monkeypatch: pytest.MonkeyPatch) -> None:
     """The compressor that all connections share is replaced, at whatever line the exception came."""
-    monkeypatch.setattr(deflate, "_shared", {})
+    forget_shared_compressors(monkeypatch)
     victim = Connection(deflate=Deflate(RESET))
     cuts = 0
     for cut in interrupted_at_each_line(lambda: victim.encode(SECRET)):
@@ -94,7 +95,7 @@ def test_too_little_memory_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> Non
             raise MemoryError
 
     compressobj = zlib.compressobj
-    monkeypatch.setattr(deflate, "_shared", {})
+    forget_shared_compressors(monkeypatch)
     with monkeypatch.context() as patched:
         patched.setattr(deflate.zlib, "compressobj", Failing)
         with pytest.raises(MemoryError):

@@ -20,17 +20,16 @@ from gws_middleware.typing import Environ, StartResponse
 
 from ..support.counting import Counting
 from ..support.inprocess import until
-from ..support.rawclient import CLOSE, Frame, close_frame, upgrade_request
+from ..support.rawclient import CLOSE, PING, Frame, close_frame, frame, upgrade_request
 from ..support.seam import log_line_of
-from ..support.servers import LATE, Access, Server, eventually, launch
+from ..support.servers import LATE, Access, Server, carried, launch
+from ..support.waiting import eventually
 
-everywhere = pytest.mark.parametrize(
-    "server", [f"{kind}/{one}" for kind in LATE for one in ("tcp", "tls")], indirect=True
-)
+everywhere = pytest.mark.parametrize("server", carried(LATE, "tcp", "tls"), indirect=True)
 every_kind = pytest.mark.parametrize("server", LATE, indirect=True)
 
 
-@pytest.mark.parametrize("server", [f"{kind}/{one}" for kind in LATE for one in ("tcp", "tls")], indirect=True)
+@everywhere
 @pytest.mark.parametrize("closed_by", ["server", "client"])
 def test_attached_websocket_has_one_line(server: Server, token: str, closed_by: str) -> None:
     """With 101, its duration, and the bytes of the frames that were sent."""
@@ -54,7 +53,7 @@ def test_attached_websocket_has_one_line(server: Server, token: str, closed_by: 
     assert closed_by == "client" or 0.3 <= line.seconds < 3
 
 
-@pytest.mark.parametrize("server", LATE, indirect=True)
+@every_kind
 def test_refusal_has_one_line(server: Server, token: str) -> None:
     """That of the HTTP response."""
     with server.connect() as client:
@@ -63,33 +62,20 @@ def test_refusal_has_one_line(server: Server, token: str) -> None:
     assert server.await_access(f"id={token}").status == 403
 
 
-@pytest.mark.parametrize("server", ["worker", "gevent", "gevent_pywsgi", "pywsgi"], indirect=True)
-def test_detached_websocket_has_one_line(server: Server, token: str) -> None:
-    """When the connection ends, not when its view returns: with its whole duration, and all that was sent."""
-    with server.connect() as client:
-        client.upgrade(f"/detached?id={token}")
-        server.events(token, "closed")
-        time.sleep(0.2)  # it stays open for a while
-        client.text("x")
-        client.read_frame()
-        before = server.access(f"/detached?id={token}")
-        client.close_handshake()
-    line = server.await_access(f"/detached?id={token}")
-    frames = 3 + 4  # the echo and our close frame
-    assert (before, line.status) == ([], 101)
-    assert line.seconds >= 0.2
-    assert line.sent == frames if server.kind.access == "gunicorn" else line.sent > frames
-
-
 class Client(Counting):
     """A client that knows what its line in the log has to be."""
 
-    def __init__(self, server: Server, path: str) -> None:
+    def __init__(self, server: Server, path: str, *, pings: bool = True) -> None:
         super().__init__(server.address, tls=server.tls)
         self.begin = time.monotonic()
         self.send(upgrade_request(path))
         self.head = self.read_until(b"\r\n\r\n")
         assert self.head.startswith(b"HTTP/1.1 101 "), self.head
+        self.pong = b""
+        if pings:  # its answer shows that the server's clock for this connection runs, too
+            self.send(frame(PING))
+            self.pong = self.read_exactly(2)
+            assert self.pong == b"\x8a\x00"
         self.opened = time.monotonic()
         self.sent, self.received = 0, len(self.buffer)
         self.counts_head = server.kind.access == "pywsgi"
@@ -101,13 +87,16 @@ class Client(Counting):
         self.read_until_eof()
         self.end = time.monotonic()
 
+    def size(self, frames: int) -> int:
+        """The bytes of its line, for so many bytes of frames that were sent to it after the pong."""
+        return len(self.pong) + frames + (len(self.head) if self.counts_head else 0)
+
     def is_line(self, line: Access) -> bool:
         """Whether it is the line of this connection."""
-        size = self.received + (len(self.head) if self.counts_head else 0)
+        least, most = self.closed_at - self.opened, self.end - self.begin
         # gunicorn writes microseconds, and a server's clock may be another than ours
-        return (line.status, line.sent) == (101, size) and self.closed_at - self.opened - 0.01 <= line.seconds <= (
-            self.end - self.begin + 0.01
-        )
+        lasted = least - 0.01 <= line.seconds <= most + 0.01
+        return lasted and (line.status, line.sent) == (101, self.size(self.received))
 
 
 def lines(server: Server, mark: str) -> list[Access]:
@@ -166,7 +155,7 @@ def test_websocket_that_ends_before_its_view_has_one_line(server: Server, token:
     events = server.events(token, "view")
     line = eventually(lambda: detached(server, token), "its line")[0]
     assert events == (["on_close", "view"] if first == "on_close" else ["view", "on_close"])
-    assert (line.status, line.sent) == (101, 12 + 4 + (len(client.head) if client.counts_head else 0))
+    assert (line.status, line.sent) == (101, client.size(12 + 4))
     assert len(lines(server, token)) == 1
 
 
@@ -178,7 +167,7 @@ def test_reset_detached_websocket_has_one_line(server: Server, token: str) -> No
         client.reset()
     server.events(token, "left after 1006")
     [line] = lines(server, token)
-    assert (line.status, line.sent) == (101, 12 + (len(client.head) if client.counts_head else 0))
+    assert (line.status, line.sent) == (101, client.size(12))
 
 
 @every_kind
@@ -193,19 +182,19 @@ def test_detached_websocket_that_the_server_closes_has_one_line(server: Server, 
         client.end_with(4002)
     [line] = lines(server, token)
     assert (code, found) == (4002, [line])
-    assert (line.status, line.sent) == (101, 12 + 4 + (len(client.head) if client.counts_head else 0))
+    assert (line.status, line.sent) == (101, client.size(12 + 4))
 
 
 @every_kind
 def test_view_that_detaches_and_raises_has_one_line(server: Server, token: str) -> None:
     """The connection ends with 1011."""
-    with Client(server, f"/detached/closes?id={token}&raise=yes") as client:
+    with Client(server, f"/detached/closes?id={token}&raise=yes", pings=False) as client:
         code = client.read_frame().code
         client.end_with(1011)
     server.events(token, "left after 1011")
     server.log.expect("the reason")
     [line] = lines(server, token)
-    assert (code, line.status, line.sent) == (1011, 101, 4 + (len(client.head) if client.counts_head else 0))
+    assert (code, line.status, line.sent) == (1011, 101, client.size(4))
 
 
 @pytest.mark.parametrize("answers", [True, False], ids=["answered", "unanswered"])
@@ -225,10 +214,9 @@ def test_detached_websocket_that_the_stop_ends_has_one_line(server_directory: Pa
                     client.send(close_frame(1012))
                 client.read_until_eof()
         found = server.access("/detached")
-    head = len(clients[0].head) if server.kind.access == "pywsgi" else 0
     assert closes == [Frame(CLOSE, b"\x03\xf4")] * 3
     assert sorted(line.request.split()[1] for line in found) == [f"/detached?n={n}" for n in range(3)]
-    assert [(line.status, line.sent) for line in found] == [(101, 12 + 4 + head)] * 3
+    assert [(line.status, line.sent) for line in found] == [(101, clients[0].size(12 + 4))] * 3
 
 
 @pytest.mark.parametrize("logs", [True, False], ids=["access log", "no access log"])
@@ -288,9 +276,7 @@ class Full:
         raise OSError(28, "No space left on device")
 
 
-def test_log_that_fails_has_no_other_effect(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_log_that_fails_has_no_other_effect(caplog: pytest.LogCaptureFixture) -> None:
     """The error is one record, and our own line about the end is there."""
     caplog.set_level("INFO", "gws_middleware")
 

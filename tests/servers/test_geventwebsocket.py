@@ -5,15 +5,14 @@ from __future__ import annotations
 import pytest
 
 from ..support.rawclient import CLOSE, Frame, close_frame
-from ..support.servers import SWITCHED, Server
+from ..support.servers import SWITCHED, Server, carried
 
-SWITCHED_PLACES = [f"{kind}/{one}" for kind in SWITCHED for one in ("tcp", "tls")]
 NOT_LISTED = (
     "Pages of Origin 'https://evil.example' may not open a WebSocket at Host 'test': "
     "allowed_origins does not list that origin."
 )
 
-switched = pytest.mark.parametrize("server", SWITCHED_PLACES, indirect=True)
+switched = pytest.mark.parametrize("server", carried(SWITCHED, "tcp", "tls"), indirect=True)
 
 
 @switched

@@ -14,16 +14,18 @@ import pytest
 from ..support.rawclient import CLOSE, TEXT, Frame, close_frame, request
 from ..support.servers import LATE, Certificate, Server, launch
 
+ACCEPT_TIMEOUT = 0.4
+
 
 @pytest.fixture(scope="module")
 def raw_server(tmp_path_factory: pytest.TempPathFactory, certificate: Certificate) -> Iterator[Any]:
-    """A server of ``fixtureapps.rawsocket`` with an ``accept_timeout`` of one second."""
+    """A server of ``fixtureapps.rawsocket`` with a short ``accept_timeout``."""
     with ExitStack() as stack:
 
         @cache
         def get(kind: str, over_tls: bool) -> Server:
             directory, tls = tmp_path_factory.mktemp("server"), certificate if over_tls else None
-            env = {"GWS_ACCEPT_TIMEOUT": "1"}
+            env = {"GWS_ACCEPT_TIMEOUT": str(ACCEPT_TIMEOUT)}
             return stack.enter_context(launch(kind, directory, RAW, env=env, certificate=tls))
 
         yield lambda kind, carrier: get(kind, carrier.startswith("tls")).at(carrier)
@@ -46,10 +48,10 @@ def test_application_that_takes_the_socket_is_left_alone(raw_server: Any, kind: 
     with server.connect() as client:
         client.upgrade(path)
         began = time.monotonic()
-        while time.monotonic() - began < 1.5:
+        while time.monotonic() - began < 1.5 * ACCEPT_TIMEOUT:
             client.text("x")
             assert client.read_frame() == Frame(TEXT, b"x")
-            time.sleep(0.05)
+            time.sleep(0.05)  # no faster than needed: other tests run beside this one
         client.send(close_frame() + request("/plain"))
         frames = client.read_frames_until_eof()
     server.get("/")

@@ -9,21 +9,17 @@ import pytest
 
 from ..conftest import SharedServer
 from ..support.rawclient import BINARY, CLOSE, TEXT, Frame, RawClient, close_frame, frame, request, upgrade_request
-from ..support.servers import CARRIERS, LATE, SWITCHED, Server
+from ..support.servers import CARRIERS, LATE, SWITCHED, Server, carried
 
 ABLE = [*LATE, *SWITCHED]
 
-PLACES = [f"{kind}/{one}" for kind in LATE for one in CARRIERS]
 # gevent-websocket keeps its clients by address, and on a unix socket all have the same: two at a time are a KeyError of
 # its own. One test has these sockets to itself.
-SWITCHED_PLACES = [f"{kind}/{one}" for kind in SWITCHED for one in ("tcp", "tls")]
-SWITCHED_UNIX = [f"{kind}/{one}" for kind in SWITCHED for one in ("unix", "tls-unix")]
+EVERYWHERE = [*carried(LATE, *CARRIERS), *carried(SWITCHED, "tcp", "tls")]
 
-everywhere = pytest.mark.parametrize("server", [*PLACES, *SWITCHED_PLACES], indirect=True)
+everywhere = pytest.mark.parametrize("server", EVERYWHERE, indirect=True)
 every_server = pytest.mark.parametrize("server", ABLE, indirect=True)
-late_everywhere = pytest.mark.parametrize(
-    "server", [f"{kind}/{one}" for kind in LATE for one in ("tcp", "tls")], indirect=True
-)
+late_everywhere = pytest.mark.parametrize("server", carried(LATE, "tcp", "tls"), indirect=True)
 
 
 def close(client: RawClient, code: int = 1000) -> None:
@@ -34,7 +30,7 @@ def close(client: RawClient, code: int = 1000) -> None:
 # --- the connection works ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("server", [*PLACES, *SWITCHED_PLACES, *SWITCHED_UNIX], indirect=True)
+@pytest.mark.parametrize("server", [*EVERYWHERE, *carried(SWITCHED, "unix", "tls-unix")], indirect=True)
 def test_messages_go_both_ways(server: Server) -> None:
     """Text and binary, empty, small and as big as is allowed, come back as they were sent."""
     big = bytes(range(256)) * 4096
@@ -137,7 +133,7 @@ def test_view_may_return_and_the_connection_stay_open(server: Server, token: str
 
 
 @everywhere
-def test_ended_connections_leave_nothing_behind(server: Server, token: str) -> None:
+def test_ended_connections_release_all(server: Server, token: str) -> None:
     """Descriptors, greenlets and watchers are back to what they were, however the connections ended."""
     before = server.status()
     for number in range(4):
@@ -153,7 +149,7 @@ def test_ended_connections_leave_nothing_behind(server: Server, token: str) -> N
 
 
 @every_server
-def test_reset_connection_leaves_nothing_behind(server: Server, token: str) -> None:
+def test_reset_connection_releases_all(server: Server, token: str) -> None:
     """A peer that disconnects with a RST ends its view, without a traceback."""
     before = server.status()
     for path in ("/echo", "/pushing", "/sleeping"):
@@ -170,37 +166,23 @@ def test_reset_connection_leaves_nothing_behind(server: Server, token: str) -> N
 # --- HTTP is over --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("follows", ["the handshake", "a message", "a close frame"])
 @everywhere
-def test_http_after_the_101_is_never_served(server: Server, token: str) -> None:
-    """A request pipelined after the handshake is a broken frame: 1002 (rows 18, 19)."""
+def test_http_is_never_served_again(server: Server, token: str, follows: str) -> None:
+    """A request is a broken frame, in the segment of the handshake and later: 1002 (rows 18, 19). After a close frame
+    it is dropped (RFC 6455 5.5.1).
+    """
+    smuggled = request(f"/second?id={token}")
     with server.connect() as client:
-        client.upgrade(f"/echo?id={token}", then=request(f"/second?id={token}"))
+        client.upgrade(f"/echo?id={token}", then=smuggled if follows == "the handshake" else b"")
+        if follows == "a message":
+            client.text("x")
+            client.read_frame()
+            client.send(smuggled)
+        elif follows == "a close frame":
+            client.send(close_frame() + smuggled)
         frames = client.read_frames_until_eof()
-    assert [one.code for one in frames] == [1002]
-    assert server.events(token, "ended") == ["ended"]
-
-
-@everywhere
-def test_http_sent_later_is_never_served(server: Server, token: str) -> None:
-    """Nor is one that is sent when the connection has been a WebSocket for a while (row 19)."""
-    with server.connect() as client:
-        client.upgrade(f"/echo?id={token}")
-        client.text("x")
-        client.read_frame()
-        client.send(request(f"/second?id={token}"))
-        frames = client.read_frames_until_eof()
-    assert [one.code for one in frames] == [1002]
-    assert server.events(token, "ended") == ["ended"]
-
-
-@everywhere
-def test_http_after_the_close_frame_is_never_served(server: Server, token: str) -> None:
-    """What follows a close frame is dropped (RFC 6455 5.5.1)."""
-    with server.connect() as client:
-        client.upgrade(f"/echo?id={token}")
-        client.send(close_frame() + request(f"/second?id={token}"))
-        frames = client.read_frames_until_eof()
-    assert frames == [Frame(CLOSE, b"\x03\xe8")]
+    assert [one.code for one in frames] == [1000 if follows == "a close frame" else 1002]
     assert server.events(token, "ended") == ["ended"]
 
 
@@ -267,7 +249,7 @@ def lifetimes(request: pytest.FixtureRequest, shared_server: SharedServer) -> It
 
 @pytest.mark.parametrize("sends", ["", "1"])
 @pytest.mark.parametrize("end", ["close frame", "FIN", "RST"])
-@pytest.mark.parametrize("lifetimes", [f"{kind}/{one}" for kind in ABLE for one in ("tcp", "tls")], indirect=True)
+@pytest.mark.parametrize("lifetimes", carried(ABLE, "tcp", "tls"), indirect=True)
 def test_reading_closed_accepts(lifetimes: Server, token: str, end: str, sends: str) -> None:
     """``while not ws.closed`` is a view that uses its WebSocket. It ends when the peer does, whichever side sends."""
     with lifetimes.connect() as client:
@@ -300,7 +282,7 @@ def test_view_sees_that_the_peer_disconnected_before_the_101(lifetimes: Server, 
     assert lifetimes.events(token, last) == ["waiting", USES[use], last]
 
 
-@pytest.mark.parametrize("lifetimes", [f"{kind}/tls" for kind in LATE], indirect=True)
+@pytest.mark.parametrize("lifetimes", carried(LATE, "tls"), indirect=True)
 def test_view_sees_that_the_peer_disconnected_before_the_101_over_tls(lifetimes: Server, token: str) -> None:
     """There its close_notify is still unread, so the 101 is sent; the view sees the end all the same."""
     with lifetimes.connect() as client:

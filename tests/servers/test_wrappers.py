@@ -193,7 +193,7 @@ def reports(server: Server) -> list[str]:
 @pytest.mark.parametrize("where", ["outside", "inside"])
 @pytest.mark.parametrize("ending", ["raise", "lazily-raise"])
 @every_server
-def test_sentry_hears_of_an_error_once(server: Server, token: str, where: str, ending: str) -> None:
+def test_sentry_receives_an_error_once(server: Server, token: str, where: str, ending: str) -> None:
     """An exception after the 101 is one report, whichever wrapper is nearer to the view."""
     reports(server)
     with server.connect() as client:
@@ -207,7 +207,7 @@ def test_sentry_hears_of_an_error_once(server: Server, token: str, where: str, e
 @pytest.mark.parametrize("where", ["outside", "inside"])
 @pytest.mark.parametrize("path", ["echo", "after/list", "after/lazily", "after/error-page", "answer?status=403%20No"])
 @every_server
-def test_sentry_hears_of_nothing_else(server: Server, token: str, where: str, path: str) -> None:
+def test_sentry_receives_nothing_else(server: Server, token: str, where: str, path: str) -> None:
     """Taking a connection and ending its request is no exception to any wrapper."""
     reports(server)
     with server.connect() as client:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import shlex
 import sqlite3
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .documents import blocks, command, serve
+from .documents import TIMEOUT, blocks, command, serve
+from .programs import run_python
 from .servers import ROOT, Server
 
-__all__ = ["CHAT", "TIMEOUT", "Chat", "serve_chat"]
+__all__ = ["CHAT", "Chat", "serve_chat"]
 
 CHAT = ROOT / "examples" / "chat"
-TIMEOUT = 20.0
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,5 @@ def migrate(env: dict[str, str]) -> None:
     (line,) = [line for line in lines if "migrate" in line]
     words = shlex.split(line)
     assert words[0] == ".venv-run/bin/python"
-    ended = subprocess.run(
-        [sys.executable, *words[1:]], cwd=ROOT, env={"PYTHONPATH": str(ROOT), **env}, capture_output=True, text=True
-    )
+    ended = run_python(*words[1:], env=env)
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -1,4 +1,4 @@
-"""Programs and commands as README and its neighbours print them, so that the tests run what a reader would type."""
+"""Programs and commands as README and other pages print them, which the tests run, and the clients that use them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
 
 from .servers import ROOT, Server, launch
 
-__all__ = ["blocks", "command", "serve", "url"]
+__all__ = ["TIMEOUT", "blocks", "close_frame", "command", "opened", "serve", "url"]
+
+TIMEOUT = 20.0
+"""Seconds that a client waits for anything."""
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -60,3 +67,18 @@ def url(server: Server, path: str = "/", scheme: str = "ws") -> str:
     assert isinstance(server.tcp, tuple), server.tcp
     host, port = server.tcp
     return f"{scheme}://{host}:{port}{path}"
+
+
+def opened(address: str, **options: Any) -> ClientConnection:
+    """A connection of ``websockets``, for a ``with`` statement; ``options`` are those of ``connect``."""
+    connection: ClientConnection = connect(address, proxy=None, open_timeout=TIMEOUT, **options)
+    return connection
+
+
+def close_frame(ws: ClientConnection) -> tuple[int, str] | None:
+    """Code and reason of the server's close frame, whatever comes before it; None if it closed without one."""
+    try:
+        while True:
+            ws.recv(timeout=TIMEOUT)
+    except ConnectionClosed as closed:
+        return None if closed.rcvd is None else (closed.rcvd.code, closed.rcvd.reason)

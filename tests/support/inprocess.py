@@ -437,7 +437,7 @@ def connected(
         ws.abort()
         theirs.close()
         ours.close()
-        until(lambda: not len(registry), "the connection has left the registry")
+        until(lambda: not len(registry), "the registry is empty")
 
 
 def refuse_switch(headers: object) -> Any:

@@ -1,15 +1,14 @@
-"""Counts where tests use what the package keeps to itself. ``python -m tests.support.private`` prints the counts.
+"""Finds where tests use what the package keeps to itself.
 
 A private name is one with an underscore: ``thing._name`` of another object than ``self`` and ``cls``, its name as a
 string for ``setattr`` and the like, or in an import from the package. Tests use the public interface; where that does
-not suffice, they use ``seam``, which is not counted.
+not suffice, they use ``seam``.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-import sys
 from pathlib import Path
 
 __all__ = ["private_names"]
@@ -50,16 +49,3 @@ def private_names(file: Path) -> list[str]:
     nodes = list(ast.walk(ast.parse(file.read_text("utf-8"))))
     found = [(getattr(node, "lineno", 0), name) for node in nodes for name in _names(node)]
     return [f"{line}: {name}" for line, name in sorted(found)]
-
-
-def counts() -> dict[Path, int]:
-    """How many uses each file below tests/ has, where it has any."""
-    files = sorted(file for file in TESTS.rglob("*.py") if file != TESTS / "support" / "seam.py")
-    return {file: count for file in files if (count := len(private_names(file)))}
-
-
-if __name__ == "__main__":
-    found = counts()
-    for file, count in sorted(found.items(), key=lambda each: each[1]):
-        sys.stdout.write(f"{count:5} {file.relative_to(TESTS)}\n")
-    sys.stdout.write(f"{sum(found.values()):5} in all\n")

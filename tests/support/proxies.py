@@ -27,7 +27,8 @@ from websockets.asyncio.client import connect as connect_websocket
 
 from .notices import find
 from .rawclient import RawClient
-from .servers import ROOT, STOP_TIMEOUT, Certificate, eventually
+from .servers import ROOT, STOP_TIMEOUT, Certificate
+from .waiting import eventually
 
 __all__ = ["DEPLOY", "FRONTS", "PROXIES", "Client", "Front", "Proxy", "Way", "adapt", "launch"]
 

@@ -16,15 +16,18 @@ from gws_middleware.connection import channel as channels
 from gws_middleware.connection import states
 from gws_middleware.connection.transport import Transport
 from gws_middleware.connection.turns import Turns
+from gws_middleware.connection.websocket import WebSocket
 from gws_middleware.middleware import _Lifetime
 from gws_middleware.process import registry as registries
 from gws_middleware.process.registry import Registry
+from gws_middleware.protocol import deflate
 from gws_middleware.protocol.connection import Connection
 from gws_middleware.testing import Client, _PairServer
 
 __all__ = [
     "Lifetime",
     "PairServer",
+    "TLSChannel",
     "abandon",
     "activity",
     "after_the_poll",
@@ -35,18 +38,26 @@ __all__ = [
     "descriptor_of",
     "engine_of",
     "fail",
+    "forget_shared_compressors",
     "has_ended",
     "is_paused",
+    "keepalive_ping",
     "limit_messages",
     "log_line_of",
     "message_number",
     "outbox_state",
     "queued",
     "read_size",
+    "record_waits",
     "registry_of",
     "request_of",
     "run_callbacks_of",
     "set_channel",
+    "set_inbox",
+    "set_up_engine",
+    "set_up_transport",
+    "set_up_turn",
+    "set_up_websocket",
     "socket_of",
     "state_of",
     "transport_of",
@@ -133,10 +144,22 @@ def message_number(ws: Any) -> int | None:
     return found
 
 
+def keepalive_ping(ws: Any) -> None:
+    """What keepalive calls where the peer shows no activity."""
+    ws._keepalive_ping()
+
+
 def outbox_state(ws: Any) -> tuple[int, float | None]:
     """Bytes that wait for the peer, and since when: the metrics are made of it."""
     found: tuple[int, float | None] = ws._outbox_state
     return found
+
+
+def record_waits(monkeypatch: Any) -> list[float | None]:
+    """The seconds of each wait in ``receive()`` from now on; none of them lasts, and none brings a message."""
+    waits: list[float | None] = []
+    monkeypatch.setattr(WebSocket, "_park", lambda ws, timeout: waits.append(timeout))
+    return waits
 
 
 # --- a transport ---------------------------------------------------------------------------------------------------
@@ -172,6 +195,44 @@ def use_channel_in_c(monkeypatch: Any, module: Any) -> None:
     monkeypatch.setattr(channels, "_in_c", module)
 
 
+# --- the base classes that exist in C and in Python: what the constructors of their subclasses set --------------------
+
+TLSChannel = channels._TLS
+
+
+def set_up_engine(engine: Any) -> None:
+    """It is between two messages of a client that masks nothing."""
+    engine._between, engine._masked, engine._max_message_size = True, False, 100
+    engine.eventful, engine.plain = False, True
+
+
+def set_up_turn(turn: Any, polls: Any, began: float, thread: int) -> None:
+    """It began at ``began``, on ``time.monotonic()``'s clock, in the current poll of ``polls``."""
+    turn.polls, turn._iteration, turn._began, turn._thread = polls, polls.iteration, began, thread
+
+
+def set_up_transport(transport: Any, channel: Any, turn: Any, owner: Any) -> None:
+    """Nothing was read or written yet in this turn of the loop."""
+    transport._channel, transport._turn, transport._owner = channel, turn, owner
+    transport._buffer = transport._window = bytearray(8)
+    transport._outbox, transport._flush_due, transport._write_turn = [], False, turn.polls.iteration - 1
+    transport.outbox_size = transport.bytes_received = transport.bytes_sent = 0
+
+
+def set_up_websocket(ws: Any, *, engine: Any, transport: Any, hub: Any, turn: Any, callbacks: Any) -> None:
+    """It is open, and no greenlet waits for a message."""
+    ws._engine, ws._transport, ws._hub, ws._turn, ws._callbacks = engine, transport, hub, turn, callbacks
+    ws._reader, ws._inbox, ws._state, ws._plain = None, [], states.OPEN, True
+    ws._high_water, ws._send_limit = 100, 1000
+    ws._messages_received = ws._messages_sent = 0
+    ws._paused = ws._end_delivered = ws._holds = False
+
+
+def set_inbox(ws: Any, messages: list[Any]) -> None:
+    """These messages have come; the oldest is the last item."""
+    ws._inbox = messages
+
+
 # --- the turns of the loop -----------------------------------------------------------------------------------------
 
 
@@ -190,6 +251,14 @@ def after_the_poll(turns: Turns, callback: Callable[[], object]) -> None:
     timer = get_hub().loop.timer(0)
     turns._armed = True
     timer.start(polled, timer)
+
+
+# --- the engine ----------------------------------------------------------------------------------------------------
+
+
+def forget_shared_compressors(monkeypatch: Any) -> None:
+    """As in a process in which no connection has compressed a message yet, until the end of the test."""
+    monkeypatch.setattr(deflate, "_shared", {})
 
 
 # --- the middleware ------------------------------------------------------------------------------------------------

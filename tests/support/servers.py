@@ -22,7 +22,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -46,7 +46,7 @@ __all__ = [
     "Record",
     "Server",
     "ServerDied",
-    "eventually",
+    "carried",
     "launch",
 ]
 
@@ -54,7 +54,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BEHAVIOURS = "tests.fixtureapps.behaviours"
 CARRIERS = ("tcp", "unix", "tls", "tls-unix")
 START_TIMEOUT = 60.0
-STOP_TIMEOUT = 30.0
+STOP_TIMEOUT = 45.0
+"""More than gunicorn's graceful timeout: a stop takes all of that where a signal comes while a worker is forked."""
 
 
 # --- the kinds of servers ------------------------------------------------------------------------------------------
@@ -101,6 +102,11 @@ SWITCHED = ("geventwebsocket-worker", "geventwebsocket-handler")
 """Servers that send the 101 before the application is called."""
 LATE = tuple(name for name in KINDS if name not in (*POWERLESS, *SWITCHED))
 """Servers whose 101 waits for the application."""
+
+
+def carried(kinds: Iterable[str], *carriers: str) -> list[str]:
+    """Parameters of the fixture ``server``: each of these kinds on each of these sockets."""
+    return [f"{kind}/{carrier}" for kind in kinds for carrier in carriers]
 
 
 def missing(kind: str) -> str | None:

@@ -16,6 +16,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseForbidden, JsonRe
 
 from gws_middleware import WebSocket
 from gws_middleware.django.decorators import accept_websocket, require_websocket
+from tests.support.waiting import eventually
 
 from .recording import EVENTS, backend, token
 
@@ -169,8 +170,7 @@ def ends(request: Any, how: str) -> Any:
 def lingers(request: Any) -> None:
     """Holds no connection, and runs until the file ``?until=`` exists, also in a stopping worker."""
     request.websocket.accept()
-    while not os.path.exists(request.GET["until"]):
-        gevent.sleep(0.01)
+    eventually(lambda: os.path.exists(request.GET["until"]), "the file", 60, sleep=gevent.sleep)
 
 
 @require_websocket

@@ -110,7 +110,7 @@ def detached(request: Any) -> None:
 
 def query(ws: WebSocket, message: Any) -> None:
     """The database, far from any request."""
-    User.objects.get_or_create(username="somebody")
+    User.objects.get_or_create(username="a user")
     answer(ws, message)
 
 
@@ -120,7 +120,7 @@ def record_end(ws: WebSocket) -> None:
 
 @require_websocket
 def private(request: Any) -> None:
-    """Behind LoginRequiredMiddleware alone."""
+    """Protected by LoginRequiredMiddleware alone."""
     for _ in request.websocket:
         request.websocket.send(f"{request.user} {refresh_user(request.websocket)}")
 
@@ -128,7 +128,7 @@ def private(request: Any) -> None:
 @login_required
 @require_websocket
 def decorated(request: Any) -> None:
-    """Behind the decorator too."""
+    """Protected by the decorator too."""
     for _ in request.websocket:
         request.websocket.send(f"{request.user} {refresh_user(request.websocket)}")
 
