@@ -664,6 +664,31 @@ class TestDamage:
             assert (lost, text) == ("lost", "new")
         assert len([record for record in caplog.records if "begins anew" in record.message]) == 1
 
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "DELETE FROM meta",
+            "DROP TABLE groups",
+            "UPDATE log SET grp = CAST(x'ff' AS TEXT)",
+        ],
+        ids=["meta", "table", "text"],
+    )
+    def test_tables_with_something_else_begin_anew(
+        self, backend: SqliteBackend, feed: SqliteFeed, directory: Path, statement: str
+    ) -> None:
+        """Whether a publisher finds it or a feed."""
+        send(backend, b"one")
+        connection = sqlite3.connect(file_of(directory))
+        connection.executescript(statement)
+        connection.close()
+        found = []
+        while not found or "lost" not in found:
+            feed._read_at = 0.0
+            found += receive(feed, 1, 0.1)
+            send(backend, b"two")
+        position = send(backend, b"three")
+        assert position and position.offset == len(page(backend).entries)
+
     def test_log_that_another_process_has_begun_meanwhile_is_kept(
         self, backend: SqliteBackend, directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:

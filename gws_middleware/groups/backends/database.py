@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import GroupsUnavailable
 from ..position import Entry, Page, Position
@@ -166,7 +166,7 @@ class Database:
             GroupsUnavailable: Another version of this package has made it.
 
         """
-        (version,) = self._execute("PRAGMA user_version").fetchone()
+        version = self._pragma("user_version")
         if version > VERSION:
             raise GroupsUnavailable(
                 f"{self.path} has tables of version {version}, of a later version of gws_middleware, and this one has "
@@ -176,9 +176,9 @@ class Database:
             # 0: its process was killed in the middle, and there is nothing in it to miss.
             raise BrokenError(f"its tables are of version {version}" if version else "")
         facts = dict(self._execute("SELECT name, value FROM meta"))
-        if facts["boot"] != _boot():
+        if facts.get("boot") != _boot():
             raise BrokenError("the host has been started again")
-        if facts["file"] != _number(self.path):
+        if facts.get("file") != _number(self.path):
             raise BrokenError("it is a copy")
         latest = self._execute("SELECT at FROM log ORDER BY seq DESC LIMIT 1").fetchone()
         if latest is not None and latest[0] > time.monotonic():
@@ -262,7 +262,7 @@ class Database:
             epoch = new_name()
             self._execute("INSERT INTO groups VALUES (?, ?, 1, ?, ?, ?)", (group, epoch, size, age, now))
             return epoch, 1
-        epoch, top = self._execute("SELECT epoch, top FROM groups WHERE name = ?", (group,)).fetchone()
+        epoch, top = self._one("SELECT epoch, top FROM groups WHERE name = ?", group)
         return epoch, top
 
     # --- deleting -------------------------------------------------------------------------------------------------
@@ -295,7 +295,19 @@ class Database:
         return self._page_size * (self._pragma("page_count") - self._pragma("freelist_count"))
 
     def _pragma(self, name: str) -> int:
-        return int(self._execute(f"PRAGMA {name}").fetchone()[0])
+        return int(self._one(f"PRAGMA {name}")[0])
+
+    def _one(self, query: str, *arguments: object) -> tuple[Any, ...]:
+        """A row that there is.
+
+        Raises:
+            CorruptError: There is none.
+
+        """
+        row: tuple[Any, ...] | None = self._execute(query, arguments).fetchone()
+        if row is None:
+            raise CorruptError(f"there is no row for {query!r}")
+        return row
 
     def sweep(self, is_living: Callable[[str], bool]) -> bool:
         """Delete what no publish has come to delete.
@@ -367,7 +379,7 @@ class Database:
 
         """
         with self._reading():
-            (trimmed,) = self._execute("SELECT value FROM meta WHERE name = 'trimmed'").fetchone()
+            (trimmed,) = self._one("SELECT value FROM meta WHERE name = 'trimmed'")
             lost = trimmed > last
             last = max(last, trimmed)
             rows = self._execute(
@@ -382,7 +394,7 @@ class Database:
                     if payload is None:
                         if large > _SLICE_BYTES:
                             return Rows(entries, last, lost, True)
-                        (payload,) = self._execute("SELECT payload FROM log WHERE seq = ?", (seq,)).fetchone()
+                        (payload,) = self._one("SELECT payload FROM log WHERE seq = ?", seq)
                         large += len(payload)
                     entries.append(Entry(group, epoch, offset, payload))
                 last = seq
@@ -628,9 +640,9 @@ def _number(path: Path) -> str:
 
 
 def is_corrupt(error: sqlite3.Error) -> bool:
-    """Whether the file has something else in it than it should."""
-    text = str(error)
-    return any(part in text for part in ("malformed", "not a database", "no such table", "no such column"))
+    """Whether the file has something else in it than it should. No statement of ours can violate a constraint."""
+    signs = "malformed", "not a database", "no such table", "no such column", "Could not decode"
+    return isinstance(error, sqlite3.IntegrityError) or any(sign in str(error) for sign in signs)
 
 
 def holder(path: Path) -> str:
