@@ -169,6 +169,18 @@ class TestProcesses:
         with child(directory) as second:
             assert second.read("chat") == [position[0], 1, ["one"]]
 
+    def test_subscription_begins_with_what_is_published_after_it(
+        self, backend: SqliteBackend, feed: SqliteFeed, directory: Path
+    ) -> None:
+        """Not with what the feed has not read yet of another process's, and a second one changes nothing."""
+        with child(directory) as other:
+            other.publish("live", ["before"], False)
+            other.publish("chat", ["one"])
+            feed.subscribe(["live"])
+            other.publish("live", ["after"], False)
+            feed.subscribe(["live", "chat"])
+            assert receive(feed, 2) == [b"one", b"after"]
+
 
 class TestCallers:
     """Where ``publish()`` may be called from."""
@@ -591,6 +603,16 @@ class TestDamage:
             send(backend, b"four")
             assert other.end() == ["four"]
             assert backend.get("members", "chat") == [3]
+
+    def test_subscription_goes_on_in_the_next_log(self, backend: SqliteBackend, directory: Path) -> None:
+        """Its entries are numbered from the beginning again."""
+        backend.publish([Publish("other", b"x", None) for _ in range(50)])
+        feed = backend.feed()
+        feed.subscribe(["chat"])
+        file_of(directory).unlink()
+        send(backend, b"one")
+        assert receive(feed, 2) == ["lost", b"one"]
+        feed.close()
 
     def test_replaced_directory_begins_anew(self, backend: SqliteBackend, feed: SqliteFeed, directory: Path) -> None:
         """Also by an older copy, whose offsets would be given out twice."""
