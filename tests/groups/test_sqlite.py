@@ -756,7 +756,7 @@ class TestDamage:
         send(backend, b"one")
         receive(feed, 1)
         Path(f"{file_of(directory)}-wal").unlink()
-        assert sweep(feed) == ["lost"]
+        assert sweep(feed) + receive(feed, 1) == ["lost"]
         send(backend, b"two")
         assert receive(feed, 1) == [b"two"]
 
@@ -831,6 +831,25 @@ class TestDamage:
             ("ERROR", " outage (write)"),
             ("WARNING", " the outage (write) "),
         ]
+
+    def test_feed_does_not_spin_while_nothing_can_be_deleted(
+        self, directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A stopped writer is in the way of its sweep, and of no reading."""
+        backend = SqliteBackend(directory, retention=0.01)
+        feed = backend.feed()
+        send(backend, b"expired", None, "live")
+        readings = []
+        original = database.Database.after
+        with child(directory) as other, caplog.at_level(logging.INFO, LOGGER):
+            other.lock("BEGIN IMMEDIATE")
+            monkeypatch.setattr(database.Database, "after", lambda *them: readings.append(1) or original(*them))
+            feed._sweep_at = feed._read_at = 0.0
+            assert list(feed.wait(0.4)) == []
+        assert 1 <= len(readings) <= 3
+        assert caplog.records == []
+        feed.close()
+        backend.close()
 
     def test_waiting_for_a_lock_lets_greenlets_run(self, backend: SqliteBackend, directory: Path) -> None:
         """SQLite's own waiting would block the loop."""

@@ -140,6 +140,7 @@ class Database:
             raise
 
     def close(self) -> None:
+        """Close the file; what was committed stays."""
         self._connection.close()
 
     def _set(self, pragma: str) -> None:
