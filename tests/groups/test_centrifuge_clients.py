@@ -6,19 +6,18 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ..support.centrifuge import ClientError, Driver, fetch_javascript, javascript_client, python_client
+from ..support.centrifuge import ClientError, Driver, Start, start
 from ..support.servers import Server, launch
 from ..support.waiting import eventually
 
+__all__ = ["start"]
+
 APP = "tests.fixtureapps.centrifuged"
-needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="npm was not found")
-"""Without it the last lines of the run say so (``notices``)."""
 
 
 @pytest.fixture(scope="module")
@@ -34,32 +33,6 @@ def workers(tmp_path: Path) -> Iterator[Server]:
     env = {"GROUPS": f"sqlite://{tmp_path / 'groups'}"}
     with launch("worker", tmp_path, APP, options=["--workers", "2"], env=env) as server:
         yield server
-
-
-Start = Callable[..., Driver]
-
-
-@pytest.fixture(params=["python", pytest.param("javascript", marks=needs_npm)])
-def start(request: pytest.FixtureRequest) -> Iterator[Start]:
-    """Starts a client, which ends with the test."""
-    with ExitStack() as stack:
-
-        def started(server: Server, path: str = "/live") -> Driver:
-            url = address(server, path)
-            if request.param == "python":
-                return stack.enter_context(python_client(url))
-            cache = request.config.cache
-            assert cache is not None
-            package = fetch_javascript(cache.mkdir("centrifuge"))
-            return stack.enter_context(javascript_client(url, package))
-
-        yield started
-
-
-def address(server: Server, path: str) -> str:
-    """The URL of a path."""
-    host, port = server.tcp  # type: ignore[misc]
-    return f"ws://{host}:{port}{path}"
 
 
 def connected(client: Driver) -> str:
