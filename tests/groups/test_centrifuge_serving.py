@@ -239,6 +239,14 @@ class TestPings:
             assert [client.receive(), client.receive()] == ["{}", None]
             assert (client.close_code, client.close_reason) == (3012, "no pong")
 
+    def test_client_that_sends_something_else_stays(self) -> None:
+        """Its pong may wait for the worker to read it; any message shows that it is there."""
+        with Site(ping=1).connect() as client:
+            opened(client)
+            for number in range(3):
+                assert client.receive() == "{}"
+                assert ask(client, {"id": number + 1, "rpc": {"method": "echo"}})[0]["rpc"] == {"data": None}
+
     def test_connection_that_does_not_connect_is_closed(self) -> None:
         """After one interval."""
         with Site(ping=1).connect() as client:
