@@ -118,7 +118,10 @@ class Database:
         self._files: dict[Path, os.stat_result] = {}
         self._transactions = self._bytes = 0
         """Since the last checkpoint of this process: transactions that have added nothing to the log, and bytes."""
+        self._appended = 0
+        """The ``seq`` of the entry that was added last by this process."""
         self._cursor_of_groups = ""
+        """The group after which the next sweep goes on."""
         self._connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
             self._execute = self._connection.execute
@@ -212,7 +215,7 @@ class Database:
         with self._writing():
             now = time.monotonic()
             positions = [self._append(message, now) for message in batch]
-            last = self.last()
+            last = self._appended
             before = last - len(batch)
             self._bytes += sum(len(message.payload) for message in batch)
             is_much = self._bytes > _BYTES
@@ -232,10 +235,11 @@ class Database:
             epoch, offset = self._count(group, history.size, age, now)
             if offset % 4 == 0:
                 self._trim_group(group, offset - history.size, now)
-        self._execute(
+        cursor = self._execute(
             "INSERT INTO log(grp, epoch, off, payload, at, expires) VALUES (?, ?, ?, ?, ?, ?)",
             (group, epoch, offset, payload, now, now + max(age, self._retention)),
         )
+        self._appended = cursor.lastrowid or 0
         return Position(epoch, offset) if offset else None
 
     def _count(self, group: str, size: int, age: float, now: float) -> tuple[str, int]:
@@ -617,7 +621,7 @@ def holder(path: Path) -> str:
                 _, kind, _, mode, process, file, start, *_ = line.split()
                 # The first of the locks in SQLite's shared memory: 120 is the offset of the write lock.
                 if (kind, mode, start) == ("POSIX", "WRITE", "120") and int(file.rpartition(":")[2]) == inode:
-                    return f"process {process}"
+                    return f"process {process}" if int(process) > 0 else "a process of another container"
     except (OSError, ValueError):
         pass
     return ""

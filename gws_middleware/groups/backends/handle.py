@@ -8,6 +8,7 @@ and both sides open it again. Rule 3: nothing is logged under the lock, and of a
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import itertools
 import logging
@@ -314,40 +315,46 @@ class Handle:
 
 
 _serials = itertools.count()
-_handles: weakref.WeakSet[Handle] = weakref.WeakSet()
-_forking: list[tuple[Handle, bool]] = []
+_handles: dict[int, weakref.ref[Handle]] = {}
+"""By serial number, so in the order in which they were made."""
+_forking: dict[int, list[tuple[Handle, bool]]] = {}
+"""By the thread that forks: the handles, and whether they are closed."""
 _registered = False
 
 
 def _register(handle: Handle) -> None:
     """With the first handle, not on import."""
     global _registered
-    _handles.add(handle)
+    serial = handle.serial
+    _handles[serial] = weakref.ref(handle, lambda _: _handles.pop(serial, None))
     if not _registered:
         _registered = True
         os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
         atexit.register(_end)
 
 
+def _all() -> list[Handle]:
+    # The list of values is made in one step: another thread may make a handle at any time.
+    return [handle for reference in list(_handles.values()) if (handle := reference()) is not None]
+
+
 def _before_fork() -> None:
     # In the same order in every thread, so that two that fork at the same time do not wait for each other.
-    for handle in sorted(_handles, key=lambda handle: handle.serial):
-        _forking.append((handle, handle.before_fork()))
+    _forking[_thread.get_ident()] = [(handle, handle.before_fork()) for handle in _all()]
 
 
 def _after_fork() -> None:
-    for handle, held in _forking:
+    for handle, held in _forking.pop(_thread.get_ident(), ()):
         if held:
             handle.after_fork()
-    _forking.clear()
 
 
 def _after_fork_in_child() -> None:
-    for handle, held in _forking:
+    for handle, held in _forking.pop(_thread.get_ident(), ()):
         handle.after_fork_in_child(closed=held)
-    _forking.clear()
+    _forking.clear()  # of other threads, which do not exist here
 
 
 def _end() -> None:
-    for handle in list(_handles):
+    for handle in _all():
         handle.end()
