@@ -10,12 +10,13 @@ import gevent
 import pytest
 from django.contrib.auth import logout
 from django.contrib.auth.models import User
-from django.core.exceptions import ImproperlyConfigured, PermissionDenied
+from django.core.exceptions import PermissionDenied
 from django.db import connection, transaction
 from django.http import HttpRequest, HttpResponse
 from django.test import TestCase, override_settings
 from django.urls import path
 
+from gws_middleware.django import groups
 from gws_middleware.django.centrifuge import CentrifugeError, CentrifugeView
 from gws_middleware.django.test import WebSocketTestMixin
 from gws_middleware.django.users import close_user_sockets
@@ -89,8 +90,11 @@ class Closed(CentrifugeView):
     groups = GROUPS
 
 
-class Unfinished(CentrifugeView):
-    """Without groups."""
+class Plain(CentrifugeView):
+    """With the groups of the project."""
+
+    def may_join(self, request: HttpRequest, name: str) -> bool:
+        return True
 
 
 def log_out(request: HttpRequest) -> HttpResponse:
@@ -102,7 +106,7 @@ urlpatterns = [
     path("live/", Live.as_view()),
     path("named/", Named.as_view()),
     path("closed/", Closed.as_view()),
-    path("unfinished/", Unfinished.as_view()),
+    path("plain/", Plain.as_view()),
     path("logout/", log_out),
 ]
 
@@ -187,11 +191,13 @@ class CentrifugeTest(WebSocketTestMixin, TestCase):
         assert self.client.get("/named/").content == b"a page"
         assert self.client.get("/live/").status_code == 426
 
-    def test_view_without_groups(self) -> None:
-        """Says what is missing."""
-        message = "^Unfinished.groups is None: wanted is a Groups$"
-        with pytest.raises(ImproperlyConfigured, match=message), self.client.websocket("/unfinished/"):
-            pass
+    def test_groups_of_the_project(self) -> None:
+        """Are those of the view, unless it has others."""
+        with self.client.websocket("/plain/") as ws:
+            ask(ws, connect={})
+            assert "subscribe" in ask(ws, subscribe={"channel": "any"})
+            groups.send("any", {"n": 1}, on_commit=False)
+            assert json.loads(str(ws.receive())) == {"push": {"channel": "any", "pub": {"data": {"n": 1}}}}
 
     def test_logout_closes_for_good(self) -> None:
         """4501: after 4401 the client would connect again."""
