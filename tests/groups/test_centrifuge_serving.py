@@ -93,8 +93,8 @@ METHODS: dict[str, Callable[[Any], Any]] = {
 class Site:
     """An application, its groups and its policy."""
 
-    def __init__(self, url: str = "memory://", **options: Any) -> None:
-        self.groups = Groups(url, history={"room": History(size=60)})
+    def __init__(self, url: str = "memory://", size: int = 60, **options: Any) -> None:
+        self.groups = Groups(url, history={"room": History(size=size)})
         self.policy = Rooms()
         self.options = options
         self.app = WebSocketMiddleware(self._call)
@@ -374,6 +374,35 @@ class TestRecovering:
             }
             assert received(client)[0]["push"]["pub"] == {"data": 51, "offset": 52}
 
+    def test_clients_that_join_while_others_publish(self) -> None:
+        """Each gets everything after its position once and in order, in the reply or after it."""
+        site, clients, positions = Site(size=300), 20, []
+
+        def publish() -> None:
+            for number in range(300):
+                positions.append(site.groups.send("room.1", number))
+                gevent.sleep(0)
+
+        def join(number: int) -> list[int]:
+            while len(positions) < 10 * number + 5:
+                gevent.sleep(0)
+            since = positions[-1 if number % 2 else -5]
+            with site.connect() as client:
+                opened(client)
+                [reply] = [one for one in ask(client, self.subscribe(since)) if one.get("id") == 1]
+                assert reply["subscribe"]["recovered"]
+                offsets = [since.offset]
+                offsets += [one["offset"] for one in reply["subscribe"].get("publications", [])]
+                while offsets[-1] < 300:
+                    offsets += [push["push"]["pub"]["offset"] for push in received(client)]
+                return offsets
+
+        publisher = gevent.spawn(publish)
+        joining = [gevent.spawn(join, number) for number in range(clients)]
+        gevent.joinall([publisher, *joining], raise_error=True)
+        for offsets in (one.value for one in joining):
+            assert offsets == list(range(offsets[0], 301))
+
     @pytest.mark.parametrize("change", [{"epoch": "other"}, {"offset": 0}, {"offset": 999}])
     def test_position_that_cannot_be_recovered(self, site: Site, change: dict[str, Any]) -> None:
         """Another epoch, one that is no longer kept, one that never was: nothing is sent of what was missed."""
@@ -547,8 +576,7 @@ class TestHistory:
 
     def test_reply_is_bounded(self) -> None:
         """By 300, whatever the client asks for."""
-        site = Site()
-        site.groups = Groups("memory://", history={"room": History(size=1000)})
+        site = Site(size=1000)
         for number in range(400):
             site.groups.send("room.1", number)
         with site.connect() as client:

@@ -34,7 +34,7 @@ import pytest
 from ..servers import Server
 from ..waiting import eventually
 
-__all__ = ["ClientError", "Driver", "Start", "start"]
+__all__ = ["ClientError", "Driver", "Start", "javascript", "needs_npm", "start"]
 
 HERE = Path(__file__).parent
 VERSION = "5.8.0"
@@ -172,6 +172,14 @@ def _fetch_javascript(directory: Path) -> Path:
     return package
 
 
+@pytest.fixture(scope="session")
+def javascript(request: pytest.FixtureRequest) -> Path:
+    """The unpacked package of npm. A module imports this fixture to use it."""
+    cache = request.config.cache
+    assert cache is not None
+    return _fetch_javascript(cache.mkdir("centrifuge"))
+
+
 Start = Callable[..., Driver]
 """Starts a client: of a server, and a path. Default: "/live"."""
 
@@ -186,9 +194,7 @@ def start(request: pytest.FixtureRequest) -> Iterator[Start]:
             url = f"ws://127.0.0.1:{server.tcp[1]}{path}"
             if request.param == "python":
                 return stack.enter_context(_driven([sys.executable, str(HERE / "driver.py"), url]))
-            cache = request.config.cache
-            assert cache is not None
-            module = _fetch_javascript(cache.mkdir("centrifuge")) / "build" / "index.mjs"
+            module = request.getfixturevalue("javascript") / "build" / "index.mjs"
             return stack.enter_context(_driven([str(NODE), str(HERE / "driver.mjs"), url, str(module)]))
 
         yield started
