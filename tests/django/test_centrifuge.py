@@ -96,6 +96,9 @@ class Plain(CentrifugeView):
     def may_join(self, request: HttpRequest, name: str) -> bool:
         return True
 
+    def may_publish(self, request: HttpRequest, name: str, data: Any) -> bool:
+        return True
+
 
 def log_out(request: HttpRequest) -> HttpResponse:
     logout(request)
@@ -175,6 +178,17 @@ class CentrifugeTest(WebSocketTestMixin, TestCase):
             assert ask(ws, subscribe={"channel": "user.None"})["error"]["code"] == 103
             assert ask(ws, publish={"channel": "user.None", "data": 1})["error"]["code"] == 103
             assert ask(ws, rpc={"method": "x"})["error"]["code"] == 104
+
+    def test_anonymous_publisher(self) -> None:
+        """Has an empty user."""
+        self.client.logout()
+        with self.client.websocket("/plain/") as ws:
+            ask(ws, connect={})
+            ask(ws, subscribe={"channel": "any"})
+            ws.send(json.dumps({"id": 6, "publish": {"channel": "any", "data": 1}}))
+            received = [json.loads(str(ws.receive())) for _ in range(2)]
+            [push] = [one["push"] for one in received if "push" in one]
+            assert push["pub"]["info"]["user"] == ""
 
     def test_attributes(self) -> None:
         """Facts about the client, its pings and the number of its channels are the class's."""
