@@ -290,6 +290,7 @@ class TestImports:
             "django/liveserver",
             "groups/waiting",
             "groups/backends/processes",
+            "groups/backends/processes",
             "groups/backends/sqlite",
         }
 
