@@ -290,7 +290,6 @@ class TestImports:
             "django/liveserver",
             "groups/waiting",
             "groups/backends/processes",
-            "groups/backends/processes",
             "groups/backends/sqlite",
         }
 

@@ -403,9 +403,11 @@ class TestRecovering:
         for offsets in (one.value for one in joining):
             assert offsets == list(range(offsets[0], 301))
 
-    @pytest.mark.parametrize("change", [{"epoch": "other"}, {"offset": 0}, {"offset": 999}])
-    def test_position_that_cannot_be_recovered(self, site: Site, change: dict[str, Any]) -> None:
+    @pytest.mark.parametrize("backend", ["memory", "sqlite"])
+    @pytest.mark.parametrize("change", [{"epoch": "other"}, {"offset": 0}, {"offset": 999}, {"offset": 2**63 - 1}])
+    def test_position_that_cannot_be_recovered(self, change: dict[str, Any], backend: str, tmp_path: Path) -> None:
         """Another epoch, one that is no longer kept, one that never was: nothing is sent of what was missed."""
+        site = Site("memory://" if backend == "memory" else f"sqlite://{tmp_path / 'groups'}")
         for number in range(70):
             site.groups.send("room.1", number)
         position = site.groups.position("room.1")
@@ -421,6 +423,7 @@ class TestRecovering:
                 "epoch": position.epoch,
                 "offset": 70,
             }
+        site.groups.release()
 
     def test_client_that_wants_all_or_nothing(self, site: Site) -> None:
         """Error 112 instead; it is no member."""
@@ -511,6 +514,16 @@ class TestPublishing:
             assert ask(client, self.publish(name, data)) == [{"id": 1, "error": error(103, "permission denied")}]
             assert site.groups.history("room.1") == []
 
+    def test_text_that_cannot_be_encoded(self, site: Site, caplog: Any) -> None:
+        """Half of a surrogate pair, which JSON can have: error 107 for text, and JSON carries it on."""
+        with site.connect() as client:
+            opened(client)
+            [reply] = ask(client, self.publish("room.1", "\ud800"))
+            assert reply["error"]["code"] == 107
+            assert reply["error"]["message"].startswith("bad request: ")
+            assert ask(client, self.publish("room.1", ["\ud800"])) == [{"id": 1, "publish": {}}]
+        assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
     def test_backend_that_is_away(self, site: Site, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
         """The client knows that it was not sent."""
         with site.connect() as client:
@@ -551,6 +564,56 @@ class TestHistory:
             result = reply["history"]
             assert [one["offset"] for one in result.pop("publications", [])] == offsets
             assert result == {"epoch": position.epoch, "offset": 10}
+
+    @pytest.mark.parametrize(
+        ("fields", "offsets"),
+        [
+            ({"limit": 3}, [11, 12, 13]),
+            ({"limit": 60, "reverse": True}, list(range(70, 10, -1))),
+            ({"limit": 100, "reverse": True}, list(range(70, 10, -1))),
+            ({"limit": 5, "since": 13, "reverse": True}, [12, 11]),
+            ({"limit": 5, "since": 12, "reverse": True}, [11]),
+            ({"limit": 5, "since": 11, "reverse": True}, []),
+            ({"limit": 5, "since": 3, "reverse": True}, []),
+            ({"limit": 5, "since": 0, "reverse": True}, []),
+            ({"limit": 5, "since": 2**63 - 1, "reverse": True}, [70, 69, 68, 67, 66]),
+            ({"limit": 5, "since": 10}, [11, 12, 13, 14, 15]),
+        ],
+    )
+    def test_history_whose_beginning_is_no_longer_kept(
+        self, site: Site, fields: dict[str, Any], offsets: list[int]
+    ) -> None:
+        """It begins with what is kept."""
+        for number in range(1, 71):
+            site.groups.send("room.1", number)
+        position = site.groups.position("room.1")
+        assert position is not None
+        if "since" in fields:
+            fields = {**fields, "since": {"epoch": position.epoch, "offset": fields["since"]}}
+        with site.connect() as client:
+            opened(client, "room.1")
+            [reply] = ask(client, {"id": 1, "history": {"channel": "room.1", **fields}})
+            assert [one["offset"] for one in reply["history"].get("publications", [])] == offsets
+
+    def test_history_is_not_read_for_one_entry(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However much of it is kept: a client could do so again and again."""
+        site, read = Site(size=5000), []
+        for number in range(5000):
+            site.groups.send("room.1", number)
+        history = site.groups.history
+
+        def counted(name: str, **options: Any) -> Any:
+            found = history(name, **options)
+            read.append(len(found))
+            return found
+
+        monkeypatch.setattr(site.groups, "history", counted)
+        with site.connect() as client:
+            opened(client, "room.1")
+            for fields in ({}, {"reverse": True}):
+                [reply] = ask(client, {"id": 1, "history": {"channel": "room.1", "limit": 1, **fields}})
+                assert len(reply["history"]["publications"]) == 1
+        assert sum(read) <= 30
 
     @pytest.mark.parametrize("reverse", [False, True])
     def test_position_of_another_epoch(self, site: Site, reverse: bool) -> None:
