@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -56,18 +57,21 @@ class TestAutomatic:
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
         assert automatic("/srv/site") == of_a_service
 
-    def test_backend_without_a_directory_uses_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_backend_without_a_directory_uses_it(self, tmp_path: Path) -> None:
         """Two backends of one project have one log; it is found when it is first used."""
-        monkeypatch.setattr(directory, "_BASES", (str(tmp_path),))
-        first, second = SqliteBackend(project="/srv/site"), SqliteBackend(project="/srv/site")
-        assert list(tmp_path.iterdir()) == []
-        feed = first.feed()
-        feed.subscribe(["chat"])
-        second.publish([Publish("chat", b"one", None)])
-        assert len(feed.wait(5)) == 1
-        assert [path.name for path in tmp_path.iterdir()] == [automatic("/srv/site").name]
-        for backend in (first, second):
-            backend.close()
+        first, second = SqliteBackend(project=tmp_path), SqliteBackend(project=tmp_path)
+        place = automatic(tmp_path)
+        assert not place.exists()
+        try:
+            feed = first.feed()
+            feed.subscribe(["chat"])
+            second.publish([Publish("chat", b"one", None)])
+            assert len(feed.wait(5)) == 1
+            assert place.is_dir()
+        finally:
+            for backend in (first, second):
+                backend.close()
+            shutil.rmtree(place)
 
 
 class TestPrepare:
