@@ -559,20 +559,21 @@ class TestDeleting:
         backend.close()
 
     def test_oldest_rows_are_deleted_when_there_is_no_room(
-        self, backend: SqliteBackend, feed: SqliteFeed, directory: Path, monkeypatch: pytest.MonkeyPatch
+        self, directory: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Before their time; a feed that has not read them is given ``Lost``."""
-        send(backend, b"one")
-        assert receive(feed, 1) == [b"one"]
-        monkeypatch.setattr(database, "_SIZE_LIMIT", 2**20)
-        backend.close()
-        reader = backend.feed()
-        reader.subscribe(["live"])
-        for _ in range(400):
+        """Before their time; a feed that has not read them is given ``Lost``. The log stays the same one."""
+        monkeypatch.setattr(database, "_SIZE_LIMIT", 8 * 2**20)
+        backend = SqliteBackend(directory)
+        first = send(backend, b"one", group="kept")
+        feed = backend.feed()
+        feed.subscribe(["live"])
+        for _ in range(1200):
             send(backend, bytes(10_000), None, "live")
-        assert rows(directory) < 2**20 / 10_000 + 100
-        assert receive(reader, 1)[0] == "lost"
-        reader.close()
+        assert rows(directory) < 8 * 2**20 / 10_000 + 100
+        assert receive(feed, 1)[0] == "lost"
+        assert first and send(backend, b"two", group="kept") == Position(first.epoch, 2)
+        feed.close()
+        backend.close()
 
 
 class TestDamage:
@@ -891,6 +892,16 @@ class TestDamage:
         assert first and second and first.epoch != second.epoch
         assert size(directory) < 2**20
         feed.close()
+        backend.close()
+
+    def test_large_batch_is_no_stopped_reader(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It makes the write-ahead log as large, which is copied then."""
+        monkeypatch.setattr(database, "_SIZE_LIMIT", 2**20)
+        backend = SqliteBackend(directory)
+        first = send(backend, b"one")
+        for _ in range(3):
+            backend.publish([Publish("live", bytes(2**20), None) for _ in range(5)])
+        assert first and send(backend, b"two") == Position(first.epoch, 2)
         backend.close()
 
     def test_full_disk_is_unavailable_and_heals(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

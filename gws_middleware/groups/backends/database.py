@@ -119,8 +119,8 @@ class Database:
         self._files: dict[Path, os.stat_result] = {}
         self._transactions = self._bytes = 0
         """Since the last checkpoint of this process: transactions that have added nothing to the log, and bytes."""
-        self._wal_size = 0
-        """Bytes of the write-ahead log in use, after the last checkpoint of this process."""
+        self._pinned = 0
+        """Bytes of the write-ahead log that the last checkpoint of this process could not copy."""
         self._appended = 0
         """The ``seq`` of the entry that was added last by this process."""
         self._cursor_of_groups = ""
@@ -200,8 +200,6 @@ class Database:
             BrokenError: A part was removed, or the write-ahead log has grown too much.
 
         """
-        self._checkpoint()
-        self._check_wal()
         for path, known in self._files.items():
             try:
                 found = os.stat(path)
@@ -209,10 +207,13 @@ class Database:
                 raise BrokenError(f"{path.name} was removed") from None
             if not os.path.samestat(found, known):
                 raise BrokenError(f"{path.name} was replaced")
+            if found.st_size > self._limit and path != self.path:
+                self._checkpoint()
+                self._check_pinned()
 
-    def _check_wal(self) -> None:
-        if self._wal_size > self._limit:
-            raise BrokenError(f"a process was stopped while it read, and {self._wal_size:,} bytes wait for it")
+    def _check_pinned(self) -> None:
+        if self._pinned > self._limit:
+            raise BrokenError(f"a process was stopped while it read, and {self._pinned:,} bytes wait for it")
 
     # --- publishing -----------------------------------------------------------------------------------------------
 
@@ -223,7 +224,7 @@ class Database:
             BrokenError: The write-ahead log has grown too much; nothing was published.
 
         """
-        self._check_wal()
+        self._check_pinned()
         with self._writing():
             now = time.monotonic()
             positions = [self._append(message, now) for message in batch]
@@ -517,8 +518,8 @@ class Database:
         """
         self._transactions = self._bytes = 0
         try:
-            _, frames, _ = self._execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
-            self._wal_size = frames * self._page_size
+            _, frames, copied = self._execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            self._pinned = (frames - copied) * self._page_size
         except sqlite3.Error:
             pass  # what was committed stays in the write-ahead log; a problem shows itself in the next transaction
 
