@@ -142,7 +142,7 @@ class TestPrepare:
         with pytest.raises(GroupsUnavailable, match="it has 91 bytes; wanted is at most 90, for the sockets in it"):
             prepare(Path(f"{longest}x"))
 
-    def test_read_only_file_system_is_refused(self, mount: Path) -> None:
+    def test_read_onlyfile_system_is_refused(self, mount: Path) -> None:
         """Also for root."""
         (mount / "log").mkdir(mode=0o700)
         subprocess.run(["mount", "-o", "remount,ro", mount], check=True)
@@ -152,17 +152,17 @@ class TestPrepare:
             prepare(mount / "other")
 
     @pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "fuse.sshfs"])
-    def test_network_file_system_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    def test_networkfile_system_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
         """Other hosts write there, without this host's locks and shared memory."""
-        monkeypatch.setattr(directory, "_file_system", lambda device: kind)
+        monkeypatch.setattr(directory, "file_system", lambda device: kind)
         with pytest.raises(GroupsUnavailable, match=f"a file system of type {kind}; wanted is one of this host's own"):
             prepare(tmp_path / "log")
 
     @pytest.mark.skipif(not os.path.exists("/proc/self/mountinfo"), reason="this system has no /proc/self/mountinfo")
-    def test_type_of_a_file_system_is_found(self, mount: Path) -> None:
+    def test_type_of_afile_system_is_found(self, mount: Path) -> None:
         """By the number of its device."""
-        assert directory._file_system(mount.stat().st_dev) == "tmpfs"
-        assert directory._file_system(os.makedev(4000, 1)) == ""
+        assert directory.file_system(mount.stat().st_dev) == "tmpfs"
+        assert directory.file_system(os.makedev(4000, 1)) == ""
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
     def test_user_without_rights_is_refused(self, tmp_path: Path) -> None:
