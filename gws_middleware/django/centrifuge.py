@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from django.core.exceptions import ImproperlyConfigured, PermissionDenied
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 from django.views import View
 
@@ -19,6 +19,7 @@ from ..groups.centrifuge.protocol import MAX_CHANNELS, PING_INTERVAL
 from ..groups.centrifuge.serving import CentrifugeError, Policy, serve
 from ..groups.client import Groups
 from .decorators import accept_websocket, require_websocket
+from .instance import get_groups
 from .serving import attach
 
 __all__ = ["LOGGED_OUT", "CentrifugeError", "CentrifugeView"]
@@ -42,7 +43,7 @@ class CentrifugeView(View):
     """
 
     groups: ClassVar[Groups | None] = None
-    """What the channels belong to."""
+    """What the channels belong to. Default: the groups of the project (``get_groups()``)."""
     ping: ClassVar[int] = PING_INTERVAL
     """Seconds between two pings. Default: 25."""
     max_channels: ClassVar[int] = MAX_CHANNELS
@@ -59,10 +60,9 @@ class CentrifugeView(View):
         ws = attach(request)
         if ws is None:
             return super().dispatch(request, *args, **kwargs)
-        if self.groups is None:
-            raise ImproperlyConfigured(f"{type(self).__name__}.groups is None: wanted is a Groups")
+        groups = get_groups() if self.groups is None else self.groups
         ws.logged_out_code = LOGGED_OUT  # type: ignore[attr-defined]
-        serve(ws, self.groups, _ViewPolicy(self, request), ping=self.ping, max_channels=self.max_channels)
+        serve(ws, groups, _ViewPolicy(self, request), ping=self.ping, max_channels=self.max_channels)
         return None
 
     def connected(self, request: HttpRequest) -> None:

@@ -54,10 +54,7 @@ def _groups(value: object) -> str | None:
     if not isinstance(value, (str, Mapping)):
         return wanted
     try:
-        arguments = _group_arguments(value)
-        if arguments["url"] == "auto":  # it is right, and which directory it means is no matter of the settings
-            arguments["url"] = "memory://"
-        Groups(**arguments)
+        Groups(**_group_arguments(value))  # nothing is opened by that
     except (TypeError, ValueError) as error:
         return f"{wanted}; {error}"
     return None
@@ -88,10 +85,7 @@ def _history(prefix: object, kept: object) -> History:
     if not isinstance(kept, Mapping):
         raise ValueError(f"history has {prefix!r}: {kept!r}; wanted is a dict with size, age, or both")
     _check_keys(kept, [each.name for each in fields(History)], f"a key of the history of {prefix!r}")
-    try:
-        return History(**kept)
-    except TypeError:
-        raise ValueError(f"history has {prefix!r}: {kept!r}; wanted are numbers") from None
+    return History(**kept)
 
 
 def _check_keys(given: Mapping[Any, Any], known: Sequence[str], what: str) -> None:

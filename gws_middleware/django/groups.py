@@ -240,7 +240,7 @@ def join(
         ws: The connection: ``request.websocket``.
         since: The position that the peer has, or its text: what came after it is sent first.
         wrap: Makes what members get of a publication, once for all that have the same function; where it returns None
-            they get nothing. Default: what was sent.
+            they get nothing. It must not query: its database connection would stay open. Default: what was sent.
         handler: Is called with the connection and the publication instead, in a greenlet, one at a time for this
             connection. An exception is logged once and closes with 1011.
         on_gap: Is called with the connection and the name where messages were missed that cannot be had. It must not

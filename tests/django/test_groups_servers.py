@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from django.contrib.auth.models import User
 from django.core.management import BaseCommand, call_command
@@ -42,7 +43,8 @@ APP = "tests.django.project.wsgi:application"
 class Site:
     """A gunicorn with two workers, and the groups of both in this process."""
 
-    def __init__(self, server: Server, url: str) -> None:
+    def __init__(self, server: Server, url: str, database: str) -> None:
+        self.database = database
         self.server, self.groups = server, Groups(url, history={"room": History()})
         self.clients: list[RawClient] = []
         self._stack = ExitStack()
@@ -70,17 +72,17 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
-    """A server with a database, and the URL of its groups."""
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str, str]]:
+    """A server, the URL of its groups, and its database."""
     folder = tmp_path_factory.mktemp("site")
     database, url = {"NAME": str(folder / "db.sqlite3")}, f"sqlite://{folder}/groups"
     env = {"DATABASE": json.dumps(database), "GWS": json.dumps({"groups": {"url": url, "history": {"room": {}}}})}
     with launch("worker", folder / "server", APP, options=["--workers", "2"], env=env) as running:
-        yield running, url
+        yield running, url, database["NAME"]
 
 
 @pytest.fixture
-def site(server: tuple[Server, str]) -> Iterator[Site]:
+def site(server: tuple[Server, str, str]) -> Iterator[Site]:
     """The shared server, for one test."""
     site = Site(*server)
     yield site
@@ -134,6 +136,63 @@ def test_transactions_of_requests_decide_about_messages(site: Site) -> None:
         assert texts(member, 10) == [str(number) for number in range(0, 20, 2)]
 
 
+def test_coroutines_of_a_view_send(site: Site, token: str) -> None:
+    """With ``asend``, each after the other, or many at the same time."""
+    members = site.members(f"/groups/{token}/listening/")
+    assert site.server.get(f"/groups/{token}/send/by-coroutines/").status == 200
+    for member in members:
+        assert texts(member, 40) == [*map(str, range(20)), *["at once"] * 20]
+
+
+def test_handler_keeps_no_database_connection(site: Site, token: str) -> None:
+    """It queries in a greenlet, which ends."""
+    members = site.members(f"/groups/{token}/handling/")
+    for number in range(3):
+        site.groups.send(token, number)
+    for member in members:
+        assert texts(member, 3) == ["0 1", "1 1", "2 1"]
+    workers = psutil.Process(site.server.process.pid).children()
+
+    def opened() -> list[str]:
+        return [file.path for worker in workers for file in worker.open_files() if file.path == site.database]
+
+    eventually(lambda: not opened(), "no open database")
+
+
+PRELOADING = """
+from gevent import monkey
+
+monkey.patch_all()
+
+preload_app = True
+workers = 2
+
+
+def when_ready(server):
+    from gws_middleware.django import groups
+
+    groups.send("room.1", "from the arbiter")
+"""
+
+
+def test_workers_of_a_preloaded_project_share_groups(tmp_path: Path) -> None:
+    """Which the arbiter has used before it has forked them."""
+    conf, url = tmp_path / "gunicorn.conf.py", f"sqlite://{tmp_path}/groups"
+    conf.write_text(PRELOADING)
+    env = {"GWS": json.dumps({"groups": {"url": url, "history": {"room": {}}}})}
+    with launch("worker", tmp_path / "server", APP, options=["--config", str(conf)], env=env) as server:
+        site = Site(server, url, "")
+        members = site.members(f"/groups/{ROOM}/")
+        for number in range(10):
+            server.get(f"/groups/{ROOM}/send/?text={number}")
+            members[number % 2].send(frame(TEXT, str(number).encode()))
+            for member in members:
+                assert texts(member, 2) == [str(number)] * 2
+        history = [publication.data for publication in site.groups.history(ROOM)]
+        assert history == ["from the arbiter", *(str(number) for number in range(10) for _ in range(2))]
+        site.close()
+
+
 def test_member_of_a_worker_that_is_killed_resumes_in_another(site: Site, token: str) -> None:
     """Nothing of a group with history is missed."""
     path = f"/groups/room.{token}/"
@@ -159,11 +218,13 @@ from gws_middleware.django import groups
 
 def waiting(request):
     groups.join("orders", request.websocket)
+    request.websocket.send("joined")
     request.websocket.receive()
 
 
 def listening(request):
     groups.join("orders", request.websocket)
+    request.websocket.send("joined")
     request.websocket.detach()
 
 
@@ -194,6 +255,7 @@ def test_pages_of_runserver_get_what_a_command_sends(fresh_project: Path, tmp_pa
         server.connect("/waiting/") as page,
         server.connect("/listening/") as other,
     ):
+        assert page.recv(10) == other.recv(10) == "joined"
         command = [sys.executable, str(fresh_project / "manage.py"), "notify"]
         subprocess.run(command, cwd=tmp_path, env=environment(), check=True, timeout=60)
         assert json.loads(page.recv(10)) == json.loads(other.recv(10)) == {"from": "a command"}

@@ -6,19 +6,20 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Browser
 
-from ..support.centrifuge import ClientError, Driver, fetch_javascript, javascript_client, python_client
+from ..support.browsing import TIMEOUT, browser, needs_chromium
+from ..support.centrifuge import ClientError, Driver, Start, javascript, needs_npm, start
 from ..support.servers import Server, launch
 from ..support.waiting import eventually
 
+__all__ = ["browser", "javascript", "start"]
+
 APP = "tests.fixtureapps.centrifuged"
-needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="npm was not found")
-"""Without it the last lines of the run say so (``notices``)."""
 
 
 @pytest.fixture(scope="module")
@@ -34,32 +35,6 @@ def workers(tmp_path: Path) -> Iterator[Server]:
     env = {"GROUPS": f"sqlite://{tmp_path / 'groups'}"}
     with launch("worker", tmp_path, APP, options=["--workers", "2"], env=env) as server:
         yield server
-
-
-Start = Callable[..., Driver]
-
-
-@pytest.fixture(params=["python", pytest.param("javascript", marks=needs_npm)])
-def start(request: pytest.FixtureRequest) -> Iterator[Start]:
-    """Starts a client, which ends with the test."""
-    with ExitStack() as stack:
-
-        def started(server: Server, path: str = "/live") -> Driver:
-            url = address(server, path)
-            if request.param == "python":
-                return stack.enter_context(python_client(url))
-            cache = request.config.cache
-            assert cache is not None
-            package = fetch_javascript(cache.mkdir("centrifuge"))
-            return stack.enter_context(javascript_client(url, package))
-
-        yield started
-
-
-def address(server: Server, path: str) -> str:
-    """The URL of a path."""
-    host, port = server.tcp  # type: ignore[misc]
-    return f"ws://{host}:{port}{path}"
 
 
 def connected(client: Driver) -> str:
@@ -339,3 +314,40 @@ def in_two_workers(start: Start, server: Server) -> tuple[Driver, Driver]:
     found = eventually(other, "a client in the other worker", timeout=60)
     assert found is not None
     return one, found
+
+
+PAGE = """async () => {
+    const client = new Centrifuge(`ws://${location.host}/live`, {minReconnectDelay: 50, maxReconnectDelay: 300});
+    const subscription = client.newSubscription("room.browser");
+    const seen = [], recovered = [];
+    subscription.on("subscribed", (context) => recovered.push(context.recovered));
+    const whole = new Promise((resolve) => subscription.on("publication", (context) => {
+        seen.push(context.data);
+        if (context.data === 69) resolve();
+    }));
+    subscription.subscribe();
+    client.connect();
+    await subscription.ready();
+    await client.rpc("publish", {channel: "room.browser", first: 0, count: 20});
+    client.rpc("cut", {channel: "room.browser", first: 20, count: 50}).catch(() => {});
+    await whole;
+    const closed = new Promise((resolve) => client.on("disconnected", (context) => resolve(context.code)));
+    client.rpc("close", 4501).catch(() => {});
+    return {seen, recovered, code: await closed};
+}"""
+
+
+@needs_chromium
+@needs_npm
+def test_page(browser: Browser, server: Server, javascript: Path) -> None:
+    """The client in a browser, from its file for pages: a cut connection, and a close that is final."""
+    context = browser.new_context()
+    try:
+        page = context.new_page()
+        page.set_default_timeout(TIMEOUT)
+        page.goto(f"http://127.0.0.1:{server.tcp[1]}/")
+        page.add_script_tag(path=javascript / "dist" / "centrifuge.js")
+        found = page.evaluate(PAGE)
+    finally:
+        context.close()
+    assert found == {"seen": list(range(70)), "recovered": [False, True], "code": 4501}

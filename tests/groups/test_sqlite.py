@@ -169,6 +169,18 @@ class TestProcesses:
         with child(directory) as second:
             assert second.read("chat") == [position[0], 1, ["one"]]
 
+    def test_subscription_begins_with_what_is_published_after_it(
+        self, backend: SqliteBackend, feed: SqliteFeed, directory: Path
+    ) -> None:
+        """Not with what the feed has not read yet of another process's, and a second one changes nothing."""
+        with child(directory) as other:
+            other.publish("live", ["before"], False)
+            other.publish("chat", ["one"])
+            feed.subscribe(["live"])
+            other.publish("live", ["after"], False)
+            feed.subscribe(["live", "chat"])
+            assert receive(feed, 2) == [b"one", b"after"]
+
 
 class TestCallers:
     """Where ``publish()`` may be called from."""
@@ -592,6 +604,16 @@ class TestDamage:
             assert other.end() == ["four"]
             assert backend.get("members", "chat") == [3]
 
+    def test_subscription_goes_on_in_the_next_log(self, backend: SqliteBackend, directory: Path) -> None:
+        """Its entries are numbered from the beginning again."""
+        backend.publish([Publish("other", b"x", None) for _ in range(50)])
+        feed = backend.feed()
+        feed.subscribe(["chat"])
+        file_of(directory).unlink()
+        send(backend, b"one")
+        assert receive(feed, 2) == ["lost", b"one"]
+        feed.close()
+
     def test_replaced_directory_begins_anew(self, backend: SqliteBackend, feed: SqliteFeed, directory: Path) -> None:
         """Also by an older copy, whose offsets would be given out twice."""
         first = send(backend, b"one")
@@ -664,6 +686,31 @@ class TestDamage:
             assert (lost, text) == ("lost", "new")
         assert len([record for record in caplog.records if "begins anew" in record.message]) == 1
 
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "DELETE FROM meta",
+            "DROP TABLE groups",
+            "UPDATE log SET grp = CAST(x'ff' AS TEXT)",
+        ],
+        ids=["meta", "table", "text"],
+    )
+    def test_tables_with_something_else_begin_anew(
+        self, backend: SqliteBackend, feed: SqliteFeed, directory: Path, statement: str
+    ) -> None:
+        """Whether a publisher finds it or a feed."""
+        send(backend, b"one")
+        connection = sqlite3.connect(file_of(directory))
+        connection.executescript(statement)
+        connection.close()
+        found = []
+        while not found or "lost" not in found:
+            feed._read_at = 0.0
+            found += receive(feed, 1, 0.1)
+            send(backend, b"two")
+        position = send(backend, b"three")
+        assert position and position.offset == len(page(backend).entries)
+
     def test_log_that_another_process_has_begun_meanwhile_is_kept(
         self, backend: SqliteBackend, directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -709,7 +756,7 @@ class TestDamage:
         send(backend, b"one")
         receive(feed, 1)
         Path(f"{file_of(directory)}-wal").unlink()
-        assert sweep(feed) == ["lost"]
+        assert sweep(feed) + receive(feed, 1) == ["lost"]
         send(backend, b"two")
         assert receive(feed, 1) == [b"two"]
 
@@ -785,6 +832,25 @@ class TestDamage:
             ("WARNING", " the outage (write) "),
         ]
 
+    def test_feed_does_not_spin_while_nothing_can_be_deleted(
+        self, directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A stopped writer is in the way of its sweep, and of no reading."""
+        backend = SqliteBackend(directory, retention=0.01)
+        feed = backend.feed()
+        send(backend, b"expired", None, "live")
+        readings = []
+        original = database.Database.after
+        with child(directory) as other, caplog.at_level(logging.INFO, LOGGER):
+            other.lock("BEGIN IMMEDIATE")
+            monkeypatch.setattr(database.Database, "after", lambda *them: readings.append(1) or original(*them))
+            feed._sweep_at = feed._read_at = 0.0
+            assert list(feed.wait(0.4)) == []
+        assert 1 <= len(readings) <= 3
+        assert caplog.records == []
+        feed.close()
+        backend.close()
+
     def test_waiting_for_a_lock_lets_greenlets_run(self, backend: SqliteBackend, directory: Path) -> None:
         """SQLite's own waiting would block the loop."""
         send(backend, b"one")
@@ -797,23 +863,35 @@ class TestDamage:
             greenlet.join()
         assert len(ticks) == 20
 
+    @pytest.mark.parametrize("by", ["feed", "publisher"])
     def test_stopped_reader_does_not_let_the_write_ahead_log_grow(
-        self, backend: SqliteBackend, feed: SqliteFeed, directory: Path, monkeypatch: pytest.MonkeyPatch
+        self, directory: Path, monkeypatch: pytest.MonkeyPatch, by: str
     ) -> None:
         """Past a limit the log begins anew, without that process."""
-        monkeypatch.setattr(database, "_WAL_LIMIT", 2**20)
+        monkeypatch.setattr(database, "_SIZE_LIMIT", 2**20)
+        backend = SqliteBackend(directory)
+        feed = backend.feed()
+        feed.subscribe(["chat"])
         first = send(backend, b"one")
         with child(directory) as other:
             other.lock("BEGIN; SELECT * FROM log")
             other.kill(signal.SIGSTOP)
-            for _ in range(200):
-                send(backend, bytes(10_000), None, "live")
-            assert sweep(feed) == [b"one"]
-            assert receive(feed, 1) == ["lost"]
+            for _ in range(200):  # a small message costs some pages of it
+                send(backend, b"x", None, "live")
+            assert size(directory) > 2**20
+            if by == "feed":
+                assert sweep(feed) == [b"one"]
+                assert receive(feed, 1) == ["lost"]
+            else:
+                for _ in range(100):  # one of 256 finds out
+                    send(backend, b"x", None, "live")
+                assert receive(feed, 1) == ["lost"]
             second = send(backend, b"two")
+            assert receive(feed, 1) == [b"two"]
         assert first and second and first.epoch != second.epoch
-        assert receive(feed, 1) == [b"two"]
         assert size(directory) < 2**20
+        feed.close()
+        backend.close()
 
     def test_full_disk_is_unavailable_and_heals(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """With a real one, of one megabyte."""

@@ -14,6 +14,7 @@ import itertools
 import logging
 import os
 import random
+import shutil
 import sqlite3
 import time
 import weakref
@@ -77,7 +78,6 @@ class Handle:
         self.numbers: dict[tuple[str, str], int] = {}
         """What this process contributes; written again where the log is begun anew."""
         self.dependents: weakref.WeakSet[Dependent] = weakref.WeakSet()
-        self.serial = next(_serials)
         self._place = "", ""
         """The file and the process that have the numbers."""
         self._database: Database | None = None
@@ -104,7 +104,9 @@ class Handle:
 
         """
         deadline = time.monotonic() + TIMEOUT
-        for tries in itertools.count(1):
+        tries = 0
+        while True:
+            tries += 1
             try:
                 result = self.attempt(work)
             except BusyError as again:
@@ -119,7 +121,6 @@ class Handle:
                 return result
             self.report(kind, error)
             raise error
-        raise AssertionError  # itertools.count() does not end
 
     def attempt(self, work: Callable[[Opened], T]) -> T:
         """Do something, once. Does not wait for other processes.
@@ -129,7 +130,8 @@ class Handle:
             GroupsUnavailable: It cannot be.
 
         """
-        if not self._lock.acquire(True, _LOCK_TIMEOUT):
+        lock = self._lock
+        if not lock.acquire(True, _LOCK_TIMEOUT):
             raise BusyError("another thread of this process uses the log")
         try:
             return work(self._open())
@@ -145,9 +147,9 @@ class Handle:
                 raise BusyError(f"{self.directory} was removed") from None
             raise GroupsUnavailable(f"the log of groups in {self.directory} cannot be used: {error}") from error
         finally:
-            self._lock.release()
+            lock.release()
             while self._notices:
-                logger.log(*self._notices.pop())
+                logger.log(*self._notices.pop(0))
 
     def timed_out(self, obstacle: str) -> GroupsUnavailable:
         """What to say of something that has been in the way for ``TIMEOUT`` seconds."""
@@ -160,6 +162,8 @@ class Handle:
 
     def report(self, kind: str, error: GroupsUnavailable | None) -> None:
         """Log the beginning of an outage, or its end."""
+        if self._unusable:
+            return  # for good, and no outage
         if error is not None:
             if self._outages.setdefault(kind, now := time.monotonic()) == now:
                 logger.error("groups: outage (%s): %s", kind, error)
@@ -241,8 +245,7 @@ class Handle:
         if not was_there or not self.directory.exists():
             return BusyError(f"{text}: the file was removed")
         if "full" in text or "I/O" in text:
-            space = os.statvfs(self.directory)
-            text += f"; {space.f_bavail * space.f_frsize:,} bytes are free there"
+            text += f"; {shutil.disk_usage(self.directory).free:,} bytes are free there"
         return GroupsUnavailable(f"the log of groups in {self.directory} cannot be used: {text}")
 
     def _close_database(self) -> None:
@@ -253,13 +256,23 @@ class Handle:
     # --- the end, and forks ---------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Release everything; the next attempt begins anew."""
+        """Release everything; the next attempt begins anew.
+
+        Raises:
+            GroupsUnavailable: Another thread, or what a signal handler has interrupted, uses it for too long.
+
+        """
         for dependent in list(self.dependents):
             dependent.close()
-        with self._lock:
+        lock = self._lock
+        if not lock.acquire(True, TIMEOUT):
+            raise self.timed_out("another thread of this process uses it")
+        try:
             self._close_database()
             self._leave()
             self.numbers.clear()
+        finally:
+            lock.release()
 
     def _leave(self) -> None:
         """Remove this process from the directory."""
@@ -272,13 +285,11 @@ class Handle:
 
     def end(self) -> None:
         """The interpreter ends. A daemon thread that comes later must not be in SQLite then."""
-        for dependent in list(self.dependents):
-            dependent.close()
-        if self._lock.acquire(True, TIMEOUT):
-            self._unusable = "groups cannot be used: the interpreter is ending"
-            self._close_database()
-            self._leave()
-            self._lock.release()
+        self._unusable = "groups cannot be used: the interpreter is ending"
+        try:
+            self.close()
+        except GroupsUnavailable:
+            pass  # a thread is in a call of the system that does not return
 
     def before_fork(self) -> bool:
         """Close the database.
@@ -325,7 +336,7 @@ _registered = False
 def _register(handle: Handle) -> None:
     """With the first handle, not on import."""
     global _registered
-    serial = handle.serial
+    serial = next(_serials)
     _handles[serial] = weakref.ref(handle, lambda _: _handles.pop(serial, None))
     if not _registered:
         _registered = True

@@ -138,15 +138,22 @@ class SqliteFeed:
 
     def subscribe(self, groups: Iterable[str]) -> bool:
         """See ``Feed``."""
+        wanted = list(groups)
+
+        def work(opened: Opened) -> None:
+            # What was published before this call, and not read yet, is not for them.
+            is_current = opened.database.path.name == self._file
+            self._add(wanted, opened.database.last() if is_current else 0)
+
         try:
-            file, last = self._handle.attempt(lambda opened: (opened.database.path.name, opened.database.last()))
+            self._handle.attempt(work)
         except (BusyError, GroupsUnavailable):
-            file, last = self._file, self._last
-        if file != self._file:
-            last = 0
+            self._add(wanted, self._last)
+        return True
+
+    def _add(self, groups: list[str], last: int) -> None:
         for group in groups:
             self._groups.setdefault(group, last)
-        return True
 
     def unsubscribe(self, groups: Iterable[str]) -> None:
         """See ``Feed``."""
@@ -209,27 +216,33 @@ class SqliteFeed:
     def _read(self) -> list[Event]:
         """Read a slice, and find out when to read again without a byte."""
         now = time.monotonic()
-        events: list[Event] = []
         try:
             events = self._handle.attempt(self._slice)
-            if now >= self._sweep_at:
-                has_more = self._handle.attempt(self._sweep)
-                self._sweep_at = now + (0.05 if has_more else _SWEEP * random.uniform(0.8, 1.2))
         except BusyError as busy:
             if self._busy_since is None:
                 self._busy_since = now
             elif now > self._busy_since + TIMEOUT:
                 self._handle.report("read", self._handle.timed_out(str(busy)))
             self._read_at = now + random.uniform(0.001, 0.005)
-            return events
+            return []
         except GroupsUnavailable as error:
             self._handle.report("read", error)
             self._read_at = now + _POLL
-            return events
+            return []
         self._busy_since = None
         self._handle.report("read", None)
-        self._read_at = now if self._has_more else min(now + _POLL, max(self._sweep_at, now + 0.01))
+        if now >= self._sweep_at:
+            self._sweep_at = now + self._try_sweep()
+        self._read_at = now if self._has_more else min(now + _POLL, self._sweep_at)
         return events
+
+    def _try_sweep(self) -> float:
+        """Sweep. In how many seconds to do it again: what is in its way is no outage of reading."""
+        try:
+            has_more = self._handle.attempt(self._sweep)
+        except (BusyError, GroupsUnavailable):
+            return random.uniform(0.5, 1.0)
+        return 0.05 if has_more else _SWEEP * random.uniform(0.8, 1.2)
 
     def _slice(self, opened: Opened) -> list[Event]:
         database = opened.database
@@ -241,7 +254,7 @@ class SqliteFeed:
         rows = database.after(self._last, self._groups)
         self._last, self._has_more = rows.last, rows.more
         if rows.lost:
-            self._lost = f"this process has read nothing for more than {self._handle.retention:g} s"
+            self._lost = "entries were deleted before this process had read them"
         lost, self._lost = self._lost, ""
         return [Lost(lost), *rows.entries] if lost else list(rows.entries)
 

@@ -48,6 +48,7 @@ __all__ = [
     "MAX_CHANNELS",
     "MAX_COMMANDS",
     "MAX_DEPTH",
+    "MAX_OFFSET",
     "NAMES",
     "NEW",
     "PING",
@@ -83,6 +84,8 @@ MAX_CHANNELS = 128
 """Channels of one connection: what Centrifugo has."""
 MAX_COMMANDS = 512
 """Commands in one frame. A client that has connected again sends all its subscriptions in one."""
+MAX_OFFSET = 2**63 - 1
+"""No backend counts further; the protocol could have twice as much."""
 MAX_DEPTH = 100
 """Objects and arrays in each other. What is published is encoded again, in a deeper stack than that of the decoder."""
 
@@ -477,7 +480,7 @@ def _channel(fields: dict[str, Any]) -> str:
 
 
 def _position(fields: dict[str, Any]) -> Position:
-    return Position(_field(fields, "epoch", ""), _integer(fields, "offset", 0, 2**64 - 1))
+    return Position(_field(fields, "epoch", ""), _integer(fields, "offset", 0, MAX_OFFSET))
 
 
 def _subscribe(number: int, fields: dict[str, Any]) -> Subscribe:

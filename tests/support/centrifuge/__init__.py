@@ -2,7 +2,8 @@
 
 ::
 
-    with python_client("ws://127.0.0.1:8000/live") as client:
+    def test_it(start, server):  # for each of the clients
+        client = start(server, "/live")
         client.do("connect")
         client.wait("connected")
         client.do("subscribe", channel="room.1")
@@ -22,16 +23,18 @@ import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import playwright
+import pytest
 
+from ..servers import Server
 from ..waiting import eventually
 
-__all__ = ["ClientError", "Driver", "fetch_javascript", "javascript_client", "python_client"]
+__all__ = ["ClientError", "Driver", "Start", "javascript", "needs_npm", "start"]
 
 HERE = Path(__file__).parent
 VERSION = "5.8.0"
@@ -40,6 +43,10 @@ INTEGRITY = "ENH1jz6VeRuGb3yHNhgB0V0SqRKX+iYdtM9Du/E59m484epjNPfsgJw4UbmOmjgSXGE
 """SHA-512 of its archive."""
 NODE = Path(playwright.__file__).parent / "driver" / "node"
 """It comes with Playwright."""
+
+
+needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="npm was not found")
+"""Without it the last lines of the run say so (``notices``)."""
 
 
 class ClientError(Exception):
@@ -137,17 +144,7 @@ def _driven(command: Sequence[str]) -> Iterator[Driver]:
     driver.close()
 
 
-def python_client(address: str) -> AbstractContextManager[Driver]:
-    """``centrifuge-python``: a context manager, whose value is a ``Driver``."""
-    return _driven([sys.executable, str(HERE / "driver.py"), address])
-
-
-def javascript_client(address: str, package: Path) -> AbstractContextManager[Driver]:
-    """``centrifuge`` of npm: a context manager, whose value is a ``Driver``."""
-    return _driven([str(NODE), str(HERE / "driver.mjs"), address, str(package / "build" / "index.mjs")])
-
-
-def fetch_javascript(directory: Path) -> Path:
+def _fetch_javascript(directory: Path) -> Path:
     """The unpacked package of npm, which is fetched once for each machine.
 
     Args:
@@ -173,3 +170,31 @@ def fetch_javascript(directory: Path) -> Path:
             assert package.exists()  # another process of this run was faster
         shutil.rmtree(scratch)
     return package
+
+
+@pytest.fixture(scope="session")
+def javascript(request: pytest.FixtureRequest) -> Path:
+    """The unpacked package of npm. A module imports this fixture to use it."""
+    cache = request.config.cache
+    assert cache is not None
+    return _fetch_javascript(cache.mkdir("centrifuge"))
+
+
+Start = Callable[..., Driver]
+"""Starts a client: of a server, and a path. Default: "/live"."""
+
+
+@pytest.fixture(params=["python", pytest.param("javascript", marks=needs_npm)])
+def start(request: pytest.FixtureRequest) -> Iterator[Start]:
+    """Starts a client, which ends with the test. A module imports this fixture to use it."""
+    with ExitStack() as stack:
+
+        def started(server: Server, path: str = "/live") -> Driver:
+            assert isinstance(server.tcp, tuple)
+            url = f"ws://127.0.0.1:{server.tcp[1]}{path}"
+            if request.param == "python":
+                return stack.enter_context(_driven([sys.executable, str(HERE / "driver.py"), url]))
+            module = request.getfixturevalue("javascript") / "build" / "index.mjs"
+            return stack.enter_context(_driven([str(NODE), str(HERE / "driver.mjs"), url, str(module)]))
+
+        yield started
