@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 
@@ -122,6 +123,7 @@ def test_forked_child_begins_anew() -> None:
             pid = os.fork()
             if pid == 0:
                 status = 1
+                signal.alarm(5)  # a child that waits for a lock of its parent's ends, too
                 try:
                     [page] = backend.read([Want("room", KEPT, None, 10)])
                     numbers = backend.get("numbers", "a")
@@ -135,7 +137,7 @@ def test_forked_child_begins_anew() -> None:
                 found.append(status)
                 return ended == pid
 
-            until(is_over, "the child has ended")
+            until(is_over, "the child has ended", 10)
             statuses.append(found[-1])
     finally:
         ends.set()
