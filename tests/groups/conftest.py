@@ -12,7 +12,7 @@ from gevent.event import Event as Signal
 
 from gws_middleware import hooks
 from gws_middleware.connection import control
-from gws_middleware.connection.states import OPEN
+from gws_middleware.connection.states import CLOSED, OPEN
 from gws_middleware.connection.websocket import WebSocket
 from gws_middleware.groups import History, Position, hub
 from gws_middleware.groups.backends.base import Confirmed, Event, Feed, Lost, Publish, Want
@@ -203,6 +203,10 @@ class Fake(Bare):
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         self.closes.append((code, reason))
+
+    def forked(self) -> None:
+        """It is the parent's: closed, and its end is not reported."""
+        self._state = CLOSED
 
 
 def text_of(frame: bytes) -> str:

@@ -11,7 +11,6 @@ import gevent
 import pytest
 
 from gws_middleware import WebSocket
-from gws_middleware.connection.states import CLOSED
 from gws_middleware.groups import Publication, members
 from gws_middleware.groups.members import Group, Mailbox
 from gws_middleware.protocol.deflate import Parameters
@@ -379,7 +378,7 @@ def test_no_call_of_a_handler_of_a_closed_connection() -> None:
 
     def handle(ws: Any, publication: Any) -> None:
         handled.append(publication)
-        ws._state = CLOSED
+        ws.forked()
 
     mailbox = Mailbox(ws, handle)  # type: ignore[arg-type]
     mailbox.fill([1, 2])  # type: ignore[list-item]
