@@ -21,6 +21,7 @@ from gws_middleware.groups.hub import Hub, Joined
 from gws_middleware.groups.members import Delivery
 from gws_middleware.groups.message import Envelope, Publication, encode
 from gws_middleware.groups.position import Entry, Page
+from gws_middleware.process.counters import Counters
 
 from ..support.inprocess import until
 
@@ -129,7 +130,8 @@ class Site:
 
     def __init__(self) -> None:
         self.backend = Double()
-        self.hub = Hub(self.backend, history_of)
+        self.counters = Counters()
+        self.hub = Hub(self.backend, history_of, self.counters)
 
     def send(self, name: str, message: Any, exclude: WebSocket | None = None) -> Position | None:
         """Publish a message."""
