@@ -12,7 +12,7 @@ from gevent.event import Event as Signal
 
 from gws_middleware import hooks
 from gws_middleware.connection import control
-from gws_middleware.connection.states import OPEN
+from gws_middleware.connection.states import CLOSED, OPEN
 from gws_middleware.connection.websocket import WebSocket
 from gws_middleware.groups import History, Position, hub
 from gws_middleware.groups.backends.base import Confirmed, Event, Feed, Lost, Publish, Want
@@ -167,16 +167,25 @@ class Turn:
         return False
 
 
-class Fake:
-    """A member without a socket, that keeps what it gets."""
+class Bare:
+    """What can join, and no more: for the memory of a membership."""
+
+    __slots__ = ("__weakref__", "_observers")
 
     _turn: Any = Turn()
     _adapter = hooks.Adapter()
     path = "/fake"
     _state = OPEN
 
-    def __init__(self, on_offer: Callable[[str], object] = lambda text: None) -> None:
+    def __init__(self) -> None:
         self._observers: Any = None
+
+
+class Fake(Bare):
+    """A member without a socket, that keeps what it gets."""
+
+    def __init__(self, on_offer: Callable[[str], object] = lambda text: None) -> None:
+        super().__init__()
         self.texts: list[str] = []
         self.frames: list[Any] = []
         self.closes: list[tuple[int, str]] = []
@@ -194,6 +203,10 @@ class Fake:
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         self.closes.append((code, reason))
+
+    def closes_at_once(self) -> None:
+        """As in a process that was forked: closed, and nothing that watches the end is called."""
+        self._state = CLOSED
 
 
 def text_of(frame: bytes) -> str:
