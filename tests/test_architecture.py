@@ -39,6 +39,7 @@ PACKAGES: dict[str, tuple[int, set[str]]] = {
     "connection": (4, {*BASE, "native", "protocol", "exceptions", "hooks", "config", "process"}),
     "servers": (5, {"typing", "hooks", "process", "connection"}),
     "metrics": (5, {"typing", "process"}),
+    "groups": (5, {*BASE, "protocol", "exceptions", "process", "connection"}),
     "middleware": (6, {*BASE, "protocol", "exceptions", "config", "process", "connection", "servers"}),
     "worker": (7, {"typing", "config", "process", "metrics", "middleware"}),
     "pywsgi": (7, {"typing", "process", "connection", "servers", "middleware"}),
@@ -57,6 +58,7 @@ PACKAGES: dict[str, tuple[int, set[str]]] = {
             "config",
             "process",
             "connection",
+            "groups",
             "middleware",
             "pywsgi",
             "testing",
@@ -86,6 +88,25 @@ ORDER: dict[str, list[str]] = {
     ],
     "servers": ["base", "gunicornworker", "gunicorn", "pywsgi", "geventwebsocket", "find"],
     "metrics": ["table", "prometheus", "statsd", "health"],
+    "groups": [
+        "errors",
+        "position",
+        "message",
+        "waiting",
+        "base",
+        "memory",
+        "directory",
+        "processes",
+        "database",
+        "handle",
+        "sqlite",
+        "members",
+        "hub",
+        "listening",
+        "client",
+        "protocol",
+        "serving",
+    ],
 }
 """The modules of a package: each imports only what stands before it."""
 
@@ -99,6 +120,7 @@ FOREIGN = {
         "connection",
         "servers",
         "metrics",
+        "groups",
         "middleware",
         "worker",
         "pywsgi",
@@ -262,7 +284,14 @@ class TestImports:
         server for users' tests makes a listener.)
         """
         found = {found.where.partition(".py:")[0] for found in imports() if found.of in SOCKETS and not found.ours}
-        assert found == {"connection/channel", "connection/transport", "django/liveserver"}
+        assert found == {
+            "connection/channel",
+            "connection/transport",
+            "django/liveserver",
+            "groups/waiting",
+            "groups/backends/processes",
+            "groups/backends/sqlite",
+        }
 
     def test_private_names_of_servers_stand_in_servers_alone(self) -> None:
         """What a server keeps to itself is read in one package."""

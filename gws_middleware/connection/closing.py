@@ -1,12 +1,25 @@
-"""How a connection was closed, from the close frames that its engine has seen (RFC 6455 7.1.5 to 7.1.7)."""
+"""How a connection was closed, from the close frames that its engine has seen (RFC 6455 7.1.5 to 7.1.7), and who learns
+that it has ended.
+"""
 
 from __future__ import annotations
+
+from typing import Any, Protocol
 
 from ..codes import CloseCode
 from ..exceptions import ConnectionClosed
 from ..protocol.connection import Connection
 
-__all__ = ["closed_error", "first_close"]
+__all__ = ["EndObserver", "closed_error", "first_close"]
+
+
+class EndObserver(Protocol):
+    """What is called when a connection ends."""
+
+    def ended(self, ws: Any) -> None:
+        """Nothing can be sent or received any more; ``on_close`` was not called yet. Must not wait; may run in the
+        hub.
+        """
 
 
 def first_close(engine: Connection | None) -> tuple[int, str]:

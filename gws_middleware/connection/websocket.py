@@ -38,7 +38,7 @@ from ..typing import Environ, Headers, Message
 from . import compat, jsontext, logs
 from .callbacks import Callbacks, LogLine, OnClose, OnMessage
 from .channel import Channel, give_up_silent
-from .closing import closed_error, first_close
+from .closing import EndObserver, closed_error, first_close
 from .fastpath import FastTransport, FastWebSocket
 from .opening import Close, Pending, Switch
 from .rates import engine_for
@@ -99,6 +99,7 @@ class WebSocket(FastWebSocket):
         "_config",
         "_ended_at",
         "_latency",
+        "_observers",
         "_pending",
         "_ping",
         "_registry",
@@ -163,6 +164,7 @@ class WebSocket(FastWebSocket):
         self._ping: tuple[bytes, float] | None = None
         """Payload and time of the last ping that was not answered."""
         self._latency: float | None = None
+        self._observers: list[EndObserver] | None = None
         self._messages_received = 0
         self._messages_sent = 0
 
@@ -723,7 +725,7 @@ class WebSocket(FastWebSocket):
         greenlet is woken, because those that wait here are copies of the parent's.
         """
         self._state, self._end_delivered = CLOSED, True
-        self._reader = self._senders = None
+        self._reader = self._senders = self._observers = None
         self._inbox.clear()
         self._transport.drop()
 
@@ -856,6 +858,9 @@ class WebSocket(FastWebSocket):
             self._ended_at = time.monotonic()
             self._registry.keepalive.forget(self)
         self._state = CLOSED
+        observers, self._observers = self._observers, None
+        for observer in observers or ():
+            observer.ended(self)
         self._wake_senders()
         if self._reader is not None:
             self._hub.loop.run_callback(self._switch_to, self._reader)

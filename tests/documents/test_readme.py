@@ -6,6 +6,7 @@ import inspect
 import pkgutil
 import re
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,16 +15,20 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 from gunicorn.config import Config
 from websockets.exceptions import InvalidStatus
+from websockets.sync.client import ClientConnection
 
 from gws_middleware import WebSocket
+from gws_middleware.groups import Groups
+from gws_middleware.groups.backends.directory import automatic
 
-from ..support import rawclient
 from ..support.documents import TIMEOUT, blocks, close_frame, command, opened, serve, url
 from ..support.programs import environment, run_pytest
 from ..support.servers import ROOT, Server
+from ..support.waiting import eventually
 
 README, SERVERS = ROOT / "README.md", ROOT / "docs" / "servers.md"
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("examples/*/README.md"))]
@@ -40,7 +45,16 @@ def programs(name: str) -> list[str]:
 def test_programs_are_all_tested_here() -> None:
     """There is no Python in README that the tests below do not run; chat.py is run by django/test_guide.py."""
     found = sorted(block.splitlines()[0] for block in blocks(README, "python"))
-    assert found == ["# chat.py", "# hello.py", "# test_ws.py", "# views.py", "# views.py", "# views.py", "# wsgi.py"]
+    assert found == [
+        "# chat.py",
+        "# hall.py",
+        "# hello.py",
+        "# test_ws.py",
+        "# views.py",
+        "# views.py",
+        "# views.py",
+        "# wsgi.py",
+    ]
 
 
 def test_first_program_runs_as_printed(tmp_path: Path) -> None:
@@ -117,26 +131,38 @@ def test_guarded_view_accepts_with_the_token(views: Server) -> None:
     assert (ws.subprotocol, ws.response.headers["X-Room"], answer) == ("json.v1", "lobby", '{"you sent":[1]}')
 
 
-def test_room_view_sends_to_all_members(views: Server) -> None:
-    """The view has returned, and its connections live on."""
-    address = url(views, "/room/")
-    with opened(address) as first, opened(address) as second:
-        first.send("x")
-        assert [ws.recv(timeout=TIMEOUT) for ws in (first, second)] == ["x", "x"]
+def test_clock_view_answers_after_it_has_returned(views: Server) -> None:
+    """The connection is detached, and its messages are answered."""
+    with opened(url(views, "/clock/")) as ws:
+        ws.send("x")
+        assert ws.recv(timeout=TIMEOUT) == "you sent x"
 
 
-def test_room_view_sends_the_last_message_of_a_member(views: Server) -> None:
-    """One that disconnects before the message is sent on does not keep it from the others."""
-    with ExitStack() as stack:
-        others = [stack.enter_context(opened(url(views, "/room/"))) for _ in range(4)]
-        received = []
-        for word in ("one", "two", "three"):
-            with views.connect() as leaving:
-                leaving.upgrade("/room/")
-                leaving.send(rawclient.frame(rawclient.TEXT, word.encode()) + rawclient.close_frame())
-                leaving.read_until_eof()
-            received.append([ws.recv(timeout=TIMEOUT) for ws in others])
-    assert received == [["one"] * 4, ["two"] * 4, ["three"] * 4]
+# --- groups --------------------------------------------------------------------------------------------------------
+
+
+def test_hall_reaches_all_workers_as_printed(tmp_path: Path) -> None:
+    """The program and the command of "Send to many connections": all members in both workers, the sender too."""
+    [program] = programs("hall.py")
+    (tmp_path / "hall.py").write_text(program)
+    arguments = command(README, "hall")
+    assert arguments[:2] == ["-w", "2"]
+    groups = Groups(project=tmp_path)  # what the program has, which runs there
+    with serve(arguments, tmp_path / "server", files=tmp_path) as server, ExitStack() as stack:
+        stack.callback(shutil.rmtree, automatic(tmp_path))
+        stack.callback(groups.release)
+        members: list[ClientConnection] = []
+
+        def both_workers_have_members() -> bool:
+            members.append(stack.enter_context(opened(url(server))))
+            workers = psutil.Process(server.process.pid).children()
+            states = [[each.status for each in worker.net_connections("tcp")] for worker in workers]
+            return sum("ESTABLISHED" in found for found in states) == 2
+
+        eventually(both_workers_have_members, "connections in two workers")
+        eventually(lambda: groups.count("hall") == len(members), "members")
+        members[0].send("hello")
+        assert [ws.recv(timeout=TIMEOUT) for ws in members] == ["hello"] * len(members)
 
 
 # --- the rest of what is printed -----------------------------------------------------------------------------------

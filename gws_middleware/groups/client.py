@@ -1,0 +1,323 @@
+"""``Groups``: what an application calls, in any process.
+
+Rule: a process that only publishes starts no event loop and no thread, and nothing is opened before it is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..codes import CloseCode, may_travel
+from ..connection import control, jsontext
+from ..connection.websocket import WebSocket
+from ..protocol.connection import PreparedMessage
+from ..typing import Sendable
+from .backends.base import Backend, Publish, Want
+from .backends.memory import MemoryBackend
+from .backends.sqlite import SqliteBackend
+from .hub import CONTROL_GROUP, COUNTS, Greet, Hub, Joined, hub_if_any, hub_of
+from .listening import Listener
+from .members import Delivery
+from .message import CONTROL, Envelope, Publication, check_name, encode, prefix_of
+from .position import Entry, History, Position
+
+__all__ = ["Groups"]
+
+
+class Groups:
+    """Named groups of WebSockets, in all processes that have the same backend.
+
+    Args:
+        url: The backend. ``"auto"``: a file on this host, shared by all processes of this user that work in the same
+            directory. ``"sqlite:///path"``: a directory of one's choice. ``"memory://"``: this process alone.
+        history: What groups keep for members that come later, by the part of their names before the first dot: for
+            ``"room.7"`` that is ``"room"``. Groups that are not named keep nothing.
+        project: The directory for which ``"auto"`` has a file. Default: the working directory.
+
+    Raises:
+        ValueError: The URL is none of these, or the history has a wrong name.
+
+    """
+
+    def __init__(
+        self, url: str = "auto", *, history: Mapping[str, History] | None = None, project: str | Path | None = None
+    ) -> None:
+        self.url = url
+        self._history = dict(history or {})
+        for prefix, kept in self._history.items():
+            check_name(prefix)
+            if "." in prefix or not isinstance(kept, History):
+                raise ValueError(
+                    f"history has {prefix!r}: {kept!r}; wanted is what precedes the first dot of names, and a History"
+                )
+        self._backend = _backend(url, project)
+
+    def __repr__(self) -> str:
+        return f"Groups({self.url!r})"
+
+    # --- sending -----------------------------------------------------------------------------------------------------
+
+    def send(self, name: str, message: Any, *, exclude: WebSocket | None = None, info: Any = None) -> Position | None:
+        """Send a message to all members of a group, in all processes.
+
+        May be called anywhere: in a view, a thread, a task, a command, before and after a fork.
+
+        Args:
+            name: The group: 1 to 200 of the characters ``A-Z a-z 0-9 _ . : @ -``.
+            message: ``str`` is sent as text, bytes are sent as binary, anything else as JSON.
+            exclude: A connection that gets no copy.
+            info: Facts about the sender, which become JSON: ``Publication.info``.
+
+        Returns:
+            The position after the message; None in a group without history.
+
+        Raises:
+            GroupsUnavailable: It was not sent.
+            UnknownOutcome: It was sent or not, which is not known.
+            TypeError: The message has no JSON, or the name is not a ``str``.
+            ValueError: The name, or the message, cannot be sent.
+
+        """
+        return self._backend.publish([self._publish(name, message, exclude, info)])[0]
+
+    def send_many(self, messages: Iterable[tuple[str, Any]]) -> list[Position | None]:
+        """Send several messages at once, all of them or none.
+
+        Args:
+            messages: Names of groups and messages.
+
+        Returns:
+            The position of each, as ``send()`` returns it.
+
+        Raises:
+            GroupsUnavailable: None was sent. The others as in ``send()``.
+
+        """
+        return self._backend.publish([self._publish(name, message, None, None) for name, message in messages])
+
+    async def asend(
+        self, name: str, message: Any, *, exclude: WebSocket | None = None, info: Any = None
+    ) -> Position | None:
+        """Send as ``send()`` does, from a coroutine: the event loop goes on meanwhile, in a thread of its own."""
+        batch = [self._publish(name, message, exclude, info)]
+        [position] = await asyncio.get_running_loop().run_in_executor(None, self._backend.publish, batch)
+        return position
+
+    def _publish(self, name: str, message: Any, exclude: WebSocket | None, info: Any) -> Publish:
+        check_name(name)
+        kind, data = encode(message)
+        sender = "" if exclude is None else control.id_of(exclude)
+        facts = b"" if info is None else jsontext.dumps(info).encode()
+        return Publish(name, Envelope(kind, data, sender, facts).pack(), self.history_of(name))
+
+    # --- members -----------------------------------------------------------------------------------------------------
+
+    def join(
+        self,
+        name: str,
+        ws: WebSocket,
+        *,
+        since: Position | str | None = None,
+        wrap: Callable[[Publication], Sendable | PreparedMessage | None] | None = None,
+        handler: Callable[[WebSocket, Publication], object] | None = None,
+        on_gap: Callable[[WebSocket, str], object] | None = None,
+        slow: str = "close",
+    ) -> Joined:
+        """Make a connection a member of a group, until it ends or ``leave()`` is called. Accepts the handshake.
+
+        A member gets messages also while its view waits or does something else, and after ``detach()``.
+
+        Args:
+            name: The group.
+            ws: The connection.
+            since: The position that the peer has, or its text: what came after it is sent first.
+            wrap: Makes what members get of a publication, once for all that have the same function; where it returns
+                None they get nothing. Default: what was sent.
+            handler: Is called with the connection and the publication instead, in a greenlet, one at a time for this
+                connection. An exception is logged once and closes with 1011.
+            on_gap: Is called with the connection and the name where messages were missed that cannot be had. It must
+                not wait. Default: in a group with history the connection is closed with 1013, else nothing happens.
+            slow: What happens to a peer that does not read: ``"close"`` closes with 1013; ``"skip"`` drops messages,
+                in groups without history alone.
+
+        Returns:
+            The position, and whether all since ``since`` was sent.
+
+        Raises:
+            GroupsUnavailable: The backend cannot be used now; the connection is no member.
+            ConnectionClosed: The connection has ended.
+            ValueError: It is a member already, or an argument is wrong.
+            RuntimeError: The connection belongs to another thread of the operating system.
+
+        """
+        check_name(name)
+        since = _position(since)
+        if slow not in ("close", "skip"):
+            raise ValueError(f"slow is {slow!r}: wanted is 'close' or 'skip'")
+        if slow == "skip" and (self.history_of(name) is not None or handler is not None):
+            raise ValueError("slow='skip' is for groups without history, and without a handler: nothing may be missing")
+        if wrap is not None and handler is not None:
+            raise ValueError("a member has either wrap or handler")
+        return self.attach(name, ws, Delivery(wrap, handler, on_gap, slow == "skip"), since)
+
+    def attach(
+        self, name: str, ws: WebSocket, delivery: Delivery, since: Position | None = None, greet: Greet | None = None
+    ) -> Joined:
+        """Make a connection a member, for protocols that are built upon groups (``centrifuge``); see ``Hub.join``."""
+        control.open_now(ws)
+        return self._hub().join(name, ws, delivery, since, greet)
+
+    def leave(self, name: str, ws: WebSocket) -> bool:
+        """Let a connection be no member any more. Whether it was one.
+
+        Raises:
+            RuntimeError: The connection belongs to another thread of the operating system.
+
+        """
+        check_name(name)
+        control.refuse_foreign(ws)
+        return self._hub().leave(name, ws)
+
+    def close(self, name: str, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+        """Close the connections of all members, in all processes, after what was sent to them before.
+
+        Args:
+            name: The group.
+            code: The close code.
+            reason: At most 123 bytes as UTF-8.
+
+        Raises:
+            GroupsUnavailable: None was closed.
+            ValueError: A wrong name, a code that may not be sent, or a reason that is too long.
+
+        """
+        check_name(name)
+        if not may_travel(code):
+            raise ValueError(f"{code} is no close code that may be sent")
+        if len(reason.encode()) > 123:
+            raise ValueError(f"the reason has {len(reason.encode())} bytes, and 123 is the most")
+        order = jsontext.dumps({"do": "close", "group": name, "code": int(code), "reason": reason}).encode()
+        self._backend.publish([Publish(CONTROL_GROUP, Envelope(CONTROL, order).pack(), None)])
+
+    def count(self, name: str) -> int:
+        """How many members a group has, in all processes.
+
+        Raises:
+            GroupsUnavailable: It cannot be read now.
+
+        """
+        check_name(name)
+        hub = hub_if_any(self)
+        if hub is not None:
+            hub.flush_counts()
+        return sum(self._backend.get(COUNTS, name))
+
+    # --- what was sent -----------------------------------------------------------------------------------------------
+
+    def history(self, name: str, *, since: Position | str | None = None, limit: int = 100) -> list[Publication]:
+        """What a group keeps, the oldest first.
+
+        Args:
+            name: The group.
+            since: The first ones after this position; if None, the latest ones.
+            limit: How many at most; 1 or more.
+
+        Returns:
+            Publications; none in a group without history.
+
+        Raises:
+            LookupError: What came after ``since`` is no longer kept.
+            GroupsUnavailable: It cannot be read now.
+            ValueError: A wrong argument.
+
+        """
+        check_name(name)
+        if limit < 1:
+            raise ValueError(f"the limit is a number above 0, not {limit!r}")
+        since = _position(since)
+        kept = self.history_of(name)
+        if kept is None:
+            return []
+        [page] = self._backend.read([Want(name, kept, None if since is None else since.offset, limit)])
+        entries: list[Entry] = list(page.entries)
+        if since is not None:
+            first = entries[0].offset if entries else page.top + 1
+            if since.epoch != page.epoch or since.offset > page.top or first != since.offset + 1:
+                raise LookupError(f"group {name!r} no longer keeps what came after {since}")
+        return [Publication(entry, Envelope.unpack(entry.payload)) for entry in entries]
+
+    def position(self, name: str) -> Position | None:
+        """The position after the latest message; None in a group without history.
+
+        Raises:
+            GroupsUnavailable: It cannot be read now.
+
+        """
+        check_name(name)
+        kept = self.history_of(name)
+        if kept is None:
+            return None
+        [page] = self._backend.read([Want(name, kept, None, 0)])
+        return Position(page.epoch, page.top)
+
+    def listen(
+        self, name: str, *, since: Position | str | None = None, timeout: float | None = None
+    ) -> Iterator[Publication]:
+        """Iterate over what is published, without a WebSocket: for server-sent events, commands and tests.
+
+        The subscription is there when this returns. What follows waits, with gevent where that runs in this thread.
+
+        Args:
+            name: The group.
+            since: Begin after this position.
+            timeout: Seconds without a message after which the iteration ends; None for no limit.
+
+        Raises:
+            LookupError: Messages were missed, and are no longer kept; at the call for ``since``, else in the iteration.
+            GroupsUnavailable: The backend cannot be used now.
+
+        """
+        check_name(name)
+        since = _position(since)
+        return Listener(self._hub(), name, since, timeout)
+
+    def history_of(self, name: str) -> History | None:
+        """What a group keeps; None for nothing."""
+        return self._history.get(prefix_of(name))
+
+    # --- the rest ----------------------------------------------------------------------------------------------------
+
+    def release(self) -> None:
+        """Release files and sockets of this process. What is called later opens them again.
+
+        Connections are members no more, and iterations end.
+        """
+        hub = hub_if_any(self)
+        if hub is not None:
+            hub.release()
+        self._backend.close()
+
+    def _hub(self) -> Hub:
+        history = self._history  # and not self, which the table of hubs does not keep
+        return hub_of(self, self._backend, lambda name: history.get(prefix_of(name)))
+
+
+def _position(since: Position | str | None) -> Position | None:
+    """The argument ``since`` of several methods."""
+    if since is None or isinstance(since, Position):
+        return since
+    return Position.parse(since)
+
+
+def _backend(url: str, project: str | Path | None) -> Backend:
+    """The backend of a URL."""
+    scheme, _, path = url.partition("://")
+    if url == "auto" or scheme == "sqlite":
+        return SqliteBackend(path or None, project=Path(project or os.getcwd()))
+    if url == "memory://":
+        return MemoryBackend()
+    raise ValueError(f"{url!r} is no backend of groups: wanted is 'auto', 'sqlite:///directory' or 'memory://'")
