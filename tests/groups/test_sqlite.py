@@ -24,7 +24,7 @@ import pytest
 from gws_middleware.groups.backends import database
 from gws_middleware.groups.backends.base import Lost, Publish, Want
 from gws_middleware.groups.backends.sqlite import SqliteBackend, SqliteFeed
-from gws_middleware.groups.errors import GroupsUnavailable
+from gws_middleware.groups.errors import GroupsUnavailable, UnknownOutcome
 from gws_middleware.groups.position import Entry, History, Page, Position
 
 from ..support.waiting import eventually
@@ -239,10 +239,12 @@ class TestCallers:
         assert payloads(page(backend)) == [b"outer"]
 
     def test_exception_in_the_middle_of_a_transaction_leaves_nothing(
-        self, backend: SqliteBackend, monkeypatch: pytest.MonkeyPatch
+        self, backend: SqliteBackend, directory: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A signal handler of gunicorn may raise anywhere."""
+        """A signal handler of gunicorn may raise anywhere. Another process can write at once."""
         send(backend, b"one")
+        other = SqliteBackend(directory)
+        send(other, b"other", group="other")
 
         def interrupted(*_: object) -> None:
             raise SystemExit
@@ -251,8 +253,33 @@ class TestCallers:
             patch.setattr(database.Database, "_trim_group", interrupted)
             with pytest.raises(SystemExit):
                 backend.publish([Publish("chat", b"x", HISTORY) for _ in range(5)])
+        send(other, b"two")
+        send(backend, b"three")
+        other.close()
+        assert [(entry.offset, entry.payload) for entry in page(backend).entries] == [
+            (1, b"one"),
+            (2, b"two"),
+            (3, b"three"),
+        ]
+
+    def test_transaction_that_was_left_open_is_rolled_back(self, backend: SqliteBackend) -> None:
+        """The exception came after BEGIN, and before anything that could catch it."""
+        send(backend, b"one")
+        assert backend._handle._database is not None
+        backend._handle._database._connection.execute("BEGIN IMMEDIATE")
         send(backend, b"two")
-        assert [(entry.offset, entry.payload) for entry in page(backend).entries] == [(1, b"one"), (2, b"two")]
+        assert payloads(page(backend)) == [b"one", b"two"]
+
+    def test_reader_with_much_to_read_lets_greenlets_run(self, backend: SqliteBackend, feed: SqliteFeed) -> None:
+        """Between two slices."""
+        backend.publish([Publish("chat", b"x", None) for _ in range(1500)])
+        ran: list[int] = []
+        total = 0
+        while total < 1500:
+            gevent.spawn(ran.append, total)
+            total += len(feed.wait(5))
+            assert total <= 500 * (len(ran) + 1)
+        assert total == 1500
 
 
 def publish_once(directory: Path, text: str) -> None:
@@ -316,6 +343,34 @@ class TestForks:
         check = sqlite3.connect(file_of(backend._handle.directory))
         assert check.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         check.close()
+
+    def test_parent_that_closes_leaves_the_log_to_its_child(self, directory: Path) -> None:
+        """A child that took its parent's locks for its own would hold none, and the parent, as the last process, would
+        delete the write-ahead log that the child goes on to write.
+        """
+        backend = SqliteBackend(directory)
+        send(backend, b"before")
+        (read_turn, turn), (read_done, done) = os.pipe(), os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                for _ in range(2):
+                    os.read(read_turn, 1)
+                    send(backend, b"child")
+                    os.write(done, b"x")
+            finally:
+                os._exit(0)
+        os.write(turn, b"x")
+        os.read(read_done, 1)
+        backend.close()
+        os.write(turn, b"x")
+        os.read(read_done, 1)
+        os.waitpid(pid, 0)
+        for end in (read_turn, turn, read_done, done):
+            os.close(end)
+        send(backend, b"after")
+        assert payloads(page(backend)) == [b"before", b"child", b"child", b"after"]
+        backend.close()
 
     def test_feed_of_the_parent_is_closed_in_the_child(self, backend: SqliteBackend, feed: SqliteFeed) -> None:
         """It gives nothing there, and goes on in the parent."""
@@ -585,6 +640,44 @@ class TestDamage:
             assert (lost, text) == ("lost", "new")
         assert len([record for record in caplog.records if "begins anew" in record.message]) == 1
 
+    def test_log_that_another_process_has_begun_meanwhile_is_kept(
+        self, backend: SqliteBackend, directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Between this one's check that its file is there, and the error that it finds in it."""
+        other = SqliteBackend(directory)
+        send(backend, b"old")
+
+        def publish(self: database.Database, batch: list[Publish]) -> list[Position | None]:
+            monkeypatch.undo()
+            file_of(directory).unlink()
+            send(other, b"other")
+            raise sqlite3.DatabaseError("database disk image is malformed")
+
+        monkeypatch.setattr(database.Database, "publish", publish)
+        with caplog.at_level(logging.INFO, LOGGER):
+            send(backend, b"mine")
+        assert payloads(page(backend)) == payloads(page(other)) == [b"other", b"mine"]
+        assert [record.message for record in caplog.records] == []
+        other.close()
+
+    def test_publish_to_a_log_that_was_removed_meanwhile_has_an_unknown_outcome(
+        self, backend: SqliteBackend, directory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Feeds may have read it before they read the next log. It is never published again by itself."""
+        send(backend, b"old")
+
+        def publish(self: database.Database, batch: list[Publish]) -> list[Position | None]:
+            monkeypatch.undo()
+            positions = self.publish(batch)
+            file_of(directory).unlink()
+            return positions
+
+        monkeypatch.setattr(database.Database, "publish", publish)
+        with pytest.raises(UnknownOutcome, match="was removed in the moment"):
+            send(backend, b"one")
+        send(backend, b"two")
+        assert payloads(page(backend)) == [b"two"]
+
     def test_removed_write_ahead_log_begins_anew(
         self, backend: SqliteBackend, feed: SqliteFeed, directory: Path
     ) -> None:
@@ -752,12 +845,19 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 
 class TestClose:
-    def test_close_ends_the_waits_of_feeds(self, backend: SqliteBackend, feed: SqliteFeed) -> None:
+    def test_close_ends_the_waits_of_feeds(self, backend: SqliteBackend, feed: SqliteFeed, directory: Path) -> None:
         """Nothing waits for what cannot come."""
-        gevent.spawn_later(0.1, backend.close)
+        left: list[Path] = []
+
+        def close() -> None:
+            backend.close()
+            left.extend(directory.glob("s-*"))
+
+        gevent.spawn_later(0.1, close)
         before = time.monotonic()
         assert list(feed.wait(None)) == []
         assert time.monotonic() - before < 3
+        assert left == []  # also before wait() had returned
 
     def test_close_in_another_thread_ends_a_wait(self, backend: SqliteBackend, feed: SqliteFeed) -> None:
         """The socket stays open as long as it is waited for."""

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .. import waiting
-from ..errors import GroupsUnavailable
+from ..errors import GroupsUnavailable, UnknownOutcome
 from ..position import Page, Position
 from .base import TIMEOUT, Event, Lost, Publish, Want
 from .directory import automatic
@@ -57,6 +57,8 @@ class SqliteBackend:
 
         def work(opened: Opened) -> list[Position | None]:
             positions = opened.database.publish(batch)
+            if not opened.database.is_there():
+                raise UnknownOutcome(f"{opened.database.path} was removed in the moment in which it was written")
             try:
                 opened.siblings.wake()
             except OSError:
