@@ -30,9 +30,6 @@ from .rooms import KEPT
 
 __all__ = ["Message", "Room", "Seat", "delays", "text_of"]
 
-MARGIN = 5.0
-"""Seconds that a message may need to a member. A connection that ends in that time may have lost it."""
-
 Violation = Callable[[str, str], None]
 
 
@@ -131,11 +128,14 @@ class Room:
             top = max((Position.parse(at).offset for at in self._at), default=0)
             top = max([top, *(Position.parse(m.position).offset for m in self.messages.values() if m.position)])
             return [seat for seat in seats if seat.position is None or seat.position.offset != top]
+        newest = max((m for m in self.messages.values() if m.acknowledged), key=lambda m: m.sent, default=None)
+        if newest is not None and not newest.is_delivered:
+            return [seat for seat in seats if seat.is_member_since(newest.sent)]
         latest = {seat.last for seat in seats if seat.last} - self._after.keys()
         since = max((self.messages[name].sent for name in latest), default=0.0)
-        return [
-            seat for seat in seats if (seat.last not in latest if seat.last else seat.began < since) or len(latest) > 1
-        ]
+        if len(latest) > 1:
+            return seats
+        return [seat for seat in seats if (seat.last not in latest if seat.last else seat.is_member_since(since))]
 
     def check(self) -> None:
         """What can be found only when nothing is on the way any more."""
@@ -170,6 +170,9 @@ class Seat:
         self.first = self.last = ""
         """Ids, in a group without history; empty after a gap."""
         self.began = self.ended = 0.0
+        self._newest = 0.0
+        """The latest time at which one of its messages was sent."""
+        self._has_gap = False
         self._early: list[tuple[str, str]] | None = [] if room.has_history else None
         """What came before ``joined``."""
         room.seats.append(self)
@@ -179,9 +182,9 @@ class Seat:
         return bool(self.began and not self.ended)
 
     def should_have(self, message: Message) -> bool:
-        """Whether it was a member all the time that a message may take."""
-        end = self.ended or float("inf")
-        return self.is_member_since(message.sent) and message.acknowledged + MARGIN < end
+        """Whether it has got a later message than this one, or can still get it."""
+        has_later = self._newest > message.acknowledged and not self._has_gap
+        return self.is_member_since(message.sent) and (has_later or self.is_member)
 
     def is_member_since(self, at: float) -> bool:
         """Whether it was a member before this time."""
@@ -199,6 +202,7 @@ class Seat:
         elif word == "gap":
             self.room.counts["gaps"] += 1
             self.last = ""
+            self._has_gap = True
         else:
             self.room.violation("order", f"{self.name} has got {text[:80]!r}")
 
@@ -226,6 +230,7 @@ class Seat:
     def _take(self, position: str, message_id: str, sent: float) -> None:
         message = self.room.message(message_id, sent)
         message.is_delivered = True
+        self._newest = max(self._newest, sent)
         if self.is_member_since(sent):
             message.delivered = time.monotonic()
         if self._early is not None:
