@@ -64,6 +64,8 @@ QUIET = 0.3
 """The last part of the run, in which nothing happens to workers."""
 AFTER = 1.0
 """Seconds after a worker was stopped or replaced in which its members may still be served late."""
+OPTIONS = ["--keep-alive", "20"]
+"""gunicorn closes a connection from which it has not read a request in so many seconds (2 by default), unanswered."""
 WANTED = [r"\[ERROR\] Worker \(pid:\d+\) was sent SIGKILL", r"groups: (outage|the outage)"]
 """Log records that are expected: an outage is reported to publishers, too."""
 
@@ -134,6 +136,7 @@ class Crowd:
         peer = self._connect(f"/groups/member?names={seat.room.name}&kind={kind}{since}")
         if peer is None:
             return False
+        seat.name += f", worker {peer.worker}"
         with peer:
             peer.sock.settimeout(None)
             try:
@@ -189,7 +192,7 @@ class Crowd:
         allowed = allowed or (code == TOO_SLOW and seat.room.has_history)
         if not allowed:
             lived = time.monotonic() - peer.started
-            run.report.violation("close", f"{seat.name}, worker {peer.worker}: ended with {code} after {lived:.1f} s")
+            run.report.violation("close", f"{seat.name}: ended with {code} after {lived:.1f} s")
 
     def slow_member(self, number: int) -> None:
         """A member of all groups that reads nothing until so much was published that it is too slow."""
@@ -474,7 +477,9 @@ def main(
 ) -> None:
     """Run for so many seconds."""
     env = {"STRESS_FAULTS": faults, "STRESS_HISTORY": str(size.history), "GWS_SEND_LIMIT": str(SEND_LIMIT)}
-    start = partial(run_gunicorn, env=env, graceful_timeout=GRACEFUL, expected=WANTED, send_buffer=BUFFER)
+    start = partial(
+        run_gunicorn, options=OPTIONS, env=env, graceful_timeout=GRACEFUL, expected=WANTED, send_buffer=BUFFER
+    )
     with start(report, directory, WORKERS) as running:
         Groups(report, running, seconds, size, seed).run(directory, bound)
 
