@@ -150,7 +150,8 @@ class Room:
                 self.violation("lost", f"{name} was acknowledged, and no member has got it")
         for seat in self.seats:
             before = self._before.get(seat.first)
-            if before is not None and (after := self.messages[before].sent - seat.began) > 0:
+            if before is not None and seat.is_member_since(self.messages[before].sent):
+                after = self.messages[before].sent - seat.began
                 sentence = f"not {before}, which came before it and was sent {after * 1000:.1f} ms after the join"
                 self.violation("missing", f"{seat.name} has got {seat.first}, and {sentence}")
 

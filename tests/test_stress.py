@@ -485,16 +485,23 @@ class TestDelivery:
         room.check()
         assert found == violations
 
-    def test_first_message_of_a_member_has_none_before_it(self, found: list[str]) -> None:
-        """Another member has got one that was sent after this one had joined."""
+    @pytest.mark.parametrize(
+        ("frames", "began", "violations"), [("joined 2", 0.25, ["missing"]), ("joined 2", 0.75, []), ("2", 0.0, [])]
+    )
+    def test_first_message_of_a_member_has_none_before_it(
+        self, found: list[str], frames: str, began: float, violations: list[str]
+    ) -> None:
+        """Another member has got one that was sent after this one had joined. One that ended before it was sent that it
+        is a member may have missed any.
+        """
         room = self.room("live", found)
-        for frames in ("joined 1 2", "joined 2"):
-            seat = Seat(room, frames)
-            for text in self.after(frames):
+        for name, each, at in (("one", "joined 1 2", 0.25), ("two", frames, began)):
+            seat = Seat(room, name)
+            for text in self.after(each):
                 seat.receive(text)
-            seat.began = 0.25
+            seat.began = at
         room.check()
-        assert found == ["missing"]
+        assert found == violations
 
     def test_delay_is_that_of_the_last_member(self) -> None:
         """Messages of disturbed times, and those that no member has got, do not count."""
