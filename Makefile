@@ -24,7 +24,7 @@ NATIVE_TESTS := tests/protocol tests/connection/test_channel.py tests/connection
 FLOOR := 88
 
 .PHONY: help run test test-fast test-pure sanitize test-all lint words types docs dist check coverage bench chaos soak restart \
-        responsive fair clean
+        responsive fair groups clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -120,6 +120,9 @@ responsive: $(INSTALLED) ## How long an HTTP request takes while 1,000 WebSocket
 
 fair: $(INSTALLED) ## How long one client waits while others of the same worker send more than their share
 	$(BIN)/python -m stress fair
+
+groups: $(INSTALLED) ## Two minutes of members and publishers of groups while workers are killed, stopped and reloaded
+	$(BIN)/python -m stress groups
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) $(RUN_VENV) build dist *.egg-info docs/_build .nox .coverage* .mypy_cache .pytest_cache .ruff_cache

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 __all__ = [
     "BINARY_1M",
     "BINARY_16K",
+    "TEXT",
     "TEXT_4K",
     "TEXT_64",
     "Payload",

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TypeAlias
 
 from .frames import (
+    TEXT,
     Payload,
     WrongReplyError,
     check_close,
@@ -23,7 +24,7 @@ from .frames import (
     upgrade_request,
 )
 
-__all__ = ["REPLY_TIMEOUT", "Address", "Lane", "close_all", "connect", "echo_lanes", "opened"]
+__all__ = ["REPLY_TIMEOUT", "Address", "Lane", "close_all", "connect", "echo_lanes", "opened", "stuck"]
 
 Address: TypeAlias = tuple[str, int]
 
@@ -32,6 +33,10 @@ REPLY_TIMEOUT = 30.0
 
 _TOGETHER = 64
 """Handshakes in progress at a time while many connections are opened."""
+_SMALL, _LARGE, _MESSAGES = 4096, 32768, 24
+"""Bytes of a small buffer, bytes of a large message, and how many of those are more than a kernel takes for a peer with
+such a buffer, and less than the server stores (1 MiB).
+"""
 
 
 class Lane:
@@ -106,20 +111,28 @@ def echo_lanes(sockets: Sequence[socket.socket], payload: Payload, in_flight: in
     ]
 
 
-def connect(address: Address) -> socket.socket:
-    """A TCP connection to a server on this machine."""
-    sock = socket.create_connection(address, timeout=REPLY_TIMEOUT)
+def connect(address: Address, receive_buffer: int | None = None) -> socket.socket:
+    """A TCP connection to a server on this machine; ``receive_buffer`` is that of the kernel, in bytes."""
+    sock = socket.socket()
+    if receive_buffer is not None:  # before connect(), so that the window is small
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    sock.settimeout(REPLY_TIMEOUT)
+    try:
+        sock.connect(address)
+    except BaseException:
+        sock.close()
+        raise
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 
 
-def open_all(address: Address, path: str, count: int) -> list[socket.socket]:
+def open_all(address: Address, path: str, count: int, receive_buffer: int | None = None) -> list[socket.socket]:
     """Open ``count`` WebSockets, some handshakes at a time; each 101 is checked."""
     request = upgrade_request("{}:{}".format(*address), path)
     sockets: list[socket.socket] = []
     try:
         for size in _portions(count):
-            newest = [connect(address) for _ in range(size)]
+            newest = [connect(address, receive_buffer) for _ in range(size)]
             sockets += newest
             for sock in newest:
                 sock.sendall(request)
@@ -155,6 +168,35 @@ def opened(address: Address, path: str, count: int) -> Iterator[list[socket.sock
         close_all(sockets)
     finally:
         _discard(sockets)
+
+
+@contextmanager
+def stuck(address: Address, path: str, count: int) -> Iterator[None]:
+    """``count`` WebSockets for a ``with`` block that read nothing, and to which more was sent than the kernel takes.
+
+    ``path`` sends each message to all of them. At the end it is checked that the server has kept all of it.
+    """
+    sockets = open_all(address, path, count, _SMALL)
+    message, size = client_frame(TEXT, b"x" * _LARGE), len(server_frame(TEXT, b"x" * _LARGE)) * _MESSAGES
+    try:
+        for sock in sockets[:1]:
+            sock.sendall(message * _MESSAGES)
+        yield
+        for sock in sockets:
+            _read_at_least(sock, size)
+    finally:
+        _discard(sockets)
+
+
+def _read_at_least(sock: socket.socket, size: int) -> None:
+    while size > 0:
+        try:
+            data = sock.recv(1 << 20)
+        except ConnectionError:
+            data = b""
+        if not data:
+            raise WrongReplyError(f"the server closed a connection that still had {size} bytes to read")
+        size -= len(data)
 
 
 def close_all(sockets: Sequence[socket.socket]) -> None:

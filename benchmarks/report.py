@@ -7,7 +7,7 @@ from operator import attrgetter
 from statistics import median
 
 from .results import Report, Result
-from .scenarios import SCENARIOS, Cycle, Echo, Fanout, Idle
+from .scenarios import SCENARIOS, Cycle, Echo, Fanout, Resume
 from .targets import TARGETS
 
 __all__ = ["render"]
@@ -19,9 +19,13 @@ def render(report: Report) -> str:
     """The whole report."""
     sections = (
         _heading(report),
-        _section("Server CPU per message, µs (cycle: per connection; fan-out: per delivery)", _cpu_rows(report)),
+        _section(
+            "Server CPU per message, µs (cycle, resume: per connection; fan-out, group: per delivery)",
+            _cpu_rows(report),
+        ),
         _section("Messages per second", _rate_rows(report)),
         _section("Share of a core: server / load generator, %", _use_rows(report)),
+        _section("From a message to its last member, ms: median / p99", _delay_rows(report)),
         _section("Memory per idle connection, KiB resident", _memory_rows(report)),
         _targets(report),
         _notes(report),
@@ -54,19 +58,24 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _rows(report: Report, idle: bool, cell: Callable[[Result], str], ratios: bool = False) -> list[list[str]]:
-    """The head, then one row per scenario of that kind: a cell per server, and ours divided by each other."""
+def _rows(report: Report, quantity: str, cell: Callable[[Result], str], ratios: bool = False) -> list[list[str]]:
+    """The head, then one row per scenario with that quantity: a cell per server, and ours divided by each other."""
     others = _others(report) if ratios else []
     rows = [["", *report.servers, *(f"ours/{other}" for other in others)]]
     for name in report.scenarios:
         cells = [_cell(report, name, server, cell) for server in report.servers]
-        if isinstance(SCENARIOS[name], Idle) is idle and set(cells) != {"–"}:
+        if SCENARIOS[name].quantity == quantity and set(cells) != {"–"}:
             rows.append([SCENARIOS[name].title, *cells, *(_number(report.ratio(name, other)) for other in others)])
     return rows
 
 
 def _others(report: Report) -> list[str]:
-    return [server for server in report.servers if server != "ours"] if "ours" in report.servers else []
+    """The servers that are measured in scenarios of ours."""
+    return [server for server in report.servers if server != "ours" and _is_compared(report, server)]
+
+
+def _is_compared(report: Report, server: str) -> bool:
+    return any(report.ratio(name, server) is not None for name in report.scenarios)
 
 
 def _cell(report: Report, scenario: str, server: str, cell: Callable[[Result], str]) -> str:
@@ -88,11 +97,11 @@ def _percent(value: float | None) -> str:
 
 
 def _cpu_rows(report: Report) -> list[list[str]]:
-    return _rows(report, False, lambda result: _number(result.figure), ratios=True)
+    return _rows(report, "cpu_us", lambda result: _number(result.figure), ratios=True)
 
 
 def _rate_rows(report: Report) -> list[list[str]]:
-    return _rows(report, False, lambda result: _number(result.middle(attrgetter("rate"))))
+    return _rows(report, "cpu_us", lambda result: _number(result.middle(attrgetter("rate"))))
 
 
 def _use_rows(report: Report) -> list[list[str]]:
@@ -100,11 +109,18 @@ def _use_rows(report: Report) -> list[list[str]]:
         uses = (result.middle(attrgetter(name)) for name in ("server_use", "load_use"))
         return " / ".join(map(_percent, uses))
 
-    return _rows(report, False, cell)
+    return _rows(report, "cpu_us", cell)
+
+
+def _delay_rows(report: Report) -> list[list[str]]:
+    def cell(result: Result) -> str:
+        return " / ".join(_number(result.middle(attrgetter(name))) for name in ("median_ms", "p99_ms"))
+
+    return _rows(report, "p99_ms", cell)
 
 
 def _memory_rows(report: Report) -> list[list[str]]:
-    return _rows(report, True, lambda result: _number(result.figure), ratios=True)
+    return _rows(report, "resident_kib", lambda result: _number(result.figure), ratios=True)
 
 
 def _targets(report: Report) -> str:
@@ -171,4 +187,4 @@ def _single(scenario: str) -> bool:
 
 def _saturates(scenario: str) -> bool:
     """Whether the scenario is meant to keep the server busy all the time."""
-    return isinstance(SCENARIOS[scenario], Echo | Cycle | Fanout) and not _single(scenario)
+    return isinstance(SCENARIOS[scenario], Echo | Cycle | Fanout | Resume) and not _single(scenario)

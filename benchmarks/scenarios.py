@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
+from typing import ClassVar
 
-from .frames import BINARY_1M, BINARY_16K, TEXT_4K, TEXT_64, Payload, client_frame, server_frame
-from .lanes import Lane, echo_lanes, opened
+from .frames import BINARY_1M, BINARY_16K, TEXT_4K, TEXT_64, Payload, WrongReplyError, client_frame, server_frame
+from .lanes import REPLY_TIMEOUT, Address, Lane, echo_lanes, opened, stuck
 from .launch import Fleet, Running, Server, absence
-from .load import broadcast, cycles, saturate
+from .load import broadcast, cycles, paced, saturate
 from .meters import cpu_seconds, resident_bytes, stolen_seconds, waited_seconds, waits
 
-__all__ = ["SCENARIOS", "Cycle", "Echo", "Fanout", "Idle", "Sample", "Scale", "Scenario"]
+__all__ = ["SCENARIOS", "Cycle", "Delay", "Echo", "Fanout", "Idle", "Resume", "Sample", "Scale", "Scenario"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ class Sample:
     stolen: float = 0.0
     """Seconds that the hypervisor took from a core. The kernel cannot tell whose they were: they are in the CPU."""
     resident: int = 0
-    """Bytes by which the server has grown; only the idle scenarios look."""
+    """Bytes by which the server has grown, in the idle scenarios."""
+    delays: tuple[float, ...] = ()
+    """Seconds from a message to its last delivery, in scenarios with a steady rate."""
 
     @property
     def rate(self) -> float:
@@ -71,8 +75,18 @@ class Sample:
         return self.resident / self.connections / 1024
 
     @property
+    def median_ms(self) -> float:
+        """Of ``delays``; 0 of none."""
+        return median(self.delays) * 1000 if self.delays else 0.0
+
+    @property
+    def p99_ms(self) -> float:
+        """Below which 99 of 100 ``delays`` lie."""
+        return sorted(self.delays)[int(0.99 * len(self.delays))] * 1000 if self.delays else 0.0
+
+    @property
     def server_use(self) -> float:
-        """The share of one core that the server has used."""
+        """The share of one core that the server has used, all its processes together."""
         return self.server_cpu / self.seconds
 
     @property
@@ -98,19 +112,20 @@ class Sample:
         return self.stolen / self.seconds
 
 
-def _measure(pid: int, connections: int, work: Callable[[], int]) -> Sample:
+def _measure(target: Running, connections: int, work: Callable[[], int]) -> Sample:
     """Do the work, which returns its number of checked replies, between two readings of all clocks."""
-    before, waits_before = _clocks(pid), (waits(pid), waits(os.getpid()))
+    pids = target.pids
+    before, waits_before = _clocks(pids), (waits(*pids), waits(os.getpid()))
     messages = work()
-    after, waits_after = _clocks(pid), (waits(pid), waits(os.getpid()))
+    after, waits_after = _clocks(pids), (waits(*pids), waits(os.getpid()))
     seconds, server_cpu, load_cpu, stolen = (late - early for early, late in zip(before, after, strict=True))
     server_wait, load_wait = map(waited_seconds, waits_before, waits_after)
     return Sample(messages, connections, seconds, server_cpu, load_cpu, server_wait, load_wait, stolen)
 
 
-def _clocks(pid: int) -> tuple[float, ...]:
+def _clocks(pids: Sequence[int]) -> tuple[float, ...]:
     """The time, what server and load generator have used, and what was stolen from this machine."""
-    return time.perf_counter(), cpu_seconds(pid), time.process_time(), stolen_seconds()
+    return time.perf_counter(), sum(map(cpu_seconds, pids)), time.process_time(), stolen_seconds()
 
 
 @dataclass(frozen=True)
@@ -121,13 +136,15 @@ class Scenario:
     title: str
     only: tuple[str, ...] | None = None
     needs: tuple[str, ...] = ()
+    quantity: ClassVar[str] = "cpu_us"
+    """The attribute of a sample that is compared."""
 
     def absence(self) -> str | None:
         """Why this cannot be measured here, on whatever server, or None."""
         return absence(self.needs)
 
     def takes(self, server: Server) -> bool:
-        return self.only is None or server.name in self.only
+        return not server.own if self.only is None else server.name in self.only
 
     def measure(self, fleet: Fleet, server: Server, scale: Scale) -> Sample:
         return self.work(fleet.shared(server), scale)
@@ -150,7 +167,7 @@ class Echo(Scenario):
             # one message each and then some: a full burst on each may take a slow server seconds
             saturate(echo_lanes(sockets, self.payload), scale.warm_up)
             lanes = echo_lanes(sockets, self.payload, self.in_flight)
-            return _measure(target.pid, count, lambda: saturate(lanes, scale.seconds))
+            return _measure(target, count, lambda: saturate(lanes, scale.seconds))
 
 
 @dataclass(frozen=True)
@@ -160,11 +177,44 @@ class Cycle(Scenario):
     slots: int = 16
 
     def work(self, target: Running, scale: Scale) -> Sample:
+        data = TEXT_64.build()
+        request, expected = client_frame(TEXT_64.opcode, data), server_frame(TEXT_64.opcode, data)
+
         def turn(seconds: float) -> int:
-            return cycles(target.address, "/echo", TEXT_64, self.slots, seconds)
+            return cycles(target.address, "/echo", request, expected, self.slots, seconds)
 
         turn(scale.warm_up)
-        return _measure(target.pid, self.slots, lambda: turn(scale.seconds))
+        return _measure(target, self.slots, lambda: turn(scale.seconds))
+
+
+@dataclass(frozen=True)
+class Resume(Scenario):
+    """Connect, upgrade, join a group with a position, receive the ten messages that were missed, close cleanly."""
+
+    slots: int = 16
+    missed: int = 10
+
+    def work(self, target: Running, scale: Scale) -> Sample:
+        data = TEXT_64.build()
+        position = _ask(target.address, "/history", data)
+        request, expected = client_frame(TEXT_64.opcode, position), server_frame(TEXT_64.opcode, data) * self.missed
+
+        def turn(seconds: float) -> int:
+            return cycles(target.address, "/resume", request, expected, self.slots, seconds)
+
+        turn(scale.warm_up)
+        return _measure(target, self.slots, lambda: turn(scale.seconds))
+
+
+def _ask(address: Address, path: str, data: bytes) -> bytes:
+    """Send a text, and return that of the answer, which is short."""
+    with opened(address, path, 1) as [sock]:
+        sock.settimeout(REPLY_TIMEOUT)
+        sock.sendall(client_frame(TEXT_64.opcode, data))
+        answer = sock.recv(200)
+        if answer != server_frame(TEXT_64.opcode, answer[2:]):
+            raise WrongReplyError(f"{path} was answered with {answer!r}")
+        return answer[2:]
 
 
 @dataclass(frozen=True)
@@ -172,15 +222,46 @@ class Fanout(Scenario):
     """One message in on one connection, the same message out on all: the cost per delivery."""
 
     connections: int = 1000
+    path: str = "/fanout"
 
     def work(self, target: Running, scale: Scale) -> Sample:
         count = scale.connections(self.connections)
         data = TEXT_64.build()
         command, reply = client_frame(TEXT_64.opcode, data), server_frame(TEXT_64.opcode, data)
-        with opened(target.address, "/fanout", count) as sockets:
+        with opened(target.address, self.path, count) as sockets:
             lanes = [Lane(sock, command, reply) for sock in sockets]
             broadcast(lanes, scale.warm_up)
-            return _measure(target.pid, count, lambda: broadcast(lanes, scale.seconds))
+            return _measure(target, count, lambda: broadcast(lanes, scale.seconds))
+
+
+@dataclass(frozen=True)
+class Delay(Scenario):
+    """A group in several workers, and messages at a steady rate: how long one takes to its last member.
+
+    ``stuck`` members more read nothing, and the server stores what they have not read.
+    """
+
+    quantity: ClassVar[str] = "p99_ms"
+    connections: int = 1000
+    rate: float = 50.0
+    stuck: int = 0
+    seconds: float = 4.0
+
+    def work(self, target: Running, scale: Scale) -> Sample:
+        count = scale.connections(self.connections)
+        data = TEXT_64.build()
+        command, reply = client_frame(TEXT_64.opcode, data), server_frame(TEXT_64.opcode, data)
+        delays: list[float] = []
+
+        def work() -> int:
+            delays.extend(paced(lanes, self.seconds * scale.seconds, self.rate))
+            return len(delays) * count
+
+        with opened(target.address, "/group", count) as sockets, stuck(target.address, "/stuck", self.stuck):
+            lanes = [Lane(sock, command, reply) for sock in sockets]
+            broadcast(lanes, 0.5 * scale.seconds)
+            sample = _measure(target, count, work)
+        return replace(sample, delays=tuple(delays))
 
 
 @dataclass(frozen=True)
@@ -192,6 +273,7 @@ class Idle(Scenario):
     kernel holds for a socket is not in these figures. CPU is that of the one echo.
     """
 
+    quantity: ClassVar[str] = "resident_kib"
     connections: int = 2000
     path: str = "/echo"
     application: str | None = None
@@ -207,7 +289,7 @@ class Idle(Scenario):
             before = _settled(target.pid, scale)
             with opened(target.address, self.path, count) as sockets:
                 lanes = echo_lanes(sockets, TEXT_64)
-                sample = _measure(target.pid, count, lambda: saturate(lanes, 0))
+                sample = _measure(target, count, lambda: saturate(lanes, 0))
                 return replace(sample, resident=_settled(target.pid, scale) - before)
 
 
@@ -246,6 +328,10 @@ _TABLE: tuple[Scenario, ...] = (
     _echo("1MiB", BINARY_1M, 4),
     Cycle("cycle", "connect–echo–close"),
     Fanout("fanout", "fan-out to 1,000"),
+    Fanout("groups", "group of 1,000", (*_OURS, "channels"), path="/group"),
+    Resume("groups-resume", "connect–resume–close", _OURS),
+    Delay("groups-delay", "1,000 members in 4 workers", ("ours-4",)),
+    Delay("groups-delay-stuck", "the same, 10 more are stuck", ("ours-4",), stuck=10),
     Idle("idle", "idle connection"),
     Idle("idle-django", "idle in a Django view", _OURS, ("django",), application="benchmarks.servers.ours_django"),
     Idle("idle-detached", "idle, detached", _OURS, path="/detached"),

@@ -10,25 +10,29 @@ __all__ = ["TARGETS", "Target"]
 
 @dataclass(frozen=True)
 class Target:
-    """``ours`` divided by ``other`` (or ours alone, in KiB, where there is no other) is at most ``limit``."""
+    """``ours`` divided by ``other`` (or ours alone, in ``unit``, where there is no other) is at most ``limit``."""
 
     scenario: str
     other: str | None
     limit: float
+    unit: str = "KiB per connection"
+    ours: str = "ours"
+    beside: str | None = None
+    """The scenario of the other's figure, if it is not the same."""
 
     @property
     def sentence(self) -> str:
         if self.other is None:
-            return f"{self.scenario}: at most {self.limit:g} KiB per connection"
+            return f"{self.scenario}: at most {self.limit:g} {self.unit}"
         limit = f"{self.limit:g} ×" if self.limit >= 1 else f"1/{1 / self.limit:.0f} of"
-        return f"{self.scenario}: at most {limit} {self.other}"
+        return f"{self.scenario}: at most {limit} {self.other}{f' in {self.beside}' if self.beside else ''}"
 
     def reached(self, figure: Callable[[str, str], float | None]) -> float | None:
         """The number that ``limit`` bounds, or None where it was not measured. ``figure(scenario, server)``."""
-        ours = figure(self.scenario, "ours")
+        ours = figure(self.scenario, self.ours)
         if ours is None or self.other is None:
             return ours
-        other = figure(self.scenario, self.other)
+        other = figure(self.beside or self.scenario, self.other)
         return ours / other if other else None
 
 
@@ -45,6 +49,11 @@ TARGETS: tuple[Target, ...] = (
     *_pairs("4x1MiB", 1 / 50, 1.4),
     Target("cycle", "gevent-websocket", 1.0),
     Target("fanout", "picows", 1.0),
+    Target("groups", "ours", 1.3, beside="fanout"),
+    Target("groups", "channels", 1 / 40),
+    Target("groups-resume", None, 1000, "µs of CPU, which is 1,000 in a second"),
+    Target("groups-delay", None, 25, "ms (p99)", ours="ours-4"),
+    Target("groups-delay-stuck", "ours-4", 1.1, ours="ours-4", beside="groups-delay"),
     Target("idle", None, 16),
     Target("idle-django", None, 24),
     Target("idle-detached", None, 4),

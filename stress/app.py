@@ -1,7 +1,7 @@
 """The application under test: plain WSGI views, a Django view with its ORM, and faults that can be enabled.
 
 Environment: ``STRESS_DIRECTORY`` is where stored messages and the database are; ``STRESS_DJANGO=1`` loads the views
-below ``/db``; ``STRESS_FAULTS`` names faults (see ``FAULTS``), which prove that the programs detect them.
+below ``/db``; ``STRESS_FAULTS`` names faults (faults.py); ``STRESS_HISTORY`` is how many messages a group keeps.
 """
 
 from __future__ import annotations
@@ -25,14 +25,8 @@ from gws_middleware.process import registry
 from gws_middleware.typing import Environ, StartResponse, WSGIApp
 from tests.fixtureapps.common import configure_logging, json_response, text_response
 
-FAULTS = {
-    "leak": "each WebSocket leaks four KiB",
-    "greenlet": "each WebSocket of /echo leaks a greenlet",
-    "wrong": "every twentieth answer of /echo and /detached differs from the message",
-    "forget": "every tenth message of /stored is acknowledged and not stored",
-    "cut": "each WebSocket of /stored is aborted after a second or two, without a close frame",
-    "block": "each message blocks the event loop for 20 ms",
-}
+from . import rooms
+from .faults import enabled
 
 PID = str(os.getpid())
 DIRECTORY = Path(os.environ.get("STRESS_DIRECTORY", "."))
@@ -40,8 +34,6 @@ STORE = DIRECTORY / os.environ.get("STRESS_STORE", "stored.txt")
 WORKER = "X-Worker"
 """The header with the pid of the worker, in HTTP responses and in the 101."""
 
-_faults = frozenset(filter(None, os.environ.get("STRESS_FAULTS", "").split(",")))
-assert _faults <= set(FAULTS), _faults
 _VIEWS: dict[str, WSGIApp] = {}
 _members: set[Any] = set()
 _leaked: list[Any] = []
@@ -141,7 +133,7 @@ def opened(environ: Environ, start_response: StartResponse) -> Any:
         start_response("400 Bad Request", [("Content-Type", "text/plain"), ("Content-Length", "0")])
         return None
     ws.accept(headers=[(WORKER, PID)])
-    if "leak" in _faults:
+    if "leak" in enabled:
         _leaked.append(os.urandom(4096))
     return ws
 
@@ -153,16 +145,16 @@ def echo(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     if ws is not None:
         for message in ws:
             answer(ws, message)
-        if "greenlet" in _faults:
+        if "greenlet" in enabled:
             gevent.spawn(_forever.wait)
     return []
 
 
 def answer(ws: Any, message: Any) -> None:
     """Send a message back, with the enabled faults."""
-    if "block" in _faults:
+    if "block" in enabled:
         _block(0.02)
-    if "wrong" in _faults and next(_answered) % 20 == 0:
+    if "wrong" in enabled and next(_answered) % 20 == 0:
         message += "?"
     ws.send(message)
 
@@ -316,10 +308,10 @@ def stored(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     if ws is None:
         return []
     file = _store()
-    if "cut" in _faults:
+    if "cut" in enabled:
         gevent.spawn_later(1 + os.getpid() % 2, ws.abort)
     for message in ws:
-        if "forget" not in _faults or next(_stored) % 10:
+        if "forget" not in enabled or next(_stored) % 10:
             os.write(file, message.encode() + b"\n")
         ws.send(f"ack {message}")
     return []
@@ -333,6 +325,25 @@ def _store() -> int:
     if _file is None:
         _file = os.open(STORE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     return _file
+
+
+# --- groups --------------------------------------------------------------------------------------------------------
+
+
+def _of_groups(serve: Callable[[Environ, Any], None]) -> WSGIApp:
+    """A view for what rooms.py does with a WebSocket."""
+
+    def view(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        ws = opened(environ, start_response)
+        if ws is not None:
+            serve(environ, ws)
+        return []
+
+    return view
+
+
+for _path, _serve in rooms.VIEWS.items():
+    at(_path)(_of_groups(_serve))
 
 
 # --- Django --------------------------------------------------------------------------------------------------------

@@ -9,11 +9,13 @@ What must hold, or the exit status is 1:
 * A worker that is signalled to stop ends before its graceful timeout, and is replaced.
 * At the end no worker holds more than one that has just been warmed up: descriptors, greenlets, watchers of the loop,
   WebSockets, database connections, objects of ours.
+* Members of groups get what ``groups.py`` demands.
 * The log has no error, warning or traceback except the expected ones.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 import signal
 import time
@@ -29,12 +31,16 @@ from gevent.pool import Group
 from tests.support.rawclient import close_frame
 
 from .attacks import EXPECTED_RECORDS, SHUTDOWN, attacks, settings
+from .delivery import text_of
+from .groups import KINDS, Crowd, Size
 from .gunicorn import Gunicorn, is_running, make_database, resident_bytes, run_gunicorn
 from .peer import Ended, Numbered, Peer, tally
 from .report import Report, arguments_of, milliseconds
+from .rooms import KEPT, LIVE
 
 WORKERS = 2
 HONEST, HOSTILE = 60, 30
+GROUPS = Size(groups=4, members=5, rate=20.0, history=100)
 GRACEFUL = 9.0
 """Seconds from "stop" to "kill": a third of them is the time in which peers have to answer a close frame."""
 TIMEOUT = 15.0
@@ -75,6 +81,7 @@ class Chaos:
         self.pages: list[float] = []
         self.page_count = self.connections = self.lost_pages = self.lost_handshakes = 0
         self.honest: list[Numbered] = []
+        self.crowd = Crowd(self, GROUPS, seed)
         self._attacks = shuffled(random.Random(f"{seed} attacks"), list(self.table))
 
     def chance(self, name: str) -> random.Random:
@@ -286,6 +293,16 @@ class Chaos:
                         peer.text("warm")
                         peer.read_frame()
                     peer.close_handshake()
+            for name, kind in itertools.product((KEPT, LIVE), KINDS):
+                with Peer(self.gunicorn.address) as peer, Peer(self.gunicorn.address) as publisher:
+                    peer.open(f"/groups/member?names={name}.warm&kind={kind}")
+                    peer.read_frame()
+                    publisher.open("/groups/publisher")
+                    publisher.text(f"{name}.warm {text_of('warm', 10)}")
+                    peer.read_frame()
+                    publisher.read_frame()
+                    publisher.close_handshake()
+                    peer.close_handshake()
 
     def settled(self, pid: int, most: dict[str, int], seconds: float) -> dict[str, Any]:
         """What a worker holds, when it is not more than ``most`` or when the time has passed: that is a violation."""
@@ -304,7 +321,7 @@ class Chaos:
 
     def base_line(self) -> dict[str, int]:
         """What a worker holds after a warm-up: the maximum over all workers."""
-        quiet = {"websockets": 0, "databases": 0, "members": 0}
+        quiet = {"websockets": 0, "databases": 1, "members": 0}  # the log of groups stays open
         found = []
         for pid in self.gunicorn.workers():
             self.warm_up(pid)
@@ -327,7 +344,9 @@ class Chaos:
         """Everything."""
         self.await_workers()
         base = self.base_line()
-        group = Group()
+        group, members, publishers = Group(), Group(), Group()
+        self.crowd.spawn(members)
+        self.crowd.spawn_publishers(publishers, GROUPS.rate)
         for number in range(HONEST):
             group.spawn(self.honest_peer, number)
         for path in PAGES:
@@ -338,11 +357,15 @@ class Chaos:
         progress = self.report.progress(self.line)
         harm.get()
         gevent.sleep(self.seconds * UNHARMED)
+        self.crowd.is_published = True
+        publishers.join(60)
         self.over = True
         self.report.log("stopping: waiting until all peers have ended")
+        self.crowd.check()
+        members.kill()
         group.join(60)
-        if len(group):
-            self.report.violation("stuck", f"{len(group)} peers did not come to an end")
+        if len(group) or len(publishers):
+            self.report.violation("stuck", f"{len(group) + len(publishers)} peers did not come to an end")
         progress.kill()
         self.check_for_leaks(base)
         self.write_figures()
@@ -365,6 +388,7 @@ class Chaos:
         figures["worst echo, ms"] = worst.worst * 1000
         figures["closes by code"] = tally(self.closes)
         figures["handshakes lost to SIGKILL"] = self.lost_handshakes
+        self.crowd.write_figures(figures)
         figures["HTTP requests"] = self.page_count
         figures["HTTP p50/p99/worst of /, ms"] = milliseconds(self.pages)
         figures["HTTP requests lost to SIGKILL"] = self.lost_pages

@@ -160,13 +160,15 @@ def run_gunicorn(
     kind: str = "worker",
     graceful_timeout: float = 30.0,
     expected: Sequence[str] = (),
+    send_buffer: int | None = None,
 ) -> Iterator[Gunicorn]:
     """A gunicorn with so many workers for a ``with`` block.
 
+    ``send_buffer`` is that of the kernel, in bytes, for each connection; None for its own choice.
     Another exit status than 0 is a violation, and so is a problem in its log that ``expected`` does not name.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    running = Gunicorn(_start(directory, workers, options, env or {}, kind, graceful_timeout), workers)
+    running = Gunicorn(_start(directory, workers, options, env or {}, kind, graceful_timeout, send_buffer), workers)
     try:
         await_answer(running.server)
         yield running
@@ -189,12 +191,20 @@ def make_database(directory: Path) -> None:
 
 
 def _start(
-    directory: Path, workers: int, options: Sequence[str], env: Mapping[str, str], kind: str, graceful_timeout: float
+    directory: Path,
+    workers: int,
+    options: Sequence[str],
+    env: Mapping[str, str],
+    kind: str,
+    graceful_timeout: float,
+    send_buffer: int | None,
 ) -> Server:
     worker_class = KINDS[kind].gunicorn
     assert worker_class is not None, kind
     log = directory / "error.log"
     with socket.create_server(("127.0.0.1", 0), backlog=BACKLOG) as listener, log.open("ab") as stderr:
+        if send_buffer is not None:  # accepted sockets inherit it
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         command = [sys.executable, "-m", "gunicorn", *worker_class, "--bind", f"fd://{listener.fileno()}"]
         command += ["--workers", str(workers), "--worker-connections", "10000", *no_control_socket()]
         command += ["--graceful-timeout", f"{graceful_timeout:g}", *options]

@@ -19,7 +19,7 @@ from benchmarks.results import Report
 from benchmarks.scenarios import SCENARIOS, Idle, Sample, Scale
 from benchmarks.targets import TARGETS, Target
 
-MEASURED = ("ours", "gevent-websocket")
+MEASURED = ("ours", "ours-4", "gevent-websocket")
 SMALLEST = 0.01
 
 
@@ -35,7 +35,7 @@ class TestRun:
             (name, server)
             for name, scenario in SCENARIOS.items()
             for server in MEASURED
-            if scenario.only is None or server in scenario.only
+            if scenario.takes(SERVERS[server])
         }
         assert report.absent == {}
         assert [(result.scenario, result.server, result.failure) for result in report.failures] == []
@@ -55,9 +55,16 @@ class TestRun:
             [sample] = result.samples
             assert sample.messages >= sample.connections
             assert not name.endswith("/16") or sample.messages % 16 == 0
-            assert name != "fanout" or sample.messages % sample.connections == 0
+            assert name not in ("fanout", "groups") or sample.messages % sample.connections == 0
 
-    @pytest.mark.parametrize("server", MEASURED)
+    @pytest.mark.parametrize("name", ["groups-delay", "groups-delay-stuck"])
+    def test_delays_are_those_of_all_messages(self, report: Report, name: str) -> None:
+        """Four workers, each message at all members, and each delay more than nothing."""
+        [sample] = report.results[name, "ours-4"].samples
+        assert len(sample.delays) * sample.connections == sample.messages
+        assert 0 < min(sample.delays) * 1000 <= sample.median_ms <= sample.p99_ms
+
+    @pytest.mark.parametrize("server", ["ours", "gevent-websocket"])
     def test_idle_connections_take_memory(self, report: Report, server: str) -> None:
         """The growth of the worker is seen, not that of some other process."""
         figure = report.figure("idle", server)
@@ -222,7 +229,41 @@ class TestChecker:
             ):
                 load.saturate(lanes.echo_lanes(sockets, frames.TEXT_64), 0)
             with pytest.raises(frames.WrongReplyError, match="wrong reply"):
-                load.cycles(address, "/echo", frames.TEXT_64, 1, 0)
+                load.cycles(address, "/echo", frames.client_frame(frames.TEXT, b"x"), REPLY, 1, 0)
+
+    def test_each_of_several_messages_on_the_way_is_timed(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        """At a thousand in a second some are sent before the first has come back."""
+        client, server = pair
+
+        def answer() -> None:
+            size = len(frames.client_frame(frames.TEXT, frames.TEXT_64.build()))
+            assert len(server.recv(3 * size, socket.MSG_WAITALL)) == 3 * size
+            server.sendall(REPLY * 3)
+            while server.recv(size, socket.MSG_WAITALL):
+                server.sendall(REPLY)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        delays = load.paced(lanes.echo_lanes([client], frames.TEXT_64), 0.02, 1000)
+        client.shutdown(socket.SHUT_WR)
+        thread.join()
+        assert len(delays) == 20 and delays[0] >= 0.002 and delays[0] > delays[2] > 0
+
+    def test_a_wrong_reply_at_a_steady_rate_is_refused(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        """The same comparison as elsewhere."""
+        client, server = pair
+        server.sendall(WRONG_REPLIES["another byte"])
+        with pytest.raises(frames.WrongReplyError, match="wrong reply at byte 65 of 66"):
+            load.paced(lanes.echo_lanes([client], frames.TEXT_64), 1, 1000)
+
+    def test_a_stuck_connection_that_the_server_closes_is_refused(self) -> None:
+        """What was sent to it must be there, all of it."""
+        with (
+            _Corrupting() as address,
+            pytest.raises(frames.WrongReplyError, match="closed a connection that still had"),
+            lanes.stuck(address, "/stuck", 1),
+        ):
+            pass
 
 
 class TestFrames:
@@ -264,6 +305,7 @@ class TestMeters:
         thread.join()
         assert str(thread.native_id) in before
         assert 0 <= meters.waited_seconds(before, meters.waits(os.getpid())) < 60
+        assert {str(os.getpid()), str(os.getppid())} <= meters.waits(os.getpid(), os.getppid()).keys()
         assert meters.waited_seconds({"1": 5, "2": 10**9}, {"1": 10**9 + 5, "3": 10**9}) == 2
 
     def test_scale_below_a_tenth_has_fewer_connections(self) -> None:
@@ -284,6 +326,19 @@ class TestMeters:
         assert Target("100x64B", "gevent-websocket", 1 / 3).reached(report.least) == 1 / 7
         report.result("100x64B", "ours").failure = "wrong reply"
         assert report.ratio("100x64B", "gevent-websocket") is None
+
+    def test_p99_is_compared_where_delays_are_measured(self) -> None:
+        """The one of 200 below which 198 lie, in milliseconds; and a scenario may be compared with another one."""
+        report = Report(1, 1, ["ours-4"], ["groups-delay"], {}, True, {})
+        for name, factor in (("groups-delay", 1), ("groups-delay-stuck", 2)):
+            delays = tuple(factor * number / 1000 for number in range(200, 0, -1))
+            report.result(name, "ours-4").samples.append(Sample(10, 10, 1, 1, 1, 0, 0, delays=delays))
+        assert report.figure("groups-delay", "ours-4") == 199
+        target = Target("groups-delay-stuck", "ours-4", 1.1, ours="ours-4", beside="groups-delay")
+        assert (target.reached(report.figure), target.sentence) == (
+            2,
+            "groups-delay-stuck: at most 1.1 × ours-4 in groups-delay",
+        )
 
     def test_idle_scenarios_are_compared_in_memory(self) -> None:
         """KiB per connection, not CPU."""

@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from gws_middleware.groups import Position
 from stress.attacks import SHUTDOWN, attacks
 from stress.chaos import HARM, Chaos
+from stress.delivery import Message, Room, Seat, delays
 from stress.peer import Numbered, Peer
 from stress.report import Report, percentile
 from stress.restart import Client, Restart
@@ -37,14 +39,20 @@ SOUND = {
     # Both bounds are for a machine that has nothing else to do: here all programs run at once, beside other tests.
     "responsive": ["--seconds", "1", "--sockets", "50", "--interval", "0.5", "--kept", "0.5"],
     "fair": ["--seconds", "0.5", "--bound", "4"],
+    "groups": ["--seconds", "8", "--groups", "8", "--members", "8", "--rate", "150", "--history", "50", "--bound", "4"],
 }
+SMALL = ["--seconds", "3", "--groups", "4", "--members", "6", "--rate", "80", "--bound", "60"]
 BROKEN = {
     "chaos": ["--seconds", "3", "--faults", "greenlet,wrong"],
     "soak": ["--seconds", "9", "--rate", "150", "--faults", "leak"],
     "restart": ["--seconds", "3", "--clients", "60", "--reloads", "0", "--max-requests", "0", "--faults", "forget,cut"],
     "responsive": ["--seconds", "1", "--sockets", "50", "--interval", "0.2", "--faults", "block"],
     "fair": ["--seconds", "0.5", "--bound", "0.01", "--faults", "block"],
+    "groups, skip": [*SMALL, "--faults", "skip"],
+    "groups, swap": [*SMALL, "--faults", "swap"],
+    "groups, silent": [*SMALL, "--faults", "silent"],
 }
+"""A program, and what tells its runs apart."""
 
 
 class Run(NamedTuple):
@@ -60,7 +68,15 @@ def run_all(programs: dict[str, list[str]], directory: Path) -> dict[str, Run]:
     """All of them at once."""
     processes = {}
     for name, arguments in programs.items():
-        command = [sys.executable, "-m", "stress", name, *arguments, "--json", str(directory / f"{name}.json")]
+        command = [
+            sys.executable,
+            "-m",
+            "stress",
+            name.partition(",")[0],
+            *arguments,
+            "--json",
+            str(directory / f"{name}.json"),
+        ]
         processes[name] = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -147,6 +163,21 @@ class TestSoundRuns:
             assert figures[f"{part}: acknowledged"] == figures[f"{part}: messages sent"] > 60
             assert figures[f"{part}: HTTP requests"] > 50
 
+    def test_chaos_has_members_of_groups(self, sound: dict[str, Run]) -> None:
+        """They get messages, and reconnect with their positions."""
+        figures = sound["chaos"].figures
+        assert figures["groups: messages acknowledged"] > 20
+        assert figures["groups: reconnects recovered"] > 0
+
+    def test_groups_reconnect_and_resume_while_workers_end(self, sound: dict[str, Run]) -> None:
+        """Each kind of harm, peers that read nothing, reconnects with a position, and messages all the time."""
+        figures = sound["groups"].figures
+        assert len(numbers(figures["what happened to workers"])) == 3
+        assert "1013 × " in figures["groups: of peers that read nothing"]
+        assert figures["groups: connections of members"] > 64
+        assert figures["groups: reconnects recovered"] > 10
+        assert figures["groups: messages acknowledged"] > 300
+
     def test_responsive_measures_http_beside_echoes(self, sound: dict[str, Run]) -> None:
         """Five times HTTP; steady and saturated sockets did echo."""
         lines = list(sound["responsive"].figures.values())
@@ -163,6 +194,9 @@ class TestBrokenRuns:
             ("soak", {"memory"}),
             ("restart", {"lost", "1006"}),
             ("responsive", {"rate"}),
+            ("groups, skip", {"missing", "order"}),
+            ("groups, swap", {"order"}),
+            ("groups, silent", {"missing", "lost"}),
         ],
     )
     def test_fault_is_found(self, broken: dict[str, Run], program: str, kinds: set[str]) -> None:
@@ -315,6 +349,168 @@ def test_ping_before_an_echo_is_answered() -> None:
             assert server.recv(100) == frame(PONG, b"7")
 
 
+class TestDelivery:
+    """What a member gets, and the violation of it; a group with history keeps ten messages."""
+
+    @pytest.fixture
+    def found(self) -> list[str]:
+        """The violations."""
+        return []
+
+    def room(self, kind: str, found: list[str]) -> Room:
+        return Room(f"{kind}.1", 10, lambda violation, sentence: found.append(violation))
+
+    @staticmethod
+    def after(frames: str) -> list[str]:
+        """Frames of the server's: ``2`` is message 2, at offset 2."""
+        words = {"joined": "joined 0 e.0", "gap": "gap"}
+        return [words.get(frame, f"message e.{frame} m{frame} 0.5 xx") for frame in frames.split()]
+
+    @pytest.mark.parametrize(
+        ("frames", "violations"),
+        [
+            ("joined 1 2 3", []),
+            ("1 2 joined 3", []),
+            ("joined 1 3", ["missing"]),
+            ("joined 1 3 2", ["missing", "order"]),
+            ("joined 1 2 2", ["order"]),
+            ("joined 2", ["missing"]),
+            ("1 3 joined", ["missing"]),
+        ],
+    )
+    def test_offsets_of_a_member(self, found: list[str], frames: str, violations: list[str]) -> None:
+        """In a group with history."""
+        seat = Seat(self.room("kept", found), "one")
+        for text in self.after(frames):
+            seat.receive(text)
+        assert found == violations
+
+    @pytest.mark.parametrize(
+        ("one", "two", "violations"),
+        [
+            ("joined 1 2 3", "joined 1 2 3", set()),
+            ("joined 1 2 3", "joined 2 3", set()),
+            ("joined 1 2 3", "joined 1 gap 3", set()),
+            ("joined 1 2 3", "joined 1 3", {"order"}),
+            ("joined 1 2 3", "joined 2 1 3", {"order"}),
+            ("joined 1 2 3", "joined 1 2 2 3", {"order"}),
+        ],
+    )
+    def test_successors_of_two_members(self, found: list[str], one: str, two: str, violations: set[str]) -> None:
+        """In a group without history: a member that joins later has the end of what the other one has."""
+        room = self.room("live", found)
+        for name, frames in (("one", one), ("two", two)):
+            seat = Seat(room, name)
+            for text in self.after(frames):
+                seat.receive(text)
+        assert set(found) == violations
+
+    @pytest.mark.parametrize(
+        ("joined", "violations"),
+        [
+            ("joined 1 e.7", []),
+            ("joined 0 e.7", ["recovery"]),
+            ("joined 0 e.15", ["recovery"]),
+            ("joined 0 e.16", []),
+            ("joined 0 other.7", []),
+        ],
+    )
+    def test_position_within_the_history_is_recovered(
+        self, found: list[str], joined: str, violations: list[str]
+    ) -> None:
+        """Outside of it, and in another epoch, it is reported that it was not."""
+        Seat(self.room("kept", found), "one", Position("e", 5)).receive(joined)
+        assert found == violations
+
+    def test_members_with_the_last_message_are_complete(self, found: list[str]) -> None:
+        """One that lacks it is found, with and without history; so is one that joined before and has got nothing."""
+        for kind in ("live", "kept"):
+            room = self.room(kind, found)
+            for frames in ("joined 1 2", "joined 1", "joined"):
+                seat = Seat(room, frames)
+                for text in self.after(frames):
+                    seat.receive(text)
+                seat.began = 0.25
+            room.answered("ack m2 -" if kind == "live" else "ack m2 e.2", 0.5, 0.6)
+            assert [seat.name for seat in room.incomplete()] == ["joined 1", "joined"], kind
+
+    @pytest.mark.parametrize(
+        ("answer", "frames", "violations"),
+        [
+            ("ack m1 e.1", "joined 1", []),
+            ("ack m1 e.1", "joined", ["lost"]),
+            ("ack m1 e.2", "joined 1 2", ["position"]),
+            ("refused m1", "joined", []),
+            ("refused m1", "joined 1", ["refused"]),
+            ("unknown m1", "joined", []),
+            ("unknown m1", "joined 1", []),
+        ],
+    )
+    def test_answer_to_a_publisher_is_true(
+        self, found: list[str], answer: str, frames: str, violations: list[str]
+    ) -> None:
+        """What was acknowledged is there, and what was refused is not."""
+        room = self.room("kept", found)
+        seat = Seat(room, "one")
+        for text in self.after(frames):
+            seat.receive(text)
+        seat.began = 0.25
+        room.answered(answer, 0.5, 0.6)
+        room.check()
+        assert found == violations
+
+    @pytest.mark.parametrize(
+        ("frames", "is_open", "violations"),
+        [
+            ("joined 2", True, ["lost"]),
+            ("joined 2", False, ["lost"]),
+            ("joined 2 gap", False, []),
+            ("joined", True, ["lost"]),
+            ("joined", False, []),
+            ("joined 1 2", True, []),
+        ],
+    )
+    def test_message_that_no_member_has_got_is_lost(
+        self, found: list[str], frames: str, is_open: bool, violations: list[str]
+    ) -> None:
+        """If a member has got a later one, or is still open; not where its connection has ended before."""
+        room = self.room("live", found)
+        seat = Seat(room, "one")
+        for text in self.after(frames):
+            seat.receive(text)
+        seat.began, seat.ended = 0.1, 0.0 if is_open else 9.0
+        room.answered("ack m1 -", 0.2, 0.4)
+        if "2" in frames:
+            room.answered("ack m2 -", 0.5, 0.6)
+        assert [each.name for each in room.incomplete()] == (["one"] if frames == "joined" and is_open else [])
+        room.check()
+        assert found == violations
+
+    @pytest.mark.parametrize(
+        ("frames", "began", "violations"), [("joined 2", 0.25, ["missing"]), ("joined 2", 0.75, []), ("2", 0.0, [])]
+    )
+    def test_first_message_of_a_member_has_none_before_it(
+        self, found: list[str], frames: str, began: float, violations: list[str]
+    ) -> None:
+        """Another member has got one that was sent after this one had joined. One that ended before it was sent that it
+        is a member may have missed any.
+        """
+        room = self.room("live", found)
+        for name, each, at in (("one", "joined 1 2", 0.25), ("two", frames, began)):
+            seat = Seat(room, name)
+            for text in self.after(each):
+                seat.receive(text)
+            seat.began = at
+        room.check()
+        assert found == violations
+
+    def test_delay_is_that_of_the_last_member(self) -> None:
+        """Messages of disturbed times, and those that no member has got, do not count."""
+        messages = [Message(at) for at in (1.0, 2.0, 3.0)]
+        messages[0].delivered, messages[1].delivered = 1.5, 2.25
+        assert delays(messages, [(0.5, 1.5)]) == [0.25]
+
+
 class TestReport:
     @pytest.mark.parametrize("comes", [True, False])
     def test_wait_without_a_result_is_a_violation(self, comes: bool, capsys: pytest.CaptureFixture[str]) -> None:
@@ -343,4 +539,4 @@ def test_percentile_is_one_of_the_values(share: float, value: float) -> None:
 def test_unknown_program_is_refused() -> None:
     """Status 2, and the names of the programs."""
     done = run_python("-m", "stress", "riot")
-    assert (done.returncode, "chaos,soak,restart,responsive" in done.stderr) == (2, True)
+    assert (done.returncode, "chaos,soak,restart,responsive,fair,groups" in done.stderr) == (2, True)

@@ -1,5 +1,6 @@
 """One tiny echo application per server, each written as that server's documentation shows it.
 
 All have the same paths: ``/echo`` sends every message back, ``/fanout`` sends every message to all connections of that
-path, and ``/pid`` answers with the number of the process, so that the right one is measured.
+path, and ``/pid`` answers with the number of the process, so that the right one is measured. Where there are groups of
+several processes, ``/group`` sends every message to all members of one.
 """

@@ -47,9 +47,10 @@ async def application(scope: dict[str, Any], receive: Receive, send: Send) -> No
     await PATHS[scope["path"]](receive, send)
 
 
-def main(fd: int) -> None:
+def serve(served: Any, listener: socket.socket) -> None:
+    """Run uvicorn until it is signalled to stop."""
     config = uvicorn.Config(
-        application,
+        served,
         loop="uvloop",
         lifespan="off",
         ws_per_message_deflate=False,
@@ -57,8 +58,8 @@ def main(fd: int) -> None:
         log_level="warning",
         timeout_graceful_shutdown=1,
     )
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=fd)])
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    serve(application, socket.socket(fileno=int(sys.argv[1])))

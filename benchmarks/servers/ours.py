@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 from gws_middleware import prepare
+from gws_middleware.groups import Groups, History
 
 MEMBERS: set[Any] = set()
+MISSED = 10
+"""Messages that /resume sends first."""
 
 
 def echo(ws: Any) -> None:
@@ -38,6 +42,42 @@ def send_back(ws: Any, message: str | bytes) -> None:
     ws.send(message)
 
 
+@cache
+def groups() -> Groups:
+    """Of all workers of this server."""
+    return Groups(f"sqlite://{os.environ['BENCHMARK_DIRECTORY']}/groups", history={"kept": History(size=MISSED)})
+
+
+def group(ws: Any) -> None:
+    """A member that publishes what it gets."""
+    groups().join("all", ws)
+    for message in ws:
+        groups().send("all", message)
+
+
+def stuck(ws: Any) -> None:
+    """A member of two groups: a message to this one is published in the second, which has only such members."""
+    groups().join("all", ws)
+    groups().join("stuck", ws)
+    for message in ws:
+        groups().send("stuck", message)
+
+
+def history(ws: Any) -> None:
+    """A message is published as often as /resume is to send it; the answer is the position before."""
+    for message in ws:
+        before = groups().position("kept")
+        groups().send_many([("kept", message)] * MISSED)
+        ws.send(str(before))
+
+
+def resume(ws: Any) -> None:
+    """The first message is a position: what was published since is sent."""
+    groups().join("kept", ws, since=ws.receive())
+    for _ in ws:
+        pass
+
+
 def pid(ws: Any) -> None:
     for _ in ws:
         ws.send(str(os.getpid()))
@@ -47,6 +87,10 @@ PATHS: dict[str, Callable[[Any], None]] = {
     "/echo": echo,
     "/fanout": fanout,
     "/detached": detached,
+    "/group": group,
+    "/stuck": stuck,
+    "/history": history,
+    "/resume": resume,
     "/pid": pid,
 }
 
