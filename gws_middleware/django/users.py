@@ -35,12 +35,14 @@ from . import conf, sessions
 __all__ = [
     "LOGGED_OUT",
     "Login",
+    "check_close",
     "close_user_sockets",
     "connect",
     "keep_login",
     "load_rotated_session",
     "login_of",
     "opened",
+    "primary_key",
     "refresh_user",
     "user_key",
 ]
@@ -234,17 +236,32 @@ def close_user_sockets(user: Any, code: int = LOGGED_OUT, reason: str = "") -> i
             name or a user that has been deleted.
 
     """
+    check_close(code, reason)
+    user_id = primary_key(user)
+    return 0 if user_id is None else _revoke(lambda login: login.belongs_to(user_id), code, reason)
+
+
+def check_close(code: int, reason: str) -> None:
+    """Check the code and the reason of a close frame.
+
+    Raises:
+        ValueError: One of them cannot be sent.
+
+    """
     if not may_travel(code) or len(reason.encode()) > MAX_REASON:
         raise ValueError(
             f"code {code} and reason {reason!r}: wanted a code of 1000-1003, 1007-1014 or 3000-4999, and a reason "
             f"of at most {MAX_REASON} bytes"
         )
-    user_id = _primary_key(user)
-    return 0 if user_id is None else _revoke(lambda login: login.belongs_to(user_id), code, reason)
 
 
-def _primary_key(user: Any) -> Any:
-    """The primary key of a user, or of what is a primary key itself. None for AnonymousUser."""
+def primary_key(user: Any) -> Any:
+    """The primary key of a user, or of what is a primary key itself. None for AnonymousUser.
+
+    Raises:
+        ValueError: It is neither, or the user is not stored.
+
+    """
     if user is None or (isinstance(user, Model) and user.pk is None):
         raise ValueError(f"{user!r} has no primary key: wanted a user that is stored, or a primary key")
     if hasattr(user, "pk"):  # also a class of the project's own
