@@ -178,8 +178,13 @@ def opened(ws: WebSocket) -> None:
     of_the_session = _ended_sessions.get(login.session_key or "")
     for revocation in revocations if of_the_session is None else [*revocations, of_the_session]:
         if revocation.applies(login):
-            ws.close(revocation.code, revocation.reason)
+            _close(ws, revocation.code, revocation.reason)
             return
+
+
+def _close(ws: WebSocket, code: int, reason: str) -> None:
+    """Close it. A connection whose clients have a protocol of their own may have another code for a logout."""
+    ws.close(getattr(ws, "logged_out_code", code) if code == LOGGED_OUT else code, reason)
 
 
 def _revoke(
@@ -212,7 +217,7 @@ def _revoke(
     open_sockets: list[Any] = list(registry.current())
     found = [ws for ws in open_sockets if applies(login_of(ws))]
     for ws in found:
-        ws.close(code, reason)
+        _close(ws, code, reason)
     return len(found)
 
 
