@@ -421,9 +421,9 @@ def test_typing_is_sent_to_others_and_not_stored(ada: User, bob: User, room: str
         hers.receive("join")
         for each in (hers, her_other):
             each.receive("join")
-        hers.send(type="typing")
+        hers.send(type="typing", after=0)
         for each in (her_other, his):
-            assert each.receive("typing") == {"type": "typing", "user": hers.me}
+            assert each.receive("typing") == {"type": "typing", "user": hers.me, "after": 0}
         hers.say("done")
         assert [each.texts(1) for each in (hers, her_other, his)] == [["done"]] * 3
         with bob.inside(room) as later:
@@ -435,7 +435,7 @@ def test_typing_is_throttled(both: tuple[Socket, Socket]) -> None:
     hers, his = both
     for _ in range(2):
         for _ in range(20):
-            hers.send(type="typing")
+            hers.send(type="typing", after=0)
         hers.say("done")
     # Typing and messages are two groups, which have no common order.
     assert sorted(his.next()["type"] for _ in range(4)) == ["message"] * 2 + ["typing"] * 2
@@ -458,6 +458,8 @@ def test_typing_is_throttled(both: tuple[Socket, Socket]) -> None:
         ('{"type": "dance"}', 1008),
         ('{"type": ["say"]}', 1008),
         ('{"type": "say"}', 1008),
+        ('{"type": "typing"}', 1008),
+        ('{"type": "typing", "after": "now"}', 1008),
         ('{"type": "say", "text": 5}', 1008),
         ('"' + "x" * 32 * 1024 + '"', 1009),
     ],
@@ -569,8 +571,8 @@ def test_members_in_two_workers_are_in_one_room(chat: Chat, ada: User, bob: User
     with in_worker(ada, room, 1) as hers, in_worker(bob, room, 2) as his:
         eventually(lambda: hers.next() == {"type": "join", "user": his.me}, "the join")
         assert sorted(user["name"] for user in his.welcome["people"]) == sorted([ada.name, bob.name])
-        hers.send(type="typing")
-        eventually(lambda: his.next() == {"type": "typing", "user": hers.me}, "the typing")
+        hers.send(type="typing", after=0)
+        eventually(lambda: his.next() == {"type": "typing", "user": hers.me, "after": 0}, "the typing")
         for number in range(20):
             (hers if number % 2 else his).say(str(number))
         received = [[member.until("message") for _ in range(20)] for member in (hers, his)]

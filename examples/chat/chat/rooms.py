@@ -110,8 +110,8 @@ class Member:
         match event:
             case {"type": "say", "text": str(text)}:
                 self.say(text)
-            case {"type": "typing"}:
-                self.typing()
+            case {"type": "typing", "after": int(after)}:
+                self.typing(after)
             case {"type": "people"}:
                 self.send({"type": "people", "people": present(self.room)})
             case _:
@@ -125,11 +125,13 @@ class Member:
         groups.send(self.room.messages_group, form.save().as_event())
         self.typed = 0.0
 
-    def typing(self) -> None:
+    def typing(self, after: int) -> None:
+        """Pass it on, with the id of the latest message on the page: other pages may have a later one of the user."""
         now = monotonic()
         if now - self.typed >= TYPING_EVERY:
             self.typed = now
-            groups.send(self.room.live_group, {"type": "typing", "user": describe(self.user)}, exclude=self.ws)
+            event = {"type": "typing", "user": describe(self.user), "after": after}
+            groups.send(self.room.live_group, event, exclude=self.ws)
 
     def send(self, event: dict[str, Any]) -> None:
         """Send an event to this connection alone."""

@@ -108,7 +108,7 @@ const handlers = {
   people: ({ people: now }) => showAll(now, true),
   join: ({ user }) => join(user, true),
   leave: ({ user }) => leave(user),
-  typing: ({ user }) => user.id !== me.id && typing(user),
+  typing: ({ user, after }) => user.id !== me.id && typing(user, after),
   error({ detail }) {
     $("error").textContent = detail;
     restore();
@@ -137,7 +137,8 @@ function message({ id, user, text, sent }, live) {
   const mine = user.id === me.id;
   if (mine && pending.includes(text)) pending.splice(pending.indexOf(text), 1);
   stopTyping(user);
-  spoken.set(user.id, Date.now());
+  spoken.set(user.id, id);
+  newest = Math.max(newest, id);
 
   const item = element("li", "message");
   item.id = `message-${id}`;
@@ -248,6 +249,7 @@ const people = new Map();  // the users in the room, by id
 const leaving = new Map(); // timers of users whose "left" has not been announced, by id
 
 function join(user, announced) {
+  if (people.has(user.id)) return; // another tab of the user
   people.set(user.id, user);
   if (leaving.has(user.id)) {
     clearTimeout(leaving.get(user.id));
@@ -259,6 +261,7 @@ function join(user, announced) {
 }
 
 function leave(user) {
+  if (!people.has(user.id)) return;
   people.delete(user.id);
   stopTyping(user);
   leaving.set(user.id, setTimeout(() => {
@@ -300,14 +303,15 @@ function avatar({ id, name }) {
 
 const TYPING_INTERVAL = 2000; // ms between two "typing" events
 const TYPING_LASTS = 4000;    // ms
-const TYPING_LATE = 500;      // ms; typing and messages are two groups, so a message may come before its "typing"
 
 const typists = new Map(); // id: name and timer
-const spoken = new Map();  // id: when the latest message came
+const spoken = new Map();  // id: the latest message of the user
+let newest = 0;            // the latest message of all
 let typingSent = 0;
 
-function typing(user) {
-  if (Date.now() - spoken.get(user.id) < TYPING_LATE) return;
+function typing(user, after) {
+  // Messages and the rest are two groups, and have no common order: the message that was typed may be here already.
+  if (after < spoken.get(user.id)) return;
   stopTyping(user);
   typists.set(user.id, { name: user.name, timer: setTimeout(() => stopTyping(user), TYPING_LASTS) });
   showTyping();
@@ -336,7 +340,7 @@ composer.addEventListener("input", () => {
   $("error").textContent = "";
   if (open && !empty && Date.now() - typingSent > TYPING_INTERVAL) {
     typingSent = Date.now();
-    send({ type: "typing" });
+    send({ type: "typing", after: newest });
   }
 });
 
