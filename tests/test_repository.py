@@ -198,7 +198,10 @@ PUBLIC = [
     "hooks",
     "typing",
     *(f"metrics.{name}" for name in ("prometheus", "statsd", "health")),
-    *(f"django.{name}" for name in ("decorators", "views", "users", "signals", "middleware", "test", "liveserver")),
+    *(
+        f"django.{name}"
+        for name in ("decorators", "views", "users", "signals", "groups", "middleware", "test", "liveserver")
+    ),
     "django.pytest_plugin",
 ]
 """Modules that applications and configuration files import from, beside the package itself."""

@@ -1,6 +1,6 @@
 """``CentrifugeView``: a view for the clients of Centrifuge's protocol, e.g. ``centrifuge`` (npm).
 
-Rule: whoever is refused is refused in the protocol, not with HTTP: after a refused handshake a client tries again for
+Rule: a client is refused in the protocol, not with HTTP: after a handshake that is refused it tries again for
 ever.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from django.core.exceptions import ImproperlyConfigured, PermissionDenied
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 from django.views import View
 
@@ -19,6 +19,7 @@ from ..groups.centrifuge.protocol import MAX_CHANNELS, PING_INTERVAL
 from ..groups.centrifuge.serving import CentrifugeError, Policy, serve
 from ..groups.client import Groups
 from .decorators import accept_websocket, require_websocket
+from .instance import get_groups
 from .serving import attach
 
 __all__ = ["LOGGED_OUT", "CentrifugeError", "CentrifugeView"]
@@ -34,12 +35,15 @@ class CentrifugeView(View):
     synchronous code, which may query; they run one at a time for each connection. Each may raise ``PermissionDenied``
     (error 103) or ``CentrifugeError``. Any other exception is logged and answered with error 100.
 
+    After a close code of 3500 to 3999 or 4500 to 4999, with a reason that is not empty, a client does not connect
+    again.
+
     Decide about the login in ``connected()``. A decorator or mixin that redirects to a login page refuses the
     handshake, and the client tries again.
     """
 
     groups: ClassVar[Groups | None] = None
-    """What the channels belong to."""
+    """What the channels belong to. Default: the groups of the project (``get_groups()``)."""
     ping: ClassVar[int] = PING_INTERVAL
     """Seconds between two pings. Default: 25."""
     max_channels: ClassVar[int] = MAX_CHANNELS
@@ -56,10 +60,9 @@ class CentrifugeView(View):
         ws = attach(request)
         if ws is None:
             return super().dispatch(request, *args, **kwargs)
-        if self.groups is None:
-            raise ImproperlyConfigured(f"{type(self).__name__}.groups is None: wanted is a Groups")
+        groups = get_groups() if self.groups is None else self.groups
         ws.logged_out_code = LOGGED_OUT  # type: ignore[attr-defined]
-        serve(ws, self.groups, _ViewPolicy(self, request), ping=self.ping, max_channels=self.max_channels)
+        serve(ws, groups, _ViewPolicy(self, request), ping=self.ping, max_channels=self.max_channels)
         return None
 
     def connected(self, request: HttpRequest) -> None:

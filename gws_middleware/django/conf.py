@@ -54,10 +54,7 @@ def _groups(value: object) -> str | None:
     if not isinstance(value, (str, Mapping)):
         return wanted
     try:
-        arguments = _group_arguments(value)
-        if arguments["url"] == "auto":  # it is right, and which directory it means is no matter of the settings
-            arguments["url"] = "memory://"
-        Groups(**arguments)
+        Groups(**_group_arguments(value))  # nothing is opened by that
     except (TypeError, ValueError) as error:
         return f"{wanted}; {error}"
     return None
@@ -88,10 +85,7 @@ def _history(prefix: object, kept: object) -> History:
     if not isinstance(kept, Mapping):
         raise ValueError(f"history has {prefix!r}: {kept!r}; wanted is a dict with size, age, or both")
     _check_keys(kept, [each.name for each in fields(History)], f"a key of the history of {prefix!r}")
-    try:
-        return History(**kept)
-    except TypeError:
-        raise ValueError(f"history has {prefix!r}: {kept!r}; wanted are numbers") from None
+    return History(**kept)
 
 
 def _check_keys(given: Mapping[Any, Any], known: Sequence[str], what: str) -> None:
@@ -121,11 +115,11 @@ class DjangoConfig(Config):
     groups: str | Mapping[str, Any] = setting(
         "auto",
         _groups,
-        """How messages of groups get to all processes, and what groups keep. "auto": by a file on this host, which all
-        processes of this user have that serve the project in the same directory. With a dict, "history" has a dict for
-        each prefix (what precedes the first dot of a name): "size" is the number of messages, "age" is in seconds, e.g.
-        {"url": "auto", "history": {"room": {"size": 100, "age": 600}}}. Defaults: 100 messages, 300 seconds. Groups
-        whose prefix is not named keep nothing. In tests "auto" is "memory://".""",
+        """How messages of groups get to all processes, and what groups keep: ``{"url": "auto", "history": {"room":
+        {"size": 100, "age": 600}}}``, or the URL alone. "auto": a file on this host, for the processes of this user
+        that have the project in the same directory. "history": by prefix, which is what precedes the first dot of a
+        name, the number of messages (100 unless set) and the seconds (300 unless set) that each group keeps; groups
+        with other prefixes keep nothing. In tests "auto" is "memory://".""",
     )
 
 

@@ -8,41 +8,32 @@
         order.ship()
         groups.send(f"order.{order.pk}", {"state": "shipped"})
 
-Rule 1: a message is sent when the transactions that are open at the call have been committed, and never if one of them
+Rule: a message is sent when the transactions that are open at the call have been committed, and never if one of them
 is rolled back. It is checked and copied at the call, and the order of the calls is kept. Without a transaction it is
-sent at once, and no database connection is opened for that.
-Rule 2: the transaction that a ``TestCase`` opens around a test does not count: in the test as in production a message
-is sent at once where no other is open.
-Rule 3: in tests no other process is reached, unless the settings have an explicit URL.
+sent at once.
 """
 
 from __future__ import annotations
 
-import logging
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from hashlib import sha256
 from typing import Any
 
-from django.db import connections, transaction
-
 from ..codes import CloseCode
 from ..connection import jsontext
 from ..connection.websocket import WebSocket
-from ..groups.client import Groups
-from ..groups.errors import GroupsError
 from ..groups.hub import Joined
 from ..groups.message import BINARY, TEXT, Publication, check_name, encode
 from ..groups.position import Position
 from ..protocol.connection import PreparedMessage
 from ..typing import Sendable
-from . import conf, users
+from . import commits, users
+from .instance import get_groups
 
 __all__ = [
     "asend",
-    "begin_test",
     "close",
     "count",
     "get_groups",
@@ -53,68 +44,11 @@ __all__ = [
     "position",
     "send",
     "send_many",
-    "unsent",
-    "use_in_tests",
     "user_group",
 ]
 
-log = logging.getLogger("gws_middleware.groups")
-
-IN_MEMORY = "memory://"
 MAX_NAME = 200
 """Characters of the name of a group."""
-
-_instances: dict[conf.GroupSettings, Groups] = {}
-"""By setting, so that members are found again when ``override_settings`` has ended."""
-_url_in_tests = IN_MEMORY
-
-
-# --- the instance ---------------------------------------------------------------------------------------------------
-
-
-def get_groups() -> Groups:
-    """The groups of the project, for what this module has no function for.
-
-    Returns:
-        The same object for the same value of the setting ``groups``. In tests ``"auto"`` is ``"memory://"``; for the
-        tests of a ``WebSocketLiveServerTestCase`` both are a directory that they share with their server.
-
-    Raises:
-        ConfigError: The setting is wrong.
-
-    """
-    wanted = conf.load_groups()
-    if wanted.url in ("auto", IN_MEMORY) and _in_tests():
-        wanted = wanted._replace(url=_url_in_tests)
-    found = _instances.get(wanted)
-    if found is None:
-        made = Groups(wanted.url, history=dict(wanted.history), project=wanted.project)
-        found = _instances.setdefault(wanted, made)  # another thread may have been faster
-    return found
-
-
-def _in_tests() -> bool:
-    """Whether Django's ``setup_test_environment()`` was called, as a test runner does."""
-    module = sys.modules.get("django.test.utils")
-    return module is not None and hasattr(module._TestState, "saved_data")
-
-
-def begin_test() -> None:
-    """Forget all members and messages of this process; the test client calls this before each test."""
-    while _instances:
-        _instances.popitem()[1].release()
-
-
-def use_in_tests(url: str = IN_MEMORY) -> None:
-    """Set what ``"auto"`` and ``"memory://"`` are in tests; the live server calls this in both of its processes.
-
-    Args:
-        url: A URL of ``Groups``.
-
-    """
-    global _url_in_tests  # one for each process, as the settings
-    begin_test()
-    _url_in_tests = url
 
 
 # --- names ----------------------------------------------------------------------------------------------------------
@@ -182,13 +116,13 @@ def send(
 
     """
     groups = get_groups()
-    databases = _transactions(using) if on_commit else []
+    databases = commits.transactions(using) if on_commit else []
     if not databases:
         return groups.send(name, message, exclude=exclude, info=info)
     check_name(name)
     facts = None if info is None else jsontext.loads(jsontext.dumps(info))
     publish = partial(groups.send, name, _copied(message), exclude=exclude, info=facts)
-    _AtCommit(publish, f"a message for {name}").wait_for(databases)
+    commits.call_after(databases, publish, f"a message for {name}")
     return None
 
 
@@ -210,7 +144,7 @@ def send_many(
 
     """
     groups = get_groups()
-    databases = _transactions(using) if on_commit else []
+    databases = commits.transactions(using) if on_commit else []
     if not databases:
         return groups.send_many(messages)
     copied = []
@@ -218,7 +152,7 @@ def send_many(
         check_name(name)
         copied.append((name, _copied(message)))
     names = ", ".join(dict.fromkeys(name for name, _ in copied))
-    _AtCommit(partial(groups.send_many, copied), f"messages for {names}").wait_for(databases)
+    commits.call_after(databases, partial(groups.send_many, copied), f"messages for {names}")
     return [None] * len(copied)
 
 
@@ -268,64 +202,19 @@ def close(
 
     """
     groups = get_groups()
-    databases = _transactions(using) if on_commit else []
+    databases = commits.transactions(using) if on_commit else []
     if not databases:
         groups.close(name, code, reason)
         return
     check_name(name)
     users.check_close(code, reason)
-    _AtCommit(partial(groups.close, name, code, reason), f"the order to close {name}").wait_for(databases)
+    commits.call_after(databases, partial(groups.close, name, code, reason), f"the order to close {name}")
 
 
 def _copied(message: Any) -> Any:
     """The message as it is now, which is checked by that: what the caller changes later has no effect."""
     kind, data = encode(message)
     return data if kind == BINARY else data.decode() if kind == TEXT else jsontext.loads(data)
-
-
-def _transactions(using: str | None) -> list[str]:
-    """The databases whose commit a message waits for. This opens no connection."""
-    asked = connections.all(initialized_only=True) if using is None else [connections[using]]
-    return [connection.alias for connection in asked if _is_in_transaction(connection)]
-
-
-def _is_in_transaction(connection: Any) -> bool:
-    if connection.in_atomic_block:
-        return any(not block._from_testcase for block in connection.atomic_blocks)
-    # Without autocommit every query is in one, which Django does not see the end of: on_commit() raises.
-    return connection.connection is not None and not connection.autocommit
-
-
-class _AtCommit:
-    """A call that waits for transactions."""
-
-    def __init__(self, call: Callable[[], object], what: str) -> None:
-        self._call, self._what = call, what
-        self.left = 0
-        """How many transactions have not been committed."""
-
-    def wait_for(self, databases: list[str]) -> None:
-        """Make the call when the transactions of all of these are committed."""
-        self.left = len(databases)
-        for alias in databases:
-            transaction.on_commit(self.committed, using=alias, robust=True)
-
-    def committed(self) -> None:
-        """One of them is; Django calls this."""
-        self.left -= 1
-        if self.left != 0:
-            return
-        try:
-            self._call()
-        except GroupsError as error:
-            log.error("after a commit %s could not be sent: %s", self._what, error)
-
-
-def unsent() -> int:
-    """How many calls wait for a commit in this thread; for the test client."""
-    hooks = [entry[1] for connection in connections.all(initialized_only=True) for entry in connection.run_on_commit]
-    waiting = {owner for hook in hooks if isinstance(owner := getattr(hook, "__self__", None), _AtCommit)}
-    return sum(call.left > 0 for call in waiting)
 
 
 # --- members ----------------------------------------------------------------------------------------------------------
@@ -351,7 +240,7 @@ def join(
         ws: The connection: ``request.websocket``.
         since: The position that the peer has, or its text: what came after it is sent first.
         wrap: Makes what members get of a publication, once for all that have the same function; where it returns None
-            they get nothing. Default: what was sent.
+            they get nothing. It must not query: its database connection would stay open. Default: what was sent.
         handler: Is called with the connection and the publication instead, in a greenlet, one at a time for this
             connection. An exception is logged once and closes with 1011.
         on_gap: Is called with the connection and the name where messages were missed that cannot be had. It must not

@@ -21,7 +21,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.test import TransactionTestCase
 
-from . import groups
+from . import instance
 from .liveserver_app import DATABASES, DEBUG, GROUPS, HOST
 from .liveserver_conf import READY_SOCKET
 
@@ -90,8 +90,8 @@ class WebSocketLiveServerTestCase(TransactionTestCase):
         directory = tempfile.TemporaryDirectory(prefix="gws-", ignore_cleanup_errors=True)
         cls.addClassCleanup(directory.cleanup)
         url = f"sqlite://{directory.name}"
-        groups.use_in_tests(url)
-        cls.addClassCleanup(groups.use_in_tests)
+        instance.use_in_tests(url)
+        cls.addClassCleanup(instance.use_in_tests)
         return url
 
 

@@ -7,7 +7,7 @@ import os
 
 from ..middleware import WebSocketMiddleware
 from ..typing import WSGIApp
-from . import groups
+from . import instance
 
 __all__ = ["DATABASES", "DEBUG", "GROUPS", "HOST", "application"]
 
@@ -33,7 +33,7 @@ def application() -> WSGIApp:
     settings.DATABASES = {"default": {}, **databases}
     settings.ALLOWED_HOSTS = [*settings.ALLOWED_HOSTS, HOST]
     setup_test_environment(debug=json.loads(os.environ[DEBUG]))
-    groups.use_in_tests(os.environ[GROUPS])
+    instance.use_in_tests(os.environ[GROUPS])
     app: WSGIApp = get_internal_wsgi_application()
     return _with_static_files(app) if apps.is_installed("django.contrib.staticfiles") else app
 

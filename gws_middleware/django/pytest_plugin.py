@@ -40,9 +40,9 @@ def pytest_fixture_setup() -> Generator[None, Any, None]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     """Let no test have members and messages of groups of another one."""
-    groups = sys.modules.get(f"{__package__}.groups")
-    if groups is not None:
-        groups.begin_test()
+    instance = sys.modules.get(f"{__package__}.instance")
+    if instance is not None:
+        instance.begin_test()
 
 
 def _test_module() -> Any:

@@ -39,7 +39,7 @@ from .. import testing
 from ..exceptions import HandshakeRefused
 from ..middleware import WebSocketMiddleware
 from ..typing import Environ
-from . import groups
+from . import commits, instance
 
 __all__ = ["WebSocketClient", "WebSocketRefused", "WebSocketTestMixin"]
 
@@ -128,7 +128,7 @@ class WebSocketClient(Client):
                     yield ws
             except Exception as caught:
                 error = caught
-                if isinstance(error, TimeoutError) and (waiting := groups.unsent()):
+                if isinstance(error, TimeoutError) and (waiting := commits.unsent()):
                     error.args = (f"{error}; {UNSENT.format(waiting)}",)
         # Raised here and not in the "except" block, where Python would set the context of the exception.
         if handler.exc_info is not None and self.raise_request_exception:
@@ -163,7 +163,7 @@ class WebSocketTestMixin:
 
     def run(self, result: Any = None) -> Any:
         """Run one test; unittest calls this."""
-        groups.begin_test()
+        instance.begin_test()
         return super().run(result)  # type: ignore[misc]
 
 

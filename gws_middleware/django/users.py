@@ -183,8 +183,14 @@ def opened(ws: WebSocket) -> None:
 
 
 def _close(ws: WebSocket, code: int, reason: str) -> None:
-    """Close it. A connection whose clients have a protocol of their own may have another code for a logout."""
-    ws.close(getattr(ws, "logged_out_code", code) if code == LOGGED_OUT else code, reason)
+    """Close it. A connection whose client has a protocol of its own may have a code of its own for a logout; there the
+    reason is never empty, because centrifuge-js does not read the code then.
+    """
+    own: int | None = getattr(ws, "logged_out_code", None)
+    if own is None or code != LOGGED_OUT:
+        ws.close(code, reason)
+    else:
+        ws.close(own, reason or "logged out")
 
 
 def _revoke(

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import gevent
 import pytest
 from django.contrib.auth import logout
 from django.contrib.auth.models import User
-from django.core.exceptions import ImproperlyConfigured, PermissionDenied
+from django.core.exceptions import PermissionDenied
 from django.db import connection, transaction
 from django.http import HttpRequest, HttpResponse
 from django.test import TestCase, override_settings
 from django.urls import path
 
+from gws_middleware.django import groups
 from gws_middleware.django.centrifuge import CentrifugeError, CentrifugeView
 from gws_middleware.django.test import WebSocketTestMixin
 from gws_middleware.django.users import close_user_sockets
 from gws_middleware.groups import Groups, History, hub
 from gws_middleware.testing import Client
+from tests.support.centrifuge import Driver, Start, start
+from tests.support.servers import Server, launch
+from tests.support.waiting import eventually
+
+__all__ = ["start"]
 
 GROUPS = Groups("memory://", history={"user": History()})
 EVENTS: list[Any] = []
@@ -83,8 +90,14 @@ class Closed(CentrifugeView):
     groups = GROUPS
 
 
-class Unfinished(CentrifugeView):
-    """Without groups."""
+class Plain(CentrifugeView):
+    """With the groups of the project."""
+
+    def may_join(self, request: HttpRequest, name: str) -> bool:
+        return True
+
+    def may_publish(self, request: HttpRequest, name: str, data: Any) -> bool:
+        return True
 
 
 def log_out(request: HttpRequest) -> HttpResponse:
@@ -96,7 +109,7 @@ urlpatterns = [
     path("live/", Live.as_view()),
     path("named/", Named.as_view()),
     path("closed/", Closed.as_view()),
-    path("unfinished/", Unfinished.as_view()),
+    path("plain/", Plain.as_view()),
     path("logout/", log_out),
 ]
 
@@ -166,6 +179,17 @@ class CentrifugeTest(WebSocketTestMixin, TestCase):
             assert ask(ws, publish={"channel": "user.None", "data": 1})["error"]["code"] == 103
             assert ask(ws, rpc={"method": "x"})["error"]["code"] == 104
 
+    def test_anonymous_publisher(self) -> None:
+        """Has an empty user."""
+        self.client.logout()
+        with self.client.websocket("/plain/") as ws:
+            ask(ws, connect={})
+            ask(ws, subscribe={"channel": "any"})
+            ws.send(json.dumps({"id": 6, "publish": {"channel": "any", "data": 1}}))
+            received = [json.loads(str(ws.receive())) for _ in range(2)]
+            [push] = [one["push"] for one in received if "push" in one]
+            assert push["pub"]["info"]["user"] == ""
+
     def test_attributes(self) -> None:
         """Facts about the client, its pings and the number of its channels are the class's."""
         with self.client.websocket("/named/") as ws:
@@ -181,11 +205,13 @@ class CentrifugeTest(WebSocketTestMixin, TestCase):
         assert self.client.get("/named/").content == b"a page"
         assert self.client.get("/live/").status_code == 426
 
-    def test_view_without_groups(self) -> None:
-        """Says what is missing."""
-        message = "^Unfinished.groups is None: wanted is a Groups$"
-        with pytest.raises(ImproperlyConfigured, match=message), self.client.websocket("/unfinished/"):
-            pass
+    def test_groups_of_the_project(self) -> None:
+        """Are those of the view, unless it has others."""
+        with self.client.websocket("/plain/") as ws:
+            ask(ws, connect={})
+            assert "subscribe" in ask(ws, subscribe={"channel": "any"})
+            groups.send("any", {"n": 1}, on_commit=False)
+            assert json.loads(str(ws.receive())) == {"push": {"channel": "any", "pub": {"data": {"n": 1}}}}
 
     def test_logout_closes_for_good(self) -> None:
         """4501: after 4401 the client would connect again."""
@@ -201,12 +227,12 @@ class CentrifugeTest(WebSocketTestMixin, TestCase):
             ask(one, connect={})
             assert close_user_sockets(self.ada) == 1
             assert one.receive() is None
-            assert one.close_code == 4501
+            assert (one.close_code, one.close_reason) == (4501, "logged out")
         with self.client.websocket("/live/") as two:
             ask(two, connect={})
             close_user_sockets(self.ada, code=4000)
             assert two.receive() is None
-            assert two.close_code == 4000
+            assert (two.close_code, two.close_reason) == (4000, "")
 
     def test_user_of_an_idle_connection_is_known(self) -> None:
         """Before any command has come."""
@@ -215,3 +241,67 @@ class CentrifugeTest(WebSocketTestMixin, TestCase):
             assert close_user_sockets(self.ada) == 1
             assert ws.receive() is None
             assert ws.close_code == 4501
+
+
+# --- the clients, unmodified, and a real server ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The project with an empty database."""
+    directory = tmp_path_factory.mktemp("accounts")
+    env = {"DATABASE_FILE": str(directory / "accounts.sqlite3")}
+    with launch("worker", directory, "tests.fixtureapps.centrifuged_accounts", env=env) as server:
+        yield server
+
+
+def log_in(site: Server, name: str) -> str:
+    """The key of a new session."""
+    cookie = site.get(f"/log-in/{name}/").headers["set-cookie"]
+    return cookie.partition("sessionid=")[2].partition(";")[0]
+
+
+def connected(start: Start, site: Server, session: str) -> Driver:
+    """A client of a session."""
+    client = start(site, f"/live/?session={session}")
+    client.do("connect")
+    client.wait("connected")
+    return client
+
+
+class TestClients:
+    def test_client_of_a_session(self, start: Start, site: Server) -> None:
+        """Channels, methods and rights of its user; between two commands it has no connection to the database."""
+        ada = connected(start, site, log_in(site, "ada"))
+        eve = connected(start, site, log_in(site, "eve"))
+        mine = f"user.{ada.do('rpc', method='pk')}"
+        ada.do("subscribe", channel=mine)
+        ada.wait("subscribed")
+        eve.do("subscribe", channel=mine)
+        assert eve.wait("unsubscribed")["code"] == 103
+        eve.do("publish", channel=mine, data="hello")
+        eve_pk = eve.do("rpc", method="pk")
+        assert ada.wait("publication", data="hello")["user"] == str(eve_pk)
+        assert ada.do("rpc", method="rename", data="Ada") == "Ada"
+        eventually(lambda: ada.do("rpc", method="open files") == 0, "the end of all connections to the database")
+
+    def test_anonymous_client(self, start: Start, site: Server) -> None:
+        """Is refused once, and does not try again."""
+        client = start(site, "/live/")
+        client.do("connect")
+        assert client.wait("disconnected")["code"] == 101
+
+    def test_logout_is_final(self, start: Start, site: Server) -> None:
+        """4501 for the clients of this session, and for no others."""
+        session = log_in(site, "bob")
+        client, other = connected(start, site, session), connected(start, site, log_in(site, "bob"))
+        site.get("/log-out/", ("Cookie", f"sessionid={session}"))
+        found = client.wait("disconnected")
+        assert (found["code"], found["reason"]) == (4501, "logged out")
+        assert other.do("rpc", method="rename", data="Bob") == "Bob"
+
+    def test_user_whose_sockets_are_closed(self, start: Start, site: Server) -> None:
+        """Also without a reason of the caller's."""
+        client = connected(start, site, log_in(site, "cara"))
+        site.get("/withdraw/cara/")
+        assert client.wait("disconnected")["code"] == 4501

@@ -97,7 +97,7 @@ class TestSettings:
             ({"groups": {"history": {"room": {"size": 0}}}}, "groups is .*; a history has a size of 1 to 100,000"),
             (
                 {"groups": {"history": {"room": {"age": "x"}}}},
-                "groups is .*; history has 'room': .* wanted are numbers",
+                "groups is .*; the age of a history is a number of seconds above 0, not 'x'",
             ),
             ({"groups": {"history": {"a.b": {}}}}, "groups is .*; history has 'a.b'.*what precedes the first dot"),
             ({"groups": {"history": {5: {}}}}, "groups is .*; the name of a group is a str, not int"),

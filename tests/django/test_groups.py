@@ -25,7 +25,7 @@ from django.urls import path
 from django.utils.functional import SimpleLazyObject
 
 from gws_middleware import ConfigError, WebSocket
-from gws_middleware.django import groups
+from gws_middleware.django import groups, instance
 from gws_middleware.django.signals import websocket_opened
 from gws_middleware.django.test import WebSocketClient, WebSocketTestMixin
 from gws_middleware.groups import Groups, GroupsUnavailable, History, Position, Publication
@@ -318,6 +318,22 @@ def test_failure_after_the_commit_is_logged(caplog: pytest.LogCaptureFixture) ->
     assert sent() == ["sent"]
 
 
+def test_mistake_after_the_commit_is_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Django, with its traceback. The caller goes on, and the other messages are sent."""
+
+    def broken(*arguments: Any, **options: Any) -> None:
+        raise ZeroDivisionError
+
+    with transaction.atomic():
+        with monkeypatch.context() as patch:
+            patch.setattr(Groups, "send", broken)
+            groups.send(ROOM, "lost")
+        groups.send(ROOM, "sent")
+    [record] = caplog.records
+    assert (record.name, record.exc_info is not None) == ("django.db.backends.base", True)
+    assert sent() == ["sent"]
+
+
 def test_coroutine_sends_at_once_and_its_thread_with_the_commit() -> None:
     """``asend`` is in no transaction; ``send`` in ``sync_to_async`` is in that of its thread."""
 
@@ -466,7 +482,7 @@ def test_tests_reach_no_other_process(tmp_path: Any) -> None:
     with override_settings(GWS={"groups": url}):
         assert groups.get_groups().url == url
         groups.send("x", "y")
-    groups.begin_test()
+    instance.begin_test()
     assert (tmp_path / "groups").is_dir()
 
 
@@ -476,22 +492,22 @@ def test_wrong_setting_raises() -> None:
         groups.send(ROOM, "x")
 
 
-def test_threads_get_the_same_instance() -> None:
-    """Also where several ask first."""
-    groups.begin_test()
+def test_threads_get_the_same_instance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where all of them make one."""
     found: list[Groups] = []
-    barrier = threading.Barrier(8)
+    barrier = threading.Barrier(4)
 
-    def ask() -> None:
+    def make(*arguments: Any, **options: Any) -> Groups:
         barrier.wait()
-        found.append(groups.get_groups())
+        return Groups(*arguments, **options)
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
+    monkeypatch.setattr(instance, "Groups", make)
+    threads = [threading.Thread(target=lambda: found.append(groups.get_groups())) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert {id(one) for one in found} == {id(groups.get_groups())}
+    assert [one is groups.get_groups() for one in found] == [True] * 4
 
 
 # --- names ---------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from django.contrib.auth.models import User
 from django.core.management import BaseCommand, call_command
@@ -22,7 +23,7 @@ from django.db.models.signals import post_save
 from django.test import override_settings
 from websockets.sync.client import ClientConnection, connect
 
-from gws_middleware.django import groups
+from gws_middleware.django import groups, instance
 from gws_middleware.django.groups import user_group
 from gws_middleware.django.liveserver import WebSocketLiveServerTestCase
 from gws_middleware.groups import Groups, History
@@ -42,7 +43,8 @@ APP = "tests.django.project.wsgi:application"
 class Site:
     """A gunicorn with two workers, and the groups of both in this process."""
 
-    def __init__(self, server: Server, url: str) -> None:
+    def __init__(self, server: Server, url: str, database: str) -> None:
+        self.database = database
         self.server, self.groups = server, Groups(url, history={"room": History()})
         self.clients: list[RawClient] = []
         self._stack = ExitStack()
@@ -70,17 +72,17 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
-    """A server with a database, and the URL of its groups."""
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str, str]]:
+    """A server, the URL of its groups, and its database."""
     folder = tmp_path_factory.mktemp("site")
     database, url = {"NAME": str(folder / "db.sqlite3")}, f"sqlite://{folder}/groups"
     env = {"DATABASE": json.dumps(database), "GWS": json.dumps({"groups": {"url": url, "history": {"room": {}}}})}
     with launch("worker", folder / "server", APP, options=["--workers", "2"], env=env) as running:
-        yield running, url
+        yield running, url, database["NAME"]
 
 
 @pytest.fixture
-def site(server: tuple[Server, str]) -> Iterator[Site]:
+def site(server: tuple[Server, str, str]) -> Iterator[Site]:
     """The shared server, for one test."""
     site = Site(*server)
     yield site
@@ -134,6 +136,63 @@ def test_transactions_of_requests_decide_about_messages(site: Site) -> None:
         assert texts(member, 10) == [str(number) for number in range(0, 20, 2)]
 
 
+def test_coroutines_of_a_view_send(site: Site, token: str) -> None:
+    """With ``asend``, each after the other, or many at the same time."""
+    members = site.members(f"/groups/{token}/listening/")
+    assert site.server.get(f"/groups/{token}/send/by-coroutines/").status == 200
+    for member in members:
+        assert texts(member, 40) == [*map(str, range(20)), *["at once"] * 20]
+
+
+def test_handler_keeps_no_database_connection(site: Site, token: str) -> None:
+    """It queries in a greenlet, which ends."""
+    members = site.members(f"/groups/{token}/handling/")
+    for number in range(3):
+        site.groups.send(token, number)
+    for member in members:
+        assert texts(member, 3) == ["0 1", "1 1", "2 1"]
+    workers = psutil.Process(site.server.process.pid).children()
+
+    def opened() -> list[str]:
+        return [file.path for worker in workers for file in worker.open_files() if file.path == site.database]
+
+    eventually(lambda: not opened(), "no open database")
+
+
+PRELOADING = """
+from gevent import monkey
+
+monkey.patch_all()
+
+preload_app = True
+workers = 2
+
+
+def when_ready(server):
+    from gws_middleware.django import groups
+
+    groups.send("room.1", "from the arbiter")
+"""
+
+
+def test_workers_of_a_preloaded_project_share_groups(tmp_path: Path) -> None:
+    """Which the arbiter has used before it has forked them."""
+    conf, url = tmp_path / "gunicorn.conf.py", f"sqlite://{tmp_path}/groups"
+    conf.write_text(PRELOADING)
+    env = {"GWS": json.dumps({"groups": {"url": url, "history": {"room": {}}}})}
+    with launch("worker", tmp_path / "server", APP, options=["--config", str(conf)], env=env) as server:
+        site = Site(server, url, "")
+        members = site.members(f"/groups/{ROOM}/")
+        for number in range(10):
+            server.get(f"/groups/{ROOM}/send/?text={number}")
+            members[number % 2].send(frame(TEXT, str(number).encode()))
+            for member in members:
+                assert texts(member, 2) == [str(number)] * 2
+        history = [publication.data for publication in site.groups.history(ROOM)]
+        assert history == ["from the arbiter", *(str(number) for number in range(10) for _ in range(2))]
+        site.close()
+
+
 def test_member_of_a_worker_that_is_killed_resumes_in_another(site: Site, token: str) -> None:
     """Nothing of a group with history is missed."""
     path = f"/groups/room.{token}/"
@@ -156,14 +215,25 @@ URLS = """
 
 from gws_middleware.django import groups
 
-urlpatterns += [
-    path("groups/<name>/", lambda request, name: groups.join(name, request.websocket) and request.websocket.detach()),
-]
+
+def waiting(request):
+    groups.join("orders", request.websocket)
+    request.websocket.send("joined")
+    request.websocket.receive()
+
+
+def listening(request):
+    groups.join("orders", request.websocket)
+    request.websocket.send("joined")
+    request.websocket.detach()
+
+
+urlpatterns += [path("waiting/", waiting), path("listening/", listening)]
 """
 COMMAND = """
 from django.core.management import BaseCommand
 
-from gws_middleware.django import groups
+from gws_middleware.django import groups, instance
 
 
 class Command(BaseCommand):
@@ -172,7 +242,7 @@ class Command(BaseCommand):
 """
 
 
-def test_page_of_runserver_gets_what_a_command_sends(fresh_project: Path, tmp_path: Path) -> None:
+def test_pages_of_runserver_get_what_a_command_sends(fresh_project: Path, tmp_path: Path) -> None:
     """Nothing is configured: both find the same file, whatever their working directories are."""
     commands = fresh_project / "site1" / "management" / "commands"
     commands.mkdir(parents=True)
@@ -182,11 +252,13 @@ def test_page_of_runserver_gets_what_a_command_sends(fresh_project: Path, tmp_pa
     with (
         automatic_groups(fresh_project),
         running(fresh_project, "0") as server,
-        server.connect("/groups/orders/") as page,
+        server.connect("/waiting/") as page,
+        server.connect("/listening/") as other,
     ):
+        assert page.recv(10) == other.recv(10) == "joined"
         command = [sys.executable, str(fresh_project / "manage.py"), "notify"]
         subprocess.run(command, cwd=tmp_path, env=environment(), check=True, timeout=60)
-        assert json.loads(page.recv(10)) == {"from": "a command"}
+        assert json.loads(page.recv(10)) == json.loads(other.recv(10)) == {"from": "a command"}
 
 
 # --- the live server -----------------------------------------------------------------------------------------------
@@ -224,7 +296,7 @@ def in_a_child() -> None:
 
 
 class TestLiveServer(WebSocketLiveServerTestCase):
-    """Server and tests have the same groups. A page gets what is sent by ..."""
+    """Server and tests have the same groups."""
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -244,8 +316,8 @@ class TestLiveServer(WebSocketLiveServerTestCase):
             send()
             return page.recv(10)
 
-    def test_the_test_itself(self) -> None:
-        """And the test gets what the page sends."""
+    def test_page_and_test_send_to_each_other(self) -> None:
+        """With the functions of the module."""
         with self.page() as page:
             groups.send(ROOM, {"n": 1})
             assert page.recv(10) == '{"n":1}'
@@ -254,11 +326,11 @@ class TestLiveServer(WebSocketLiveServerTestCase):
             assert next(listener).data == page.recv(10) == "from the page"
             eventually(lambda: groups.count(ROOM) == 1, "one member in all processes")
 
-    def test_a_command(self) -> None:
+    def test_page_gets_what_a_command_sends(self) -> None:
         """By ``call_command``."""
         assert self.receives(lambda: call_command(Command())) == "a command"
 
-    def test_a_receiver_of_a_signal(self) -> None:
+    def test_page_gets_what_a_receiver_of_a_signal_sends(self) -> None:
         """At the commit of what it is about."""
         user = User.objects.create(username="ada")
         post_save.connect(tell, sender=User)
@@ -273,7 +345,7 @@ class TestLiveServer(WebSocketLiveServerTestCase):
         finally:
             post_save.disconnect(tell, sender=User)
 
-    def test_a_thread(self) -> None:
+    def test_page_gets_what_a_thread_sends(self) -> None:
         """Of the operating system."""
 
         def run() -> None:
@@ -284,8 +356,8 @@ class TestLiveServer(WebSocketLiveServerTestCase):
         assert self.receives(run) == "a thread"
 
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Python 3.12: this process has threads
-    def test_children_of_a_process_that_has_sent(self) -> None:
-        """As a task queue forks its workers; the parent goes on."""
+    def test_page_gets_what_forked_children_send(self) -> None:
+        """As a task queue forks its workers: the parent has sent before, and goes on."""
         groups.send("other", "x")
         context = multiprocessing.get_context("fork")
         children = [context.Process(target=in_a_child) for _ in range(4)]
@@ -321,4 +393,4 @@ class TestLiveServer(WebSocketLiveServerTestCase):
         Other.tearDownClass()
         Other.doClassCleanups()
         assert (other.exists(), groups.get_groups().url) == (False, "memory://")
-        groups.use_in_tests(url)
+        instance.use_in_tests(url)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.support.programs import IGNORE_WARNINGS, run_pytest
-from tests.support.servers import ROOT
 
 WITH_DJANGO = """
 import pytest
@@ -121,7 +120,7 @@ def test_clients_of_pytest_django_open_websockets(tmp_path: Path) -> None:
 def test_groups_are_those_of_one_test(tmp_path: Path) -> None:
     """In memory, and empty at its beginning. What waits for a commit can be captured."""
     env = {"DJANGO_SETTINGS_MODULE": "tests.django.project.settings", "GWS": '{"groups": {"history": {"room": {}}}}'}
-    assert "3 passed" in (out := run(tmp_path, GROUPS, **env, PYTHONPATH=str(ROOT))), out
+    assert "3 passed" in (out := run(tmp_path, GROUPS, **env)), out
 
 
 def test_project_without_django_is_not_changed(tmp_path: Path) -> None:

@@ -319,6 +319,7 @@ VIOLATIONS: list[tuple[str | bytes, str]] = [
     ('{"id":3,"subscribe":{"channel":7}}', "channel of a wrong type"),
     ('{"id":3,"subscribe":{"channel":"a","recover":1}}', "recover of a wrong type"),
     ('{"id":3,"subscribe":{"channel":"a","offset":-1}}', "offset out of range"),
+    ('{"id":3,"subscribe":{"channel":"a","offset":9223372036854775808}}', "offset out of range"),
     ('{"id":3,"subscribe":{"channel":"a","offset":"1"}}', "offset of a wrong type"),
     ('{"id":3,"subscribe":{"channel":"a","epoch":1}}', "epoch of a wrong type"),
     ('{"id":3,"publish":{"data":1}}', "a command without channel"),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import re
+import shutil
+import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -14,7 +18,6 @@ import pytest
 from gws_middleware import WebSocket, WebSocketMiddleware
 from gws_middleware.connection import control
 from gws_middleware.groups import Groups, GroupsUnavailable, History, hub
-from gws_middleware.groups.backends.base import Lost
 from gws_middleware.groups.centrifuge import CentrifugeError, Policy, serve
 from gws_middleware.testing import Client, connect
 from gws_middleware.typing import Environ, StartResponse
@@ -23,6 +26,16 @@ from ..support.inprocess import hub_errors
 from ..support.waiting import eventually
 
 __all__ = ["hub_errors"]
+
+
+WRONG: dict[str, Any] = {
+    "/number": {"user": 7},
+    "/no-user": {},
+    "/another": {"user": "ada", "name": "Ada"},
+    "/no-mapping": "ada",
+    "/object": {"user": "ada", "conn_info": b""},
+}
+"""What is no ``info()``, by the path of the connection."""
 
 
 class Rooms(Policy):
@@ -44,8 +57,8 @@ class Rooms(Policy):
         self.calls.append("disconnected")
 
     def info(self, ws: WebSocket) -> dict[str, Any]:
-        if ws.path == "/wrong-info":
-            return {"user": 7}
+        if ws.path in WRONG:
+            return WRONG[ws.path]
         return {"user": "ada", "conn_info": {"name": "Ada"}}
 
     def may_join(self, ws: WebSocket, name: str) -> bool:
@@ -80,8 +93,8 @@ METHODS: dict[str, Callable[[Any], Any]] = {
 class Site:
     """An application, its groups and its policy."""
 
-    def __init__(self, **options: Any) -> None:
-        self.groups = Groups("memory://", history={"room": History(size=60)})
+    def __init__(self, url: str = "memory://", size: int = 60, **options: Any) -> None:
+        self.groups = Groups(url, history={"room": History(size=size)})
         self.policy = Rooms()
         self.options = options
         self.app = WebSocketMiddleware(self._call)
@@ -172,12 +185,18 @@ class TestConnecting:
             pass
         assert site.policy.calls == ["connected", "disconnected"] * 2
 
-    def test_info_must_be_facts_about_a_user(self, site: Site) -> None:
+    @pytest.mark.parametrize("path", ["/number", "/no-user", "/another", "/no-mapping"])
+    def test_info_must_be_facts_about_a_user(self, site: Site, path: str) -> None:
         """Wrong ones are refused at once, not when the client publishes."""
-        message = "info() returned {'user': 7}: wanted is a mapping with 'user', a str, and 'conn_info', if any"
-        with pytest.raises(TypeError, match=f"^{re.escape(message)}$"), site.connect("/wrong-info"):
+        message = f"info() returned {WRONG[path]!r}: wanted is a mapping with 'user', a str, and 'conn_info', if any"
+        with pytest.raises(TypeError, match=f"^{re.escape(message)}$"), site.connect(path):
             pass
         assert site.policy.calls == ["connected", "disconnected"]
+
+    def test_info_must_have_json(self, site: Site) -> None:
+        """Others get it."""
+        with pytest.raises(TypeError, match="not JSON serializable"), site.connect("/object"):
+            pass
 
     def test_idle_connection_has_no_greenlet(self, site: Site) -> None:
         """Nor a frame of the view."""
@@ -220,6 +239,14 @@ class TestPings:
             opened(client)
             assert [client.receive(), client.receive()] == ["{}", None]
             assert (client.close_code, client.close_reason) == (3012, "no pong")
+
+    def test_client_that_sends_something_else_stays(self) -> None:
+        """Its pong may wait for the worker to read it; any message shows that it is there."""
+        with Site(ping=1).connect() as client:
+            opened(client)
+            for number in range(3):
+                assert client.receive() == "{}"
+                assert ask(client, {"id": number + 1, "rpc": {"method": "echo"}})[0]["rpc"] == {"data": None}
 
     def test_connection_that_does_not_connect_is_closed(self) -> None:
         """After one interval."""
@@ -347,9 +374,40 @@ class TestRecovering:
             }
             assert received(client)[0]["push"]["pub"] == {"data": 51, "offset": 52}
 
-    @pytest.mark.parametrize("change", [{"epoch": "other"}, {"offset": 0}, {"offset": 999}])
-    def test_position_that_cannot_be_recovered(self, site: Site, change: dict[str, Any]) -> None:
+    def test_clients_that_join_while_others_publish(self) -> None:
+        """Each gets everything after its position once and in order, in the reply or after it."""
+        site, clients, positions = Site(size=300), 20, []
+
+        def publish() -> None:
+            for number in range(300):
+                positions.append(site.groups.send("room.1", number))
+                gevent.sleep(0)
+
+        def join(number: int) -> list[int]:
+            while len(positions) < 10 * number + 5:
+                gevent.sleep(0)
+            since = positions[-1 if number % 2 else -5]
+            with site.connect() as client:
+                opened(client)
+                [reply] = [one for one in ask(client, self.subscribe(since)) if one.get("id") == 1]
+                assert reply["subscribe"]["recovered"]
+                offsets = [since.offset]
+                offsets += [one["offset"] for one in reply["subscribe"].get("publications", [])]
+                while offsets[-1] < 300:
+                    offsets += [push["push"]["pub"]["offset"] for push in received(client)]
+                return offsets
+
+        publisher = gevent.spawn(publish)
+        joining = [gevent.spawn(join, number) for number in range(clients)]
+        gevent.joinall([publisher, *joining], raise_error=True)
+        for offsets in (one.value for one in joining):
+            assert offsets == list(range(offsets[0], 301))
+
+    @pytest.mark.parametrize("backend", ["memory", "sqlite"])
+    @pytest.mark.parametrize("change", [{"epoch": "other"}, {"offset": 0}, {"offset": 999}, {"offset": 2**63 - 1}])
+    def test_position_that_cannot_be_recovered(self, change: dict[str, Any], backend: str, tmp_path: Path) -> None:
         """Another epoch, one that is no longer kept, one that never was: nothing is sent of what was missed."""
+        site = Site("memory://" if backend == "memory" else f"sqlite://{tmp_path / 'groups'}")
         for number in range(70):
             site.groups.send("room.1", number)
         position = site.groups.position("room.1")
@@ -365,6 +423,7 @@ class TestRecovering:
                 "epoch": position.epoch,
                 "offset": 70,
             }
+        site.groups.release()
 
     def test_client_that_wants_all_or_nothing(self, site: Site) -> None:
         """Error 112 instead; it is no member."""
@@ -393,35 +452,32 @@ class TestRecovering:
         lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
         assert lines == ["group room.binary has binary messages: clients of Centrifuge's JSON protocol do not get them"]
 
-    def test_gap_that_cannot_be_healed(self, site: Site) -> None:
-        """The client is to subscribe again: the push for it comes in place of what was missed."""
+    def test_binary_message_of_a_live_channel(self, site: Site, caplog: Any) -> None:
+        """The same line."""
+        with site.connect() as client:
+            opened(client, "live.binary")
+            for message in (b"1", b"2", "text"):
+                site.groups.send("live.binary", message)
+            assert received(client)[0]["push"]["pub"] == {"data": "text"}
+        lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        assert lines == ["group live.binary has binary messages: clients of Centrifuge's JSON protocol do not get them"]
+
+    def test_gap_that_cannot_be_healed(self, tmp_path: Path) -> None:
+        """The client is to subscribe again: the push for it comes in place of what was missed. In a channel without
+        history nothing could be recovered, and it stays.
+        """
+        site = Site(f"sqlite://{tmp_path / 'groups'}")
         with site.connect() as client:
             opened(client, "room.1", "live.1")
-            lose(site, "room.1")
+            shutil.rmtree(tmp_path / "groups")
             push = {"channel": "room.1", "unsubscribe": {"code": 2500, "reason": "insufficient state"}}
             assert received(client) == [{"push": push}]
             assert site.groups.count("room.1") == 0
             [reply] = ask(client, {"id": 1, "subscribe": {"channel": "room.1"}})
             assert "subscribe" in reply
-
-    def test_gap_of_a_channel_without_history(self, site: Site) -> None:
-        """Nothing could be recovered."""
-        with site.connect() as client:
-            opened(client, "live.1")
-            lose(site, "live.1")
             site.groups.send("live.1", 1)
             assert received(client)[0]["push"]["pub"] == {"data": 1}
-
-
-def lose(site: Site, name: str) -> None:
-    """Let the reader find that messages of a group are missing, and that the history has them no longer."""
-    [feed] = site.groups._backend._feeds  # type: ignore[attr-defined]
-    feed.unsubscribe([name])
-    for number in range(70):
-        site.groups.send(name, number)
-    feed.subscribe([name])
-    feed._queue.append(Lost("a test"))
-    feed.wake()
+        site.groups.release()
 
 
 class TestPublishing:
@@ -457,6 +513,16 @@ class TestPublishing:
             opened(client)
             assert ask(client, self.publish(name, data)) == [{"id": 1, "error": error(103, "permission denied")}]
             assert site.groups.history("room.1") == []
+
+    def test_text_that_cannot_be_encoded(self, site: Site, caplog: Any) -> None:
+        """Half of a surrogate pair, which JSON can have: error 107 for text, and JSON carries it on."""
+        with site.connect() as client:
+            opened(client)
+            [reply] = ask(client, self.publish("room.1", "\ud800"))
+            assert reply["error"]["code"] == 107
+            assert reply["error"]["message"].startswith("bad request: ")
+            assert ask(client, self.publish("room.1", ["\ud800"])) == [{"id": 1, "publish": {}}]
+        assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
     def test_backend_that_is_away(self, site: Site, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
         """The client knows that it was not sent."""
@@ -499,6 +565,56 @@ class TestHistory:
             assert [one["offset"] for one in result.pop("publications", [])] == offsets
             assert result == {"epoch": position.epoch, "offset": 10}
 
+    @pytest.mark.parametrize(
+        ("fields", "offsets"),
+        [
+            ({"limit": 3}, [11, 12, 13]),
+            ({"limit": 60, "reverse": True}, list(range(70, 10, -1))),
+            ({"limit": 100, "reverse": True}, list(range(70, 10, -1))),
+            ({"limit": 5, "since": 13, "reverse": True}, [12, 11]),
+            ({"limit": 5, "since": 12, "reverse": True}, [11]),
+            ({"limit": 5, "since": 11, "reverse": True}, []),
+            ({"limit": 5, "since": 3, "reverse": True}, []),
+            ({"limit": 5, "since": 0, "reverse": True}, []),
+            ({"limit": 5, "since": 2**63 - 1, "reverse": True}, [70, 69, 68, 67, 66]),
+            ({"limit": 5, "since": 10}, [11, 12, 13, 14, 15]),
+        ],
+    )
+    def test_history_whose_beginning_is_no_longer_kept(
+        self, site: Site, fields: dict[str, Any], offsets: list[int]
+    ) -> None:
+        """It begins with what is kept."""
+        for number in range(1, 71):
+            site.groups.send("room.1", number)
+        position = site.groups.position("room.1")
+        assert position is not None
+        if "since" in fields:
+            fields = {**fields, "since": {"epoch": position.epoch, "offset": fields["since"]}}
+        with site.connect() as client:
+            opened(client, "room.1")
+            [reply] = ask(client, {"id": 1, "history": {"channel": "room.1", **fields}})
+            assert [one["offset"] for one in reply["history"].get("publications", [])] == offsets
+
+    def test_history_is_not_read_for_one_entry(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However much of it is kept: a client could do so again and again."""
+        site, read = Site(size=5000), []
+        for number in range(5000):
+            site.groups.send("room.1", number)
+        history = site.groups.history
+
+        def counted(name: str, **options: Any) -> Any:
+            found = history(name, **options)
+            read.append(len(found))
+            return found
+
+        monkeypatch.setattr(site.groups, "history", counted)
+        with site.connect() as client:
+            opened(client, "room.1")
+            for fields in ({}, {"reverse": True}):
+                [reply] = ask(client, {"id": 1, "history": {"channel": "room.1", "limit": 1, **fields}})
+                assert len(reply["history"]["publications"]) == 1
+        assert sum(read) <= 30
+
     @pytest.mark.parametrize("reverse", [False, True])
     def test_position_of_another_epoch(self, site: Site, reverse: bool) -> None:
         """Error 112."""
@@ -523,8 +639,7 @@ class TestHistory:
 
     def test_reply_is_bounded(self) -> None:
         """By 300, whatever the client asks for."""
-        site = Site()
-        site.groups = Groups("memory://", history={"room": History(size=1000)})
+        site = Site(size=1000)
         for number in range(400):
             site.groups.send("room.1", number)
         with site.connect() as client:
@@ -615,3 +730,29 @@ class TestErrors:
                 {"id": 3, "rpc": {"method": "echo"}},
             ]
             assert [reply["error"]["code"] for reply in ask(client, *commands)] == [103, 103, 104]
+
+
+class TestReferences:
+    def test_connection_is_freed_at_its_end(self) -> None:
+        """Without the garbage collector: the session, its policy and the WebSocket refer to each other until then."""
+        site, seen = Site(), []
+
+        class Noting(Policy):
+            def connected(self, ws: WebSocket) -> None:
+                seen.append(weakref.ref(ws))
+
+            def may_join(self, ws: WebSocket, name: str) -> bool:
+                return True
+
+        site.policy = Noting()  # type: ignore[assignment]
+        gc.collect()
+        gc.disable()
+        try:
+            with site.connect() as client:
+                opened(client, "room.1")
+                site.groups.send("room.1", 1)
+                received(client)
+            del client
+            eventually(lambda: seen[0]() is None, "the end of the WebSocket", sleep=gevent.sleep)
+        finally:
+            gc.enable()

@@ -7,6 +7,7 @@ import json
 import logging
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import sqlite3
@@ -24,7 +25,7 @@ import pytest
 from gws_middleware.groups.backends import database
 from gws_middleware.groups.backends.base import Lost, Publish, Want
 from gws_middleware.groups.backends.sqlite import SqliteBackend, SqliteFeed
-from gws_middleware.groups.errors import GroupsUnavailable
+from gws_middleware.groups.errors import GroupsUnavailable, UnknownOutcome
 from gws_middleware.groups.position import Entry, History, Page, Position
 
 from ..support.waiting import eventually
@@ -144,7 +145,7 @@ class TestProcesses:
             other.kill()
             assert backend.get("members", "chat") == [2]
         feed = backend.feed()
-        feed._sweep_at = 0.0
+        feed._sweep_at = feed._read_at = 0.0
         feed.wait(0.1)
         names = sorted(path.name[:2] for path in directory.iterdir() if path.name[1] == "-")
         assert names == ["p-", "s-"]
@@ -167,6 +168,18 @@ class TestProcesses:
             first.kill()
         with child(directory) as second:
             assert second.read("chat") == [position[0], 1, ["one"]]
+
+    def test_subscription_begins_with_what_is_published_after_it(
+        self, backend: SqliteBackend, feed: SqliteFeed, directory: Path
+    ) -> None:
+        """Not with what the feed has not read yet of another process's, and a second one changes nothing."""
+        with child(directory) as other:
+            other.publish("live", ["before"], False)
+            other.publish("chat", ["one"])
+            feed.subscribe(["live"])
+            other.publish("live", ["after"], False)
+            feed.subscribe(["live", "chat"])
+            assert receive(feed, 2) == [b"one", b"after"]
 
 
 class TestCallers:
@@ -239,10 +252,12 @@ class TestCallers:
         assert payloads(page(backend)) == [b"outer"]
 
     def test_exception_in_the_middle_of_a_transaction_leaves_nothing(
-        self, backend: SqliteBackend, monkeypatch: pytest.MonkeyPatch
+        self, backend: SqliteBackend, directory: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A signal handler of gunicorn may raise anywhere."""
+        """A signal handler of gunicorn may raise anywhere. Another process can write at once."""
         send(backend, b"one")
+        other = SqliteBackend(directory)
+        send(other, b"other", group="other")
 
         def interrupted(*_: object) -> None:
             raise SystemExit
@@ -251,8 +266,39 @@ class TestCallers:
             patch.setattr(database.Database, "_trim_group", interrupted)
             with pytest.raises(SystemExit):
                 backend.publish([Publish("chat", b"x", HISTORY) for _ in range(5)])
+        send(other, b"two")
+        send(backend, b"three")
+        other.close()
+        assert [(entry.offset, entry.payload) for entry in page(backend).entries] == [
+            (1, b"one"),
+            (2, b"two"),
+            (3, b"three"),
+        ]
+
+    def test_transaction_that_was_left_open_is_rolled_back(self, backend: SqliteBackend) -> None:
+        """The exception came after BEGIN, and before anything that could catch it."""
+        send(backend, b"one")
+        assert backend._handle._database is not None
+        backend._handle._database._connection.execute("BEGIN IMMEDIATE")
         send(backend, b"two")
-        assert [(entry.offset, entry.payload) for entry in page(backend).entries] == [(1, b"one"), (2, b"two")]
+        assert payloads(page(backend)) == [b"one", b"two"]
+
+    def test_reader_with_much_to_read_lets_greenlets_run(self, backend: SqliteBackend, feed: SqliteFeed) -> None:
+        """Between two slices."""
+        backend.publish([Publish("chat", b"x", None) for _ in range(1500)])
+        ran: list[int] = []
+        total = 0
+        while total < 1500:
+            gevent.spawn(ran.append, total)
+            total += len(feed.wait(5))
+            assert total <= 500 * (len(ran) + 1)
+        assert total == 1500
+
+    def test_reader_of_one_group_reads_past_all_others(self, backend: SqliteBackend, feed: SqliteFeed) -> None:
+        """A slice without an entry of its own does not end its wait."""
+        backend.publish([Publish("other", b"x", None) for _ in range(1500)])
+        send(backend, b"one")
+        assert [event.payload for event in feed.wait(5) if isinstance(event, Entry)] == [b"one"]
 
 
 def publish_once(directory: Path, text: str) -> None:
@@ -317,6 +363,34 @@ class TestForks:
         assert check.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         check.close()
 
+    def test_parent_that_closes_leaves_the_log_to_its_child(self, directory: Path) -> None:
+        """A child that took its parent's locks for its own would hold none, and the parent, as the last process, would
+        delete the write-ahead log that the child goes on to write.
+        """
+        backend = SqliteBackend(directory)
+        send(backend, b"before")
+        (read_turn, turn), (read_done, done) = os.pipe(), os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                for _ in range(2):
+                    os.read(read_turn, 1)
+                    send(backend, b"child")
+                    os.write(done, b"x")
+            finally:
+                os._exit(0)
+        os.write(turn, b"x")
+        os.read(read_done, 1)
+        backend.close()
+        os.write(turn, b"x")
+        os.read(read_done, 1)
+        os.waitpid(pid, 0)
+        for end in (read_turn, turn, read_done, done):
+            os.close(end)
+        send(backend, b"after")
+        assert payloads(page(backend)) == [b"before", b"child", b"child", b"after"]
+        backend.close()
+
     def test_feed_of_the_parent_is_closed_in_the_child(self, backend: SqliteBackend, feed: SqliteFeed) -> None:
         """It gives nothing there, and goes on in the parent."""
         before = len(os.listdir("/proc/self/fd"))
@@ -372,6 +446,23 @@ class TestForks:
             thread.join()
         offsets = sorted([position.offset for position in sent if position] + [answer[1] for answer in answers])  # type: ignore[index]
         assert offsets == list(range(1, len(offsets) + 1))
+
+    def test_several_threads_fork_at_the_same_time(self, backend: SqliteBackend) -> None:
+        """Each releases what it has locked itself."""
+        answers: list[object] = []
+
+        def work() -> None:
+            for _ in range(10):
+                answers.append(in_a_fork(lambda: [*(send(backend, b"child") or ())]))
+                send(backend, b"thread")
+
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len({tuple(answer) for answer in answers if isinstance(answer, list)}) == 30
+        assert [entry.offset for entry in page(backend).entries] == list(range(1, 61))
 
 
 def descriptor(name: str) -> str:
@@ -513,6 +604,16 @@ class TestDamage:
             assert other.end() == ["four"]
             assert backend.get("members", "chat") == [3]
 
+    def test_subscription_goes_on_in_the_next_log(self, backend: SqliteBackend, directory: Path) -> None:
+        """Its entries are numbered from the beginning again."""
+        backend.publish([Publish("other", b"x", None) for _ in range(50)])
+        feed = backend.feed()
+        feed.subscribe(["chat"])
+        file_of(directory).unlink()
+        send(backend, b"one")
+        assert receive(feed, 2) == ["lost", b"one"]
+        feed.close()
+
     def test_replaced_directory_begins_anew(self, backend: SqliteBackend, feed: SqliteFeed, directory: Path) -> None:
         """Also by an older copy, whose offsets would be given out twice."""
         first = send(backend, b"one")
@@ -585,6 +686,69 @@ class TestDamage:
             assert (lost, text) == ("lost", "new")
         assert len([record for record in caplog.records if "begins anew" in record.message]) == 1
 
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "DELETE FROM meta",
+            "DROP TABLE groups",
+            "UPDATE log SET grp = CAST(x'ff' AS TEXT)",
+        ],
+        ids=["meta", "table", "text"],
+    )
+    def test_tables_with_something_else_begin_anew(
+        self, backend: SqliteBackend, feed: SqliteFeed, directory: Path, statement: str
+    ) -> None:
+        """Whether a publisher finds it or a feed."""
+        send(backend, b"one")
+        connection = sqlite3.connect(file_of(directory))
+        connection.executescript(statement)
+        connection.close()
+        found = []
+        while not found or "lost" not in found:
+            feed._read_at = 0.0
+            found += receive(feed, 1, 0.1)
+            send(backend, b"two")
+        position = send(backend, b"three")
+        assert position and position.offset == len(page(backend).entries)
+
+    def test_log_that_another_process_has_begun_meanwhile_is_kept(
+        self, backend: SqliteBackend, directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Between this one's check that its file is there, and the error that it finds in it."""
+        other = SqliteBackend(directory)
+        send(backend, b"old")
+
+        def publish(self: database.Database, batch: list[Publish]) -> list[Position | None]:
+            monkeypatch.undo()
+            file_of(directory).unlink()
+            send(other, b"other")
+            raise sqlite3.DatabaseError("database disk image is malformed")
+
+        monkeypatch.setattr(database.Database, "publish", publish)
+        with caplog.at_level(logging.INFO, LOGGER):
+            send(backend, b"mine")
+        assert payloads(page(backend)) == payloads(page(other)) == [b"other", b"mine"]
+        assert [record.message for record in caplog.records] == []
+        other.close()
+
+    def test_publish_to_a_log_that_was_removed_meanwhile_has_an_unknown_outcome(
+        self, backend: SqliteBackend, directory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Feeds may have read it before they read the next log. It is never published again by itself."""
+        send(backend, b"old")
+
+        def publish(self: database.Database, batch: list[Publish]) -> list[Position | None]:
+            monkeypatch.undo()
+            positions = self.publish(batch)
+            file_of(directory).unlink()
+            return positions
+
+        monkeypatch.setattr(database.Database, "publish", publish)
+        with pytest.raises(UnknownOutcome, match="was removed in the moment"):
+            send(backend, b"one")
+        send(backend, b"two")
+        assert payloads(page(backend)) == [b"two"]
+
     def test_removed_write_ahead_log_begins_anew(
         self, backend: SqliteBackend, feed: SqliteFeed, directory: Path
     ) -> None:
@@ -592,7 +756,7 @@ class TestDamage:
         send(backend, b"one")
         receive(feed, 1)
         Path(f"{file_of(directory)}-wal").unlink()
-        assert sweep(feed) == ["lost"]
+        assert sweep(feed) + receive(feed, 1) == ["lost"]
         send(backend, b"two")
         assert receive(feed, 1) == [b"two"]
 
@@ -668,6 +832,25 @@ class TestDamage:
             ("WARNING", " the outage (write) "),
         ]
 
+    def test_feed_does_not_spin_while_nothing_can_be_deleted(
+        self, directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A stopped writer is in the way of its sweep, and of no reading."""
+        backend = SqliteBackend(directory, retention=0.01)
+        feed = backend.feed()
+        send(backend, b"expired", None, "live")
+        readings = []
+        original = database.Database.after
+        with child(directory) as other, caplog.at_level(logging.INFO, LOGGER):
+            other.lock("BEGIN IMMEDIATE")
+            monkeypatch.setattr(database.Database, "after", lambda *them: readings.append(1) or original(*them))
+            feed._sweep_at = feed._read_at = 0.0
+            assert list(feed.wait(0.4)) == []
+        assert 1 <= len(readings) <= 3
+        assert caplog.records == []
+        feed.close()
+        backend.close()
+
     def test_waiting_for_a_lock_lets_greenlets_run(self, backend: SqliteBackend, directory: Path) -> None:
         """SQLite's own waiting would block the loop."""
         send(backend, b"one")
@@ -680,23 +863,35 @@ class TestDamage:
             greenlet.join()
         assert len(ticks) == 20
 
+    @pytest.mark.parametrize("by", ["feed", "publisher"])
     def test_stopped_reader_does_not_let_the_write_ahead_log_grow(
-        self, backend: SqliteBackend, feed: SqliteFeed, directory: Path, monkeypatch: pytest.MonkeyPatch
+        self, directory: Path, monkeypatch: pytest.MonkeyPatch, by: str
     ) -> None:
         """Past a limit the log begins anew, without that process."""
-        monkeypatch.setattr(database, "_WAL_LIMIT", 2**20)
+        monkeypatch.setattr(database, "_SIZE_LIMIT", 2**20)
+        backend = SqliteBackend(directory)
+        feed = backend.feed()
+        feed.subscribe(["chat"])
         first = send(backend, b"one")
         with child(directory) as other:
             other.lock("BEGIN; SELECT * FROM log")
             other.kill(signal.SIGSTOP)
-            for _ in range(200):
-                send(backend, bytes(10_000), None, "live")
-            assert sweep(feed) == [b"one"]
-            assert receive(feed, 1) == ["lost"]
+            for _ in range(200):  # a small message costs some pages of it
+                send(backend, b"x", None, "live")
+            assert size(directory) > 2**20
+            if by == "feed":
+                assert sweep(feed) == [b"one"]
+                assert receive(feed, 1) == ["lost"]
+            else:
+                for _ in range(100):  # one of 256 finds out
+                    send(backend, b"x", None, "live")
+                assert receive(feed, 1) == ["lost"]
             second = send(backend, b"two")
+            assert receive(feed, 1) == [b"two"]
         assert first and second and first.epoch != second.epoch
-        assert receive(feed, 1) == [b"two"]
         assert size(directory) < 2**20
+        feed.close()
+        backend.close()
 
     def test_full_disk_is_unavailable_and_heals(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """With a real one, of one megabyte."""
@@ -720,6 +915,70 @@ class TestDamage:
         finally:
             backend.close()
             subprocess.run(["umount", mounted], check=True)
+
+    @pytest.mark.parametrize("limit", ["RLIMIT_FSIZE", "RLIMIT_NOFILE"])
+    def test_limit_of_the_process_is_unavailable_and_heals(self, directory: Path, limit: str) -> None:
+        """The size of a file, and the number of open ones."""
+        number = getattr(resource, limit)
+
+        def work() -> list[object]:
+            backend = SqliteBackend(directory)
+            if limit == "RLIMIT_FSIZE":
+                send(backend, b"one")
+            before = resource.getrlimit(number)
+            resource.setrlimit(number, (4 if limit == "RLIMIT_NOFILE" else 100_000, before[1]))
+            answers: list[object] = []
+            for call in (lambda: send(backend, bytes(200_000)), backend.feed):
+                try:
+                    call()
+                except GroupsUnavailable as error:
+                    answers.append(str(error))
+            resource.setrlimit(number, before)
+            send(backend, b"two")
+            return [*answers, len(page(backend).entries)]
+
+        found = in_a_fork(work)
+        assert isinstance(found, list)
+        if limit == "RLIMIT_FSIZE":
+            [first, count] = found
+            assert "disk I/O error" in first and count == 2
+        else:
+            [first, second, count] = found
+            assert "open" in first and "open" in second and count == 1
+
+    def test_directory_that_cannot_be_used_any_more_is_unavailable_and_heals(
+        self, backend: SqliteBackend, feed: SqliteFeed, directory: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A feed waits for it; an outage has two lines in the log, for publishing and for feeds."""
+        send(backend, b"one")
+        assert receive(feed, 1) == [b"one"]
+        shutil.rmtree(directory)
+        directory.touch()
+        with caplog.at_level(logging.INFO, LOGGER):
+            for _ in range(3):
+                with pytest.raises(GroupsUnavailable, match="it is no directory; wanted is a directory"):
+                    send(backend, b"two")
+                feed._read_at = 0.0
+                assert list(feed.wait(0.05)) == []
+            directory.unlink()
+            send(backend, b"three")
+            assert receive(feed, 2) == ["lost", b"three"]
+        kinds = [(record.levelname, record.message.partition(")")[0].partition("(")[2]) for record in caplog.records]
+        assert kinds == [("ERROR", "write"), ("ERROR", "read"), ("WARNING", "write"), ("WARNING", "read")]
+
+    @pytest.mark.parametrize("jump", [-1e6, 1e6])
+    def test_clock_that_is_set_makes_no_difference(
+        self, backend: SqliteBackend, feed: SqliteFeed, monkeypatch: pytest.MonkeyPatch, jump: float
+    ) -> None:
+        """Nothing expires, and nothing lives longer."""
+        send(backend, b"one", History(size=5, age=30))
+        original = time.time
+        monkeypatch.setattr(time, "time", lambda: original() + jump)
+        for number in range(40):
+            send(backend, b"%d" % number, History(size=5, age=30))
+        assert len(receive(feed, 41)) == 41
+        assert sweep(feed) == []
+        assert payloads(page(backend, History(size=5, age=30))) == [b"35", b"36", b"37", b"38", b"39"]
 
     def test_interpreter_that_ends_while_a_daemon_thread_publishes(self, directory: Path) -> None:
         """No crash, no traceback, and no file of the process is left."""
@@ -752,12 +1011,19 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 
 class TestClose:
-    def test_close_ends_the_waits_of_feeds(self, backend: SqliteBackend, feed: SqliteFeed) -> None:
+    def test_close_ends_the_waits_of_feeds(self, backend: SqliteBackend, feed: SqliteFeed, directory: Path) -> None:
         """Nothing waits for what cannot come."""
-        gevent.spawn_later(0.1, backend.close)
+        left: list[Path] = []
+
+        def close() -> None:
+            backend.close()
+            left.extend(directory.glob("s-*"))
+
+        gevent.spawn_later(0.1, close)
         before = time.monotonic()
         assert list(feed.wait(None)) == []
         assert time.monotonic() - before < 3
+        assert left == []  # also before wait() had returned
 
     def test_close_in_another_thread_ends_a_wait(self, backend: SqliteBackend, feed: SqliteFeed) -> None:
         """The socket stays open as long as it is waited for."""
@@ -778,7 +1044,7 @@ class TestClose:
 
 def sweep(feed: SqliteFeed) -> list[bytes | str]:
     """Let a feed do at once what it does every few seconds; what it gives then."""
-    feed._sweep_at = 0.0
+    feed._sweep_at = feed._read_at = 0.0
     return receive(feed, 1, 0.02)
 
 

@@ -32,7 +32,6 @@ next ping is sent before the pong to the last one was read; PINGED ends with the
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -49,6 +48,7 @@ __all__ = [
     "MAX_CHANNELS",
     "MAX_COMMANDS",
     "MAX_DEPTH",
+    "MAX_OFFSET",
     "NAMES",
     "NEW",
     "PING",
@@ -84,6 +84,8 @@ MAX_CHANNELS = 128
 """Channels of one connection: what Centrifugo has."""
 MAX_COMMANDS = 512
 """Commands in one frame. A client that has connected again sends all its subscriptions in one."""
+MAX_OFFSET = 2**63 - 1
+"""No backend counts further; the protocol could have twice as much."""
 MAX_DEPTH = 100
 """Objects and arrays in each other. What is published is encoded again, in a deeper stack than that of the decoder."""
 
@@ -224,7 +226,8 @@ class Session:
         self.channels: set[str] = set()
         """The channels that the client is in."""
         self._ping, self._max_channels = ping, max_channels
-        self._lines: deque[str] = deque()
+        self._lines: list[str] = []
+        """The next one is the last item."""
         self._out: list[str] = []
         self.pending: Command | None = None
         """The command that has no answer yet."""
@@ -243,7 +246,7 @@ class Session:
         if len(lines) > MAX_COMMANDS:
             self._close(BAD_REQUEST, f"bad request: more than {MAX_COMMANDS} commands in a message")
             return
-        self._lines.extend(lines)
+        self._lines = lines[::-1] + self._lines
 
     def next_command(self) -> Command | None:
         """The next command that the caller is to answer, or None where there is none.
@@ -255,7 +258,7 @@ class Session:
         if self.pending is not None:
             raise RuntimeError(f"{self.pending!r} has no answer yet")
         while self._lines and self.state != CLOSED:
-            self.pending = self._read(self._lines.popleft())
+            self.pending = self._read(self._lines.pop())
             if self.pending is not None:
                 return self.pending
         return None
@@ -477,7 +480,7 @@ def _channel(fields: dict[str, Any]) -> str:
 
 
 def _position(fields: dict[str, Any]) -> Position:
-    return Position(_field(fields, "epoch", ""), _integer(fields, "offset", 0, 2**64 - 1))
+    return Position(_field(fields, "epoch", ""), _integer(fields, "offset", 0, MAX_OFFSET))
 
 
 def _subscribe(number: int, fields: dict[str, Any]) -> Subscribe:

@@ -15,7 +15,7 @@ from typing import Any
 import gevent
 from gevent import get_hub
 
-from ...connection import control
+from ...connection import control, jsontext
 from ...connection.websocket import WebSocket
 from ...exceptions import ConnectionClosed
 from ...typing import Message
@@ -24,6 +24,7 @@ from ..errors import GroupsError
 from ..hub import Joined
 from ..members import Delivery
 from ..message import Publication
+from ..position import Position
 from .protocol import (
     ERRORS,
     MAX_CHANNELS,
@@ -77,6 +78,9 @@ class CentrifugeError(Exception):
 
 class Policy:
     """What clients may do. A subclass allows what it wants; one object may serve all connections.
+
+    A method may close the connection. After 3500 to 3999 or 4500 to 4999, with a reason that is not empty, the client
+    does not connect again; after other codes it does.
 
     The methods are ordinary code, which may wait. They run one at a time for each connection, in the order of its
     commands. Each of them may raise ``CentrifugeError``. Any other exception is logged and answered with error 100.
@@ -156,7 +160,7 @@ def serve(
 
 
 def _missed(ws: WebSocket, name: str) -> None:
-    """Publications were missed, and cannot be had. Without history that is nothing that a client could do about."""
+    """Publications were missed, and cannot be had. Without history the client could do nothing about it."""
     connection: _Connection | None = ws.__dict__.get(_ATTRIBUTE)
     if connection is not None:
         connection.missed(name)
@@ -187,7 +191,8 @@ class _Connection:
     def __init__(self, ws: WebSocket, groups: Groups, policy: Policy, session: Session) -> None:
         self._ws, self._groups, self._policy, self._session = ws, groups, policy, session
         self._info: dict[str, Any] = {}
-        self._refusal: CentrifugeError | None = None
+        self._refusal: tuple[int, str] | None = None
+        """Code and message; an exception would keep the frames in which it was raised."""
         self._timer: Any = None
         self._received = 0
 
@@ -197,7 +202,7 @@ class _Connection:
         try:
             self._policy.connected(ws)
         except CentrifugeError as refusal:
-            self._refusal = refusal
+            self._refusal = refusal.code, refusal.message
         try:
             if self._refusal is None:
                 self._info = _checked_info(self._policy.info(ws), self._session.client)
@@ -222,7 +227,8 @@ class _Connection:
             ws.close(*session.closing)
 
     def _ended(self, ws: WebSocket) -> None:
-        self._stop_timer()
+        if self._timer is not None:
+            self._timer.close()
         ws.__dict__.pop(_ATTRIBUTE, None)
         if self._refusal is None:
             self._policy.disconnected(ws)
@@ -235,9 +241,6 @@ class _Connection:
     def _tick(self) -> None:
         """Runs in the hub."""
         ws, session = self._ws, self._session
-        if control.is_closed(ws):
-            self._stop_timer()  # after a fork nothing else does it
-            return
         received = ws.stats.messages_received
         text = session.tick(received=received != self._received)
         self._received = received
@@ -245,12 +248,6 @@ class _Connection:
             ws.offer(text)
         if session.closing is not None:
             ws.close(*session.closing)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.stop()
-            self._timer.close()
-            self._timer = None
 
     def missed(self, name: str) -> None:
         """Let the client subscribe again, with its position: then it learns what cannot be recovered."""
@@ -286,7 +283,7 @@ class _Connection:
         match command:
             case Connect():
                 if self._refusal is not None:
-                    raise self._refusal
+                    raise CentrifugeError(*self._refusal)
             case Subscribe():
                 self._subscribe(command)
                 return None
@@ -295,7 +292,10 @@ class _Connection:
             case Publish():
                 if not policy.may_publish(ws, command.channel, command.data):
                     raise CentrifugeError(103)
-                self._groups.send(command.channel, command.data, info=self._info)
+                try:
+                    self._groups.send(command.channel, command.data, info=self._info)
+                except ValueError as error:  # half of a surrogate pair, or too large
+                    raise CentrifugeError(107, f"bad request: {error}") from None
             case History():
                 return self._history(command)
             case Rpc():
@@ -319,38 +319,60 @@ class _Connection:
         self._groups.attach(command.channel, self._ws, _DELIVERY, command.since, greet)
 
     def _history(self, command: History) -> str:
-        groups, name, since = self._groups, command.channel, command.since
-        kept = groups.history_of(name)
-        if kept is None:
+        groups, name, since, limit = self._groups, command.channel, command.since, command.limit
+        kept, position = groups.history_of(name), groups.position(name)
+        if kept is None or position is None:
             raise CentrifugeError(108)
-        limit = command.limit if 0 <= command.limit <= MAX_HISTORY else MAX_HISTORY
-        publications: list[Publication] = []
-        if limit:
-            # What follows a position, or the latest, is read alone; for the rest all of it is read.
-            is_short = (since is None) == command.reverse
-            after = None if command.reverse else since
-            try:
-                publications = groups.history(name, since=after, limit=limit if is_short else kept.size)
-            except LookupError:
-                raise CentrifugeError(112) from None
-        position = groups.position(name)
-        assert position is not None
         if since is not None and since.epoch != position.epoch:
             raise CentrifugeError(112)
+        if not 0 <= limit <= MAX_HISTORY:
+            limit = MAX_HISTORY
+        end = position.offset
+        if command.reverse:
+            if since is not None:
+                end = min(end, since.offset - 1)
+            begin = self._kept_from(name, position.epoch, max(0, end - limit), end)
+            limit = end - begin
+        elif since is not None:
+            begin = since.offset
+        else:
+            begin = self._kept_from(name, position.epoch, max(0, end - kept.size), end)
+        publications: list[Publication] = []
+        if limit > 0:
+            try:
+                publications = groups.history(name, since=Position(position.epoch, begin), limit=limit)
+            except LookupError:
+                raise CentrifugeError(112) from None
         if command.reverse:
             publications.reverse()
-            if since is not None:
-                publications = [one for one in publications if one.offset < since.offset]
-        return history_result(position, publications[:limit])
+        return history_result(position, publications)
+
+    def _kept_from(self, name: str, epoch: str, low: int, high: int) -> int:
+        """The first offset of ``low`` to ``high`` after which all is kept.
+
+        By bisection, because a client must not make the server read a history of any size for one entry of it.
+        """
+        middle = low
+        while low < high:
+            try:
+                self._groups.history(name, since=Position(epoch, middle), limit=1)
+            except LookupError:
+                low = middle + 1
+            else:
+                high = middle
+            middle = (low + high) // 2
+        return high
 
 
 def _checked_info(info: Mapping[str, Any], client: str) -> dict[str, Any]:
     """What ``Policy.info()`` has returned, with the connection.
 
     Raises:
-        TypeError: It is not what it is to be.
+        TypeError: It is not what it is to be, or has no JSON.
+        ValueError: It is, or has in it, NaN or an infinity.
 
     """
     if not isinstance(info, Mapping) or type(info.get("user")) is not str or not info.keys() <= {"user", "conn_info"}:
         raise TypeError(f"info() returned {info!r}: wanted is a mapping with 'user', a str, and 'conn_info', if any")
+    jsontext.dumps(info.get("conn_info"))
     return {"client": client, **info}

@@ -48,7 +48,9 @@ urlpatterns = [
     path("pid/", views.pid),
     path("groups/<name>/", views.room),
     path("groups/<name>/listening/", views.listening),
+    path("groups/<name>/handling/", views.handling),
     path("groups/<name>/send/", views.send),
+    path("groups/<name>/send/by-coroutines/", views.send_by_coroutines),
     path("groups/<name>/send/in-transactions/", views.send_in_transactions),
     path("groups/<name>/count/", views.count),
 ]

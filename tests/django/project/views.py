@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from contextlib import nullcontext
 from typing import Any
@@ -17,11 +18,13 @@ from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpRespons
 from gevent import GreenletExit, Timeout, sleep
 
 from gws_middleware import ConnectionClosed, WebSocket
+from gws_middleware.coroutines import run
 from gws_middleware.django import groups
 from gws_middleware.django.decorators import accept_websocket, require_websocket
 from gws_middleware.django.sessions import save_session
 from gws_middleware.django.users import refresh_user
 from gws_middleware.django.views import WebSocketView
+from gws_middleware.groups import Publication
 
 EVENTS: list[Any] = []
 """What the views of this process record."""
@@ -370,6 +373,32 @@ def listening(request: Any, name: str) -> None:
     groups.join(name, request.websocket)
     request.websocket.send(str(os.getpid()))
     request.websocket.detach()
+
+
+@require_websocket
+def handling(request: Any, name: str) -> None:
+    """A member whose messages are made for it alone, with a query."""
+
+    def handle(ws: WebSocket, publication: Publication) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+            ws.send(f"{publication.data} {cursor.fetchone()[0]}")
+
+    groups.join(name, request.websocket, handler=handle)
+    request.websocket.send(str(os.getpid()))
+    request.websocket.detach()
+
+
+def send_by_coroutines(request: HttpRequest, name: str) -> HttpResponse:
+    """Twenty messages in order, and twenty at once."""
+
+    async def program() -> None:
+        for number in range(20):
+            await groups.asend(name, number)
+        await asyncio.gather(*(groups.asend(name, "at once") for _ in range(20)))
+
+    run(program())
+    return HttpResponse()
 
 
 def send(request: HttpRequest, name: str) -> HttpResponse:
