@@ -350,6 +350,7 @@ class Hub:
         feed, self._feed = self._feed, None
         groups, self._groups = list(self._groups.values()), {}
         self._unhealed.clear()
+        self._counts.clear()  # they end with the backend, which they would open again
         for group in groups:
             group.clear()
         if feed is not None:

@@ -559,6 +559,8 @@ def test_thread_with_a_loop_of_its_own(groups: Groups) -> None:
         with groups.listen("room", timeout=10) as listener:
             ready.set()
             found.extend(next(listener).data for _ in range(100))
+        gevent.wait(timeout=10)  # the feed of this loop is closed
+        gevent.get_hub().destroy(destroy_loop=True)
 
     thread = threading.Thread(target=iterate)
     thread.start()

@@ -144,6 +144,7 @@ class _Feed:
         self._watcher.start(self._signal.set)
         self._queue: deque[Event] = deque()
         self._groups: set[str] = set()
+        self._is_woken = self._is_closed = False
 
     def put(self, entry: Entry) -> None:
         """An entry was published; the lock of the backend is held."""
@@ -162,17 +163,23 @@ class _Feed:
 
     def wait(self, timeout: float | None) -> Sequence[Event]:
         """See ``Feed``."""
-        if not self._queue:
-            self._signal.wait(timeout)
-        self._signal.clear()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not (self._queue or self._is_woken or self._is_closed):
+            self._signal.clear()
+            left = None if deadline is None else deadline - time.monotonic()
+            if (left is not None and left <= 0) or not self._signal.wait(left):
+                break
+        self._is_woken = False
         return [self._queue.popleft() for _ in range(min(len(self._queue), _SLICE))]
 
     def wake(self) -> None:
         """See ``Feed``."""
+        self._is_woken = True
         self._backend.if_open(self, self._watcher.send)
 
     def close(self) -> None:
         """See ``Feed``."""
+        self._is_closed = True
         self._signal.set()
         if self._backend.remove(self):
             self._watcher.close()
