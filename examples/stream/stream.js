@@ -35,8 +35,8 @@ function connect() {
   };
 }
 
-function watch() {
-  const source = new EventSource("/events"); // it reconnects, and sends the id of the last event, which is the position
+function watch(address = "/events") {
+  const source = new EventSource(address); // it reconnects, and sends the id of the last event, which is the position
   source.onopen = () => show("open", "Connected");
   source.onerror = () => show("connecting", "Reconnecting");
   source.onmessage = ({ data }) => take(JSON.parse(data));

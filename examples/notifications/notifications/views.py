@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from django.contrib.auth.decorators import login_required, user_passes_test
-from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest
+from collections.abc import Callable
+from functools import wraps
+
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest, HttpResponseForbidden
 from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
 from django.views.decorators.http import require_POST
@@ -21,7 +24,21 @@ SHOWN = 50
 RELOAD = 4000
 """The close code after which the dashboard loads itself again."""
 
-staff_required = user_passes_test(lambda user: user.is_staff)
+
+View = Callable[[HttpRequest], HttpResponse | None]
+
+
+def staff_required(view: View) -> View:
+    """Other users get a 403: the login page would only redirect a user who is logged in."""
+
+    @login_required
+    @wraps(view)
+    def checked(request: HttpRequest) -> HttpResponse | None:
+        if not request.user.is_staff:
+            return HttpResponseForbidden("This page is for staff.\n", content_type="text/plain")
+        return view(request)
+
+    return checked
 
 
 @login_required
