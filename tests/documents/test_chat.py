@@ -397,7 +397,7 @@ def test_lost_connection_is_a_leave(both: tuple[Socket, Socket]) -> None:
 
 
 def test_two_tabs_are_one_user(ada: User, bob: User, room: str) -> None:
-    """The second tab joins as the user who is there already, and stays until the last one is closed."""
+    """The second tab joins as the same user, who stays until the last one is closed."""
     with bob.inside(room) as his:
         with ada.inside(room) as first:
             his.receive("join")

@@ -63,7 +63,7 @@ class Message(models.Model):
 
 
 class Visit(models.Model):
-    """When a user has come to a room for the last time: the users that may be in it now."""
+    """When a user has connected to a room for the last time: the users that may be in it now."""
 
     room = models.ForeignKey(Room, on_delete=models.CASCADE)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE)
@@ -86,7 +86,7 @@ class Visit(models.Model):
 
     @classmethod
     def users(cls, room: Room) -> list[Any]:
-        """Those who came last, the latest first."""
+        """The users of the latest visits, the latest first."""
         return [visit.user for visit in cls.objects.filter(room=room).select_related("user").order_by("-at")[:VISITS]]
 
 

@@ -87,7 +87,7 @@ class Member:
         """Send to the others whether the user is in the room now.
 
         Other workers may do the same for other tabs of the user, and the last event has to be the right one. So each
-        looks again after it has sent, and the last one to look sees what all have done.
+        reads the number again after it has sent, until it is what was sent.
         """
         sent = None
         while (now := groups.count(self.presence) > 0) is not sent:

@@ -276,7 +276,7 @@ function showAll(now, announced) {
   for (const user of now) if (!people.has(user.id)) join(user, announced);
 }
 
-// A worker that was killed could not send that its users have left.
+// A worker that was killed has sent no "leave" for its users.
 setInterval(() => chat.dataset.state === "open" && send({ type: "people" }), 30_000);
 
 function showPeople() {
