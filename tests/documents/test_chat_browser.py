@@ -518,6 +518,7 @@ def test_page_fits_the_screen(gallery: Chat, newcomer: Newcomer, size: str, sche
     picture(ada.page, f"chat-{size}-{scheme}")
     for name in ("#state", "#composer", "#send", "h1"):
         expect(ada.page.locator(name)).to_be_in_viewport(ratio=1)
+    expect(ada.bubbles.last).to_be_in_viewport(ratio=1)
     root = "document.documentElement"
     assert ada.page.evaluate(f"[{root}.scrollWidth - innerWidth, {root}.scrollHeight - innerHeight]") == [0, 0]
 

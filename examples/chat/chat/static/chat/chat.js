@@ -154,13 +154,13 @@ function message({ id, user, text, sent }, live) {
   item.append(avatar(user), head, bubble);
 
   const next = after(id);
-  if (next) log.insertBefore(item, next);
-  else {
+  if (!next) {
     if (time.toDateString() !== latest.toDateString()) notice(day(time), "day");
     latest = time;
-    append(item, mine);
   }
+  log.insertBefore(item, next); // at the end if nothing follows
   for (const one of [item, next]) one?.classList.toggle("first", startsBlock(one));
+  follow(item, mine);
   while (log.childElementCount > KEEP) log.firstElementChild.remove();
 
   if (live && !mine && document.hidden) {
@@ -204,12 +204,13 @@ function withLinks(text) {
 }
 
 function notice(text, kind = "notice") {
-  append(element("li", kind, text));
+  const item = element("li", kind, text);
+  $("log").append(item);
+  follow(item);
 }
 
-function append(item, follow = false) {
-  $("log").append(item);
-  if (following || follow) toTheEnd();
+function follow(item, always = false) {
+  if (following || always) toTheEnd();
   else if (item.classList.contains("message")) $("newest").hidden = false;
 }
 
