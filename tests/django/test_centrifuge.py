@@ -22,11 +22,11 @@ from gws_middleware.django.test import WebSocketTestMixin
 from gws_middleware.django.users import close_user_sockets
 from gws_middleware.groups import Groups, History, hub
 from gws_middleware.testing import Client
-from tests.support.centrifuge import Driver, Start, start
+from tests.support.centrifuge import Driver, Start, javascript, start
 from tests.support.servers import Server, launch
 from tests.support.waiting import eventually
 
-__all__ = ["start"]
+__all__ = ["javascript", "start"]
 
 GROUPS = Groups("memory://", history={"user": History()})
 EVENTS: list[Any] = []

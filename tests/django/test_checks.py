@@ -250,7 +250,7 @@ def test_directory_that_cannot_be_used_is_a_warning(tmp_path: Path) -> None:
 
 def test_automatic_directory_that_cannot_be_used_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a service may write nowhere."""
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda *arguments, **options: False)
     assert one().startswith("gws_middleware.W007 no directory for the groups of ")
 
 

@@ -164,16 +164,25 @@ class Turn:
         return False
 
 
-class Fake:
-    """A member without a socket, that keeps what it gets."""
+class Bare:
+    """What can join, and no more: for the memory of a membership."""
+
+    __slots__ = ("__weakref__", "_observers")
 
     _turn: Any = Turn()
     _adapter = hooks.Adapter()
     path = "/fake"
     _state = OPEN
 
-    def __init__(self, on_offer: Callable[[str], object] = lambda text: None) -> None:
+    def __init__(self) -> None:
         self._observers: Any = None
+
+
+class Fake(Bare):
+    """A member without a socket, that keeps what it gets."""
+
+    def __init__(self, on_offer: Callable[[str], object] = lambda text: None) -> None:
+        super().__init__()
         self.texts: list[str] = []
         self.frames: list[Any] = []
         self.closes: list[tuple[int, str]] = []

@@ -17,7 +17,7 @@ import pytest
 
 from gws_middleware import WebSocket, WebSocketMiddleware
 from gws_middleware.connection import control
-from gws_middleware.groups import Groups, GroupsUnavailable, History, hub
+from gws_middleware.groups import Groups, GroupsUnavailable, History, Joined, hub
 from gws_middleware.groups.centrifuge import CentrifugeError, Policy, serve
 from gws_middleware.testing import Client, connect
 from gws_middleware.typing import Environ, StartResponse
@@ -106,6 +106,12 @@ class Site:
     def connect(self, path: str = "/") -> Client:
         """A connection, before connect."""
         return connect(self.app, path)
+
+    def release(self) -> None:
+        """Release the files of a backend that has some, after the last member has ended."""
+        for name in ("room.1", "live.1"):
+            self.groups.count(name)  # nothing waits to be written then
+        self.groups.release()
 
     @property
     def ws(self) -> WebSocket:
@@ -313,6 +319,22 @@ class TestSubscribing:
         assert record.getMessage() == "WebSocket '/': subscribe failed: the disk is full"
         assert record.exc_info is None
 
+    def test_mistake_after_the_reply(self, site: Site, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+        """The client counts on its subscription: the connection is closed, and it tries again."""
+
+        def attach(*arguments: Any) -> None:
+            arguments[-1](Joined(None, recovered=False), [])
+            raise LookupError("a mistake")
+
+        with site.connect() as client:
+            opened(client)
+            monkeypatch.setattr(site.groups, "attach", attach)
+            client.send(json.dumps({"id": 1, "subscribe": {"channel": "live.1"}}))
+            assert client.receive() is None
+            assert client.close_code == 1011
+        [record] = [one for one in caplog.records if one.levelno >= logging.WARNING]
+        assert "closed with 1011" in record.getMessage()
+
     def test_unsubscribe(self, site: Site) -> None:
         """Nothing of the channel comes after the reply."""
         with site.connect() as client:
@@ -423,7 +445,7 @@ class TestRecovering:
                 "epoch": position.epoch,
                 "offset": 70,
             }
-        site.groups.release()
+        site.release()
 
     def test_client_that_wants_all_or_nothing(self, site: Site) -> None:
         """Error 112 instead; it is no member."""
@@ -444,6 +466,7 @@ class TestRecovering:
         with site.connect() as client:
             opened(client)
             [reply] = ask(client, self.subscribe(position, channel="room.binary"))
+            assert "has binary messages" in caplog.text
             site.groups.send("room.binary", b"\1")
             site.groups.send("room.binary", "text")
             assert reply["subscribe"]["recovered"] is True
@@ -477,7 +500,7 @@ class TestRecovering:
             assert "subscribe" in reply
             site.groups.send("live.1", 1)
             assert received(client)[0]["push"]["pub"] == {"data": 1}
-        site.groups.release()
+        site.release()
 
 
 class TestPublishing:
@@ -705,6 +728,15 @@ class TestRpc:
         eventually(lambda: site.policy.calls[-1] == "disconnected", "the end", sleep=gevent.sleep)
         assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
+    def test_method_that_uses_a_connection_that_has_ended(self, site: Site, caplog: Any) -> None:
+        """Nor is this."""
+        with site.connect() as client:
+            opened(client)
+            METHODS["closes"] = lambda data: (site.ws.close(4500, "over"), site.ws.send("late"))
+            client.send(json.dumps({"id": 1, "rpc": {"method": "closes"}}))
+            assert client.receive() is None
+        assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
 
 class TestErrors:
     @pytest.mark.parametrize("code", [0, 99, 105.5, 110, 399, 2000, "101"])
@@ -713,6 +745,11 @@ class TestErrors:
         message = f"an error of the application has a code of 400 to 1999, and {code!r} is none"
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             CentrifugeError(code)
+
+    @pytest.mark.parametrize("code", [100, 112, 400, 1999])
+    def test_codes_of_the_application(self, code: int) -> None:
+        """And of the protocol."""
+        assert CentrifugeError(code).code == code
 
     def test_text(self) -> None:
         """Of the protocol, or one's own."""

@@ -16,7 +16,7 @@ from gws_middleware.groups.members import Group
 from gws_middleware.protocol.deflate import Parameters
 
 from ..support.inprocess import connected, count_of, hub_errors, problems, spin, ticks, until  # noqa: F401
-from .conftest import Attempt, Fake, Gate, Site
+from .conftest import Attempt, Bare, Fake, Gate, Site
 
 TOO_SLOW = (1013, "too slow")
 
@@ -462,20 +462,10 @@ def test_member_that_cannot_be_offered_a_message(site: Site, caplog: pytest.LogC
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-class Small:
-    """What joins, without what a WebSocket has anyway."""
-
-    __slots__ = ("__weakref__", "_observers")
-    _turn, _state, path = Fake._turn, Fake._state, ""
-
-    def __init__(self) -> None:
-        self._observers: Any = None
-
-
 def test_membership_takes_little_memory(site: Site) -> None:
     """At most 200 bytes, of 10,000 members of one group."""
     count = 10_000
-    fakes: list[Any] = [Small() for _ in range(count)]
+    fakes: list[Any] = [Bare() for _ in range(count)]
     site.join("room", Fake())
     gc.collect()
     tracemalloc.start()

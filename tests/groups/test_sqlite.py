@@ -28,6 +28,7 @@ from gws_middleware.groups.backends.sqlite import SqliteBackend, SqliteFeed
 from gws_middleware.groups.errors import GroupsUnavailable, UnknownOutcome
 from gws_middleware.groups.position import Entry, History, Page, Position
 
+from ..support.seam import leave_transaction_open, read_now, replace_append, replace_trim_group, sweep_now
 from ..support.waiting import eventually
 from .child import HISTORY, ROOT, Calls, child
 
@@ -145,7 +146,7 @@ class TestProcesses:
             other.kill()
             assert backend.get("members", "chat") == [2]
         feed = backend.feed()
-        feed._sweep_at = feed._read_at = 0.0
+        sweep_now(feed)
         feed.wait(0.1)
         names = sorted(path.name[:2] for path in directory.iterdir() if path.name[1] == "-")
         assert names == ["p-", "s-"]
@@ -241,8 +242,7 @@ class TestCallers:
             signal.raise_signal(signal.SIGUSR1)
             return original(*arguments)  # type: ignore[arg-type]
 
-        original = database.Database._append
-        monkeypatch.setattr(database.Database, "_append", append)
+        original = replace_append(monkeypatch, append)
         handler = signal.signal(signal.SIGUSR1, interrupt)
         try:
             send(backend, b"outer")
@@ -263,7 +263,7 @@ class TestCallers:
             raise SystemExit
 
         with monkeypatch.context() as patch:
-            patch.setattr(database.Database, "_trim_group", interrupted)
+            replace_trim_group(patch, interrupted)
             with pytest.raises(SystemExit):
                 backend.publish([Publish("chat", b"x", HISTORY) for _ in range(5)])
         send(other, b"two")
@@ -278,8 +278,7 @@ class TestCallers:
     def test_transaction_that_was_left_open_is_rolled_back(self, backend: SqliteBackend) -> None:
         """The exception came after BEGIN, and before anything that could catch it."""
         send(backend, b"one")
-        assert backend._handle._database is not None
-        backend._handle._database._connection.execute("BEGIN IMMEDIATE")
+        leave_transaction_open(backend)
         send(backend, b"two")
         assert payloads(page(backend)) == [b"one", b"two"]
 
@@ -311,7 +310,9 @@ def publish_once(directory: Path, text: str) -> None:
 class TestForks:
     """A child has nothing of its parent's."""
 
-    def test_parent_and_ten_children_publish_and_read(self, backend: SqliteBackend, feed: SqliteFeed) -> None:
+    def test_parent_and_ten_children_publish_and_read(
+        self, backend: SqliteBackend, directory: Path, feed: SqliteFeed
+    ) -> None:
         """As with ``preload_app``: the parent has published before it forks, and goes on."""
         count, children = 30, 10
         backend.put("members", {"chat": 1})
@@ -359,7 +360,7 @@ class TestForks:
             mine = [entry for entry in found if isinstance(entry, bytes) and entry.startswith(b"%d." % pid)]
             assert mine == [b"%d.%d" % (pid, number) for number in range(count)]
         assert backend.get("members", "chat") == [1]
-        check = sqlite3.connect(file_of(backend._handle.directory))
+        check = sqlite3.connect(file_of(directory))
         assert check.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         check.close()
 
@@ -559,20 +560,21 @@ class TestDeleting:
         backend.close()
 
     def test_oldest_rows_are_deleted_when_there_is_no_room(
-        self, backend: SqliteBackend, feed: SqliteFeed, directory: Path, monkeypatch: pytest.MonkeyPatch
+        self, directory: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Before their time; a feed that has not read them is given ``Lost``."""
-        send(backend, b"one")
-        assert receive(feed, 1) == [b"one"]
-        monkeypatch.setattr(database, "_SIZE_LIMIT", 2**20)
-        backend.close()
-        reader = backend.feed()
-        reader.subscribe(["live"])
-        for _ in range(400):
+        """Before their time; a feed that has not read them is given ``Lost``. The log stays the same one."""
+        monkeypatch.setattr(database, "SIZE_LIMIT", 8 * 2**20)
+        backend = SqliteBackend(directory)
+        first = send(backend, b"one", group="kept")
+        feed = backend.feed()
+        feed.subscribe(["live"])
+        for _ in range(1200):
             send(backend, bytes(10_000), None, "live")
-        assert rows(directory) < 2**20 / 10_000 + 100
-        assert receive(reader, 1)[0] == "lost"
-        reader.close()
+        assert rows(directory) < 8 * 2**20 / 10_000 + 100
+        assert receive(feed, 1)[0] == "lost"
+        assert first and send(backend, b"two", group="kept") == Position(first.epoch, 2)
+        feed.close()
+        backend.close()
 
 
 class TestDamage:
@@ -705,7 +707,7 @@ class TestDamage:
         connection.close()
         found = []
         while not found or "lost" not in found:
-            feed._read_at = 0.0
+            read_now(feed)
             found += receive(feed, 1, 0.1)
             send(backend, b"two")
         position = send(backend, b"three")
@@ -798,7 +800,7 @@ class TestDamage:
         """What was committed last may be lost then, and its offsets would be given out twice."""
         first = send(backend, b"one")
         backend.close()
-        monkeypatch.setattr(database, "_boot", lambda: "another")
+        monkeypatch.setattr(database, "boot_id", lambda: "another")
         second = send(backend, b"two")
         assert first and second and (second.offset, second.epoch != first.epoch) == (1, True)
 
@@ -844,7 +846,7 @@ class TestDamage:
         with child(directory) as other, caplog.at_level(logging.INFO, LOGGER):
             other.lock("BEGIN IMMEDIATE")
             monkeypatch.setattr(database.Database, "after", lambda *them: readings.append(1) or original(*them))
-            feed._sweep_at = feed._read_at = 0.0
+            sweep_now(feed)
             assert list(feed.wait(0.4)) == []
         assert 1 <= len(readings) <= 3
         assert caplog.records == []
@@ -868,7 +870,7 @@ class TestDamage:
         self, directory: Path, monkeypatch: pytest.MonkeyPatch, by: str
     ) -> None:
         """Past a limit the log begins anew, without that process."""
-        monkeypatch.setattr(database, "_SIZE_LIMIT", 2**20)
+        monkeypatch.setattr(database, "SIZE_LIMIT", 2**20)
         backend = SqliteBackend(directory)
         feed = backend.feed()
         feed.subscribe(["chat"])
@@ -891,6 +893,16 @@ class TestDamage:
         assert first and second and first.epoch != second.epoch
         assert size(directory) < 2**20
         feed.close()
+        backend.close()
+
+    def test_large_batch_is_no_stopped_reader(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It makes the write-ahead log as large, which is copied then."""
+        monkeypatch.setattr(database, "SIZE_LIMIT", 2**20)
+        backend = SqliteBackend(directory)
+        first = send(backend, b"one")
+        for _ in range(3):
+            backend.publish([Publish("live", bytes(2**20), None) for _ in range(5)])
+        assert first and send(backend, b"two") == Position(first.epoch, 2)
         backend.close()
 
     def test_full_disk_is_unavailable_and_heals(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -958,7 +970,7 @@ class TestDamage:
             for _ in range(3):
                 with pytest.raises(GroupsUnavailable, match="it is no directory; wanted is a directory"):
                     send(backend, b"two")
-                feed._read_at = 0.0
+                read_now(feed)
                 assert list(feed.wait(0.05)) == []
             directory.unlink()
             send(backend, b"three")
@@ -1044,7 +1056,7 @@ class TestClose:
 
 def sweep(feed: SqliteFeed) -> list[bytes | str]:
     """Let a feed do at once what it does every few seconds; what it gives then."""
-    feed._sweep_at = feed._read_at = 0.0
+    sweep_now(feed)
     return receive(feed, 1, 0.02)
 
 

@@ -35,11 +35,13 @@ from .base import Publish, Want
 from .processes import new_name, remove
 
 __all__ = [
+    "SIZE_LIMIT",
     "BrokenError",
     "CorruptError",
     "Database",
     "Rows",
     "begin",
+    "boot_id",
     "find",
     "holder",
     "is_corrupt",
@@ -64,7 +66,7 @@ _TRIM = 64
 _CHECKPOINT_EVERY = 256
 _BYTES = 4 * 2**20
 """Bytes of payloads after which a process trims and makes a checkpoint, however few messages they were."""
-_SIZE_LIMIT = 256 * 2**20
+SIZE_LIMIT = 256 * 2**20
 """Bytes of rows, and of the write-ahead log, where that is not more than a third of the file system. With more rows the
 oldest are deleted before their time. The write-ahead log grows as long as a process is stopped while it reads; past the
 limit the log begins anew without it.
@@ -119,8 +121,8 @@ class Database:
         self._files: dict[Path, os.stat_result] = {}
         self._transactions = self._bytes = 0
         """Since the last checkpoint of this process: transactions that have added nothing to the log, and bytes."""
-        self._wal_size = 0
-        """Bytes of the write-ahead log in use, after the last checkpoint of this process."""
+        self._pinned = 0
+        """Bytes of the write-ahead log that the last checkpoint of this process could not copy."""
         self._appended = 0
         """The ``seq`` of the entry that was added last by this process."""
         self._cursor_of_groups = ""
@@ -134,7 +136,7 @@ class Database:
             self._set(f"journal_size_limit={_BYTES}")
             self._page_size = self._pragma("page_size")
             space = os.statvfs(path.parent)
-            self._limit = min(_SIZE_LIMIT, space.f_blocks * space.f_frsize // 3)
+            self._limit = min(SIZE_LIMIT, space.f_blocks * space.f_frsize // 3)
         except BaseException:
             self.close()
             raise
@@ -155,7 +157,7 @@ class Database:
         with self._writing():
             for statement in _TABLES.split(";"):
                 self._execute(statement)
-            facts = {"trimmed": 0, "boot": _boot(), "file": _number(self.path)}
+            facts = {"trimmed": 0, "boot": boot_id(), "file": _number(self.path)}
             self._connection.executemany("INSERT INTO meta VALUES (?, ?)", facts.items())
             self._execute(f"PRAGMA user_version={VERSION}")
 
@@ -177,7 +179,7 @@ class Database:
             # 0: its process was killed in the middle, and there is nothing in it to miss.
             raise BrokenError(f"its tables are of version {version}" if version else "")
         facts = dict(self._execute("SELECT name, value FROM meta"))
-        if facts.get("boot") != _boot():
+        if facts.get("boot") != boot_id():
             raise BrokenError("the host has been started again")
         if facts.get("file") != _number(self.path):
             raise BrokenError("it is a copy")
@@ -200,8 +202,6 @@ class Database:
             BrokenError: A part was removed, or the write-ahead log has grown too much.
 
         """
-        self._checkpoint()
-        self._check_wal()
         for path, known in self._files.items():
             try:
                 found = os.stat(path)
@@ -209,10 +209,13 @@ class Database:
                 raise BrokenError(f"{path.name} was removed") from None
             if not os.path.samestat(found, known):
                 raise BrokenError(f"{path.name} was replaced")
+            if found.st_size > self._limit and path != self.path:
+                self._checkpoint()
+                self._check_pinned()
 
-    def _check_wal(self) -> None:
-        if self._wal_size > self._limit:
-            raise BrokenError(f"a process was stopped while it read, and {self._wal_size:,} bytes wait for it")
+    def _check_pinned(self) -> None:
+        if self._pinned > self._limit:
+            raise BrokenError(f"a process was stopped while it read, and {self._pinned:,} bytes wait for it")
 
     # --- publishing -----------------------------------------------------------------------------------------------
 
@@ -223,7 +226,7 @@ class Database:
             BrokenError: The write-ahead log has grown too much; nothing was published.
 
         """
-        self._check_wal()
+        self._check_pinned()
         with self._writing():
             now = time.monotonic()
             positions = [self._append(message, now) for message in batch]
@@ -517,8 +520,8 @@ class Database:
         """
         self._transactions = self._bytes = 0
         try:
-            _, frames, _ = self._execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
-            self._wal_size = frames * self._page_size
+            _, frames, copied = self._execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            self._pinned = (frames - copied) * self._page_size
         except sqlite3.Error:
             pass  # what was committed stays in the write-ahead log; a problem shows itself in the next transaction
 
@@ -627,7 +630,7 @@ def _parts(path: Path) -> list[Path]:
     return [path.with_name(path.name + ending) for ending in ("", "-wal", "-shm")]
 
 
-def _boot() -> str:
+def boot_id() -> str:
     """The start of the host, as a name; empty where the system has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

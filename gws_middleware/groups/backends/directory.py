@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import GroupsUnavailable
 
-__all__ = ["LONGEST_NAME", "automatic", "prepare"]
+__all__ = ["LONGEST_NAME", "automatic", "file_system", "prepare"]
 
 LONGEST_NAME = 16
 """Characters of the name of a socket in the directory."""
@@ -93,7 +93,7 @@ def prepare(path: Path) -> None:
         raise _refused(path, f"its mode {mode:04o} lets other users in", "0700")
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK, **_EFFECTIVE):
         raise _refused(path, "it cannot be written", "a directory on a file system that can be written, of mode 0700")
-    kind = _file_system(found.st_dev)
+    kind = file_system(found.st_dev)
     if kind in _NETWORK or kind.startswith("fuse."):
         raise _refused(path, f"it is on a file system of type {kind}", "one of this host's own disks, or /dev/shm")
 
@@ -102,7 +102,7 @@ def _refused(path: Path, found: str, wanted: str) -> GroupsUnavailable:
     return GroupsUnavailable(f"groups cannot use the directory {path}: {found}; wanted is {wanted}")
 
 
-def _file_system(device: int) -> str:
+def file_system(device: int) -> str:
     """The type of the file system with this number; empty where that cannot be found out."""
     number = f"{os.major(device)}:{os.minor(device)}"
     try:

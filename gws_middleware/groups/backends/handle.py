@@ -274,6 +274,9 @@ class Handle:
         finally:
             lock.release()
 
+    def __del__(self) -> None:
+        self.close()
+
     def _leave(self) -> None:
         """Remove this process from the directory."""
         process, self._process = self._process, None
