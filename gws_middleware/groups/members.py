@@ -111,7 +111,6 @@ class Mailbox:
             while self._queue and not control.is_closed(ws):
                 self._handler(ws, self._queue.popleft())
         except BaseException as error:
-            self._queue.clear()
             if control.is_from_end(ws, error):
                 return  # the handler has used a connection that has ended
             if control.ends_greenlet(error):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import gevent
@@ -45,6 +46,8 @@ class Double:
         """Runs before a reading; may wait, or raise."""
         self.after_read: Callable[[], object] = lambda: None
         """Runs when a reading was made and is not returned yet."""
+        self.changes: Callable[[Page], Page] = lambda page: page
+        """What a reading returns instead of a page."""
         self.on_feed: Callable[[], object] = lambda: None
         self.on_put: Callable[[dict[str, int | None]], object] = lambda values: None
         self.reads: list[list[str]] = []
@@ -56,7 +59,7 @@ class Double:
     def read(self, wants: Sequence[Want]) -> list[Page]:
         self.reads.append([want.group for want in wants])
         self.on_read()
-        pages = self.memory.read(wants)
+        pages = [self.changes(page) for page in self.memory.read(wants)]
         self.after_read()
         return pages
 
@@ -248,13 +251,13 @@ def texts(publications: Iterable[Publication]) -> list[Any]:
 class Attempt:
     """A call in a greenlet of its own, which may raise."""
 
-    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+    def __init__(self, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> None:
         self._error: BaseException | None = None
-        self._greenlet = gevent.spawn(self._call, function, arguments)
+        self._greenlet = gevent.spawn(self._call, partial(function, *arguments, **keywords))
 
-    def _call(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    def _call(self, function: Callable[[], Any]) -> Any:
         try:
-            return function(*arguments)
+            return function()
         except Exception as error:
             self._error = error
 

@@ -14,8 +14,10 @@ import pytest
 
 from gws_middleware.exceptions import ConnectionClosed
 from gws_middleware.groups import GroupsUnavailable, Position, hub, members
+from gws_middleware.groups.backends.base import Confirmed
 from gws_middleware.groups.hub import CONTROL_GROUP, COUNTS
 from gws_middleware.groups.members import Collector
+from gws_middleware.groups.position import Page
 
 from ..support.inprocess import Peer, connected, deadline, hub_errors, problems, ticks, unaccepted, until  # noqa: F401
 from .conftest import Attempt, Double, Fake, Gate, Site
@@ -242,6 +244,76 @@ def test_loss_while_the_first_page_is_read(site: Site) -> None:
     site.hub.leave("kept", ws)
 
 
+def test_epoch_that_begins_while_a_connection_joins(site: Site) -> None:
+    """The stream has not shown it yet: members are informed; the joiner has missed nothing."""
+    gaps: list[str] = []
+    informed, late = Fake(), Fake()
+    site.join("kept", informed, on_gap=lambda ws, name: gaps.append(name))
+    site.send("kept", "old")
+    until(lambda: informed.texts == ["old"])
+    site.backend.changes = lambda page: Page("b", 0, [])
+    joined = site.join("kept", late)
+    assert joined.position == Position("b", 0)
+    until(lambda: gaps == ["kept"])
+    site.backend.bring(site.entry("kept", "late", joined.position.epoch + "x", 9))
+    site.backend.bring(site.entry("kept", "new", "b", 1))
+    until(lambda: informed.texts == ["old", "new"])
+    assert (late.texts, late.closes, gaps) == (["new"], [], ["kept"])
+    site.hub.leave("kept", informed)
+    site.hub.leave("kept", late)
+
+
+def test_joiner_that_has_read_more_than_the_stream_has_brought(site: Site) -> None:
+    """What the stream brings late is for the others alone; so is what comes after a gap in the same epoch."""
+    gaps: list[Fake] = []
+    early, late = Fake(), Fake()
+    start = site.join("kept", early).position
+    site.backend.drops = lambda entry: entry.group == "kept"
+    for text in numbers(1, 4):
+        site.send("kept", text)
+    site.flows()
+    late_at = site.join("kept", late, start, on_gap=lambda ws, name: gaps.append(ws)).position
+    assert (late.texts, late_at and late_at.offset) == (numbers(1, 4), 3)
+    site.backend.drops = lambda entry: False
+    site.backend.changes = lambda page: Page(page.epoch, 1, [])  # older than what the joiner has, and not complete
+    site.backend.lose()
+    until(lambda: gaps == [late])
+    site.backend.changes = lambda page: page
+    site.send("kept", "4")
+    until(lambda: late.texts == numbers(1, 5))
+    until(lambda: early.texts == numbers(2, 5))
+    assert early.closes == [(1013, "messages were missed")]
+    site.hub.leave("kept", early)
+    site.hub.leave("kept", late)
+
+
+def test_joiner_that_collects_a_gap(site: Site) -> None:
+    """It is informed, in its place, and gets nothing twice."""
+    events: list[str] = []
+    gate, early, late = Gate(), Fake(), Fake(events.append)
+    start = site.join("kept", early, on_gap=lambda ws, name: None).position
+    site.backend.drops = lambda entry: entry.group == "kept"
+    for text in numbers(1, 4):
+        site.send("kept", text)
+    site.flows()
+    site.backend.after_read = gate
+    join = Attempt(site.join, "kept", late, start, on_gap=lambda ws, name: events.append("gap"))
+    gate.reached()
+    site.backend.after_read = lambda: None
+    site.backend.drops = lambda entry: False
+    site.backend.changes = lambda page: Page(page.epoch, 1, [])
+    site.backend.lose()
+    until(lambda: site.hub.counters.gaps == 1)
+    site.backend.changes = lambda page: page
+    site.send("kept", "4")
+    until(lambda: early.texts == numbers(2, 5))
+    gate.open()
+    join.get()
+    assert events == ["1", "2", "3", "gap", "4"]
+    site.hub.leave("kept", early)
+    site.hub.leave("kept", late)
+
+
 def test_joiner_that_reads_too_slowly_gets_no_hole(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """More comes while it joins than can wait: it gets what came first, without a gap, and is closed with 1013."""
     monkeypatch.setattr(members, "MAX_WAITING", 10)
@@ -316,6 +388,8 @@ def test_no_message_after_leave_while_joining(site: Site) -> None:
 
 def test_leave_and_join_again_while_joining(site: Site) -> None:
     """The first join does not take the second one's membership away, whether it succeeds or fails."""
+    stays = Fake()
+    site.join("kept", stays)
     for fails in (False, True):
         gate, ws = Gate(), Fake()
 
@@ -340,6 +414,7 @@ def test_leave_and_join_again_while_joining(site: Site) -> None:
         until(lambda: ws.texts == ["x"])  # noqa: B023
         assert site.hub.leave("kept", ws)
         site.backend.on_read = lambda: None
+    site.hub.leave("kept", stays)
 
 
 def test_end_while_joining(site: Site) -> None:
@@ -397,6 +472,8 @@ def test_connection_that_was_a_member_is_not_kept(site: Site) -> None:
     site.join("room", stays)
     ws = Fake()
     site.join("room", ws)
+    site.send("room", "x")
+    until(lambda: stays.texts == ["x"])
     site.hub.leave("room", ws)
     reference = weakref.ref(ws)
     del ws
@@ -529,6 +606,7 @@ def test_backend_that_cannot_be_read_delays_no_other_group(site: Site, monkeypat
     until(lambda: live.texts == numbers(0, 10))
     took = time.monotonic() - began
     assert len(site.backend.reads) <= 3 + took / 0.05
+    assert max(map(len, site.backend.reads)) == len(names)
     assert took < 1
     site.backend.on_read = lambda: None
     until(lambda: all(ws.texts == [name] for name, ws in fakes.items()))
@@ -544,16 +622,11 @@ def test_reader_that_fails_goes_on(
     monkeypatch.setattr(hub, "RETRY", (0.01, 0.02))
     ws = Fake()
     site.join("kept", ws)
-
-    def fail() -> None:
-        site.backend.on_read = lambda: None
-        raise ZeroDivisionError("a mistake")
-
-    site.backend.on_read = fail
-    site.backend.drops = lambda entry: entry.offset == 1
+    site.backend.drops = lambda entry: entry.group == "kept"
     site.send("kept", "1")
-    site.send("kept", "2")
-    until(lambda: ws.texts == ["1", "2"])
+    site.flows()
+    site.backend.bring(Confirmed(None))  # type: ignore[arg-type]
+    until(lambda: ws.texts == ["1"])
     assert [record.message for record in problems(caplog) if record.exc_info] == [
         "groups: the reader failed and goes on"
     ]
@@ -676,6 +749,18 @@ def test_older_count_does_not_overwrite_a_newer_one(site: Site) -> None:
     assert counted(site.backend, "room") == 2
     site.hub.leave("room", first)
     site.hub.leave("room", second)
+
+
+def test_release_puts_nothing(site: Site) -> None:
+    """What was due would open the backend again."""
+    put: list[Any] = []
+    ws = Fake()
+    site.backend.on_put = put.append
+    site.join("room", ws)
+    site.hub.release()
+    ticks(30)
+    assert put == []
+    assert site.backend.feeds[0].closed
 
 
 def test_log_is_quiet(site: Site, caplog: pytest.LogCaptureFixture) -> None:

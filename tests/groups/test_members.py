@@ -11,8 +11,9 @@ import gevent
 import pytest
 
 from gws_middleware import WebSocket
+from gws_middleware.connection.states import CLOSED
 from gws_middleware.groups import Publication, members
-from gws_middleware.groups.members import Group
+from gws_middleware.groups.members import Group, Mailbox
 from gws_middleware.protocol.deflate import Parameters
 
 from ..support.inprocess import connected, count_of, hub_errors, problems, spin, ticks, until  # noqa: F401
@@ -370,6 +371,20 @@ def test_handler_may_use_the_group(site: Site) -> None:
     site.send("room", "1")
     until(lambda: handled == ["1", "2", "3"])
     leave(site, "room", ws)
+
+
+def test_no_call_of_a_handler_of_a_closed_connection() -> None:
+    """Neither in a process that was forked, where every connection is closed, and none has ended."""
+    ws, handled = Fake(), []
+
+    def handle(ws: Any, publication: Any) -> None:
+        handled.append(publication)
+        ws._state = CLOSED
+
+    mailbox = Mailbox(ws, handle)  # type: ignore[arg-type]
+    mailbox.fill([1, 2])  # type: ignore[list-item]
+    ticks()
+    assert handled == [1]
 
 
 def test_no_call_of_a_handler_after_leave(site: Site) -> None:
