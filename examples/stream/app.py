@@ -79,8 +79,12 @@ def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
     except ValueError as error:
         start_response("400 Bad Request", [("Content-Type", "text/plain; charset=utf-8")])
         return [f"{error}\n".encode()]
-    if path == "/socket" and environ.get("wsgi.websocket") is not None:
-        socket(environ["wsgi.websocket"], position)
+    if path == "/socket":
+        ws = environ.get("wsgi.websocket")
+        if ws is None:
+            start_response("426 Upgrade Required", [("Content-Type", "text/plain"), ("Upgrade", "websocket")])
+            return [b"This address serves only WebSockets.\n"]
+        socket(ws, position)
         return []
     if path == "/events":
         start_response("200 OK", [("Content-Type", "text/event-stream"), ("Cache-Control", "no-cache")])

@@ -5,6 +5,7 @@ The pictures that the tests take are in ``tests/screenshots/``.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -228,8 +230,55 @@ def test_question_that_is_none_ends_the_connection(server: Server, question: str
 
 
 @pytest.mark.parametrize(
-    ("path", "status"), [("/nothing", 404), ("/socket", 404), ("/events?since=soon", 400), ("/socket?since=1", 400)]
+    ("path", "status"), [("/nothing", 404), ("/socket", 426), ("/events?since=soon", 400), ("/socket?since=1", 400)]
 )
 def test_wrong_address_is_answered(server: Server, path: str, status: int) -> None:
     """With a status, and without a traceback."""
     assert server.get(path).status == status
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The example in this process, with groups in memory."""
+    monkeypatch.setenv("STREAM_GROUPS", "memory://")
+    monkeypatch.setenv("STREAM_DELAY", "0")
+    spec = importlib.util.spec_from_file_location("stream_app", EXAMPLE / "app.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_quiet_event_stream_sends_comments_and_goes_on(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comment is written to a page that may be closed; what comes after it is not lost."""
+    monkeypatch.setattr(module, "QUIET", 0.01)
+    stream = module.events(None)
+    assert [next(stream) for _ in range(4)] == [
+        b"retry: 500\n\n",
+        f"event: process\ndata: {os.getpid()}\n\n".encode(),
+        b": nothing new\n\n",
+        b": nothing new\n\n",
+    ]
+    position = module.groups.send(module.GROUP, {"token": "x"})  # while it does not listen
+    assert next(stream) == f'id: {position}\ndata: {{"token":"x"}}\n\n'.encode()
+    stream.close()
+
+
+def test_model_that_fails_ends_its_answer(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The pages say so, and the log has the reason."""
+
+    def tokens(question: str) -> Iterator[str]:
+        yield question
+        raise ConnectionError("the model is away")
+
+    monkeypatch.setattr(module, "tokens", tokens)
+    module.answer("x")
+    sent = [publication.data for publication in module.groups.history(module.GROUP)]
+    assert [next(iter(event.items() - {("answer", sent[0]["answer"])})) for event in sent] == [
+        ("question", "x"),
+        ("token", "x"),
+        ("end", "failed"),
+    ]
+    assert "the model is away" in caplog.text
