@@ -51,8 +51,8 @@ run: $(RUN) ## Serve the chat on http://127.0.0.1:8000 (PORT=… for another por
 	@$(RUN_BIN)/python -m gws_middleware
 	@echo "Preparing the database of examples/chat ..."
 	@$(RUN_BIN)/python examples/chat/manage.py migrate --verbosity 0
-	@echo "Starting gunicorn. Open http://127.0.0.1:$(PORT)/ in a browser; Ctrl-C stops the server."
-	@$(RUN_BIN)/python -m gunicorn --config gunicorn_conf.py --workers 1 --bind 127.0.0.1:$(PORT) --chdir examples/chat project.wsgi
+	@echo "Starting gunicorn with two workers. Open http://127.0.0.1:$(PORT)/ in a browser; Ctrl-C stops the server."
+	@$(RUN_BIN)/python -m gunicorn --config gunicorn_conf.py --workers 2 --bind 127.0.0.1:$(PORT) --chdir examples/chat project.wsgi
 
 test: $(INSTALLED) ## Run the whole test suite
 	$(BIN)/python -m pytest $(PARALLEL)

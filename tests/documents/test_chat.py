@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -19,10 +20,13 @@ from urllib.parse import urlencode
 import pytest
 from websockets.sync.client import ClientConnection
 
+from gws_middleware.groups import Position
+
 from ..support.chat import CHAT, Chat, serve_chat
 from ..support.documents import TIMEOUT, close_frame, opened, url
 from ..support.rawclient import Response, upgrade_request
 from ..support.servers import ROOT
+from ..support.waiting import eventually
 
 # --- the server ----------------------------------------------------------------------------------------------------
 
@@ -112,6 +116,7 @@ class User:
         """The same, when it has been welcomed."""
         with self.socket(room) as joined:
             joined.welcome = joined.receive("welcome")
+            [joined.me] = [user for user in joined.welcome["people"] if user["name"] == self.name]
             yield joined
 
     def refused(self, path: str, *headers: tuple[str, str]) -> Response:
@@ -139,6 +144,7 @@ class Socket:
     """One WebSocket, in the words of the chat."""
 
     welcome: dict[str, Any]
+    me: dict[str, Any]
 
     def __init__(self, ws: ClientConnection) -> None:
         self.ws = ws
@@ -161,6 +167,12 @@ class Socket:
         """The next event, which is of this kind."""
         event = self.next()
         assert event["type"] == kind, event
+        return event
+
+    def until(self, kind: str) -> dict[str, Any]:
+        """The next event of this kind, whatever comes before it."""
+        while (event := self.next())["type"] != kind:
+            pass
         return event
 
     def texts(self, count: int) -> list[str]:
@@ -227,12 +239,20 @@ def test_known_name_asks_for_its_password(chat: Chat, ada: User) -> None:
     assert f"<b>{ada.name}</b>" in herself.get("/rooms/lobby/").text
 
 
-@pytest.mark.parametrize("name", ["", "<b>", "two words", "n" * 25])
-def test_name_is_refused(chat: Chat, name: str) -> None:
-    """The form says what is wrong, and no user is logged in."""
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("", "This field is required."),
+        ("<b>", "This name cannot be used. Letters, digits and @ . + - _, without spaces."),
+        ("two words", "This name cannot be used. Letters, digits and @ . + - _, without spaces."),
+        ("n" * 25, "Ensure this value has at most 24 characters (it has 25)."),
+    ],
+)
+def test_name_is_refused(chat: Chat, name: str, sentence: str) -> None:
+    """The form says what is allowed, and no user is logged in."""
     user = User(chat, name)
     answer = user.join(name)
-    assert (answer.status, 'role="alert"' in answer.text) == (200, True)
+    assert (answer.status, re.findall(r'role="alert"[^>]*>([^<]*)<', answer.text)) == (200, [sentence])
     assert user.get("/rooms/lobby/").status == 302
 
 
@@ -240,8 +260,8 @@ def test_pages_have_a_policy_and_obey_it(chat: Chat, ada: User) -> None:
     """Scripts and styles are files of our own, which gunicorn serves with DEBUG off."""
     pages = [User(chat).get("/join/"), ada.get("/rooms/lobby/")]
     files = sorted({path for page in pages for path in re.findall(r'(?:src|href)="(/static/[^"]+)"', page.text)})
-    assert files == ["/static/chat/chat.css", "/static/chat/chat.js", "/static/chat/icon.svg"]
-    assert [ada.get(path).status for path in files] == [200, 200, 200]
+    assert files == ["/static/chat/chat.css", "/static/chat/chat.js", "/static/chat/icon.svg", "/static/chat/limits.js"]
+    assert [ada.get(path).status for path in files] == [200, 200, 200, 200]
     for page in pages:
         assert page.headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'self';")
         assert not re.search(r"<style|<script(?! src)| style=| on\w+=|://", page.text)
@@ -283,9 +303,16 @@ def test_socket_over_http_answers_426(ada: User) -> None:
 def test_welcome_lists_the_users_of_the_room(ada: User, room: str) -> None:
     """In an empty room that is the user who joins."""
     with ada.inside(room) as hers:
-        me = hers.welcome["you"]
-        assert me["name"] == ada.name
-        assert hers.welcome == {"type": "welcome", "you": me, "people": [me], "messages": [], "earlier": False}
+        number, position = hers.welcome["worker"].pop("number"), Position.parse(hers.welcome["position"])
+        assert number in (1, 2)
+        assert hers.welcome == {
+            "type": "welcome",
+            "people": [hers.me],
+            "messages": [],
+            "earlier": False,
+            "position": f"{position.epoch}.0",
+            "worker": {"of": 2},
+        }
 
 
 def test_message_reaches_all_alike(both: tuple[Socket, Socket], ada: User, bob: User, room: str) -> None:
@@ -296,6 +323,7 @@ def test_message_reaches_all_alike(both: tuple[Socket, Socket], ada: User, bob: 
     assert his.receive("message") == received
     assert (received["text"], received["user"]["name"]) == ("Grüße, 你好 👋\n<b>", bob.name)
     with ada.inside(room) as later:
+        assert later.welcome["position"] == received.pop("position")
         assert later.welcome["messages"] == [received]
 
 
@@ -319,30 +347,33 @@ def test_history_is_the_last_fifty(ada: User, room: str) -> None:
 
 
 def test_return_brings_what_was_missed(ada: User, bob: User, room: str) -> None:
-    """``since`` is the last message that the page has: those after it come, and no other."""
+    """``since`` is the position that the page has: the messages after it come, and no other."""
     with bob.inside(room) as his:
         with ada.inside(room) as hers:
             his.receive("join")
             his.say("before")
-            last = hers.receive("message")["id"]
+            position = hers.receive("message")["position"]
         his.receive("message")
         his.receive("leave")
         his.say("one", "two")
         his.texts(2)
-        with ada.socket(room, f"?since={last}") as hers:
+        with ada.socket(room, f"?since={position}") as hers:
+            assert hers.texts(2) == ["one", "two"]
             welcome = hers.receive("welcome")
             his.receive("join")
             his.say("three")
-            assert [message["text"] for message in welcome["messages"]] == ["one", "two"]
-            assert welcome["earlier"] is False
+            assert (welcome["messages"], welcome["earlier"]) == ([], False)
             assert hers.texts(1) == ["three"]
 
 
-@pytest.mark.parametrize("since", ["", "0", str(2**63 - 1)])
-def test_since_may_be_any_id(ada: User, room: str, since: str) -> None:
-    """A number that is no message's is one that others come after, or not."""
-    with ada.socket(room, f"?since={since}") as hers:
-        assert hers.receive("welcome")["messages"] == []
+@pytest.mark.parametrize("since", ["", "?since=another.0", "?since=another.7"])
+def test_position_that_is_not_known_brings_the_newest_messages(ada: User, room: str, since: str) -> None:
+    """Those of the database, as for a page that is opened."""
+    with ada.inside(room) as hers:
+        hers.say("one", "two")
+        hers.texts(2)
+        with ada.socket(room, since) as later:
+            assert [message["text"] for message in later.receive("welcome")["messages"]] == ["one", "two"]
 
 
 # --- presence ------------------------------------------------------------------------------------------------------
@@ -352,7 +383,7 @@ def test_join_and_leave_are_events(ada: User, bob: User, room: str) -> None:
     """The new member gets the list of all users, and the others get the new member."""
     with ada.inside(room) as hers:
         with bob.inside(room) as his:
-            both = [hers.welcome["you"], his.welcome["you"]]
+            both = [hers.me, his.me]
             assert sorted(his.welcome["people"], key=lambda user: user["id"]) == both
             assert hers.receive("join") == {"type": "join", "user": both[1]}
         assert hers.receive("leave") == {"type": "leave", "user": both[1]}
@@ -366,11 +397,13 @@ def test_lost_connection_is_a_leave(both: tuple[Socket, Socket]) -> None:
 
 
 def test_two_tabs_are_one_user(ada: User, bob: User, room: str) -> None:
-    """A second tab is not announced, and its user stays until the last one is closed."""
+    """The second tab joins as the same user, who stays until the last one is closed."""
     with bob.inside(room) as his:
         with ada.inside(room) as first:
             his.receive("join")
             with ada.inside(room) as second:
+                for other in (his, first):
+                    assert other.receive("join")["user"] == second.me
                 assert len(second.welcome["people"]) == 2
                 second.say("from the second")
                 assert [his.texts(1), first.texts(1), second.texts(1)] == [["from the second"]] * 3
@@ -383,12 +416,14 @@ def test_two_tabs_are_one_user(ada: User, bob: User, room: str) -> None:
 
 
 def test_typing_is_sent_to_others_and_not_stored(ada: User, bob: User, room: str) -> None:
-    """The user's own tabs do not get it, and it is not in the history."""
+    """It is not in the history."""
     with ada.inside(room) as hers, ada.inside(room) as her_other, bob.inside(room) as his:
+        hers.receive("join")
         for each in (hers, her_other):
             each.receive("join")
-        hers.send(type="typing")
-        assert his.receive("typing") == {"type": "typing", "user": hers.welcome["you"]}
+        hers.send(type="typing", after=0)
+        for each in (her_other, his):
+            assert each.receive("typing") == {"type": "typing", "user": hers.me, "after": 0}
         hers.say("done")
         assert [each.texts(1) for each in (hers, her_other, his)] == [["done"]] * 3
         with bob.inside(room) as later:
@@ -400,9 +435,10 @@ def test_typing_is_throttled(both: tuple[Socket, Socket]) -> None:
     hers, his = both
     for _ in range(2):
         for _ in range(20):
-            hers.send(type="typing")
+            hers.send(type="typing", after=0)
         hers.say("done")
-    assert [his.next()["type"] for _ in range(4)] == ["typing", "message"] * 2
+    # Typing and messages are two groups, which have no common order.
+    assert sorted(his.next()["type"] for _ in range(4)) == ["message"] * 2 + ["typing"] * 2
 
 
 # --- what is not right ---------------------------------------------------------------------------------------------
@@ -422,6 +458,8 @@ def test_typing_is_throttled(both: tuple[Socket, Socket]) -> None:
         ('{"type": "dance"}', 1008),
         ('{"type": ["say"]}', 1008),
         ('{"type": "say"}', 1008),
+        ('{"type": "typing"}', 1008),
+        ('{"type": "typing", "after": "now"}', 1008),
         ('{"type": "say", "text": 5}', 1008),
         ('"' + "x" * 32 * 1024 + '"', 1009),
     ],
@@ -474,8 +512,9 @@ def test_text_is_what_json_can_escape(ada: User, room: str, escaped: str, receiv
 
 def test_logout_closes_the_sockets_of_the_session(chat: Chat, bob: User, room: str) -> None:
     """In all rooms; the same user's other browser and all other users stay."""
-    desk, phone = new_user(chat), User(chat)
-    phone.join(desk.name)
+    desk = new_user(chat)
+    phone = User(chat, desk.name)
+    phone.join()
     with ExitStack() as stack:
         hers = [stack.enter_context(desk.inside(slug)) for slug in (room, room, chat.room())]
         others = [stack.enter_context(user.inside(room)) for user in (phone, bob)]
@@ -496,12 +535,14 @@ def test_restart_closes_with_1012_and_keeps_sessions(tmp_path: Path) -> None:
             last = hers.receive("message")
             chat.server.kill(signal.SIGHUP)
             assert hers.close_frame() == (1012, "")
+        chat.server.log.find("Worker exiting", 2)
         with ada.inside(room) as hers:
+            position = last.pop("position")
             assert hers.welcome["messages"] == [last]
             hers.say("after")
             assert hers.texts(1) == ["after"]
-        with ada.socket(room, f"?since={last['id']}") as hers:
-            assert [message["text"] for message in hers.receive("welcome")["messages"]] == ["after"]
+        with ada.socket(room, f"?since={position}") as hers:
+            assert hers.texts(1) == ["after"]
 
 
 def test_key_can_be_read_by_its_owner_alone(chat: Chat) -> None:
@@ -509,11 +550,61 @@ def test_key_can_be_read_by_its_owner_alone(chat: Chat) -> None:
     assert chat.database.with_suffix(".key").stat().st_mode & 0o777 == 0o600
 
 
+# --- two workers ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def in_worker(user: User, room: str, number: int) -> Iterator[Socket]:
+    """A WebSocket to the worker with this number: the kernel chooses one, so it is opened until it is that one."""
+    with ExitStack() as stack:
+        for _ in range(100):
+            member = stack.enter_context(user.inside(room))
+            if member.welcome["worker"] == {"number": number, "of": 2}:
+                yield member
+                return
+            stack.close()
+    pytest.fail(f"a hundred connections and none in worker {number}")
+
+
+def test_members_in_two_workers_are_in_one_room(chat: Chat, ada: User, bob: User, room: str) -> None:
+    """Messages, joins, typing and the list of users reach both."""
+    with in_worker(ada, room, 1) as hers, in_worker(bob, room, 2) as his:
+        eventually(lambda: hers.next() == {"type": "join", "user": his.me}, "the join")
+        assert sorted(user["name"] for user in his.welcome["people"]) == sorted([ada.name, bob.name])
+        hers.send(type="typing", after=0)
+        eventually(lambda: his.next() == {"type": "typing", "user": hers.me, "after": 0}, "the typing")
+        for number in range(20):
+            (hers if number % 2 else his).say(str(number))
+        received = [[member.until("message") for _ in range(20)] for member in (hers, his)]
+        assert received[0] == received[1]
+        assert sorted(int(message["text"]) for message in received[0]) == list(range(20))
+
+
+def test_killed_worker_loses_nothing(tmp_path: Path) -> None:
+    """Its members connect to another worker, and get what came meanwhile; the list of users is right again."""
+    with serve_chat(tmp_path) as chat:
+        ada, bob, eve, room = new_user(chat), new_user(chat), new_user(chat), chat.room()
+        with in_worker(ada, room, 1) as hers:
+            with in_worker(bob, room, 2) as his, in_worker(eve, room, 2):
+                his.say("before")
+                position = his.until("message")["position"]
+                os.kill(int(chat.database.with_suffix(".worker-2.lock").read_text()), signal.SIGKILL)
+                assert his.close_frame() is None
+            hers.until("message")
+            hers.say("meanwhile")
+            hers.until("message")
+            with bob.socket(room, f"?since={position}") as his:
+                assert his.until("message")["text"] == "meanwhile"
+                hers.send(type="people")
+                assert sorted(user["name"] for user in hers.until("people")["people"]) == sorted([ada.name, bob.name])
+        chat.server.log.expect("Worker .* was sent SIGKILL")
+
+
 # --- many at once --------------------------------------------------------------------------------------------------
 
 SLOW_DATABASE = '''
 """The settings of the example, with a database that lets others run before and after each query, as one over the
-network does.
+network does. Not after a write, whose lock SQLite releases when its row has been read.
 """
 import gevent
 from django.db.backends.signals import connection_created
@@ -521,10 +612,10 @@ from project.settings import *
 
 def slowly(execute, sql, params, many, context):
     gevent.sleep(0.003)
-    try:
-        return execute(sql, params, many, context)
-    finally:
+    result = execute(sql, params, many, context)
+    if sql.startswith("SELECT"):
         gevent.sleep(0.003)
+    return result
 
 def slow_down(connection, **arguments):
     connection.connection.execute("PRAGMA journal_mode=WAL")  # before Django 5.1 no setting says so
@@ -535,7 +626,9 @@ connection_created.connect(slow_down)
 
 
 def test_nothing_is_lost_or_doubled_or_out_of_order_while_many_speak_and_come(tmp_path: Path) -> None:
-    """Each member has all messages, those of the history and those received since, in one and the same order."""
+    """Each member has all messages, those of the history and those received since. Sorted by id, as the page does, they
+    are one list; all that is received from the group has one order.
+    """
     (tmp_path / "slow_settings.py").write_text(SLOW_DATABASE)
     with (
         serve_chat(tmp_path, PYTHONPATH=f"{tmp_path}:{CHAT}:{ROOT}", DJANGO_SETTINGS_MODULE="slow_settings") as chat,
@@ -547,13 +640,13 @@ def test_nothing_is_lost_or_doubled_or_out_of_order_while_many_speak_and_come(tm
             each.say(*map(str, range(20)))
         members = speakers + [stack.enter_context(ada.socket(room)) for _ in range(8)]
         received = [forty_messages(each) for each in members]
-        assert received == [sorted(set(received[0]))] * len(members)
+        assert [sorted(set(ids)) for ids in received] == [sorted(received[0])] * len(members)
 
 
 def forty_messages(member: Socket) -> list[int]:
-    """Their ids, as they came."""
+    """The ids of as many different messages, as they came."""
     found: list[int] = []
-    while len(found) < 40:
+    while len(set(found)) < 40:
         event = member.next()
         messages = event["messages"] if event["type"] == "welcome" else [event] if event["type"] == "message" else []
         found += [message["id"] for message in messages]

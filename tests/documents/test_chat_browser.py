@@ -5,6 +5,8 @@ The pictures that the last tests take are in ``tests/screenshots/``.
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from ..support.browsing import SIZES, TIMEOUT, browser, needs_chromium
 from ..support.chat import Chat, serve_chat
 from ..support.documents import url
 from ..support.servers import ROOT
+from ..support.waiting import eventually
 
 SCREENSHOTS = ROOT / "tests" / "screenshots"
 REFUSED = "WebSocket connection to"
@@ -51,6 +54,11 @@ class Person:
     def is_connected(self) -> None:
         """The page says so."""
         expect(self.page.get_by_role("status")).to_have_text("Connected")
+
+    def reload(self) -> None:
+        """Load the page again, and wait to be connected."""
+        self.page.reload()
+        self.is_connected()
 
     def say(self, text: str) -> None:
         """Type a message and press Enter."""
@@ -194,9 +202,155 @@ def test_restart_of_the_server_is_survived(newcomer: Newcomer, tmp_path: Path) -
         bob.say("after")
         ada.shows("before", "after")
         expect(ada.notices).to_have_text([f"{bob.name} joined"])
-        assert (sockets[0], sockets[-1]) == ("since=0", "since=1")
+        assert (sockets[0], sockets[-1].rpartition(".")[2]) == ("", "1")
         for person in (ada, bob):
             person.context.close()
+
+
+def test_killed_worker_is_survived_by_both_pages(newcomer: Newcomer, tmp_path: Path) -> None:
+    """The pages are connected to different workers. They have one list in one order, before and after one is killed."""
+    with serve_chat(tmp_path) as chat:
+        room = chat.room()
+        ada, bob = newcomer(expected=REFUSED), newcomer(expected=REFUSED)
+        ada.visit(chat, room)
+        bob.visit(chat, room)
+        eventually(lambda: number_of(ada) != number_of(bob) or bob.reload(), "two workers", interval=0.1)
+        killed = number_of(bob)
+        for number in range(10):
+            (ada if number % 2 else bob).say(str(number))
+        expect(ada.bubbles).to_have_count(10)
+        expect(bob.bubbles).to_have_text(ada.bubbles.all_text_contents())
+        with bob.page.expect_websocket():
+            os.kill(int(chat.database.with_suffix(f".worker-{killed}.lock").read_text()), signal.SIGKILL)
+            ada.say("meanwhile")
+        bob.is_connected()
+        bob.say("after")
+        expect(ada.bubbles).to_have_count(12)
+        expect(bob.bubbles).to_have_text(ada.bubbles.all_text_contents())
+        assert [person.bubbles.nth(10).text_content() for person in (ada, bob)] == ["meanwhile"] * 2
+        expect(bob.page.locator("#worker")).to_have_text(re.compile(r"Served by worker [12] of [12]\."))
+        for person in (ada, bob):
+            expect(person.page.locator("#count")).to_have_text("2")
+        for person in (ada, bob):
+            person.context.close()
+        chat.server.log.expect("Worker .* was sent SIGKILL")
+
+
+def number_of(person: Person) -> str:
+    """The worker that the page says it is connected to."""
+    found = re.fullmatch(r"Served by worker (\d) of 2\.", person.page.locator("#worker").text_content() or "")
+    return found[1] if found else ""
+
+
+def test_typing_that_comes_after_its_message_is_not_shown(pair: Pair) -> None:
+    """They are sent to two groups, which have no common order."""
+    ada, bob = pair
+    bob.say("typed")
+    ada.shows("typed")
+    shown = """([after, id]) => {
+        const user = {id, name: "bob"};
+        handlers.typing({user, after});
+        return document.querySelector("#typing").classList.contains("on");
+    }"""
+    last = int(ada.page.locator(".message").get_attribute("data-id") or 0)
+    sender = int(ada.page.locator(".message").get_attribute("data-user") or 0)
+    assert [ada.page.evaluate(shown, [after, sender]) for after in (last - 1, last)] == [False, True]
+
+
+def test_messages_of_two_workers_are_sorted_by_id(pair: Pair) -> None:
+    """Whichever order they come in; a message that comes twice is shown once."""
+    ada, _ = pair
+    ada.say("one")
+    ada.shows("one")
+    ada.page.evaluate(
+        """for (const id of [900003, 900001, 900002, 900001]) handlers.message(
+            {id, user: {id: 0, name: "eve"}, text: `number ${id}`, sent: new Date().toISOString(), position: "x.1"})"""
+    )
+    ada.shows("one", "number 900001", "number 900002", "number 900003")
+    expect(ada.page.locator(".message.first")).to_have_count(2)  # a block of hers, and one of eve's
+
+
+def test_page_that_was_away_for_too_long_shows_each_message_once(chat: Chat, newcomer: Newcomer, room: str) -> None:
+    """Its position is not kept any more: it gets the newest messages, and says that some are not shown."""
+    ada, bob = newcomer(), newcomer()
+    line = Line(ada.page)
+    ada.visit(chat, room)
+    bob.visit(chat, room)
+    bob.say("one")
+    ada.shows("one")
+    line.cut()
+    ada.page.evaluate("position = 'another.1'")
+    for number in range(51):
+        bob.say(f"number {number}")
+    expect(bob.bubbles).to_have_count(52)
+    line.cut_off = False
+    expect(ada.bubbles).to_have_text(["one", *(f"number {number}" for number in range(1, 51))])
+    expect(ada.page.get_by_text("Some messages in between are not shown")).to_be_visible()
+    line.opened[-1].close(code=1012)
+    ada.is_connected()
+    bob.say("two")
+    expect(ada.bubbles.last).to_have_text("two")
+    expect(ada.bubbles).to_have_count(52)
+
+
+def test_addresses_are_links_and_nothing_else_is(pair: Pair) -> None:
+    """Only http and https, without what ends a sentence; quotes and markup do not get out of them."""
+    ada, bob = pair
+    texts = (
+        "See https://example.org/a_(b)?c=d&e#f, or http://example.net.",
+        "javascript:alert(1) data:text/html,<script>alert(1)</script> vbscript:x",
+        'https://example.org/"onmouseover="alert(1)',
+        "https://example.org/<img src=x onerror=alert(1)>",
+        "xhttps://[broken https://",
+    )
+    bob.page.on("dialog", lambda dialog: pytest.fail(dialog.message))
+    for text in texts:
+        ada.say(text)
+        expect(bob.bubbles.last).to_have_text(text)
+    bob.shows(*texts)
+    links = bob.page.locator(".bubble a")
+    assert links.evaluate_all("all => all.map(one => [one.getAttribute('href'), one.rel, one.target])") == [
+        [href, "noopener noreferrer nofollow", "_blank"]
+        for href in (
+            "https://example.org/a_(b)?c=d&e#f",
+            "http://example.net",
+            "https://example.org/",
+            "https://example.org/",
+        )
+    ]
+    assert bob.page.locator("#log").evaluate("log => log.querySelectorAll('script, img, [onmouseover]').length") == 0
+
+
+def test_what_does_not_fit_is_counted(pair: Pair) -> None:
+    """The browser cuts what is pasted; the page says how much."""
+    ada, _ = pair
+    writing = ada.page.get_by_label("Message", exact=True)
+    writing.fill("x" * 1990)
+    writing.press("End")
+    ada.page.keyboard.insert_text("0123456789abc")
+    expect(writing).to_have_value("x" * 1990 + "0123456789")
+    expect(ada.page.get_by_text("Cut at 2000 characters: the last 3 did not fit.")).to_be_visible()
+    writing.press("Backspace")
+    expect(ada.page.locator(".cut")).to_be_empty()
+
+
+def test_name_that_does_not_fit_is_counted(chat: Chat, newcomer: Newcomer) -> None:
+    """The form says so before it is sent."""
+    ada = newcomer()
+    ada.page.goto(url(chat.server, "/", "http"))
+    ada.page.get_by_label("Name").press_sequentially("n" * 25)
+    expect(ada.page.get_by_label("Name")).to_have_value("n" * 24)
+    expect(ada.page.get_by_text("Cut at 24 characters: the last 1 did not fit.")).to_be_visible()
+
+
+@pytest.mark.parametrize("touch", [False, True])
+def test_composer_has_the_focus_where_there_is_a_keyboard(
+    chat: Chat, newcomer: Newcomer, room: str, touch: bool
+) -> None:
+    """On a telephone the focus would open one, which covers half of the page."""
+    ada = newcomer(has_touch=touch, is_mobile=touch)
+    ada.visit(chat, room)
+    expect(ada.page.locator("#id_text:focus")).to_have_count(0 if touch else 1)
 
 
 class Line:
@@ -364,6 +518,7 @@ def test_page_fits_the_screen(gallery: Chat, newcomer: Newcomer, size: str, sche
     picture(ada.page, f"chat-{size}-{scheme}")
     for name in ("#state", "#composer", "#send", "h1"):
         expect(ada.page.locator(name)).to_be_in_viewport(ratio=1)
+    expect(ada.bubbles.last).to_be_in_viewport(ratio=1)
     root = "document.documentElement"
     assert ada.page.evaluate(f"[{root}.scrollWidth - innerWidth, {root}.scrollHeight - innerHeight]") == [0, 0]
 
@@ -375,12 +530,46 @@ def test_side_slides_in_on_a_phone(gallery: Chat, newcomer: Newcomer) -> None:
     logout, menu = ada.page.locator("#logout"), ada.page.locator("#menu")
     expect(logout).to_be_hidden()
     menu.click()
-    expect(ada.page.get_by_role("link", name="Lobby")).to_be_focused()
+    lobby = ada.page.get_by_role("link", name="Lobby")
+    expect(lobby).to_be_focused()
+    inside = (
+        "document.querySelector('#side').contains(document.activeElement) || document.activeElement === document.body"
+    )
+    for _ in range(8):  # there are five in it; after the last one the browser's own controls have their turn
+        ada.page.keyboard.press("Tab")
+        assert ada.page.evaluate(inside)
+    lobby.focus()
+    ada.page.keyboard.press("Shift+Tab")
+    assert ada.page.evaluate(inside)
     expect(logout).to_be_in_viewport(ratio=1)
     picture(ada.page, "chat-phone-side")
     ada.page.keyboard.press("Escape")
     expect(logout).to_be_hidden()
     expect(menu).to_be_focused()
+    menu.click()
+    ada.page.set_viewport_size({"width": 1100, "height": 760})
+    ada.say("The page is not inert when there is no menu")
+    expect(ada.bubbles.last).to_have_text("The page is not inert when there is no menu")
+
+
+@pytest.mark.parametrize("width", [640, 844])
+def test_users_can_be_reached_on_a_phone_on_its_side(gallery: Chat, newcomer: Newcomer, width: int) -> None:
+    """With and without a menu: the list and the logout are below the rooms, and the side scrolls."""
+    ada = newcomer("Ada.Lovelace", viewport={"width": width, "height": 360})
+    ada.visit(gallery, gallery.room())
+    if width == 640:
+        ada.page.locator("#menu").click()
+    person = ada.page.locator("#people li")
+    person.scroll_into_view_if_needed()
+    expect(person).to_be_in_viewport(ratio=0.95)  # it ends between two pixels
+    picture(ada.page, f"chat-landscape-{width}")
+    logout = ada.page.locator("#logout")
+    logout.scroll_into_view_if_needed()
+    expect(logout).to_be_in_viewport(ratio=1)
+    if width == 640:
+        ada.page.keyboard.press("Escape")
+    for name in ("#state", "#composer", "#send"):
+        expect(ada.page.locator(name)).to_be_in_viewport(ratio=1)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -391,7 +580,7 @@ def test_form_fits_the_screen(chat: Chat, newcomer: Newcomer, size: str) -> None
     ada.page.get_by_label("Name").fill("two words")
     ada.page.get_by_label("Password").fill("x")
     ada.page.get_by_role("button", name="Start chatting").click()
-    expect(ada.page.get_by_role("alert").first).to_contain_text("valid username")
+    expect(ada.page.get_by_role("alert").first).to_contain_text("without spaces")
     expect(ada.page.get_by_role("button", name="Start chatting")).to_be_in_viewport(ratio=1)
     picture(ada.page, f"chat-form-{size}")
 

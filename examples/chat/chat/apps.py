@@ -5,3 +5,6 @@ from django.apps import AppConfig
 
 class ChatConfig(AppConfig):
     name = "chat"
+
+    def ready(self) -> None:
+        from . import sessions  # noqa: F401 - it connects a signal

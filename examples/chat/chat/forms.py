@@ -7,7 +7,6 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.forms import AuthenticationForm, UsernameField
 from django.contrib.auth.hashers import make_password
 from django.contrib.auth.validators import UnicodeUsernameValidator
-from django.db import models
 
 from .models import Message
 
@@ -15,16 +14,27 @@ from .models import Message
 class JoinForm(AuthenticationForm):
     """Django's login form, which registers a user whose name is not known."""
 
+    NAME = "Letters, digits and @ . + - _, without spaces."
+
     username = UsernameField(
         label="Name",
         max_length=24,
-        validators=[UnicodeUsernameValidator()],
+        help_text=f"At most 24 characters. {NAME}",
+        validators=[UnicodeUsernameValidator(message=f"This name cannot be used. {NAME}")],
         widget=forms.TextInput(attrs={"autofocus": True}),
+    )
+    password = forms.CharField(
+        max_length=128, strip=False, widget=forms.PasswordInput(attrs={"autocomplete": "current-password"})
     )
     error_messages = {
         **AuthenticationForm.error_messages,
         "invalid_login": "This name is taken, and has another password.",
     }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        name = self.fields["username"]
+        name.max_length = name.widget.attrs["maxlength"] = 24  # Django puts that of the model there, which is 150
 
     def clean(self) -> dict[str, Any]:
         name, password = self.cleaned_data.get("username"), self.cleaned_data.get("password")
@@ -34,12 +44,6 @@ class JoinForm(AuthenticationForm):
             )
             self.cleaned_data["username"] = user.get_username()  # "ada" is Ada
         return super().clean()
-
-
-class SinceForm(forms.Form):
-    """The query of a page: the id of the last message that it has."""
-
-    since = forms.IntegerField(required=False, min_value=0, max_value=models.BigIntegerField.MAX_BIGINT)
 
 
 class MessageForm(forms.ModelForm):

@@ -1,50 +1,78 @@
-"""The members of each room, and the delivery of events to them. Each worker process has its own.
+"""A connection to a room: what it receives, and what it sends to the others, whichever worker they are connected to.
 
-``offer()`` puts a frame into the outbox of a connection and never waits for the peer; a connection whose outbox is full
-is ended. So a broadcast does not switch to another greenlet. A query does: hence the lock.
+A room has two groups. ``room.7`` carries the messages and has a history, so that a page that reconnects gets what it
+has missed. ``live.7`` carries what is of no use later: joins, leaves, and who is typing. The connections of one user to
+a room are a third one, whose number of members says whether the user is in the room.
 """
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from threading import Lock
+from copy import copy
 from time import monotonic
 from typing import Any
 
-from gws_middleware import CloseCode, PreparedMessage, WebSocket, prepare
+from django.http import HttpRequest
 
+from gws_middleware import CloseCode, WebSocket
+from gws_middleware.django import groups
+from gws_middleware.groups import Position, Publication
+
+from . import workers
 from .forms import MessageForm
-from .models import Message, Room, describe
+from .models import Message, Room, Visit, describe
+from .sessions import session_group
 
 TYPING_EVERY = 1.0
-"""Seconds between two ``typing`` events of one member that are passed on."""
+"""Seconds between two ``typing`` events of one connection that are passed on."""
 
 
-class LiveRoom:
-    """The connections to a room."""
+def enter(room: Room, request: HttpRequest, since: Position | None) -> None:
+    """Make a connection a member of the room. When this returns, it has no greenlet until a message comes.
 
-    def __init__(self) -> None:
-        self.members: set[Member] = set()
-        self.lock = Lock()
-        """Held from the storing of a message until it has been sent to all members, so that all get the same order."""
+    Args:
+        room: The room.
+        request: The handshake, which is accepted, of a user who is logged in.
+        since: The position that the page has, if any: what came after it is sent.
 
-    def has(self, user: Any) -> bool:
-        """Whether the user is in the room, in any number of tabs."""
-        return any(member.user == user for member in self.members)
+    """
+    ws = request.websocket
+    member = Member(room, ws, copy(request.user))  # the user, and not the lazy object that keeps the whole request
+    groups.join(session_group(request), ws)
+    # The messages after the position are sent first. If it is too old, or there is none, the page gets the newest ones
+    # of the database. Nothing is between both: a message is stored before it is sent to the group.
+    joined = groups.join(room.messages_group, ws, since=since, wrap=with_position)
+    groups.join(room.live_group, ws)
+    groups.join(member.presence, ws)  # nothing is sent to it; it is counted
+    messages, earlier = ([], False) if joined.recovered else room.history()
+    Visit.record(room, member.user)
+    member.announce()
+    member.send(
+        {
+            "type": "welcome",
+            "people": present(room),
+            "messages": [message.as_event() for message in messages],
+            "earlier": earlier,
+            "position": str(joined.position),
+            "worker": workers.rank(),
+        }
+    )
+    ws.detach(on_message=member.receive, on_close=member.leave)
 
-    def people(self) -> list[dict[str, Any]]:
-        return [describe(user) for user in {member.user for member in self.members}]
 
-    def broadcast(self, event: dict[str, Any], but: Any = None) -> None:
-        """Send an event to all members, except for one user."""
-        frame = encode(event)
-        for member in self.members:
-            if member.user != but:
-                member.ws.offer(frame)
+def with_position(publication: Publication) -> str:
+    """What members get: the event with the position after it. Called once for each message and worker."""
+    return encode({**publication.data, "position": str(publication.position)})
 
 
-_live: defaultdict[int, LiveRoom] = defaultdict(LiveRoom)
+def presence_group(room: Room, user: Any) -> str:
+    """The name of the group of a user's connections to a room."""
+    return f"presence.{room.pk}.{user.pk}"
+
+
+def present(room: Room) -> list[dict[str, Any]]:
+    """The users who are connected to the room, in any worker. The kernel knows when a worker has ended."""
+    return [describe(user) for user in Visit.users(room) if groups.count(presence_group(room, user))]
 
 
 class Member:
@@ -52,31 +80,25 @@ class Member:
 
     def __init__(self, room: Room, ws: WebSocket, user: Any) -> None:
         self.room, self.ws, self.user = room, ws, user
-        self.live = _live[room.pk]
+        self.presence = presence_group(room, user)
         self.typed = 0.0
 
-    def enter(self, since: int) -> None:
-        """Announce the user to the others, and send the missed messages to this connection."""
-        with self.live.lock:  # so that no message is stored between the history and the first live message
-            messages, earlier = self.room.history(since)
-            if not self.live.has(self.user):
-                self.live.broadcast({"type": "join", "user": describe(self.user)})
-            self.live.members.add(self)
-            self.send(
-                {
-                    "type": "welcome",
-                    "you": describe(self.user),
-                    "people": self.live.people(),
-                    "messages": [message.as_event() for message in messages],
-                    "earlier": earlier,
-                }
-            )
+    def announce(self) -> None:
+        """Send to the others whether the user is in the room now.
+
+        Other workers may do the same for other tabs of the user, and the last event has to be the right one. So each
+        reads the number again after it has sent, until it is what was sent.
+        """
+        sent = None
+        while (now := groups.count(self.presence) > 0) is not sent:
+            event = {"type": "join" if now else "leave", "user": describe(self.user)}
+            groups.send(self.room.live_group, event, exclude=self.ws)
+            sent = now
 
     def leave(self, ws: WebSocket) -> None:
-        """``on_close``: called once, when the connection has ended."""
-        self.live.members.remove(self)
-        if not self.live.has(self.user):
-            self.live.broadcast({"type": "leave", "user": describe(self.user)})
+        """``on_close``: called once, when the connection has ended and is no member any more."""
+        if not groups.count(self.presence):
+            self.announce()
 
     def receive(self, ws: WebSocket, message: str | bytes) -> None:
         """``on_message``: called for each message, in order."""
@@ -88,8 +110,10 @@ class Member:
         match event:
             case {"type": "say", "text": str(text)}:
                 self.say(text)
-            case {"type": "typing"}:
-                self.typing()
+            case {"type": "typing", "after": int(after)}:
+                self.typing(after)
+            case {"type": "people"}:
+                self.send({"type": "people", "people": present(self.room)})
             case _:
                 ws.close(CloseCode.POLICY_VIOLATION, "unknown event")
 
@@ -98,29 +122,21 @@ class Member:
         if not form.is_valid():
             self.send({"type": "error", "detail": form.errors["text"][0]})
             return
-        with self.live.lock:
-            message = form.save()
-            self.live.broadcast(message.as_event())
+        groups.send(self.room.messages_group, form.save().as_event())
         self.typed = 0.0
 
-    def typing(self) -> None:
+    def typing(self, after: int) -> None:
+        """Pass it on, with the id of the latest message on the page: other pages may have a later one of the user."""
         now = monotonic()
         if now - self.typed >= TYPING_EVERY:
             self.typed = now
-            self.live.broadcast({"type": "typing", "user": describe(self.user)}, but=self.user)
+            event = {"type": "typing", "user": describe(self.user), "after": after}
+            groups.send(self.room.live_group, event, exclude=self.ws)
 
     def send(self, event: dict[str, Any]) -> None:
-        """Send an event to this connection."""
+        """Send an event to this connection alone."""
         self.ws.offer(encode(event))
 
 
-def enter(room: Room, ws: WebSocket, user: Any, since: int) -> None:
-    """Add an accepted WebSocket to the room, which owns it from then on instead of the view."""
-    member = Member(room, ws, user)
-    member.enter(since)
-    ws.detach(on_message=member.receive, on_close=member.leave)
-
-
-def encode(event: dict[str, Any]) -> PreparedMessage:
-    """Encode an event once for all connections."""
-    return prepare(json.dumps(event, ensure_ascii=False, separators=(",", ":")))
+def encode(event: dict[str, Any]) -> str:
+    return json.dumps(event, ensure_ascii=False, separators=(",", ":"))

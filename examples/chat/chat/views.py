@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-from copy import copy
-
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest
 from django.shortcuts import get_object_or_404, redirect, render
 
 from gws_middleware.django.decorators import require_websocket
+from gws_middleware.groups import Position
 
 from . import rooms
-from .forms import MessageForm, SinceForm
+from .forms import MessageForm
 from .models import Room
 
 
@@ -27,16 +26,16 @@ def room(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 @require_websocket
 def socket(request: HttpRequest, slug: str) -> HttpResponse | None:
-    """The WebSocket of the page. ``?since=`` is the id of the last message that a reconnecting page has.
+    """The WebSocket of the page. ``?since=`` is the position that a reconnecting page has.
 
-    Before ``accept()`` an answer is plain HTTP: a redirect to the login page, a 404 or a 400. When this view returns,
-    the connection stays open without a greenlet.
+    Before ``groups.join()`` accepts it, an answer is plain HTTP: a redirect to the login page, a 404 or a 400. When
+    this view returns, the connection stays open without a greenlet.
     """
     room = get_object_or_404(Room, slug=slug)
-    form = SinceForm(request.GET)
-    if not form.is_valid():
-        return HttpResponseBadRequest(form.errors.as_text(), content_type="text/plain")
-    request.websocket.accept()
-    # The user, and not the lazy object around it, which keeps the whole request.
-    rooms.enter(room, request.websocket, copy(request.user), form.cleaned_data["since"] or 0)
+    since = request.GET.get("since")
+    try:
+        position = None if since is None else Position.parse(since)
+    except ValueError as error:
+        return HttpResponseBadRequest(f"{error}\n", content_type="text/plain")
+    rooms.enter(room, request, position)
     return None

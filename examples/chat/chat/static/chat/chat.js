@@ -12,8 +12,10 @@ const OUR_FAULT = [1003, 1007, 1008, 1009]; // this page sent invalid data, so a
 const LONGEST_WAIT = 30;                    // seconds
 
 let socket = null;
-let me = null;         // null until the first welcome
-let last = 0;          // id of the newest message; a new connection requests the messages after it
+const me = { id: Number(chat.dataset.user), name: chat.dataset.name };
+let known = false;     // a welcome has come
+let position = null;   // after the newest message; a new connection requests the messages after it
+let moved = false;     // this connection has brought a message, and so a position
 let attempts = 0;      // to connect, since the last welcome
 let timer = null;
 let over = false;      // no new connection is made
@@ -22,11 +24,11 @@ let pending = [];      // texts that were sent and have not been received as mes
 function connect() {
   if (over || (socket && socket.readyState !== WebSocket.CLOSED)) return;
   clearTimeout(timer);
-  show("connecting", me ? "Reconnecting" : "Connecting");
+  show("connecting", known ? "Reconnecting" : "Connecting");
   const url = new URL(chat.dataset.socket, location.href);
   url.protocol = url.protocol.replace("http", "ws");
-  url.searchParams.set("since", last);
-  let welcomed = false;
+  if (position !== null) url.searchParams.set("since", position);
+  let welcomed = moved = false;
   socket = new WebSocket(url);
   socket.onmessage = (event) => {
     const { type, ...rest } = JSON.parse(event.data);
@@ -81,24 +83,32 @@ addEventListener("online", connect);
 // --- events of the server ------------------------------------------------------------------------------------------
 
 const handlers = {
-  welcome({ you, people: now, messages, earlier }) {
-    const reconnected = me !== null;
-    me = you;
-    attempts = 0;
+  welcome({ people: now, messages, earlier, position: joined, worker }) {
+    // The messages that were missed have come before this, each with its position. Where the server no longer keeps
+    // them, "messages" are the newest ones, and some of them may be on the page already.
     $("log").ariaBusy = "true"; // so that a screen reader does not read each message
-    if (earlier) notice(reconnected ? "Some messages in between are not shown" : "Earlier messages are not shown");
-    messages.forEach((one) => message(one, reconnected));
+    const isNew = messages.length > 0 && !$(`message-${messages[0].id}`);
+    if (earlier && isNew) notice(known ? "Some messages in between are not shown" : "Earlier messages are not shown");
+    messages.forEach((one) => message(one, known));
     $("log").ariaBusy = "false";
-    for (const user of [...people.values()]) if (!now.some(({ id }) => id === user.id)) leave(user);
-    for (const user of now) if (!people.has(user.id)) join(user, reconnected);
+    if (!moved) position = joined;
+    showAll(now, known);
+    $("worker").textContent = `Served by worker ${worker.number} of ${worker.of}.`;
+    known = true;
+    attempts = 0;
     restore();
     show("open", "Connected");
     $("send").disabled = composer.value.trim() === "";
   },
-  message: (one) => message(one, true),
+  message({ position: after, ...one }) {
+    position = after;
+    moved = true;
+    message(one, true);
+  },
+  people: ({ people: now }) => showAll(now, true),
   join: ({ user }) => join(user, true),
   leave: ({ user }) => leave(user),
-  typing: ({ user }) => typing(user),
+  typing: ({ user, after }) => user.id !== me.id && typing(user, after),
   error({ detail }) {
     $("error").textContent = detail;
     restore();
@@ -116,32 +126,41 @@ function restore() {
 const TOGETHER = 5 * 60_000; // ms between two messages of one user that are shown as one block
 const KEEP = 500;            // messages on the page
 
-let latest = { user: null, sent: new Date(0) };
-let following = true; // the end of the log is in view
+let latest = new Date(0); // when the newest message was sent
+let following = true;     // the end of the log is in view
 let unread = 0;
 
 function message({ id, user, text, sent }, live) {
+  if ($(`message-${id}`)) return; // from the database and from the group
   const log = $("log");
   const time = new Date(sent);
   const mine = user.id === me.id;
-  last = id;
   if (mine && pending.includes(text)) pending.splice(pending.indexOf(text), 1);
   stopTyping(user);
+  spoken.set(user.id, id);
+  newest = Math.max(newest, id);
 
-  if (time.toDateString() !== latest.sent.toDateString()) notice(day(time), "day");
   const item = element("li", "message");
+  item.id = `message-${id}`;
+  Object.assign(item.dataset, { id, user: user.id, sent });
   item.classList.toggle("mine", mine);
-  item.classList.toggle("first", latest.user !== user.id || time - latest.sent > TOGETHER);
-  latest = { user: user.id, sent: time };
-
   const head = element("div", "head"); // visible above the first message of a block; screen readers read all
   const clock = element("time", "", time.toLocaleTimeString([], { hour: "numeric", minute: "2-digit" }));
   clock.dateTime = sent;
   head.append(element("b", "", mine ? "You" : user.name), clock);
-  const bubble = element("p", "bubble", text);
+  const bubble = element("p", "bubble");
+  bubble.append(...withLinks(text));
   bubble.title = time.toLocaleString();
   item.append(avatar(user), head, bubble);
-  append(item, mine);
+
+  const next = after(id);
+  if (!next) {
+    if (time.toDateString() !== latest.toDateString()) notice(day(time), "day");
+    latest = time;
+  }
+  log.insertBefore(item, next); // at the end if nothing follows
+  for (const one of [item, next]) one?.classList.toggle("first", startsBlock(one));
+  follow(item, mine);
   while (log.childElementCount > KEEP) log.firstElementChild.remove();
 
   if (live && !mine && document.hidden) {
@@ -150,14 +169,48 @@ function message({ id, user, text, sent }, live) {
   }
 }
 
-function notice(text, kind = "notice") {
-  latest = { user: null, sent: latest.sent };
-  append(element("li", kind, text));
+function after(id) {
+  // The message that follows, if any. All pages have one order, that of the ids; two workers that store messages at the
+  // same time may send them in the other one.
+  let next = null;
+  for (let node = $("log").lastElementChild; node; node = node.previousElementSibling) {
+    if (!node.dataset.id) continue;
+    if (Number(node.dataset.id) < id) break;
+    next = node;
+  }
+  return next;
 }
 
-function append(item, follow = false) {
+function startsBlock(item) {
+  const before = item.previousElementSibling?.dataset;
+  return before?.user !== item.dataset.user || new Date(item.dataset.sent) - new Date(before.sent) > TOGETHER;
+}
+
+const LINK = /https?:\/\/[^\s<>"]*[^\s<>"'.,:;!?()[\]{}]/giu; // what ends a sentence is not part of it
+
+function withLinks(text) {
+  const parts = [];
+  let end = 0;
+  for (const { 0: found, index } of text.matchAll(LINK)) {
+    if (!URL.canParse(found)) continue;
+    const link = element("a", "", found);
+    link.href = found; // it begins with http: or https:, so it is no script
+    link.rel = "noopener noreferrer nofollow";
+    link.target = "_blank";
+    parts.push(text.slice(end, index), link);
+    end = index + found.length;
+  }
+  return [...parts, text.slice(end)];
+}
+
+function notice(text, kind = "notice") {
+  const item = element("li", kind, text);
   $("log").append(item);
-  if (following || follow) toTheEnd();
+  follow(item);
+}
+
+function follow(item, always = false) {
+  if (following || always) toTheEnd();
   else if (item.classList.contains("message")) $("newest").hidden = false;
 }
 
@@ -197,6 +250,7 @@ const people = new Map();  // the users in the room, by id
 const leaving = new Map(); // timers of users whose "left" has not been announced, by id
 
 function join(user, announced) {
+  if (people.has(user.id)) return; // another tab of the user
   people.set(user.id, user);
   if (leaving.has(user.id)) {
     clearTimeout(leaving.get(user.id));
@@ -208,6 +262,7 @@ function join(user, announced) {
 }
 
 function leave(user) {
+  if (!people.has(user.id)) return;
   people.delete(user.id);
   stopTyping(user);
   leaving.set(user.id, setTimeout(() => {
@@ -216,6 +271,14 @@ function leave(user) {
   }, LEAVE_DELAY));
   showPeople();
 }
+
+function showAll(now, announced) {
+  for (const user of [...people.values()]) if (!now.some(({ id }) => id === user.id)) leave(user);
+  for (const user of now) if (!people.has(user.id)) join(user, announced);
+}
+
+// A worker that was killed has sent no "leave" for its users.
+setInterval(() => chat.dataset.state === "open" && send({ type: "people" }), 30_000);
 
 function showPeople() {
   const order = [...people.values()].sort((a, b) => a.name.localeCompare(b.name));
@@ -226,7 +289,6 @@ function showPeople() {
     if (user.id === me.id) item.append(element("small", "", "you"));
     return item;
   }));
-  if (me) $("my-avatar").replaceWith(Object.assign(avatar(me), { id: "my-avatar" }));
 }
 
 function avatar({ id, name }) {
@@ -244,9 +306,13 @@ const TYPING_INTERVAL = 2000; // ms between two "typing" events
 const TYPING_LASTS = 4000;    // ms
 
 const typists = new Map(); // id: name and timer
+const spoken = new Map();  // id: the latest message of the user
+let newest = 0;            // the latest message of all
 let typingSent = 0;
 
-function typing(user) {
+function typing(user, after) {
+  // Messages and the rest are two groups, and have no common order: the message that was typed may be here already.
+  if (after < spoken.get(user.id)) return;
   stopTyping(user);
   typists.set(user.id, { name: user.name, timer: setTimeout(() => stopTyping(user), TYPING_LASTS) });
   showTyping();
@@ -269,13 +335,13 @@ function showTyping() {
 // --- input ---------------------------------------------------------------------------------------------------------
 
 composer.addEventListener("input", () => {
-  const open = socket.readyState === WebSocket.OPEN && me !== null;
+  const open = chat.dataset.state === "open";
   const empty = composer.value.trim() === "";
   $("send").disabled = !open || empty;
   $("error").textContent = "";
   if (open && !empty && Date.now() - typingSent > TYPING_INTERVAL) {
     typingSent = Date.now();
-    send({ type: "typing" });
+    send({ type: "typing", after: newest });
   }
 });
 
@@ -297,16 +363,25 @@ $("composer").onsubmit = (event) => {
   composer.focus();
 };
 
+// A telephone would show its keyboard, which covers half of the messages.
+if (matchMedia("(hover: hover) and (pointer: fine)").matches) composer.focus();
+
+// --- the side, which slides in on small screens --------------------------------------------------------------------
+
 function toggleSide(open) {
   chat.classList.toggle("side-open", open);
   $("menu").ariaExpanded = String(open);
+  $("room").inert = open; // the focus stays in what is open
   (open ? $("side").querySelector("a") : $("menu")).focus();
 }
 
 $("menu").onclick = () => toggleSide(true);
 $("backdrop").onclick = () => toggleSide(false);
-$("side").onkeydown = (event) => {
-  if (event.key === "Escape") toggleSide(false);
+addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && chat.classList.contains("side-open")) toggleSide(false);
+});
+matchMedia("(max-width: 46rem)").onchange = () => {
+  if (chat.classList.contains("side-open")) toggleSide(false);
 };
 
 // --- output --------------------------------------------------------------------------------------------------------
@@ -323,4 +398,5 @@ function element(tag, className = "", text = "") {
   return made;
 }
 
+$("my-avatar").replaceWith(avatar(me));
 connect();
