@@ -76,12 +76,12 @@ def fit(samples: Sequence[Sample]) -> Line:
     return Line(slope, math.sqrt(rest / max(1, count - 2) / spread))
 
 
-def rises(samples: Sequence[Sample], line: Line) -> bool:
-    """Whether memory clearly grows."""
+def rises(samples: Sequence[Sample], line: Line, growth: float = GROWTH) -> bool:
+    """Whether memory clearly grows: by more than ``growth`` bytes in all."""
     seconds = samples[-1].at - samples[0].at
     connections = samples[-1].connections - samples[0].connections
     least = (line.slope - 2 * line.error) * seconds
-    return line.slope * seconds > GROWTH and least > EACH * connections
+    return line.slope * seconds > growth and least > EACH * connections
 
 
 def chart(samples: Sequence[Sample], columns: int = 72, rows: int = 8) -> str:
@@ -101,8 +101,8 @@ def chart(samples: Sequence[Sample], columns: int = 72, rows: int = 8) -> str:
 class Soak:
     """One run."""
 
-    def __init__(self, report: Report, running: Gunicorn, seconds: float, rate: float) -> None:
-        self.report, self.gunicorn, self.seconds, self.rate = report, running, seconds, rate
+    def __init__(self, report: Report, running: Gunicorn, seconds: float, rate: float, growth: float) -> None:
+        self.report, self.gunicorn, self.seconds, self.rate, self.growth = report, running, seconds, rate, growth
         self.over = self.quiet = self.attacked = False
         self.samples: list[Sample] = []
         self.counts: Counter[str] = Counter()
@@ -306,7 +306,7 @@ class Soak:
         figures["its standard error"] = line.error * 60 / KIB
         figures["bytes per connection"] = line.slope * seconds / max(1, connections)
         print(f"\n{chart(measured)}")
-        if rises(measured, line):
+        if rises(measured, line, self.growth):
             each = figures["bytes per connection"]
             self.report.violation("memory", f"it rises by {each:.0f} bytes for each connection")
 
@@ -321,7 +321,9 @@ def _unpinged(peer: Peer) -> Frame:
     return received
 
 
-def main(report: Report, directory: Path, seconds: float, rate: float = RATE, faults: str = "") -> None:
+def main(
+    report: Report, directory: Path, seconds: float, rate: float = RATE, growth: float = GROWTH, faults: str = ""
+) -> None:
     """Run for so many seconds."""
     env = {
         "GWS_COMPRESSION": "shared",
@@ -331,13 +333,17 @@ def main(report: Report, directory: Path, seconds: float, rate: float = RATE, fa
         "STRESS_FAULTS": faults,
     }
     with run_gunicorn(report, directory, 1, env=env, expected=EXPECTED_RECORDS) as running:
-        Soak(report, running, seconds, rate).run()
+        Soak(report, running, seconds, rate, growth).run()
 
 
 def run(arguments: list[str]) -> int:
     """The command line."""
     parser = arguments_of("soak", __doc__, 3600)
     parser.add_argument("--rate", type=float, default=RATE, help=f"connections per second (default {RATE:g})")
+    parser.add_argument(
+        "--growth", type=float, default=GROWTH, help="bytes that memory may gain, however short the run"
+    )
     options = parser.parse_args(arguments)
     report = Report("soak")
-    return report.run(options, lambda folder: main(report, folder, options.seconds, options.rate, options.faults))
+    numbers = options.seconds, options.rate, options.growth
+    return report.run(options, lambda folder: main(report, folder, *numbers, options.faults))

@@ -39,7 +39,7 @@ PACKAGES: dict[str, tuple[int, set[str]]] = {
     "connection": (4, {*BASE, "native", "protocol", "exceptions", "hooks", "config", "process"}),
     "servers": (5, {"typing", "hooks", "process", "connection"}),
     "metrics": (5, {"typing", "process"}),
-    "groups": (5, {*BASE, "protocol", "connection"}),
+    "groups": (5, {*BASE, "protocol", "exceptions", "process", "connection"}),
     "middleware": (6, {*BASE, "protocol", "exceptions", "config", "process", "connection", "servers"}),
     "worker": (7, {"typing", "config", "process", "metrics", "middleware"}),
     "pywsgi": (7, {"typing", "process", "connection", "servers", "middleware"}),
@@ -104,7 +104,8 @@ ORDER: dict[str, list[str]] = {
         "hub",
         "listening",
         "client",
-        "centrifuge",
+        "protocol",
+        "serving",
     ],
 }
 """The modules of a package: each imports only what stands before it."""

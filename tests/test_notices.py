@@ -30,6 +30,7 @@ def test_untested_names_each_thing_that_is_missing(monkeypatch: pytest.MonkeyPat
     found = [re.fullmatch(r"(.+): no (.+)\. To install: (.+)", line) for line in notices.untested()]
     assert [match and (match[2], match[3]) for match in found] == [
         ("chromium", "apt-get install chromium"),
+        ("npm", "apt-get install npm"),
         ("nginx", "apt-get install nginx"),
         ("haproxy", "apt-get install haproxy"),
         ("caddy", "apt-get install caddy"),

@@ -194,12 +194,27 @@ PUBLIC = [
     "pywsgi",
     "monkey",
     "flask",
+    "groups",
+    "groups.centrifuge",
     "testing",
     "hooks",
     "typing",
     *(f"metrics.{name}" for name in ("prometheus", "statsd", "health")),
-    *(f"django.{name}" for name in ("decorators", "views", "users", "signals", "middleware", "test", "liveserver")),
-    "django.pytest_plugin",
+    *(
+        f"django.{name}"
+        for name in (
+            "decorators",
+            "views",
+            "users",
+            "signals",
+            "groups",
+            "centrifuge",
+            "middleware",
+            "test",
+            "liveserver",
+            "pytest_plugin",
+        )
+    ),
 ]
 """Modules that applications and configuration files import from, beside the package itself."""
 

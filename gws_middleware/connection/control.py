@@ -6,8 +6,13 @@ import itertools
 import os
 import secrets
 from typing import Any
+from weakref import WeakValueDictionary
+
+import gevent
 
 from ..config import Config
+from ..exceptions import ConnectionClosed
+from ..process.shutdown import ends_process
 from ..protocol.handshake import accept_headers
 from .callbacks import LogLine
 from .closing import EndObserver
@@ -18,20 +23,25 @@ __all__ = [
     "accept_switched",
     "answer",
     "config_of",
+    "ends_greenlet",
     "expect_idle",
+    "find",
     "forget",
     "greenlet_ends",
     "has_room",
     "id_of",
     "is_closed",
     "is_finished",
+    "is_from_end",
     "is_http_over",
     "is_lost",
     "is_pending",
     "open_now",
+    "refuse_foreign",
     "release",
     "set_server",
     "set_view",
+    "shutdown_code_of",
     "unwatch_end",
     "watch_end",
 ]
@@ -151,6 +161,11 @@ def open_now(ws: WebSocket) -> None:
         ws._check_open()
 
 
+def refuse_foreign(ws: WebSocket) -> None:
+    """RuntimeError where the caller runs in another thread of the operating system than the connection."""
+    ws._turn.refuse_foreign()
+
+
 def watch_end(ws: WebSocket, observer: EndObserver) -> None:
     """Let ``observer.ended(ws)`` be called once, when the connection ends, before ``on_close``; not after a fork."""
     if ws._observers is None:
@@ -165,9 +180,19 @@ def unwatch_end(ws: WebSocket, observer: EndObserver) -> None:
         ws._observers.remove(observer)
 
 
-def has_room(ws: WebSocket) -> bool:
-    """Whether ``offer()`` would keep a message for the peer instead of closing the connection of a slow one."""
-    return ws._state != OPEN or ws._transport.outbox_size < ws._send_limit
+def has_room(ws: WebSocket, size: int) -> bool:
+    """Whether ``offer()`` would keep a message for the peer instead of closing the connection of a slow one.
+
+    Args:
+        ws: The connection.
+        size: Bytes of the frame that is not compressed.
+
+    """
+    if ws._state != OPEN:
+        return True
+    size += size // 1000 + 20  # deflate adds a little to what cannot be compressed
+    waiting = ws._transport.outbox_size
+    return not waiting or waiting + size <= ws._send_limit
 
 
 def greenlet_ends(ws: WebSocket) -> None:
@@ -175,18 +200,41 @@ def greenlet_ends(ws: WebSocket) -> None:
     ws._adapter.ran(ws)
 
 
+def ends_greenlet(error: BaseException) -> bool:
+    """Whether an exception of an application's code is for the greenlet or the process. Any other is logged."""
+    return isinstance(error, gevent.GreenletExit) or ends_process(error)
+
+
+def is_from_end(ws: WebSocket, error: BaseException) -> bool:
+    """Whether an exception comes from the use of a connection that has ended."""
+    return isinstance(error, ConnectionClosed) and is_closed(ws)
+
+
+def shutdown_code_of(ws: WebSocket) -> int:
+    """The close code of a process that ends."""
+    return ws._shutdown_code()
+
+
 _process_id = ""
 _numbers = itertools.count(1)
+_by_id: WeakValueDictionary[str, WebSocket] = WeakValueDictionary()
+"""Those that have been asked for their ids."""
 
 
 def id_of(ws: WebSocket) -> str:
-    """A text that no other connection of the site has, in no process."""
+    """A text that no other connection of the site has, in no process. May be called in any thread."""
     number: str | None = ws.__dict__.get("_id")
     if number is None:
         global _process_id  # one for each process, by definition
         _process_id = _process_id or secrets.token_hex(6)
-        number = ws.__dict__["_id"] = f"{_process_id}{next(_numbers):x}"
+        number = ws.__dict__.setdefault("_id", f"{_process_id}{next(_numbers):x}")
+        _by_id[number] = ws
     return number
+
+
+def find(number: str) -> WebSocket | None:
+    """The connection of this process with this id; None where it is another's, or is not used any more."""
+    return _by_id.get(number)
 
 
 def _forked() -> None:

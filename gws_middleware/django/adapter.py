@@ -51,7 +51,9 @@ class DjangoAdapter(Adapter):
 
     def opened(self, ws: WebSocket) -> None:
         """Watch the database connections of this greenlet, and close the WebSocket if its login has been revoked."""
-        checks.warn_unpatched_server(ws.environ.get("SERVER_SOFTWARE", ""))
+        software = ws.environ.get("SERVER_SOFTWARE", "")
+        checks.warn_unpatched_server(software)
+        checks.warn_separate_workers(software, ws.environ.get("wsgi.multiprocess", False))
         databases.watch(ws)
         websocket_opened.send_robust(WebSocket, websocket=ws)
         users.opened(ws)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from django.apps import apps
@@ -25,9 +27,11 @@ from gevent import events, monkey
 
 from ..config import Config
 from ..exceptions import ConfigError
+from ..groups.backends import directory
+from ..groups.errors import GroupsUnavailable
 from . import conf
 
-__all__ = ["ALL", "connect", "loaded_unpatched", "warn_unpatched_server"]
+__all__ = ["ALL", "connect", "loaded_unpatched", "warn_separate_workers", "warn_unpatched_server"]
 
 log = logging.getLogger("gws_middleware")
 
@@ -38,6 +42,15 @@ PATCH = "Call gevent.monkey.patch_all() in the first lines of the program, befor
 PATCHED_LATE = (
     "Django was loaded before gevent patched the standard library, so all greenlets share the same database "
     "connections and thread-local data, and queries of two requests at the same time fail."
+)
+SEPARATE = (
+    'The groups of settings.GWS are "memory://", which each process has for itself, and there are several workers: a '
+    "message reaches only the members in the worker that sends it."
+)
+SHARE = 'Use "auto", or "sqlite:///directory" with a directory that all processes see.'
+DIRECTORY = (
+    'Set "sqlite:///directory" in settings.GWS["groups"]: a directory on a disk of this host that belongs to the user '
+    "of the server, of its commands and of its tasks, e.g. systemd's RuntimeDirectory."
 )
 PRELOADED = (
     "Run gunicorn without --preload (preload_app), or call gevent.monkey.patch_all() in the first lines of its "
@@ -128,8 +141,71 @@ def check_monkey_patching(app_configs: Any, **arguments: Any) -> Sequence[CheckM
     return [Warning(NOT_PATCHED, hint=PATCH, id="gws_middleware.W005")]
 
 
+def check_group_workers(app_configs: Any, **arguments: Any) -> Sequence[CheckMessage]:
+    """W006: groups in memory, and the environment asks gunicorn for more than one worker."""
+    if _has_valid_settings() and conf.load_groups().url == "memory://" and _workers() > 1:
+        return [Warning(SEPARATE, hint=SHARE, id="gws_middleware.W006")]
+    return []
+
+
+def check_group_directory(app_configs: Any, **arguments: Any) -> Sequence[CheckMessage]:
+    """W007: this process cannot use the directory of the groups.
+
+    It is no error, because the server may run as another user than this command. The directory is not made here, so
+    that it belongs to the user of the server.
+    """
+    if not _has_valid_settings():
+        return []
+    url, _, project = conf.load_groups()
+    try:
+        if url == "auto":
+            _examine(directory.automatic(project or os.getcwd()))
+        elif url.startswith("sqlite://"):
+            _examine(Path(url.removeprefix("sqlite://")))
+    except GroupsUnavailable as error:
+        return [Warning(f"{error}.", hint=DIRECTORY, id="gws_middleware.W007")]
+    return []
+
+
+def _examine(path: Path) -> None:
+    if os.path.lexists(path) or not path.is_absolute():
+        directory.prepare(path)
+    elif not os.access(path.parent, os.W_OK | os.X_OK):
+        raise GroupsUnavailable(f"groups cannot make the directory {path}: this user cannot write in {path.parent}")
+
+
+def _has_valid_settings() -> bool:
+    try:
+        conf.load()
+    except ConfigError:  # E001 reports it
+        return False
+    return True
+
+
+def _workers() -> int:
+    """The workers that gunicorn starts, as far as the environment has it."""
+    options = re.findall(r"(?:^|\s)(?:-w|--workers)[\s=]*(\d+)", os.environ.get("GUNICORN_CMD_ARGS", ""))
+    number = options[-1] if options else os.environ.get("WEB_CONCURRENCY", "")
+    return int(number) if number.isdecimal() else 1
+
+
+@cache
+def warn_separate_workers(software: str, several: bool) -> None:
+    """Log W006 once in a server whose groups are in memory and that has several workers.
+
+    Args:
+        software: ``SERVER_SOFTWARE`` of the request; nothing is logged where it is empty, as in tests.
+        several: ``wsgi.multiprocess`` of the request.
+
+    """
+    if software and several and conf.load_groups().url == "memory://":
+        log.warning("%s: %s %s", software, SEPARATE, SHARE)
+
+
 ALL = [
     check_settings,
+    check_group_workers,
+    check_group_directory,
     check_middleware,
     check_runserver,
     check_psycopg2,

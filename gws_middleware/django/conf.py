@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.core.exceptions import DisallowedHost
@@ -22,9 +24,20 @@ from ..config import SAME_ORIGIN, Config, closest, is_ours, optional, seconds, s
 from ..connection import control
 from ..connection.websocket import WebSocket
 from ..exceptions import ConfigError
+from ..groups.client import Groups
+from ..groups.position import History
 from ..protocol.handshake import origin_allowed
 
-__all__ = ["DjangoConfig", "accept_all", "connect", "host_allowed", "load", "wrapper_settings"]
+__all__ = [
+    "DjangoConfig",
+    "GroupSettings",
+    "accept_all",
+    "connect",
+    "host_allowed",
+    "load",
+    "load_groups",
+    "wrapper_settings",
+]
 
 LOCAL_HOSTS = (".localhost", "127.0.0.1", "[::1]")
 """The hosts that Django allows when ``ALLOWED_HOSTS`` is empty and ``DEBUG`` is on."""
@@ -36,9 +49,55 @@ def _switch(value: object) -> str | None:
     return None if isinstance(value, bool) else "True or False"
 
 
+def _groups(value: object) -> str | None:
+    wanted = '"auto", "sqlite:///directory", "memory://", or a dict with "url" (one of these), "history", or both'
+    if not isinstance(value, (str, Mapping)):
+        return wanted
+    try:
+        Groups(**_group_arguments(value))  # nothing is opened by that
+    except (TypeError, ValueError) as error:
+        return f"{wanted}; {error}"
+    return None
+
+
+def _group_arguments(value: str | Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of ``Groups`` that the setting ``groups`` stands for.
+
+    Args:
+        value: A URL, or a dict with ``"url"`` and ``"history"``, each of which may be missing.
+
+    Returns:
+        Values for ``url`` and ``history``.
+
+    Raises:
+        ValueError: A key is unknown, or a value is wrong.
+
+    """
+    given: Mapping[str, Any] = {"url": value} if isinstance(value, str) else value
+    _check_keys(given, ("url", "history"), "a key of groups")
+    url, history = given.get("url", "auto"), given.get("history", {})
+    if not isinstance(url, str) or not isinstance(history, Mapping):
+        raise ValueError(f"url is {url!r} and history is {history!r}: wanted a str and a dict")
+    return {"url": url, "history": {prefix: _history(prefix, kept) for prefix, kept in history.items()}}
+
+
+def _history(prefix: object, kept: object) -> History:
+    if not isinstance(kept, Mapping):
+        raise ValueError(f"history has {prefix!r}: {kept!r}; wanted is a dict with size, age, or both")
+    _check_keys(kept, [each.name for each in fields(History)], f"a key of the history of {prefix!r}")
+    return History(**kept)
+
+
+def _check_keys(given: Mapping[Any, Any], known: Sequence[str], what: str) -> None:
+    for key in given:
+        if key not in known:
+            nearest = closest(str(key), known)
+            raise ValueError(f"{key!r} is not {what}" + (f": did you mean {nearest!r}?" if nearest else ""))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DjangoConfig(Config):
-    """The settings of ``Config``, and two that only Django has."""
+    """The settings of ``Config``, and three that only Django has."""
 
     database_grace: float | None = setting(
         1.0,
@@ -52,6 +111,15 @@ class DjangoConfig(Config):
         _switch,
         """Whether a logout closes the WebSockets of its session with 4401, and the deactivation or deletion of a user
         all WebSockets of that user.""",
+    )
+    groups: str | Mapping[str, Any] = setting(
+        "auto",
+        _groups,
+        """How messages of groups get to all processes, and what groups keep: ``{"url": "auto", "history": {"room":
+        {"size": 100, "age": 600}}}``, or the URL alone. "auto": a file on this host, for the processes of this user
+        that have the project in the same directory. "history": by prefix, which is what precedes the first dot of a
+        name, the number of messages (100 unless set) and the seconds (300 unless set) that each group keeps; groups
+        with other prefixes keep nothing. In tests "auto" is "memory://".""",
     )
 
 
@@ -67,6 +135,7 @@ def connect() -> None:
 def _changed(*, setting: str, **arguments: Any) -> None:
     if setting == "GWS":
         load.cache_clear()
+        load_groups.cache_clear()
 
 
 @lru_cache(maxsize=1)
@@ -83,6 +152,44 @@ def load() -> DjangoConfig:
     given = _project_settings()
     DjangoConfig.check_names(given)
     return DjangoConfig(**{"user_key": USER_KEY, **given})
+
+
+class GroupSettings(NamedTuple):
+    """The setting ``groups``."""
+
+    url: str
+    history: tuple[tuple[str, History], ...]
+    """What groups keep, by prefix."""
+    project: Path | None
+    """The directory that "auto" has a file for; None for the working directory."""
+
+
+@lru_cache(maxsize=1)
+def load_groups() -> GroupSettings:
+    """Read the setting ``groups``.
+
+    Raises:
+        ConfigError: As ``load()``.
+
+    """
+    arguments = _group_arguments(load().groups)
+    return GroupSettings(arguments["url"], tuple(arguments["history"].items()), _project_directory())
+
+
+def _project_directory() -> Path | None:
+    """``BASE_DIR`` of the settings, else the directory of the package that has the settings module.
+
+    Not the working directory: a service, a command and a task may have different ones.
+    """
+    base = getattr(settings, "BASE_DIR", None)
+    if isinstance(base, (str, os.PathLike)):
+        return Path(base)
+    name = getattr(settings, "SETTINGS_MODULE", None)
+    if name is None:  # settings.configure()
+        return None
+    package = import_module(name.partition(".")[0])
+    paths = list(getattr(package, "__path__", ())) or [os.path.dirname(str(package.__file__))]
+    return Path(paths[0])
 
 
 def _project_settings() -> Mapping[str, Any]:
@@ -114,7 +221,7 @@ def wrapper_settings() -> dict[str, Any]:
 
 
 def _check_places() -> None:
-    """Refuse settings that would have no effect: Django's two are read only from ``settings.GWS``, and no setting is
+    """Refuse settings that would have no effect: Django's own are read only from ``settings.GWS``, and no setting is
     read from an attribute of ``settings`` other than ``GWS``.
     """
     for variable in filter(is_ours, os.environ):

@@ -1,7 +1,8 @@
 """A gunicorn for a test class, for browsers and other programs.
 
 Rule: gunicorn is another process. It serves the project's WSGI application with the project's settings and the test
-databases, and sees nothing else that tests change in their own process.
+databases, and sees nothing else that tests change in their own process. Both have the same groups, in a directory for
+these tests.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.test import TransactionTestCase
 
-from .liveserver_app import DATABASES, DEBUG, HOST
+from . import instance
+from .liveserver_app import DATABASES, DEBUG, GROUPS, HOST
 from .liveserver_conf import READY_SOCKET
 
 __all__ = ["WebSocketLiveServerTestCase"]
@@ -33,8 +35,10 @@ class WebSocketLiveServerTestCase(TransactionTestCase):
     """A ``django.test.LiveServerTestCase`` on gunicorn with the worker class of this package.
 
     The server has the settings of the project, the tests' values for ``DEBUG`` and e-mail, and the test databases that
-    the class lists in ``databases``. ``override_settings``, patches and caches in memory have no effect on it. It
-    serves static files, as ``runserver`` does.
+    the class lists in ``databases``. Groups reach the pages of the server from a test, and the other way: where the
+    setting ``groups`` is ``"auto"`` or ``"memory://"``, both processes have a temporary directory, which the tests of
+    the class share. ``override_settings``, patches and caches in memory have no effect on the server. It serves static
+    files, as ``runserver`` does.
 
     Raises:
         ImproperlyConfigured: A test database is SQLite in memory, which no other process can open, or
@@ -54,7 +58,7 @@ class WebSocketLiveServerTestCase(TransactionTestCase):
     def setUpClass(cls) -> None:
         """Start the server, and wait until it has loaded the application."""
         super().setUpClass()
-        env = _environment(cls.databases)
+        env = {**_environment(cls.databases), GROUPS: cls._share_groups()}
         log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the clean-up
         cls.addClassCleanup(log.close)
         ours, theirs = socket.socketpair()
@@ -79,6 +83,16 @@ class WebSocketLiveServerTestCase(TransactionTestCase):
             raise _failed("ended instead of starting", log)
         cls.live_server_url, cls.live_server_ws_url = f"http://{address}", f"ws://{address}"
         cls.addClassCleanup(_check, process, log)
+
+    @classmethod
+    def _share_groups(cls) -> str:
+        """The URL of the groups of this class, which this process uses until the class has ended."""
+        directory = tempfile.TemporaryDirectory(prefix="gws-", ignore_cleanup_errors=True)
+        cls.addClassCleanup(directory.cleanup)
+        url = f"sqlite://{directory.name}"
+        instance.use_in_tests(url)
+        cls.addClassCleanup(instance.use_in_tests)
+        return url
 
 
 def _command(listener: int) -> list[str]:

@@ -7,14 +7,17 @@ import os
 
 from ..middleware import WebSocketMiddleware
 from ..typing import WSGIApp
+from . import instance
 
-__all__ = ["DATABASES", "DEBUG", "HOST", "application"]
+__all__ = ["DATABASES", "DEBUG", "GROUPS", "HOST", "application"]
 
 HOST = "127.0.0.1"
 DATABASES = "LIVE_SERVER_DATABASES"
 """The environment variable with the name of the test database of each alias, as JSON."""
 DEBUG = "LIVE_SERVER_DEBUG"
 """The environment variable with the tests' ``settings.DEBUG``, as JSON."""
+GROUPS = "LIVE_SERVER_GROUPS"
+"""The environment variable with the URL of the groups that server and tests share."""
 
 
 def application() -> WSGIApp:
@@ -30,6 +33,7 @@ def application() -> WSGIApp:
     settings.DATABASES = {"default": {}, **databases}
     settings.ALLOWED_HOSTS = [*settings.ALLOWED_HOSTS, HOST]
     setup_test_environment(debug=json.loads(os.environ[DEBUG]))
+    instance.use_in_tests(os.environ[GROUPS])
     app: WSGIApp = get_internal_wsgi_application()
     return _with_static_files(app) if apps.is_installed("django.contrib.staticfiles") else app
 

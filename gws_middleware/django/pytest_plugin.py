@@ -1,4 +1,5 @@
-"""The pytest plugin: WebSockets in the test clients of pytest-django, and the fixture ``websocket_client``.
+"""The pytest plugin: WebSockets in the test clients of pytest-django, the fixture ``websocket_client``, and groups that
+are empty when a test begins.
 
 Rule: pytest loads this plugin in every run where the package is installed, so it imports nothing of Django before a
 fixture does.
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["pytest_fixture_setup", "websocket_client"]
+__all__ = ["pytest_fixture_setup", "pytest_runtest_setup", "websocket_client"]
 
 
 @pytest.fixture
@@ -34,6 +35,14 @@ def pytest_fixture_setup() -> Generator[None, Any, None]:
     value = outcome.get_result()
     if type(value) is django.Client:
         value.__class__ = _test_module().WebSocketClient
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Let no test have members and messages of groups of another one."""
+    instance = sys.modules.get(f"{__package__}.instance")
+    if instance is not None:
+        instance.begin_test()
 
 
 def _test_module() -> Any:

@@ -39,8 +39,15 @@ from .. import testing
 from ..exceptions import HandshakeRefused
 from ..middleware import WebSocketMiddleware
 from ..typing import Environ
+from . import commits, instance
 
 __all__ = ["WebSocketClient", "WebSocketRefused", "WebSocketTestMixin"]
+
+UNSENT = (
+    "messages to groups that wait for a commit: {}. A TestCase does not commit: send and receive inside "
+    "self.captureOnCommitCallbacks(execute=True), use a TransactionTestCase, or send with on_commit=False"
+)
+"""What a TimeoutError of the test client has in addition, where this may be why no message came."""
 
 
 class WebSocketRefused(HandshakeRefused):
@@ -121,6 +128,8 @@ class WebSocketClient(Client):
                     yield ws
             except Exception as caught:
                 error = caught
+                if isinstance(error, TimeoutError) and (waiting := commits.unsent()):
+                    error.args = (f"{error}; {UNSENT.format(waiting)}",)
         # Raised here and not in the "except" block, where Python would set the context of the exception.
         if handler.exc_info is not None and self.raise_request_exception:
             raise _with_cause(handler.exc_info[1], error)
@@ -146,9 +155,16 @@ class WebSocketClient(Client):
 
 
 class WebSocketTestMixin:
-    """A mixin for ``TestCase`` and ``TransactionTestCase``: ``self.client`` is a ``WebSocketClient``."""
+    """A mixin for ``TestCase`` and ``TransactionTestCase``: ``self.client`` is a ``WebSocketClient``, and groups are
+    empty when a test begins.
+    """
 
     client_class: type[Client] = WebSocketClient
+
+    def run(self, result: Any = None) -> Any:
+        """Run one test; unittest calls this."""
+        instance.begin_test()
+        return super().run(result)  # type: ignore[misc]
 
 
 class _EnvironFactory(RequestFactory):

@@ -35,12 +35,14 @@ from . import conf, sessions
 __all__ = [
     "LOGGED_OUT",
     "Login",
+    "check_close",
     "close_user_sockets",
     "connect",
     "keep_login",
     "load_rotated_session",
     "login_of",
     "opened",
+    "primary_key",
     "refresh_user",
     "user_key",
 ]
@@ -176,8 +178,19 @@ def opened(ws: WebSocket) -> None:
     of_the_session = _ended_sessions.get(login.session_key or "")
     for revocation in revocations if of_the_session is None else [*revocations, of_the_session]:
         if revocation.applies(login):
-            ws.close(revocation.code, revocation.reason)
+            _close(ws, revocation.code, revocation.reason)
             return
+
+
+def _close(ws: WebSocket, code: int, reason: str) -> None:
+    """Close it. A connection whose client has a protocol of its own may have a code of its own for a logout; there the
+    reason is never empty, because centrifuge-js does not read the code then.
+    """
+    own: int | None = getattr(ws, "logged_out_code", None)
+    if own is None or code != LOGGED_OUT:
+        ws.close(code, reason)
+    else:
+        ws.close(own, reason or "logged out")
 
 
 def _revoke(
@@ -210,7 +223,7 @@ def _revoke(
     open_sockets: list[Any] = list(registry.current())
     found = [ws for ws in open_sockets if applies(login_of(ws))]
     for ws in found:
-        ws.close(code, reason)
+        _close(ws, code, reason)
     return len(found)
 
 
@@ -234,17 +247,32 @@ def close_user_sockets(user: Any, code: int = LOGGED_OUT, reason: str = "") -> i
             name or a user that has been deleted.
 
     """
+    check_close(code, reason)
+    user_id = primary_key(user)
+    return 0 if user_id is None else _revoke(lambda login: login.belongs_to(user_id), code, reason)
+
+
+def check_close(code: int, reason: str) -> None:
+    """Check the code and the reason of a close frame.
+
+    Raises:
+        ValueError: One of them cannot be sent.
+
+    """
     if not may_travel(code) or len(reason.encode()) > MAX_REASON:
         raise ValueError(
             f"code {code} and reason {reason!r}: wanted a code of 1000-1003, 1007-1014 or 3000-4999, and a reason "
             f"of at most {MAX_REASON} bytes"
         )
-    user_id = _primary_key(user)
-    return 0 if user_id is None else _revoke(lambda login: login.belongs_to(user_id), code, reason)
 
 
-def _primary_key(user: Any) -> Any:
-    """The primary key of a user, or of what is a primary key itself. None for AnonymousUser."""
+def primary_key(user: Any) -> Any:
+    """The primary key of a user, or of what is a primary key itself. None for AnonymousUser.
+
+    Raises:
+        ValueError: It is neither, or the user is not stored.
+
+    """
     if user is None or (isinstance(user, Model) and user.pk is None):
         raise ValueError(f"{user!r} has no primary key: wanted a user that is stored, or a primary key")
     if hasattr(user, "pk"):  # also a class of the project's own

@@ -110,7 +110,7 @@ class Groups:
     def _publish(self, name: str, message: Any, exclude: WebSocket | None, info: Any) -> Publish:
         check_name(name)
         kind, data = encode(message)
-        sender = "" if exclude is None else self._hub().exclude(exclude)
+        sender = "" if exclude is None else control.id_of(exclude)
         facts = b"" if info is None else jsontext.dumps(info).encode()
         return Publish(name, Envelope(kind, data, sender, facts).pack(), self.history_of(name))
 
@@ -155,8 +155,7 @@ class Groups:
 
         """
         check_name(name)
-        if isinstance(since, str):
-            since = Position.parse(since)
+        since = _position(since)
         if slow not in ("close", "skip"):
             raise ValueError(f"slow is {slow!r}: wanted is 'close' or 'skip'")
         if slow == "skip" and (self.history_of(name) is not None or handler is not None):
@@ -173,8 +172,14 @@ class Groups:
         return self._hub().join(name, ws, delivery, since, greet)
 
     def leave(self, name: str, ws: WebSocket) -> bool:
-        """Let a connection be no member any more. Whether it was one."""
+        """Let a connection be no member any more. Whether it was one.
+
+        Raises:
+            RuntimeError: The connection belongs to another thread of the operating system.
+
+        """
         check_name(name)
+        control.refuse_foreign(ws)
         return self._hub().leave(name, ws)
 
     def close(self, name: str, code: int = CloseCode.NORMAL, reason: str = "") -> None:
@@ -219,7 +224,7 @@ class Groups:
         Args:
             name: The group.
             since: The first ones after this position; if None, the latest ones.
-            limit: How many at most.
+            limit: How many at most; 1 or more.
 
         Returns:
             Publications; none in a group without history.
@@ -227,11 +232,13 @@ class Groups:
         Raises:
             LookupError: What came after ``since`` is no longer kept.
             GroupsUnavailable: It cannot be read now.
+            ValueError: A wrong argument.
 
         """
         check_name(name)
-        if isinstance(since, str):
-            since = Position.parse(since)
+        if limit < 1:
+            raise ValueError(f"the limit is a number above 0, not {limit!r}")
+        since = _position(since)
         kept = self.history_of(name)
         if kept is None:
             return []
@@ -275,8 +282,7 @@ class Groups:
 
         """
         check_name(name)
-        if isinstance(since, str):
-            since = Position.parse(since)
+        since = _position(since)
         return Listener(self._hub(), name, since, timeout)
 
     def history_of(self, name: str) -> History | None:
@@ -286,11 +292,25 @@ class Groups:
     # --- the rest ----------------------------------------------------------------------------------------------------
 
     def release(self) -> None:
-        """Release files and sockets of this process. What is called later opens them again."""
+        """Release files and sockets of this process. What is called later opens them again.
+
+        Connections are members no more, and iterations end.
+        """
+        hub = hub_if_any(self)
+        if hub is not None:
+            hub.release()
         self._backend.close()
 
     def _hub(self) -> Hub:
-        return hub_of(self, self._backend, self.history_of)
+        history = self._history  # and not self, which the table of hubs does not keep
+        return hub_of(self, self._backend, lambda name: history.get(prefix_of(name)))
+
+
+def _position(since: Position | str | None) -> Position | None:
+    """The argument ``since`` of several methods."""
+    if since is None or isinstance(since, Position):
+        return since
+    return Position.parse(since)
 
 
 def _backend(url: str, project: str | Path | None) -> Backend:

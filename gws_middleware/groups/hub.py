@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -32,13 +33,17 @@ from gevent.lock import BoundedSemaphore
 
 from ..codes import CloseCode
 from ..connection import control
+from ..connection.turns import turns_of
 from ..connection.websocket import WebSocket
+from ..process import registry
+from ..process.counters import Counters
+from ..protocol.connection import PreparedMessage
 from ..typing import Sendable
 from .backends.base import TIMEOUT, Backend, Confirmed, Event, Feed, Lost, Want
 from .errors import GroupsError, GroupsUnavailable
-from .members import Close, Collector, Counters, Delivery, Gap, Group, Mailbox, is_above
+from .members import Close, Collector, Delivery, Gap, Group, Mailbox
 from .message import CONTROL, Envelope, Publication
-from .position import Entry, History, Position, missed
+from .position import Entry, History, Page, Position, Tracker, floor_after_gap, is_above, missed
 
 __all__ = ["CONTROL_GROUP", "COUNTS", "Greet", "Hub", "Joined", "hub_if_any", "hub_of"]
 
@@ -50,6 +55,10 @@ RETRY = (0.1, 2.0)
 """Seconds until a reading that failed is tried again: the first time, and at most."""
 COUNT_AFTER = 0.1
 """Seconds after which other processes see how many members there are here."""
+NEW_EPOCH = 0.01
+"""Seconds between two readings for a connection that joins while the group begins an epoch."""
+HEAL_AT_ONCE = 500
+"""Groups that are read in one call."""
 CONTROL_GROUP = "gws.control"
 """The group of what is for workers, not for members."""
 COUNTS = "members"
@@ -77,26 +86,30 @@ class Hub:
     Args:
         backend: Where messages come from.
         history_of: What a group keeps, by its name.
+        counters: Where it counts.
 
     """
 
-    def __init__(self, backend: Backend, history_of: Callable[[str], History | None]) -> None:
+    def __init__(self, backend: Backend, history_of: Callable[[str], History | None], counters: Counters) -> None:
         self._backend, self._history_of = backend, history_of
-        self._loop = get_hub().loop
+        self._turns = turns_of(get_hub())
         self._pid = os.getpid()
         self._groups: dict[str, Group] = {}
-        self._excluded: dict[str, WebSocket] = {}
-        """Connections that are to get no copy of what they have sent, by the id that messages have."""
         self._feed: Feed | None = None
         self._making_feed = BoundedSemaphore()
         self._unhealed: set[Group] = set()
+        self._retry_after, self._retry_at = 0.0, 0.0
+        """Seconds that were waited after a reading that failed, and when (``time.monotonic()``) they have passed."""
         self._ready: deque[tuple[Group, Iterator[None]]] = deque()
         self._busy: set[Group] = set()
-        """Groups that are in ``_ready``."""
+        """Groups that are in ``_ready``, or of which the courier offers something."""
         self._courier_runs = False
         self._counts: dict[str, int | None] = {}
         """Members whose number other processes do not have yet."""
-        self.counters = Counters()
+        self._counts_are_due = False
+        self._putting_counts = BoundedSemaphore()
+        """An older number is not to come after a newer one."""
+        self._counters = counters
 
     @property
     def is_inherited(self) -> bool:
@@ -105,7 +118,7 @@ class Hub:
 
     def sizes(self) -> dict[str, int]:
         """Members by group, in this process."""
-        return {name: len(group) for name, group in self._groups.items() if len(group)}
+        return {name: group.size for name, group in self._groups.items() if group.size}
 
     # --- joining and leaving -----------------------------------------------------------------------------------------
 
@@ -127,17 +140,17 @@ class Hub:
             ConnectionClosed: It has ended.
 
         """
-        group = self._groups.get(name)
-        if group is not None and ws in group:
-            raise ValueError(f"this WebSocket is a member of {name!r} already")
         group = self._group(name)
+        if ws in group:
+            raise ValueError(f"this WebSocket is a member of {name!r} already")
+        collector = Collector()
         control.watch_end(ws, group)
         try:
-            collector = Collector()
             joined, publications = self._collect(group, ws, collector, since)
             self._send_first(group, ws, collector, delivery, joined, publications, greet)
         except BaseException:
-            self.leave(name, ws)
+            if group.collectors.get(ws) is collector:  # else it was made to leave, and may have joined again
+                self._leave(group, ws)
             raise
         return joined
 
@@ -160,7 +173,7 @@ class Hub:
 
     def forget(self, name: str, collector: Collector) -> None:
         """Let it have no more; a second call does nothing."""
-        group = self._groups.get(name)
+        group = None if self.is_inherited else self._groups.get(name)
         if group is not None and group.collectors.pop(collector, None) is not None:
             self.changed(group)
 
@@ -171,24 +184,39 @@ class Hub:
         self._subscribe(group)
         if not group.confirmed.wait(TIMEOUT):
             raise GroupsUnavailable(f"the subscription of {group.name!r} was not confirmed within {TIMEOUT:g} s")
-        return self._read(group, since)
+        if group.collectors.get(key) is not collector:  # it has ended, or was made to leave
+            return Joined(None, recovered=False), []
+        return self._read(group, collector, since)
 
-    def _read(self, group: Group, since: Position | None) -> tuple[Joined, list[Publication]]:
+    def _read(self, group: Group, collector: Collector, since: Position | None) -> tuple[Joined, list[Publication]]:
         history, tracker = group.history, group.tracker
         if history is None or tracker is None:
             return Joined(None, recovered=False), []
         want = Want(group.name, history, 0 if since is None else since.offset, 0 if since is None else history.size)
-        [page] = self._backend.read([want])
-        if tracker.position is None:  # the first reading of this group
-            for entry in tracker.heal(page).entries:
-                self._give(group, entry)
-            if tracker.holding:
-                self._unhealed.add(group)
-                assert self._feed is not None
-                self._feed.wake()
+        page = self._page_of_the_stream(group, tracker, collector, want)
         found = None if since is None else missed(since, page)
         publications = [found_one for entry in found or () if (found_one := _publication(entry)) is not None]
         return Joined(Position(page.epoch, page.top), recovered=found is not None), publications
+
+    def _page_of_the_stream(self, group: Group, tracker: Tracker, collector: Collector, want: Want) -> Page:
+        """A page after which all comes from the stream: of its epoch, and read after the stream has come to that."""
+        deadline = time.monotonic() + TIMEOUT
+        while True:
+            before = tracker.position and tracker.position.epoch
+            [page] = self._backend.read([want])
+            if tracker.position is None:  # the first reading of this group
+                self._heal_with(group, page)
+                return page
+            now = tracker.position.epoch
+            if before == now == page.epoch:
+                return page
+            if time.monotonic() > deadline:
+                raise GroupsUnavailable(f"group {group.name!r} has begun one epoch after another for {TIMEOUT:g} s")
+            if before == now:  # it has ended, and the stream has not shown that yet
+                tracker.hold()
+                self._must_heal(group)
+                gevent.sleep(NEW_EPOCH)
+            collector.drop_entries()  # the page that is read now has them
 
     def _send_first(
         self,
@@ -201,60 +229,97 @@ class Hub:
         greet: Greet | None,
     ) -> None:
         """Send what a connection has missed, which may wait, until it can be a member."""
-        if greet is not None:
-            for message in greet(joined, publications):
-                ws.send(message)
-            publications = []
         mailbox = None if delivery.handler is None else Mailbox(ws, delivery.handler)
-        for publication in publications:
-            self._send_one(ws, delivery, mailbox, publication)
-        floor = joined.position
-        while collector.items:
-            item = collector.items.popleft()
-            if isinstance(item, Close):
-                ws.close(item.code, item.reason)
-            elif isinstance(item, Gap):
-                floor = None
-                if delivery.on_gap is not None:
-                    group.tell(ws, delivery)
-                elif item.history:
-                    ws.close(CloseCode.TRY_AGAIN_LATER, "messages were missed")
-            elif floor is None or is_above(item, floor):
-                self._send_one(ws, delivery, mailbox, item)
-        if collector.is_full:
-            self.counters.slow += 1
-            ws.close(CloseCode.TRY_AGAIN_LATER, "too slow")
-        control.open_now(ws)  # it may have ended meanwhile
-        if group.collectors.pop(ws, None) is collector:  # else it was made to leave meanwhile
-            group.add(ws, delivery, mailbox, floor)
-            self.changed(group)
+        is_member = False
+        try:
+            for message in self._first(group, ws, delivery, mailbox, joined, publications, greet):
+                if not self._still_joins(group, ws, collector):
+                    return
+                ws.send(message)
+            floor = joined.position
+            while self._still_joins(group, ws, collector) and collector.items:
+                item = collector.items.popleft()
+                if isinstance(item, Close):
+                    ws.close(item.code, item.reason)
+                elif isinstance(item, Gap):
+                    floor = floor_after_gap(floor, item.epoch)
+                    if delivery.on_gap is not None:
+                        group.tell(ws, delivery)
+                    elif item.history:
+                        ws.close(CloseCode.TRY_AGAIN_LATER, "messages were missed")
+                elif is_above(item.epoch, item.offset, floor) and not _is_from(item, ws):
+                    if mailbox is not None:
+                        group.post(ws, mailbox, item)
+                    elif (frame := group.frame(item, delivery)) is not None:
+                        ws.send(frame)
+            if collector.is_full:
+                self._counters.dropped += 1
+                ws.close(CloseCode.TRY_AGAIN_LATER, "too slow")
+            if self._still_joins(group, ws, collector):
+                group.add(ws, delivery, mailbox, floor)
+                del group.collectors[ws]
+                is_member = True
+                self.changed(group)
+        finally:
+            if mailbox is not None and not is_member:
+                mailbox.clear()
 
-    def _send_one(self, ws: WebSocket, delivery: Delivery, mailbox: Mailbox | None, publication: Publication) -> None:
-        if mailbox is not None:
-            mailbox.put(publication)
-        elif (message := delivery.message(publication)) is not None:
-            ws.send(message)
+    def _first(
+        self,
+        group: Group,
+        ws: WebSocket,
+        delivery: Delivery,
+        mailbox: Mailbox | None,
+        joined: Joined,
+        publications: list[Publication],
+        greet: Greet | None,
+    ) -> Iterator[Sendable | PreparedMessage]:
+        """What is sent for that which it has missed."""
+        publications = [one for one in publications if not _is_from(one, ws)]
+        if greet is not None:
+            yield from greet(joined, publications)
+        elif mailbox is not None:
+            mailbox.fill(publications)
+        else:
+            for publication in publications:
+                frame = group.frame(publication, delivery)
+                if frame is not None:
+                    yield frame
+
+    def _still_joins(self, group: Group, ws: WebSocket, collector: Collector) -> bool:
+        """Whether it was not made to leave meanwhile; ConnectionClosed if it has ended."""
+        control.open_now(ws)
+        return group.collectors.get(ws) is collector
 
     def leave(self, name: str, ws: WebSocket) -> bool:
         """Let it be no member. Whether it was one."""
         group = self._groups.get(name)
         if group is None or ws not in group:
             return False
+        self._leave(group, ws)
+        return True
+
+    def _leave(self, group: Group, ws: WebSocket) -> None:
         control.unwatch_end(ws, group)
         group.leave(ws)
         self.changed(group)
-        return True
 
     def changed(self, group: Group) -> None:
         """The members of a group are others."""
         if group.is_empty and self._groups.get(group.name) is group:
             del self._groups[group.name]
             self._unhealed.discard(group)
+            group.confirmed.set()  # a connection that has ended while it joined waits no longer
             if self._feed is not None:
                 self._feed.unsubscribe([group.name])
-        if not self._counts:
-            gevent.spawn_later(COUNT_AFTER, self._flush_counts_or_log)
-        self._counts[group.name] = len(group) or None
+        current = self._groups.get(group.name)
+        self._counts[group.name] = None if current is None else current.size or None
+        self._put_counts_after(COUNT_AFTER)
+
+    def _put_counts_after(self, seconds: float) -> None:
+        if not self._counts_are_due:
+            self._counts_are_due = True
+            gevent.spawn_later(seconds, self._put_counts)
 
     def flush_counts(self) -> None:
         """Let other processes see how many members there are here.
@@ -263,34 +328,36 @@ class Hub:
             GroupsUnavailable: They do not see it.
 
         """
-        counts, self._counts = self._counts, {}
-        try:
-            if counts:
-                self._backend.put(COUNTS, counts)
-        except GroupsUnavailable:
-            self._counts = counts | self._counts
-            raise
+        with self._putting_counts:
+            counts, self._counts = self._counts, {}
+            try:
+                if counts:
+                    self._backend.put(COUNTS, counts)
+            except GroupsUnavailable:
+                self._counts = counts | self._counts
+                raise
 
-    def _flush_counts_or_log(self) -> None:
+    def _put_counts(self) -> None:
+        """Runs in a greenlet of its own."""
         if self.is_inherited:
             return
+        self._counts_are_due = False
         try:
             self.flush_counts()
         except GroupsUnavailable as error:
             log.warning("the number of members is not visible to other processes: %s", error)
-            gevent.spawn_later(RETRY[1], self._flush_counts_or_log)
+            self._put_counts_after(RETRY[1])
 
-    def exclude(self, ws: WebSocket) -> str:
-        """What a message has that is not for this connection."""
-        number = control.id_of(ws)
-        if number not in self._excluded and not control.is_closed(ws):
-            self._excluded[number] = ws
-            control.watch_end(ws, self)
-        return number
-
-    def ended(self, ws: WebSocket) -> None:
-        """A connection that has sent has ended. What it has sent may still come, and finds no member."""
-        self._excluded.pop(control.id_of(ws), None)
+    def release(self) -> None:
+        """Close the feed. Connections are members no more, and iterations end."""
+        feed, self._feed = self._feed, None
+        groups, self._groups = list(self._groups.values()), {}
+        self._unhealed.clear()
+        self._counts.clear()  # they end with the backend, which they would open again
+        for group in groups:
+            group.clear()
+        if feed is not None:
+            feed.close()
 
     # --- the reader --------------------------------------------------------------------------------------------------
 
@@ -298,7 +365,7 @@ class Hub:
         """The group of this name, at once: another join finds the same one meanwhile."""
         group = self._groups.get(name)
         if group is None:
-            group = self._groups[name] = Group(name, self._history_of(name), self.changed, self.counters)
+            group = self._groups[name] = Group(name, self._history_of(name), self.changed, self._counters)
         return group
 
     def _subscribe(self, group: Group) -> None:
@@ -308,7 +375,7 @@ class Hub:
                 self._feed = self._backend.feed()
                 self._feed.subscribe([CONTROL_GROUP])
                 gevent.spawn(self._run_reader, self._feed)
-            if not group.is_subscribed:
+            if not group.is_subscribed and self._groups.get(group.name) is group:
                 group.is_subscribed = True
                 if self._feed.subscribe([group.name]):
                     group.confirmed.set()
@@ -316,23 +383,26 @@ class Hub:
     def _run_reader(self, feed: Feed) -> None:
         """Runs in a greenlet of its own while there are groups."""
         try:
-            while not self.is_inherited and (self._read_once(feed) or self._groups):
-                pass
+            while not self.is_inherited and self._feed is feed and (self._read_once(feed) or self._groups):
+                if self._turns.is_over():
+                    self._turns.give_way()
+                else:
+                    gevent.sleep(0)  # what takes the entries comes before more of them
         finally:
-            if not self.is_inherited:
+            if not self.is_inherited and self._feed is feed:
                 self._feed = None
                 feed.close()
 
     def _read_once(self, feed: Feed) -> bool:
         """Wait for events. Whether there was anything to do."""
         try:
-            events = feed.wait(min((group.retry_after for group in self._unhealed), default=LINGER))
-            if self.is_inherited:
+            events = feed.wait(max(0.0, self._retry_at - time.monotonic()) if self._unhealed else LINGER)
+            if self.is_inherited or self._feed is not feed:
                 return False
             for event in events:
                 self._take(event)
-            for group in list(self._unhealed):
-                self._heal(group)
+            if self._unhealed and time.monotonic() >= self._retry_at:
+                self._heal()
             return bool(events)
         except Exception:  # a mistake of ours or of a backend: members are not left without messages for it
             log.exception("groups: the reader failed and goes on")
@@ -349,8 +419,8 @@ class Hub:
                     self._obey(event)
             elif group.tracker is None or group.tracker.take(event):
                 self._give(group, event)
-            elif group.tracker.holding and group.tracker.position is not None:
-                self._unhealed.add(group)
+            elif group.tracker.holding:
+                self._must_heal(group)
         elif isinstance(event, Confirmed):
             for name in event.groups & self._groups.keys():
                 self._groups[name].confirmed.set()
@@ -359,9 +429,9 @@ class Hub:
             for group in list(self._groups.values()):
                 if group.tracker is None:
                     self._lose(group)
-                elif group.tracker.position is not None:
+                else:
                     group.tracker.hold()
-                    self._unhealed.add(group)
+                    self._must_heal(group)
 
     def _give(self, group: Group, entry: Entry) -> None:
         """An entry is next in its group."""
@@ -372,28 +442,46 @@ class Hub:
 
     def _lose(self, group: Group) -> None:
         """Entries of a group are missing."""
-        self.counters.gaps += 1
-        group.put(Gap(history=group.history is not None))
+        self._counters.group_gaps += 1
+        position = None if group.tracker is None else group.tracker.position
+        group.put(Gap(group.history is not None, "" if position is None else position.epoch))
         self._start_courier(group)
 
-    def _heal(self, group: Group) -> None:
+    def _must_heal(self, group: Group) -> None:
+        """Entries of a group may be missing. (Before the first page of a group, the connection that joins reads it.)"""
+        if group.tracker is not None and group.tracker.position is not None and self._groups.get(group.name) is group:
+            if not self._unhealed and self._feed is not None:
+                self._feed.wake()
+            self._unhealed.add(group)
+
+    def _heal(self) -> None:
         """Read what may be missing."""
-        tracker, history = group.tracker, group.history
-        assert tracker is not None and history is not None and tracker.position is not None
+        wants: dict[Group, Want] = {}
+        for group in list(self._unhealed)[:HEAL_AT_ONCE]:
+            assert group.tracker is not None and group.history is not None and group.tracker.position is not None
+            wants[group] = Want(group.name, group.history, group.tracker.position.offset, group.history.size)
         try:
-            [page] = self._backend.read([Want(group.name, history, tracker.position.offset, history.size)])
+            pages = self._backend.read(list(wants.values()))
         except GroupsUnavailable:  # the backend has logged it
-            group.retry_after = min(max(RETRY[0], 2 * group.retry_after), RETRY[1])
+            self._retry_after = min(max(RETRY[0], 2 * self._retry_after), RETRY[1])
+            self._retry_at = time.monotonic() + self._retry_after
             return
-        healed = tracker.heal(page)
+        self._retry_after = 0.0
+        for group, page in zip(wants, pages, strict=True):
+            if group in self._unhealed:  # else it has no member any more
+                self._heal_with(group, page)
+
+    def _heal_with(self, group: Group, page: Page) -> None:
+        assert group.tracker is not None
+        healed = group.tracker.heal(page)
         if healed.lost:
             log.warning("group %s: messages are missing, and the history does not have them", group.name)
             self._lose(group)
         for entry in healed.entries:
             self._give(group, entry)
-        group.retry_after = 0.0
-        if not tracker.holding:
-            self._unhealed.discard(group)
+        self._unhealed.discard(group)
+        if group.tracker.holding:
+            self._must_heal(group)
 
     def _obey(self, entry: Entry) -> None:
         """What is for workers."""
@@ -410,7 +498,7 @@ class Hub:
     def _start_courier(self, group: Group) -> None:
         if group.items and group not in self._busy:
             self._busy.add(group)
-            self._ready.append((group, group.fan_out(self._excluded)))
+            self._ready.append((group, group.fan_out(self._turns.is_over)))
             if not self._courier_runs:
                 self._courier_runs = True
                 gevent.spawn(self._run_courier)
@@ -422,11 +510,15 @@ class Hub:
                 group, steps = self._ready.popleft()
                 try:
                     next(steps)
-                except StopIteration:
+                except BaseException as error:
                     self._busy.discard(group)
-                    self._start_courier(group)  # something has come in the last moment
+                    self._start_courier(group)  # something has come in the last moment, or is left
+                    if not isinstance(error, StopIteration):
+                        raise
                 else:
                     self._ready.append((group, steps))
+                if self._turns.is_over():
+                    self._turns.give_way()
         finally:
             self._courier_runs = False
 
@@ -441,6 +533,11 @@ def _publication(entry: Entry, *, control_too: bool = False) -> Publication | No
     if envelope.kind == CONTROL and not control_too:
         return None
     return Publication(entry, envelope)
+
+
+def _is_from(publication: Publication, ws: WebSocket) -> bool:
+    """Whether this connection gets no copy, because it has sent it."""
+    return bool(publication.sender) and control.find(publication.sender) is ws
 
 
 _ATTRIBUTE = "_gws_middleware_groups"
@@ -463,5 +560,5 @@ def hub_of(owner: Any, backend: Backend, history_of: Callable[[str], History | N
         setattr(gevent_hub, _ATTRIBUTE, hubs)
     hub = hubs.get(owner)
     if hub is None or hub.is_inherited:
-        hub = hubs[owner] = Hub(backend, history_of)
+        hub = hubs[owner] = Hub(backend, history_of, registry.current().counters)
     return hub

@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 
 from .hub import Hub
-from .members import Close, Collector, Gap, is_above
+from .members import Close, Collector, Gap
 from .message import Publication
-from .position import Position
+from .position import Position, floor_after_gap, is_above
 
 __all__ = ["Listener"]
 
@@ -20,6 +20,7 @@ class Listener:
 
     def __init__(self, hub: Hub, name: str, since: Position | None, timeout: float | None) -> None:
         self._hub, self._name, self._timeout = hub, name, timeout
+        self._is_closed = False
         self._collector = Collector()
         joined, self._missed = hub.collect(name, self._collector, since)
         self._missed.reverse()
@@ -34,6 +35,8 @@ class Listener:
         return self
 
     def __next__(self) -> Publication:
+        if self._is_closed:
+            raise StopIteration
         publication = self._missed.pop() if self._missed else self._wait()
         if publication is None:
             self.close()
@@ -55,6 +58,7 @@ class Listener:
 
     def close(self) -> None:
         """End the iteration; a second call does nothing."""
+        self._is_closed = True
         self._hub.forget(self._name, self._collector)
 
     def _wait(self) -> Publication | None:
@@ -72,11 +76,11 @@ class Listener:
             if isinstance(item, Close):
                 return None
             if isinstance(item, Gap):
-                self._floor = None
+                self._floor = floor_after_gap(self._floor, item.epoch)
                 if item.history:
                     self.close()
                     raise self._missed_error()
-            elif self._floor is None or is_above(item, self._floor):
+            elif is_above(item.epoch, item.offset, self._floor):
                 return item
 
     def _missed_error(self) -> LookupError:

@@ -17,12 +17,13 @@ from gevent.event import Event as Signal
 from ..codes import CloseCode
 from ..connection import control
 from ..connection.websocket import WebSocket
+from ..process.counters import Counters
 from ..protocol.connection import PreparedMessage, prepare
 from ..typing import Sendable
 from .message import Publication
-from .position import History, Position, Tracker
+from .position import History, Position, Tracker, floor_after_gap, is_above
 
-__all__ = ["Close", "Collector", "Counters", "Delivery", "Gap", "Group", "Mailbox", "is_above"]
+__all__ = ["Close", "Collector", "Delivery", "Gap", "Group", "Mailbox"]
 
 log = logging.getLogger("gws_middleware.groups")
 
@@ -56,6 +57,9 @@ class Gap(NamedTuple):
     """Stands among the entries of a group where some are missing."""
 
     history: bool
+    """Whether the group has one."""
+    epoch: str
+    """In which it goes on; empty without history."""
 
 
 class Close(NamedTuple):
@@ -71,37 +75,50 @@ Item = Publication | Gap | Close
 class Mailbox:
     """What waits for the ``handler`` of one member. A greenlet exists while there is something."""
 
-    __slots__ = ("_handler", "_queue", "_runs", "_ws")
+    __slots__ = ("_handler", "_limit", "_queue", "_runs", "_ws")
 
     def __init__(self, ws: WebSocket, handler: Callable[[WebSocket, Publication], object]) -> None:
         self._ws, self._handler = ws, handler
         self._queue: deque[Publication] = deque()
+        self._limit = MAX_WAITING
         self._runs = False
+
+    def fill(self, publications: list[Publication]) -> None:
+        """What it has missed comes first. The limit is for what comes after that."""
+        self._limit += len(publications)
+        self._queue.extend(publications)
+        self._start()
 
     def put(self, publication: Publication) -> bool:
         """False where too many wait."""
-        if len(self._queue) >= MAX_WAITING:
+        if len(self._queue) >= self._limit:
             return False
         self._queue.append(publication)
-        if not self._runs:
-            self._runs = True
-            gevent.spawn(self._run)
+        self._start()
         return True
 
     def clear(self) -> None:
         """It is no member any more."""
         self._queue.clear()
 
+    def _start(self) -> None:
+        if self._queue and not self._runs:
+            self._runs = True
+            gevent.spawn(self._run)
+
     def _run(self) -> None:
         ws = self._ws
         try:
-            while self._queue:
+            while self._queue and not control.is_closed(ws):
                 self._handler(ws, self._queue.popleft())
-        except Exception:
-            self._queue.clear()
-            if not control.is_closed(ws):
-                log.exception("WebSocket %s: %r raised; closed with 1011", ascii(ws.path), self._handler)
-                ws.close(CloseCode.INTERNAL_ERROR)
+        except BaseException as error:
+            if control.is_from_end(ws, error):
+                return  # the handler has used a connection that has ended
+            if control.ends_greenlet(error):
+                ws.close(control.shutdown_code_of(ws))
+                raise
+            log.error("WebSocket %s: %r raised; closed with 1011", ascii(ws.path), self._handler, exc_info=error)
+            ws.close(CloseCode.INTERNAL_ERROR)
         finally:
             self._runs = False
             control.greenlet_ends(ws)
@@ -113,28 +130,21 @@ class Collector:
     def __init__(self) -> None:
         self.items: deque[Item] = deque()
         self.is_full = False
-        """More came than can wait."""
+        """More came than can wait: nothing follows what waits."""
         self.has_items = Signal()
 
     def put(self, item: Item) -> None:
         """In order."""
-        if len(self.items) >= MAX_WAITING:
+        if self.is_full or len(self.items) >= MAX_WAITING:
             self.is_full = True
         else:
             self.items.append(item)
         self.has_items.set()
 
-
-class Counters:
-    """Numbers that only grow, of one process."""
-
-    def __init__(self) -> None:
-        self.slow = 0
-        """Members that were closed because their ``handler``, or their joining, was too slow."""
-        self.skipped = 0
-        """Messages that slow members did not get."""
-        self.gaps = 0
-        """How often a group has missed messages."""
+    def drop_entries(self) -> None:
+        """They are read in another way."""
+        self.items = deque(item for item in self.items if isinstance(item, Close))
+        self.is_full = False
 
 
 class Group:
@@ -168,13 +178,15 @@ class Group:
         self._recipients: Recipients | None = None
         self._floors: dict[WebSocket, Position] = {}
         """Of members that have read more than the feed has brought: the entries up to here are no longer for them."""
-        self._removed: set[WebSocket] = set()
-        """Connections that were removed since the courier began the entry that it offers."""
+        self._removed: set[WebSocket] | None = None
+        """Connections that were removed since the courier began the entry that it offers; None while it has none."""
 
     def __contains__(self, ws: object) -> bool:
         return ws in self.collectors or any(ws in members for members in self._members.values())
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
+        """How many members it has."""
         return sum(map(len, self._members.values()))
 
     @property
@@ -199,7 +211,8 @@ class Group:
     def leave(self, ws: WebSocket) -> None:
         """It is no member any more, and gets nothing of what is on the way."""
         self._remove(ws)
-        self._removed.add(ws)
+        if self._removed is not None:
+            self._removed.add(ws)
         self.items = deque((item, _without({ws}, recipients)) for item, recipients in self.items)
 
     def _remove(self, ws: WebSocket) -> None:
@@ -219,6 +232,21 @@ class Group:
         self._remove(ws)
         self._changed(self)
 
+    def clear(self) -> None:
+        """Nothing is a member any more, and iterations end."""
+        for members in self._members.values():
+            for ws, mailbox in members.items():
+                control.unwatch_end(ws, self)
+                if mailbox is not None:
+                    mailbox.clear()
+        for collector in self.collectors.values():
+            collector.put(Close(CloseCode.NORMAL, ""))
+        self._members, self._recipients, self._removed = {}, None, None
+        self.collectors.clear()
+        self._floors.clear()
+        self.items.clear()
+        self.confirmed.set()
+
     # --- what the reader does ----------------------------------------------------------------------------------------
 
     def put(self, item: Item) -> None:
@@ -235,25 +263,28 @@ class Group:
 
     def _above_floors(self, item: Item, recipients: Recipients) -> Recipients:
         """Without the members that have this entry already."""
-        if not isinstance(item, Publication):
-            self._floors.clear()
-            return recipients
         below = set()
         for ws, floor in list(self._floors.items()):
-            if is_above(item, floor):
+            if isinstance(item, Publication):
+                if is_above(item.epoch, item.offset, floor):
+                    del self._floors[ws]
+                else:
+                    below.add(ws)
+            elif isinstance(item, Gap) and floor_after_gap(floor, item.epoch) is None:
                 del self._floors[ws]
-            else:
-                below.add(ws)
-        return _without(below, recipients)
+        return _without(below, recipients) if below else recipients
 
     # --- what the courier does ---------------------------------------------------------------------------------------
 
-    def fan_out(self, excluded: dict[str, WebSocket]) -> Iterator[None]:
-        """Offer what waits; each step of the iterator is a slice."""
+    def fan_out(self, is_over: Callable[[], bool]) -> Iterator[None]:
+        """Offer what waits. Others may run at each step of the iterator, which comes after a slice, and where the turn
+        of the event loop is over.
+        """
         while self.items:
             item, recipients = self.items.popleft()
-            self._removed.clear()
-            sender = excluded.get(item.sender) if isinstance(item, Publication) else None
+            removed: set[WebSocket] = set()
+            self._removed = removed
+            sender = control.find(item.sender) if isinstance(item, Publication) and item.sender else None
             frames: dict[Any, PreparedMessage | None] = {}
             for delivery, members in recipients:
                 deliver = self._step(item, delivery, frames)
@@ -261,9 +292,18 @@ class Group:
                     continue
                 for start in range(0, len(members), SLICE):
                     for ws in members[start : start + SLICE]:
-                        if ws is not sender and ws not in self._removed:
-                            deliver(ws)
+                        if is_over():
+                            yield  # here, because offer() would wait after it was checked that this is a member
+                        if ws is not sender and ws not in removed:
+                            self._deliver(deliver, ws)
                     yield
+        self._removed = None
+
+    def _deliver(self, deliver: Callable[[WebSocket], object], ws: WebSocket) -> None:
+        try:
+            deliver(ws)
+        except Exception:  # a mistake of ours: the other members get it
+            log.exception("WebSocket %s: a message of group %s was not delivered", ascii(ws.path), self.name)
 
     def _step(
         self, item: Item, delivery: Delivery, frames: dict[Any, PreparedMessage | None]
@@ -275,9 +315,9 @@ class Group:
             return self._gap_step(delivery, item)
         if delivery.handler is not None:
             mailboxes = self._members.get(delivery, {})
-            return lambda ws: self._post(ws, mailboxes.get(ws), item)
+            return lambda ws: self.post(ws, mailboxes.get(ws), item)
         if delivery.wrap not in frames:
-            frames[delivery.wrap] = self._frame(item, delivery)
+            frames[delivery.wrap] = self.frame(item, delivery)
         frame = frames[delivery.wrap]
         if frame is None:
             return None
@@ -285,12 +325,16 @@ class Group:
             return lambda ws: self._offer_or_skip(ws, frame)
         return lambda ws: ws.offer(frame)
 
-    def _frame(self, publication: Publication, delivery: Delivery) -> PreparedMessage | None:
+    def frame(self, publication: Publication, delivery: Delivery) -> PreparedMessage | None:
+        """What members get; None for nothing, and where ``wrap`` raises, which is logged."""
         try:
             message = delivery.message(publication)
-            return message if message is None or isinstance(message, PreparedMessage) else prepare(message)
-        except Exception:
-            log.exception("group %s: %r raised: its members do not get this message", self.name, delivery.wrap)
+            return None if message is None else prepare(message)
+        except BaseException as error:
+            if control.ends_greenlet(error):
+                raise
+            sentence = "group %s: %r raised: its members do not get this message"
+            log.error(sentence, self.name, delivery.wrap, exc_info=error)
             return None
 
     def _gap_step(self, delivery: Delivery, gap: Gap) -> Callable[[WebSocket], object] | None:
@@ -303,28 +347,28 @@ class Group:
     def tell(self, ws: WebSocket, delivery: Delivery) -> None:
         """Call ``on_gap``."""
         assert delivery.on_gap is not None
+        if control.is_closed(ws):
+            return
         try:
             delivery.on_gap(ws, self.name)
-        except Exception:
-            log.exception("WebSocket %s: %r raised; closed with 1011", ascii(ws.path), delivery.on_gap)
+        except BaseException as error:
+            if control.ends_greenlet(error):
+                raise
+            log.error("WebSocket %s: %r raised; closed with 1011", ascii(ws.path), delivery.on_gap, exc_info=error)
             ws.close(CloseCode.INTERNAL_ERROR)
 
-    def _post(self, ws: WebSocket, mailbox: Mailbox | None, publication: Publication) -> None:
+    def post(self, ws: WebSocket, mailbox: Mailbox | None, publication: Publication) -> None:
+        """Let its ``handler`` be called."""
         if mailbox is not None and not mailbox.put(publication):
-            self._counters.slow += 1
+            self._counters.dropped += 1
             ws.close(CloseCode.TRY_AGAIN_LATER, "too slow")
 
     def _offer_or_skip(self, ws: WebSocket, frame: PreparedMessage) -> None:
-        if control.has_room(ws):
+        if control.has_room(ws, len(frame.frame)):
             ws.offer(frame)
         else:
-            self._counters.skipped += 1
+            self._counters.group_skipped += 1
 
 
 def _without(some: set[WebSocket], recipients: Recipients) -> Recipients:
     return [(delivery, tuple(ws for ws in members if ws not in some)) for delivery, members in recipients]
-
-
-def is_above(publication: Publication, floor: Position) -> bool:
-    """Whether an entry comes after a position of the same epoch."""
-    return publication.epoch == floor.epoch and publication.offset > floor.offset

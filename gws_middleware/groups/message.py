@@ -77,7 +77,7 @@ class Envelope(NamedTuple):
 
     def pack(self) -> bytes:
         """The bytes for a backend."""
-        sender = self.sender.encode()
+        sender = self.sender.encode("ascii")
         return _HEAD.pack(_VERSION, self.kind, len(sender), len(self.info)) + sender + self.info + self.data
 
     @classmethod
@@ -96,6 +96,8 @@ class Envelope(NamedTuple):
             raise GroupsError(f"the backend has a message of version {version}, and this is version {_VERSION}")
         sender_end = _HEAD.size + length
         info_end = sender_end + info_length
+        if kind > CONTROL or info_end > len(payload) or not payload[_HEAD.size : sender_end].isascii():
+            raise GroupsError(f"the backend has bytes that are no message: {payload[:20]!r}")
         return cls(kind, payload[info_end:], payload[_HEAD.size : sender_end].decode(), payload[sender_end:info_end])
 
 

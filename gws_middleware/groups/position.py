@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["Entry", "Healed", "History", "Page", "Position", "Tracker", "missed"]
+__all__ = ["Entry", "Healed", "History", "Page", "Position", "Tracker", "floor_after_gap", "is_above", "missed"]
 
 _TEXT = re.compile(r"([A-Za-z0-9_-]{1,64})\.(0|[1-9][0-9]{0,17})", re.ASCII)
 
@@ -49,9 +49,12 @@ class Position(NamedTuple):
         """The position of ``str(position)``.
 
         Raises:
+            TypeError: It is no text.
             ValueError: The text is not one.
 
         """
+        if not isinstance(text, str):
+            raise TypeError(f"a position is parsed from a str, not {type(text).__name__}")
         found = _TEXT.fullmatch(text)
         if found is None:
             raise ValueError(f"{text!r} is not a position: wanted is what str(position) gives, e.g. 'x7f3.12'")
@@ -75,9 +78,9 @@ class History:
     age: float = 300.0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.size <= 100_000:
+        if type(self.size) is not int or not 1 <= self.size <= 100_000:
             raise ValueError(f"a history has a size of 1 to 100,000 entries, not {self.size!r}")
-        if not 0 < self.age < float("inf"):
+        if type(self.age) not in (int, float) or not 0 < self.age < float("inf"):
             raise ValueError(f"the age of a history is a number of seconds above 0, not {self.age!r}")
 
 
@@ -140,12 +143,16 @@ class Tracker:
 
     """
 
-    __slots__ = ("_held", "_limit", "position")
+    __slots__ = ("_held", "_is_incomplete", "_limit", "_older", "position")
 
     def __init__(self, limit: int = 10_000) -> None:
         self.position: Position | None = None
         """After the last entry that was given out; None before the first page."""
         self._held: list[Entry] | None = []
+        self._older = 0
+        """So many of them came before the page that is read next."""
+        self._is_incomplete = False
+        """Entries are missing that a page which is being read need not have."""
         self._limit = limit
 
     @property
@@ -156,7 +163,12 @@ class Tracker:
     def hold(self) -> None:
         """Entries may be missing from here on."""
         if self._held is None:
-            self._held = []
+            self._hold([])
+        else:
+            self._is_incomplete = True
+
+    def _hold(self, entries: list[Entry]) -> None:
+        self._held, self._older = entries, len(entries)
 
     def take(self, entry: Entry) -> bool:
         """An entry has come from the stream.
@@ -167,8 +179,10 @@ class Tracker:
         """
         position, held = self.position, self._held
         if held is not None:
-            if len(held) < self._limit:  # one that is not held is found missing when the page comes
+            if len(held) < self._limit:
                 held.append(entry)
+            else:
+                self._is_incomplete = True
             return False
         assert position is not None
         if entry.epoch == position.epoch:
@@ -177,34 +191,53 @@ class Tracker:
                 return True
             if entry.offset <= position.offset:
                 return False
-        self._held = [entry]
+        self._hold([entry])
         return False
 
     def heal(self, page: Page) -> Healed:
-        """A page was read, with ``position`` as it is now.
+        """A page was read, after this began to hold and after the last page.
 
         Returns:
-            What is given out now. ``holding`` is true afterwards where what was held has a gap itself: then another
-            page is needed.
+            What is given out now. ``holding`` is true afterwards where what was held has a gap itself, or where the
+            page may be older than what was held: then another page is needed.
 
         """
         if self._held is None:
             return Healed([], lost=False)
         held, self._held = self._held, None
+        is_incomplete, self._is_incomplete = self._is_incomplete, False
         since, self.position = self.position, Position(page.epoch, page.top)
         found = [] if since is None else missed(since, page)
         entries = list(found or ())
         for number, entry in enumerate(held):
-            if entry.epoch != page.epoch and not self._is_newer(held[number:], page):
-                continue  # of an epoch that has ended
+            if entry.epoch != page.epoch and number < self._older:
+                continue  # its epoch had ended when the page was read
             if self.take(entry):
                 entries.append(entry)
             elif self._held is not None:
-                self._held = held[number:]
+                self._hold(held[number:])  # of another epoch, a page that is newer shows which of both has ended
                 break
+        if is_incomplete and self._held is None:
+            self._hold([])
         return Healed(entries, lost=found is None)
 
-    @staticmethod
-    def _is_newer(held: Sequence[Entry], page: Page) -> bool:
-        """Whether the epoch of the first of these has begun after the page was read: no entry of the page's follows."""
-        return all(entry.epoch != page.epoch for entry in held)
+
+def is_above(epoch: str, offset: int, floor: Position | None) -> bool:
+    """Whether a reader does not have this entry of a stream.
+
+    Args:
+        epoch: Of the entry.
+        offset: Of the entry.
+        floor: Up to where the reader has all; None for nothing.
+
+    """
+    return floor is None or (epoch == floor.epoch and offset > floor.offset)
+
+
+def floor_after_gap(floor: Position | None, epoch: str) -> Position | None:
+    """The floor of a reader of a stream in which entries are missing, and which goes on in this epoch.
+
+    The page that the stream went on with may be older than the one that the reader has: in the same epoch the floor
+    stays.
+    """
+    return floor if floor is not None and floor.epoch == epoch else None

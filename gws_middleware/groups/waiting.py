@@ -42,12 +42,11 @@ def new_lock() -> Any:
 
 
 def pause(seconds: float) -> None:
-    """Wait for some time; of 0, let other greenlets run."""
-    hub = _hub()
-    if hub is None:
-        _original(time, "sleep")(seconds)
-    else:
+    """Wait for some time. For 0 seconds other greenlets of the thread run, where there can be any."""
+    if _hub() is not None:
         sys.modules["gevent"].sleep(seconds)
+    elif seconds > 0:  # a sleep of 0 gives the processor away, which can take long to come back
+        _original(time, "sleep")(seconds)
 
 
 def wait_readable(descriptor: int, timeout: float) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -19,9 +20,10 @@ from gevent import monkey
 from gws_middleware.django import checks
 from gws_middleware.django.checks import MIDDLEWARE
 from tests.support.programs import run_python
-from tests.support.rawclient import TEXT, frame, upgrade_request
+from tests.support.rawclient import TEXT, close_frame, frame, upgrade_request
 from tests.support.servers import KINDS, ServerDied, launch
 
+IDENTIFIERS = ("E001", "E002", "E003", "W001", "W002", "W004", "W005", "W006", "W007")
 SESSION = "django.contrib.sessions.middleware.SessionMiddleware"
 COMMON = "django.middleware.common.CommonMiddleware"
 
@@ -47,8 +49,8 @@ def one() -> str:
 
 def test_identifiers_are_unique() -> None:
     """And stable: these are all of them."""
-    named = re.findall(r'id="gws_middleware\.([EW]\d{3})"', inspect.getsource(checks))
-    assert sorted(named) == ["E001", "E002", "E003", "W001", "W002", "W004", "W005"]
+    named = re.findall(r'id="(gws_middleware\.[EW]\d{3})"', inspect.getsource(checks))
+    assert sorted(named) == [f"gws_middleware.{number}" for number in IDENTIFIERS]
 
 
 @pytest.mark.parametrize(
@@ -170,6 +172,86 @@ def test_gevent_server_without_patching_is_a_warning(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(checks, "loaded_unpatched", lambda: False)
     monkeypatch.setattr(monkey, "is_module_patched", lambda name: True)
     assert found() == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "messages"),
+    [
+        ("WEB_CONCURRENCY", "2", ["gws_middleware.W006"]),
+        ("WEB_CONCURRENCY", "1", []),
+        ("WEB_CONCURRENCY", "", []),
+        ("WEB_CONCURRENCY", "many", []),
+        ("GUNICORN_CMD_ARGS", "--bind x -w 4", ["gws_middleware.W006"]),
+        ("GUNICORN_CMD_ARGS", "-w4", ["gws_middleware.W006"]),
+        ("GUNICORN_CMD_ARGS", "--workers=4 --timeout 5", ["gws_middleware.W006"]),
+        ("GUNICORN_CMD_ARGS", "--workers 1", []),
+        ("GUNICORN_CMD_ARGS", "--worker-connections 4", []),
+    ],
+)
+def test_groups_in_memory_of_several_workers_are_a_warning(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, messages: list[str]
+) -> None:
+    """As far as the environment has their number. Groups in a file have no message."""
+    monkeypatch.setenv(variable, value)
+    with override_settings(GWS={"groups": "memory://"}):
+        assert [message.id for message in found()] == messages
+        assert all(message.hint.startswith('Use "auto", or') for message in found())
+    with override_settings(GWS={"groups": "auto"}):
+        assert found() == []
+
+
+def test_options_of_gunicorn_win_over_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in gunicorn."""
+    monkeypatch.setenv("WEB_CONCURRENCY", "4")
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", "--workers 1")
+    with override_settings(GWS={"groups": "memory://"}):
+        assert found() == []
+
+
+@pytest.mark.parametrize(
+    ("workers", "groups", "count"), [(2, "memory://", 1), (1, "memory://", 0), (2, "sqlite:///unused", 0)]
+)
+def test_server_with_groups_in_memory_and_several_workers_logs_one_warning(
+    tmp_path: Path, workers: int, groups: str, count: int
+) -> None:
+    """In each worker, at its first WebSocket: its command line is not known to the system checks."""
+    env = {"GWS": json.dumps({"groups": groups})}
+    options = ["--workers", str(workers)]
+    with launch("worker", tmp_path, project("worker"), options=options, env=env) as server:
+        pids = set()
+        while len(pids) < workers:
+            with server.connect() as client:
+                client.send(upgrade_request("/echo/") + frame(TEXT, b"x") + close_frame())
+                assert client.read_response().status == 101
+                client.read_frames_until_eof()
+            pids.add(server.get("/pid/").body)
+        logged = [record.text for record in server.log.records() if checks.SEPARATE in record.text]
+        if count:
+            server.log.expect(re.escape(checks.SEPARATE), len(logged))
+    assert count <= len(logged) <= count * workers
+
+
+def test_directory_that_cannot_be_used_is_a_warning(tmp_path: Path) -> None:
+    """The message says what was found and what is wanted. The check makes no directory."""
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o755)
+    unusable = {
+        "/dev/null/groups": "groups cannot make the directory /dev/null/groups: this user cannot write in /dev/null",
+        "relative": "groups cannot use the directory relative: it is relative; wanted is an absolute path",
+        str(shared): f"groups cannot use the directory {shared}: its mode 0755 lets other users in; wanted is 0700",
+    }
+    for path, sentence in unusable.items():
+        with override_settings(GWS={"groups": {"url": f"sqlite://{path}"}}):
+            assert one() == f"gws_middleware.W007 {sentence}."
+    with override_settings(GWS={"groups": f"sqlite://{tmp_path}/made"}):
+        assert found() == []
+    assert not (tmp_path / "made").exists()
+
+
+def test_automatic_directory_that_cannot_be_used_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a service may write nowhere."""
+    monkeypatch.setattr(os, "access", lambda *arguments, **options: False)
+    assert one().startswith("gws_middleware.W007 no directory for the groups of ")
 
 
 UNPATCHED = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os.path
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from gws_middleware import Config, ConfigError, WebSocketMiddleware
 from gws_middleware.django import conf
 from gws_middleware.django.test import WebSocketClient, WebSocketRefused
 from gws_middleware.django.users import user_key
+from gws_middleware.groups import History
 from gws_middleware.protocol.handshake import origin_allowed
+from tests.support.servers import ROOT
 
 from .support import answer
 
@@ -78,6 +81,27 @@ class TestSettings:
             ({"max_message_size": -1}, "max_message_size is -1: wanted a whole number from 1 to"),
             ({"database_grace": 0}, "database_grace is 0: wanted a number of seconds above 0, or None"),
             ({"close_on_logout": "no"}, "close_on_logout is 'no': wanted True or False"),
+            ({"groups": 5}, 'groups is 5: wanted "auto", "sqlite:///directory", "memory://", or a dict'),
+            ({"groups": "redis://x"}, "groups is 'redis://x': wanted .*; 'redis://x' is no backend of groups"),
+            ({"groups": {"histroy": {}}}, "groups is .*; 'histroy' is not a key of groups: did you mean 'history'[?]"),
+            ({"groups": {"url": 5}}, "groups is .*; url is 5 and history is {}: wanted a str and a dict"),
+            (
+                {"groups": {"history": ["room"]}},
+                "groups is .*; url is 'auto' and history is .*: wanted a str",
+            ),
+            ({"groups": {"history": {"room": 5}}}, "groups is .*; history has 'room': 5; wanted is a dict with size"),
+            (
+                {"groups": {"history": {"room": {"syze": 5}}}},
+                "groups is .*; 'syze' is not a key of the history of 'room': did you mean 'size'[?]",
+            ),
+            ({"groups": {"history": {"room": {"size": 0}}}}, "groups is .*; a history has a size of 1 to 100,000"),
+            (
+                {"groups": {"history": {"room": {"age": "x"}}}},
+                "groups is .*; the age of a history is a number of seconds above 0, not 'x'",
+            ),
+            ({"groups": {"history": {"a.b": {}}}}, "groups is .*; history has 'a.b'.*what precedes the first dot"),
+            ({"groups": {"history": {5: {}}}}, "groups is .*; the name of a group is a str, not int"),
+            ({"grups": "auto"}, "'grups' is not a setting: did you mean 'groups'[?]"),
             ([("max_message_size", 5)], "settings.GWS is .*: wanted a dict"),
         ],
     )
@@ -85,6 +109,58 @@ class TestSettings:
         """ConfigError when the application is wrapped."""
         with override_settings(GWS=given), pytest.raises(ConfigError, match=f"^{sentence}"):
             wrapped()
+
+
+class TestGroups:
+    """The setting ``groups``, as ``get_groups()`` reads it."""
+
+    @pytest.mark.parametrize(
+        ("given", "url", "history"),
+        [
+            ({}, "auto", ()),
+            ({"groups": "memory://"}, "memory://", ()),
+            ({"groups": {}}, "auto", ()),
+            ({"groups": {"url": "sqlite:///run/x"}}, "sqlite:///run/x", ()),
+            (
+                {"groups": {"history": {"room": {"size": 5, "age": 60}, "user": {}}}},
+                "auto",
+                (("room", History(5, 60)), ("user", History())),
+            ),
+        ],
+    )
+    def test_value_is_a_url_or_a_dict(self, given: Any, url: str, history: Any) -> None:
+        """Each key may be missing."""
+        with override_settings(GWS=given):
+            assert conf.load_groups()[:2] == (url, history)
+
+    def test_environment_is_not_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As for the other settings that only Django has."""
+        monkeypatch.setenv("GWS_GROUPS", "memory://")
+        with pytest.raises(ConfigError, match="GWS_GROUPS is not read: set 'groups'"):
+            wrapped()
+
+    @pytest.mark.parametrize("base", ["/srv/site", Path("/srv/site")])
+    def test_project_is_base_dir(self, base: Any) -> None:
+        """For which "auto" has a file. It may be text or a path."""
+        with override_settings(BASE_DIR=base, GWS={}):
+            assert conf.load_groups().project == Path("/srv/site")
+
+    @pytest.mark.parametrize(
+        ("module", "project"), [("tests.django.project.settings", ROOT / "tests"), ("site_settings", None)]
+    )
+    def test_project_without_base_dir_is_that_of_the_settings_module(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, project: Path | None
+    ) -> None:
+        """The directory of its top package, or the one that it is in."""
+        (tmp_path / "site_settings.py").touch()
+        monkeypatch.syspath_prepend(tmp_path)
+        with override_settings(SETTINGS_MODULE=module, GWS={}):
+            assert conf.load_groups().project == (project or tmp_path)
+
+    def test_settings_without_a_module_have_the_working_directory(self) -> None:
+        """Those of ``settings.configure()``."""
+        with override_settings(SETTINGS_MODULE=None, GWS={}):
+            assert conf.load_groups().project is None
 
 
 class TestUnreadSettings:

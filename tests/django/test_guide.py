@@ -30,6 +30,7 @@ MORE_URLS = """
 from . import chat
 urlpatterns += [path("ws/readme/<room>/", chat.chat)]
 urlpatterns += [path("ws/echo/<slug:room>/", views.Echo.as_view()), path("ws/cart/", views.cart)]
+urlpatterns += [path("ws/inbox/", views.inbox), path("rename/", views.rename)]
 """
 MORE_TESTS = """
 
@@ -91,7 +92,7 @@ def test_programs_run_as_printed(program: tuple[str, ...], project: Path) -> Non
     """The tests of the page pass, and so do those of its other views."""
     done = run(project, *program, "test", "guide")
     assert done.returncode == 0, done.stderr
-    assert "Ran 5 tests" in done.stderr
+    assert "Ran 6 tests" in done.stderr
     assert re.search(r"closed with 1000", done.stdout)
 
 

@@ -57,6 +57,34 @@ def test_client_of_another_class(own_client):
     assert not isinstance(own_client, WebSocketClient)
 """
 
+GROUPS = """
+import pytest
+
+from gws_middleware.django import groups
+
+
+@pytest.mark.parametrize("test", [1, 2])
+def test_groups_are_empty(client, test):
+    with client.websocket("/groups/room.1/") as ws:
+        ws.receive()
+        ws.send("x")
+        assert ws.receive() == "x"
+    assert [publication.data for publication in groups.history("room.1")] == ["x"]
+
+
+@pytest.mark.django_db
+def test_commit(client, django_capture_on_commit_callbacks):
+    with client.websocket("/groups/room.1/") as ws:
+        ws.receive()
+        ws.send("at once")
+        assert ws.receive() == "at once"
+        with django_capture_on_commit_callbacks(execute=True):
+            ws.send("in a transaction")
+            ws.send("at once")
+            assert ws.receive() == "at once"
+        assert ws.receive() == "in a transaction"
+"""
+
 WITHOUT_DJANGO = """
 import sys
 
@@ -87,6 +115,12 @@ def test_clients_of_pytest_django_open_websockets(tmp_path: Path) -> None:
     """``client``, ``admin_client`` and fixtures that use them. ``websocket_client`` works without them."""
     out = run(tmp_path, WITH_DJANGO, DJANGO_SETTINGS_MODULE="tests.django.project.settings")
     assert "5 passed" in out, out
+
+
+def test_groups_are_those_of_one_test(tmp_path: Path) -> None:
+    """In memory, and empty at its beginning. What waits for a commit can be captured."""
+    env = {"DJANGO_SETTINGS_MODULE": "tests.django.project.settings", "GWS": '{"groups": {"history": {"room": {}}}}'}
+    assert "3 passed" in (out := run(tmp_path, GROUPS, **env)), out
 
 
 def test_project_without_django_is_not_changed(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Tests of ``gws_middleware.groups``."""

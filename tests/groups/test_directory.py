@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -56,18 +57,21 @@ class TestAutomatic:
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
         assert automatic("/srv/site") == of_a_service
 
-    def test_backend_without_a_directory_uses_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_backend_without_a_directory_uses_it(self, tmp_path: Path) -> None:
         """Two backends of one project have one log; it is found when it is first used."""
-        monkeypatch.setattr(directory, "_BASES", (str(tmp_path),))
-        first, second = SqliteBackend(project="/srv/site"), SqliteBackend(project="/srv/site")
-        assert list(tmp_path.iterdir()) == []
-        feed = first.feed()
-        feed.subscribe(["chat"])
-        second.publish([Publish("chat", b"one", None)])
-        assert len(feed.wait(5)) == 1
-        assert [path.name for path in tmp_path.iterdir()] == [automatic("/srv/site").name]
-        for backend in (first, second):
-            backend.close()
+        first, second = SqliteBackend(project=tmp_path), SqliteBackend(project=tmp_path)
+        place = automatic(tmp_path)
+        assert not place.exists()
+        try:
+            feed = first.feed()
+            feed.subscribe(["chat"])
+            second.publish([Publish("chat", b"one", None)])
+            assert len(feed.wait(5)) == 1
+            assert place.is_dir()
+        finally:
+            for backend in (first, second):
+                backend.close()
+            shutil.rmtree(place)
 
 
 class TestPrepare:
@@ -138,7 +142,7 @@ class TestPrepare:
         with pytest.raises(GroupsUnavailable, match="it has 91 bytes; wanted is at most 90, for the sockets in it"):
             prepare(Path(f"{longest}x"))
 
-    def test_read_only_file_system_is_refused(self, mount: Path) -> None:
+    def test_read_onlyfile_system_is_refused(self, mount: Path) -> None:
         """Also for root."""
         (mount / "log").mkdir(mode=0o700)
         subprocess.run(["mount", "-o", "remount,ro", mount], check=True)
@@ -148,17 +152,17 @@ class TestPrepare:
             prepare(mount / "other")
 
     @pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "fuse.sshfs"])
-    def test_network_file_system_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    def test_networkfile_system_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
         """Other hosts write there, without this host's locks and shared memory."""
-        monkeypatch.setattr(directory, "_file_system", lambda device: kind)
+        monkeypatch.setattr(directory, "file_system", lambda device: kind)
         with pytest.raises(GroupsUnavailable, match=f"a file system of type {kind}; wanted is one of this host's own"):
             prepare(tmp_path / "log")
 
     @pytest.mark.skipif(not os.path.exists("/proc/self/mountinfo"), reason="this system has no /proc/self/mountinfo")
-    def test_type_of_a_file_system_is_found(self, mount: Path) -> None:
+    def test_type_of_afile_system_is_found(self, mount: Path) -> None:
         """By the number of its device."""
-        assert directory._file_system(mount.stat().st_dev) == "tmpfs"
-        assert directory._file_system(os.makedev(4000, 1)) == ""
+        assert directory.file_system(mount.stat().st_dev) == "tmpfs"
+        assert directory.file_system(os.makedev(4000, 1)) == ""
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
     def test_user_without_rights_is_refused(self, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import sqlite3
@@ -27,6 +28,7 @@ from gws_middleware.groups.backends.sqlite import SqliteBackend, SqliteFeed
 from gws_middleware.groups.errors import GroupsUnavailable, UnknownOutcome
 from gws_middleware.groups.position import Entry, History, Page, Position
 
+from ..support.seam import leave_transaction_open, read_now, replace_append, replace_trim_group, sweep_now
 from ..support.waiting import eventually
 from .child import HISTORY, ROOT, Calls, child
 
@@ -144,7 +146,7 @@ class TestProcesses:
             other.kill()
             assert backend.get("members", "chat") == [2]
         feed = backend.feed()
-        feed._sweep_at = 0.0
+        sweep_now(feed)
         feed.wait(0.1)
         names = sorted(path.name[:2] for path in directory.iterdir() if path.name[1] == "-")
         assert names == ["p-", "s-"]
@@ -167,6 +169,18 @@ class TestProcesses:
             first.kill()
         with child(directory) as second:
             assert second.read("chat") == [position[0], 1, ["one"]]
+
+    def test_subscription_begins_with_what_is_published_after_it(
+        self, backend: SqliteBackend, feed: SqliteFeed, directory: Path
+    ) -> None:
+        """Not with what the feed has not read yet of another process's, and a second one changes nothing."""
+        with child(directory) as other:
+            other.publish("live", ["before"], False)
+            other.publish("chat", ["one"])
+            feed.subscribe(["live"])
+            other.publish("live", ["after"], False)
+            feed.subscribe(["live", "chat"])
+            assert receive(feed, 2) == [b"one", b"after"]
 
 
 class TestCallers:
@@ -228,8 +242,7 @@ class TestCallers:
             signal.raise_signal(signal.SIGUSR1)
             return original(*arguments)  # type: ignore[arg-type]
 
-        original = database.Database._append
-        monkeypatch.setattr(database.Database, "_append", append)
+        original = replace_append(monkeypatch, append)
         handler = signal.signal(signal.SIGUSR1, interrupt)
         try:
             send(backend, b"outer")
@@ -250,7 +263,7 @@ class TestCallers:
             raise SystemExit
 
         with monkeypatch.context() as patch:
-            patch.setattr(database.Database, "_trim_group", interrupted)
+            replace_trim_group(patch, interrupted)
             with pytest.raises(SystemExit):
                 backend.publish([Publish("chat", b"x", HISTORY) for _ in range(5)])
         send(other, b"two")
@@ -265,8 +278,7 @@ class TestCallers:
     def test_transaction_that_was_left_open_is_rolled_back(self, backend: SqliteBackend) -> None:
         """The exception came after BEGIN, and before anything that could catch it."""
         send(backend, b"one")
-        assert backend._handle._database is not None
-        backend._handle._database._connection.execute("BEGIN IMMEDIATE")
+        leave_transaction_open(backend)
         send(backend, b"two")
         assert payloads(page(backend)) == [b"one", b"two"]
 
@@ -281,6 +293,12 @@ class TestCallers:
             assert total <= 500 * (len(ran) + 1)
         assert total == 1500
 
+    def test_reader_of_one_group_reads_past_all_others(self, backend: SqliteBackend, feed: SqliteFeed) -> None:
+        """A slice without an entry of its own does not end its wait."""
+        backend.publish([Publish("other", b"x", None) for _ in range(1500)])
+        send(backend, b"one")
+        assert [event.payload for event in feed.wait(5) if isinstance(event, Entry)] == [b"one"]
+
 
 def publish_once(directory: Path, text: str) -> None:
     """In a process of multiprocessing."""
@@ -292,7 +310,9 @@ def publish_once(directory: Path, text: str) -> None:
 class TestForks:
     """A child has nothing of its parent's."""
 
-    def test_parent_and_ten_children_publish_and_read(self, backend: SqliteBackend, feed: SqliteFeed) -> None:
+    def test_parent_and_ten_children_publish_and_read(
+        self, backend: SqliteBackend, directory: Path, feed: SqliteFeed
+    ) -> None:
         """As with ``preload_app``: the parent has published before it forks, and goes on."""
         count, children = 30, 10
         backend.put("members", {"chat": 1})
@@ -340,7 +360,7 @@ class TestForks:
             mine = [entry for entry in found if isinstance(entry, bytes) and entry.startswith(b"%d." % pid)]
             assert mine == [b"%d.%d" % (pid, number) for number in range(count)]
         assert backend.get("members", "chat") == [1]
-        check = sqlite3.connect(file_of(backend._handle.directory))
+        check = sqlite3.connect(file_of(directory))
         assert check.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         check.close()
 
@@ -427,6 +447,23 @@ class TestForks:
             thread.join()
         offsets = sorted([position.offset for position in sent if position] + [answer[1] for answer in answers])  # type: ignore[index]
         assert offsets == list(range(1, len(offsets) + 1))
+
+    def test_several_threads_fork_at_the_same_time(self, backend: SqliteBackend) -> None:
+        """Each releases what it has locked itself."""
+        answers: list[object] = []
+
+        def work() -> None:
+            for _ in range(10):
+                answers.append(in_a_fork(lambda: [*(send(backend, b"child") or ())]))
+                send(backend, b"thread")
+
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len({tuple(answer) for answer in answers if isinstance(answer, list)}) == 30
+        assert [entry.offset for entry in page(backend).entries] == list(range(1, 61))
 
 
 def descriptor(name: str) -> str:
@@ -523,20 +560,21 @@ class TestDeleting:
         backend.close()
 
     def test_oldest_rows_are_deleted_when_there_is_no_room(
-        self, backend: SqliteBackend, feed: SqliteFeed, directory: Path, monkeypatch: pytest.MonkeyPatch
+        self, directory: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Before their time; a feed that has not read them is given ``Lost``."""
-        send(backend, b"one")
-        assert receive(feed, 1) == [b"one"]
-        monkeypatch.setattr(database, "_SIZE_LIMIT", 2**20)
-        backend.close()
-        reader = backend.feed()
-        reader.subscribe(["live"])
-        for _ in range(400):
+        """Before their time; a feed that has not read them is given ``Lost``. The log stays the same one."""
+        monkeypatch.setattr(database, "SIZE_LIMIT", 8 * 2**20)
+        backend = SqliteBackend(directory)
+        first = send(backend, b"one", group="kept")
+        feed = backend.feed()
+        feed.subscribe(["live"])
+        for _ in range(1200):
             send(backend, bytes(10_000), None, "live")
-        assert rows(directory) < 2**20 / 10_000 + 100
-        assert receive(reader, 1)[0] == "lost"
-        reader.close()
+        assert rows(directory) < 8 * 2**20 / 10_000 + 100
+        assert receive(feed, 1)[0] == "lost"
+        assert first and send(backend, b"two", group="kept") == Position(first.epoch, 2)
+        feed.close()
+        backend.close()
 
 
 class TestDamage:
@@ -567,6 +605,16 @@ class TestDamage:
             send(backend, b"four")
             assert other.end() == ["four"]
             assert backend.get("members", "chat") == [3]
+
+    def test_subscription_goes_on_in_the_next_log(self, backend: SqliteBackend, directory: Path) -> None:
+        """Its entries are numbered from the beginning again."""
+        backend.publish([Publish("other", b"x", None) for _ in range(50)])
+        feed = backend.feed()
+        feed.subscribe(["chat"])
+        file_of(directory).unlink()
+        send(backend, b"one")
+        assert receive(feed, 2) == ["lost", b"one"]
+        feed.close()
 
     def test_replaced_directory_begins_anew(self, backend: SqliteBackend, feed: SqliteFeed, directory: Path) -> None:
         """Also by an older copy, whose offsets would be given out twice."""
@@ -640,6 +688,31 @@ class TestDamage:
             assert (lost, text) == ("lost", "new")
         assert len([record for record in caplog.records if "begins anew" in record.message]) == 1
 
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "DELETE FROM meta",
+            "DROP TABLE groups",
+            "UPDATE log SET grp = CAST(x'ff' AS TEXT)",
+        ],
+        ids=["meta", "table", "text"],
+    )
+    def test_tables_with_something_else_begin_anew(
+        self, backend: SqliteBackend, feed: SqliteFeed, directory: Path, statement: str
+    ) -> None:
+        """Whether a publisher finds it or a feed."""
+        send(backend, b"one")
+        connection = sqlite3.connect(file_of(directory))
+        connection.executescript(statement)
+        connection.close()
+        found = []
+        while not found or "lost" not in found:
+            read_now(feed)
+            found += receive(feed, 1, 0.1)
+            send(backend, b"two")
+        position = send(backend, b"three")
+        assert position and position.offset == len(page(backend).entries)
+
     def test_log_that_another_process_has_begun_meanwhile_is_kept(
         self, backend: SqliteBackend, directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -685,7 +758,7 @@ class TestDamage:
         send(backend, b"one")
         receive(feed, 1)
         Path(f"{file_of(directory)}-wal").unlink()
-        assert sweep(feed) == ["lost"]
+        assert sweep(feed) + receive(feed, 1) == ["lost"]
         send(backend, b"two")
         assert receive(feed, 1) == [b"two"]
 
@@ -727,7 +800,7 @@ class TestDamage:
         """What was committed last may be lost then, and its offsets would be given out twice."""
         first = send(backend, b"one")
         backend.close()
-        monkeypatch.setattr(database, "_boot", lambda: "another")
+        monkeypatch.setattr(database, "boot_id", lambda: "another")
         second = send(backend, b"two")
         assert first and second and (second.offset, second.epoch != first.epoch) == (1, True)
 
@@ -761,6 +834,25 @@ class TestDamage:
             ("WARNING", " the outage (write) "),
         ]
 
+    def test_feed_does_not_spin_while_nothing_can_be_deleted(
+        self, directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A stopped writer is in the way of its sweep, and of no reading."""
+        backend = SqliteBackend(directory, retention=0.01)
+        feed = backend.feed()
+        send(backend, b"expired", None, "live")
+        readings = []
+        original = database.Database.after
+        with child(directory) as other, caplog.at_level(logging.INFO, LOGGER):
+            other.lock("BEGIN IMMEDIATE")
+            monkeypatch.setattr(database.Database, "after", lambda *them: readings.append(1) or original(*them))
+            sweep_now(feed)
+            assert list(feed.wait(0.4)) == []
+        assert 1 <= len(readings) <= 3
+        assert caplog.records == []
+        feed.close()
+        backend.close()
+
     def test_waiting_for_a_lock_lets_greenlets_run(self, backend: SqliteBackend, directory: Path) -> None:
         """SQLite's own waiting would block the loop."""
         send(backend, b"one")
@@ -773,23 +865,45 @@ class TestDamage:
             greenlet.join()
         assert len(ticks) == 20
 
+    @pytest.mark.parametrize("by", ["feed", "publisher"])
     def test_stopped_reader_does_not_let_the_write_ahead_log_grow(
-        self, backend: SqliteBackend, feed: SqliteFeed, directory: Path, monkeypatch: pytest.MonkeyPatch
+        self, directory: Path, monkeypatch: pytest.MonkeyPatch, by: str
     ) -> None:
         """Past a limit the log begins anew, without that process."""
-        monkeypatch.setattr(database, "_WAL_LIMIT", 2**20)
+        monkeypatch.setattr(database, "SIZE_LIMIT", 2**20)
+        backend = SqliteBackend(directory)
+        feed = backend.feed()
+        feed.subscribe(["chat"])
         first = send(backend, b"one")
         with child(directory) as other:
             other.lock("BEGIN; SELECT * FROM log")
             other.kill(signal.SIGSTOP)
-            for _ in range(200):
-                send(backend, bytes(10_000), None, "live")
-            assert sweep(feed) == [b"one"]
-            assert receive(feed, 1) == ["lost"]
+            for _ in range(200):  # a small message costs some pages of it
+                send(backend, b"x", None, "live")
+            assert size(directory) > 2**20
+            if by == "feed":
+                assert sweep(feed) == [b"one"]
+                assert receive(feed, 1) == ["lost"]
+            else:
+                for _ in range(100):  # one of 256 finds out
+                    send(backend, b"x", None, "live")
+                assert receive(feed, 1) == ["lost"]
             second = send(backend, b"two")
+            assert receive(feed, 1) == [b"two"]
         assert first and second and first.epoch != second.epoch
-        assert receive(feed, 1) == [b"two"]
         assert size(directory) < 2**20
+        feed.close()
+        backend.close()
+
+    def test_large_batch_is_no_stopped_reader(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It makes the write-ahead log as large, which is copied then."""
+        monkeypatch.setattr(database, "SIZE_LIMIT", 2**20)
+        backend = SqliteBackend(directory)
+        first = send(backend, b"one")
+        for _ in range(3):
+            backend.publish([Publish("live", bytes(2**20), None) for _ in range(5)])
+        assert first and send(backend, b"two") == Position(first.epoch, 2)
+        backend.close()
 
     def test_full_disk_is_unavailable_and_heals(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """With a real one, of one megabyte."""
@@ -813,6 +927,70 @@ class TestDamage:
         finally:
             backend.close()
             subprocess.run(["umount", mounted], check=True)
+
+    @pytest.mark.parametrize("limit", ["RLIMIT_FSIZE", "RLIMIT_NOFILE"])
+    def test_limit_of_the_process_is_unavailable_and_heals(self, directory: Path, limit: str) -> None:
+        """The size of a file, and the number of open ones."""
+        number = getattr(resource, limit)
+
+        def work() -> list[object]:
+            backend = SqliteBackend(directory)
+            if limit == "RLIMIT_FSIZE":
+                send(backend, b"one")
+            before = resource.getrlimit(number)
+            resource.setrlimit(number, (4 if limit == "RLIMIT_NOFILE" else 100_000, before[1]))
+            answers: list[object] = []
+            for call in (lambda: send(backend, bytes(200_000)), backend.feed):
+                try:
+                    call()
+                except GroupsUnavailable as error:
+                    answers.append(str(error))
+            resource.setrlimit(number, before)
+            send(backend, b"two")
+            return [*answers, len(page(backend).entries)]
+
+        found = in_a_fork(work)
+        assert isinstance(found, list)
+        if limit == "RLIMIT_FSIZE":
+            [first, count] = found
+            assert "disk I/O error" in first and count == 2
+        else:
+            [first, second, count] = found
+            assert "open" in first and "open" in second and count == 1
+
+    def test_directory_that_cannot_be_used_any_more_is_unavailable_and_heals(
+        self, backend: SqliteBackend, feed: SqliteFeed, directory: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A feed waits for it; an outage has two lines in the log, for publishing and for feeds."""
+        send(backend, b"one")
+        assert receive(feed, 1) == [b"one"]
+        shutil.rmtree(directory)
+        directory.touch()
+        with caplog.at_level(logging.INFO, LOGGER):
+            for _ in range(3):
+                with pytest.raises(GroupsUnavailable, match="it is no directory; wanted is a directory"):
+                    send(backend, b"two")
+                read_now(feed)
+                assert list(feed.wait(0.05)) == []
+            directory.unlink()
+            send(backend, b"three")
+            assert receive(feed, 2) == ["lost", b"three"]
+        kinds = [(record.levelname, record.message.partition(")")[0].partition("(")[2]) for record in caplog.records]
+        assert kinds == [("ERROR", "write"), ("ERROR", "read"), ("WARNING", "write"), ("WARNING", "read")]
+
+    @pytest.mark.parametrize("jump", [-1e6, 1e6])
+    def test_clock_that_is_set_makes_no_difference(
+        self, backend: SqliteBackend, feed: SqliteFeed, monkeypatch: pytest.MonkeyPatch, jump: float
+    ) -> None:
+        """Nothing expires, and nothing lives longer."""
+        send(backend, b"one", History(size=5, age=30))
+        original = time.time
+        monkeypatch.setattr(time, "time", lambda: original() + jump)
+        for number in range(40):
+            send(backend, b"%d" % number, History(size=5, age=30))
+        assert len(receive(feed, 41)) == 41
+        assert sweep(feed) == []
+        assert payloads(page(backend, History(size=5, age=30))) == [b"35", b"36", b"37", b"38", b"39"]
 
     def test_interpreter_that_ends_while_a_daemon_thread_publishes(self, directory: Path) -> None:
         """No crash, no traceback, and no file of the process is left."""
@@ -878,7 +1056,7 @@ class TestClose:
 
 def sweep(feed: SqliteFeed) -> list[bytes | str]:
     """Let a feed do at once what it does every few seconds; what it gives then."""
-    feed._sweep_at = 0.0
+    sweep_now(feed)
     return receive(feed, 1, 0.02)
 
 

@@ -62,6 +62,7 @@ def _program(name: str, what: str, package: str) -> Need:
 
 NEEDS = [
     Need("chromium", "pages in a real browser", find_chromium, "apt-get install chromium"),
+    _program("npm", "Centrifuge's client for JavaScript", "npm"),
     _program("nginx", "examples/deploy/nginx.conf", "nginx"),
     _program("haproxy", "examples/deploy/haproxy.cfg", "haproxy"),
     _program("caddy", "examples/deploy/Caddyfile", "caddy"),

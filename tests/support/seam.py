@@ -17,6 +17,8 @@ from gws_middleware.connection import states
 from gws_middleware.connection.transport import Transport
 from gws_middleware.connection.turns import Turns
 from gws_middleware.connection.websocket import WebSocket
+from gws_middleware.groups.backends.database import Database
+from gws_middleware.groups.backends.sqlite import SqliteBackend, SqliteFeed
 from gws_middleware.middleware import _Lifetime
 from gws_middleware.process import registry as registries
 from gws_middleware.process.registry import Registry
@@ -42,14 +44,18 @@ __all__ = [
     "has_ended",
     "is_paused",
     "keepalive_ping",
+    "leave_transaction_open",
     "limit_messages",
     "log_line_of",
     "message_number",
     "outbox_state",
     "queued",
+    "read_now",
     "read_size",
     "record_waits",
     "registry_of",
+    "replace_append",
+    "replace_trim_group",
     "request_of",
     "run_callbacks_of",
     "set_channel",
@@ -60,6 +66,7 @@ __all__ = [
     "set_up_websocket",
     "socket_of",
     "state_of",
+    "sweep_now",
     "transport_of",
     "use_channel_in_c",
     "use_pair_server",
@@ -321,3 +328,34 @@ def limit_messages(client: Client, size: int) -> None:
 def use_registry(monkeypatch: Any, registry: Registry) -> None:
     """Make it ``registry.current()`` until the end of the test. In the package only a fork may replace the registry."""
     monkeypatch.setattr(registries, "_registry", registry)
+
+
+# --- the log of groups ---------------------------------------------------------------------------------------------
+
+
+def read_now(feed: SqliteFeed) -> None:
+    """Let a feed read in its next ``wait()``, as it does each second."""
+    feed._read_at = 0.0
+
+
+def sweep_now(feed: SqliteFeed) -> None:
+    """Let it also do what it does every few seconds."""
+    feed._sweep_at = feed._read_at = 0.0
+
+
+def replace_append(monkeypatch: Any, append: Callable[..., object]) -> Callable[..., Any]:
+    """Let ``append`` run where a publish writes a row; the original."""
+    original = Database._append
+    monkeypatch.setattr(Database, "_append", append)
+    return original
+
+
+def replace_trim_group(monkeypatch: Any, trim: Callable[..., object]) -> None:
+    """Let ``trim`` run where a publish deletes rows."""
+    monkeypatch.setattr(Database, "_trim_group", trim)
+
+
+def leave_transaction_open(backend: SqliteBackend) -> None:
+    """As an exception right after BEGIN would."""
+    assert backend._handle._database is not None
+    backend._handle._database._connection.execute("BEGIN IMMEDIATE")

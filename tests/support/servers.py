@@ -54,7 +54,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BEHAVIOURS = "tests.fixtureapps.behaviours"
 CARRIERS = ("tcp", "unix", "tls", "tls-unix")
 START_TIMEOUT = 60.0
-STOP_TIMEOUT = 30.0
+STOP_TIMEOUT = 45.0
+"""More than gunicorn's graceful timeout: a stop takes all of that where a signal comes while a worker is forked."""
 
 
 # --- the kinds of servers ------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
 
-from gws_middleware.django import WebSocketView, accept_websocket, require_websocket
+from gws_middleware.django import WebSocketView, accept_websocket, groups, require_websocket
 from gws_middleware.django.serving import WebSocketRequest
 from gws_middleware.typing import Message
 
@@ -27,6 +27,18 @@ def either(request: WebSocketRequest) -> HttpResponse | None:
         return HttpResponse("plain")
     request.websocket.send("x")
     return None
+
+
+@login_required
+@require_websocket
+def inbox(request: WebSocketRequest) -> None:
+    """A member of a group, which the page left at a position."""
+    assert request.websocket is not None
+    joined = groups.join(groups.user_group(request.user), request.websocket, since=request.GET.get("since"))
+    groups.send("all", {"joined": str(joined.position)}, exclude=request.websocket, on_commit=False)
+    groups.send_many([("all", "text"), ("all", b"bytes")], using="default")
+    for publication in groups.listen("all", timeout=1.0):
+        request.websocket.send(publication.message)
 
 
 class Echo(WebSocketView):

@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import GroupsUnavailable
 from ..position import Entry, Page, Position
@@ -35,11 +35,13 @@ from .base import Publish, Want
 from .processes import new_name, remove
 
 __all__ = [
+    "SIZE_LIMIT",
     "BrokenError",
     "CorruptError",
     "Database",
     "Rows",
     "begin",
+    "boot_id",
     "find",
     "holder",
     "is_corrupt",
@@ -50,12 +52,12 @@ __all__ = [
 VERSION = 1
 """Of the tables. A greater one is refused; a smaller one is deleted, and the log begins anew."""
 
-HOUR, DAY = 3_600.0, 86_400.0
-SLICE = 500
-"""Rows that a feed reads at a time."""
-INLINE = 8_192
+_HOUR, _DAY = 3_600.0, 86_400.0
+_SLICE = 500
+"""Rows that a feed reads at a time, and that a sweep deletes at a time."""
+_INLINE = 8_192
 """Bytes of a payload that is read with its row; a larger one is read by itself, where it is wanted."""
-SLICE_BYTES = 1_000_000
+_SLICE_BYTES = 1_000_000
 """Bytes of larger payloads after which a slice ends."""
 
 _TRIM_EVERY = 16
@@ -64,10 +66,11 @@ _TRIM = 64
 _CHECKPOINT_EVERY = 256
 _BYTES = 4 * 2**20
 """Bytes of payloads after which a process trims and makes a checkpoint, however few messages they were."""
-_WAL_LIMIT = 256 * 2**20
-"""Bytes of the write-ahead log from which on a process that was stopped while it read is not waited for."""
-_SIZE_LIMIT = 256 * 2**20
-"""Bytes of the database, and half of its file system, from which on the oldest rows are deleted before their time."""
+SIZE_LIMIT = 256 * 2**20
+"""Bytes of rows, and of the write-ahead log, where that is not more than a third of the file system. With more rows the
+oldest are deleted before their time. The write-ahead log grows as long as a process is stopped while it reads; past the
+limit the log begins anew without it.
+"""
 
 _TABLES = """
 CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -118,7 +121,12 @@ class Database:
         self._files: dict[Path, os.stat_result] = {}
         self._transactions = self._bytes = 0
         """Since the last checkpoint of this process: transactions that have added nothing to the log, and bytes."""
+        self._pinned = 0
+        """Bytes of the write-ahead log that the last checkpoint of this process could not copy."""
+        self._appended = 0
+        """The ``seq`` of the entry that was added last by this process."""
         self._cursor_of_groups = ""
+        """The group after which the next sweep goes on."""
         self._connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
             self._execute = self._connection.execute
@@ -128,12 +136,13 @@ class Database:
             self._set(f"journal_size_limit={_BYTES}")
             self._page_size = self._pragma("page_size")
             space = os.statvfs(path.parent)
-            self._limit = min(_SIZE_LIMIT, space.f_blocks * space.f_frsize // 2)
+            self._limit = min(SIZE_LIMIT, space.f_blocks * space.f_frsize // 3)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
+        """Close the file; what was committed stays."""
         self._connection.close()
 
     def _set(self, pragma: str) -> None:
@@ -148,7 +157,7 @@ class Database:
         with self._writing():
             for statement in _TABLES.split(";"):
                 self._execute(statement)
-            facts = {"trimmed": 0, "boot": _boot(), "file": _number(self.path)}
+            facts = {"trimmed": 0, "boot": boot_id(), "file": _number(self.path)}
             self._connection.executemany("INSERT INTO meta VALUES (?, ?)", facts.items())
             self._execute(f"PRAGMA user_version={VERSION}")
 
@@ -160,7 +169,7 @@ class Database:
             GroupsUnavailable: Another version of this package has made it.
 
         """
-        (version,) = self._execute("PRAGMA user_version").fetchone()
+        version = self._pragma("user_version")
         if version > VERSION:
             raise GroupsUnavailable(
                 f"{self.path} has tables of version {version}, of a later version of gws_middleware, and this one has "
@@ -170,9 +179,9 @@ class Database:
             # 0: its process was killed in the middle, and there is nothing in it to miss.
             raise BrokenError(f"its tables are of version {version}" if version else "")
         facts = dict(self._execute("SELECT name, value FROM meta"))
-        if facts["boot"] != _boot():
+        if facts.get("boot") != boot_id():
             raise BrokenError("the host has been started again")
-        if facts["file"] != _number(self.path):
+        if facts.get("file") != _number(self.path):
             raise BrokenError("it is a copy")
         latest = self._execute("SELECT at FROM log ORDER BY seq DESC LIMIT 1").fetchone()
         if latest is not None and latest[0] > time.monotonic():
@@ -190,7 +199,7 @@ class Database:
         """Check what ``is_there()`` does not.
 
         Raises:
-            BrokenError: The write-ahead log was removed, or has grown too much.
+            BrokenError: A part was removed, or the write-ahead log has grown too much.
 
         """
         for path, known in self._files.items():
@@ -200,19 +209,28 @@ class Database:
                 raise BrokenError(f"{path.name} was removed") from None
             if not os.path.samestat(found, known):
                 raise BrokenError(f"{path.name} was replaced")
-            if found.st_size > _WAL_LIMIT and path != self.path:
-                raise BrokenError(
-                    f"{path.name} has {found.st_size:,} bytes, because a process was stopped while it read"
-                )
+            if found.st_size > self._limit and path != self.path:
+                self._checkpoint()
+                self._check_pinned()
+
+    def _check_pinned(self) -> None:
+        if self._pinned > self._limit:
+            raise BrokenError(f"a process was stopped while it read, and {self._pinned:,} bytes wait for it")
 
     # --- publishing -----------------------------------------------------------------------------------------------
 
     def publish(self, batch: Sequence[Publish]) -> list[Position | None]:
-        """Append all of a batch."""
+        """Append all of a batch.
+
+        Raises:
+            BrokenError: The write-ahead log has grown too much; nothing was published.
+
+        """
+        self._check_pinned()
         with self._writing():
             now = time.monotonic()
             positions = [self._append(message, now) for message in batch]
-            last = self.last()
+            last = self._appended
             before = last - len(batch)
             self._bytes += sum(len(message.payload) for message in batch)
             is_much = self._bytes > _BYTES
@@ -232,10 +250,11 @@ class Database:
             epoch, offset = self._count(group, history.size, age, now)
             if offset % 4 == 0:
                 self._trim_group(group, offset - history.size, now)
-        self._execute(
+        cursor = self._execute(
             "INSERT INTO log(grp, epoch, off, payload, at, expires) VALUES (?, ?, ?, ?, ?, ?)",
             (group, epoch, offset, payload, now, now + max(age, self._retention)),
         )
+        self._appended = cursor.lastrowid or 0
         return Position(epoch, offset) if offset else None
 
     def _count(self, group: str, size: int, age: float, now: float) -> tuple[str, int]:
@@ -247,7 +266,7 @@ class Database:
             epoch = new_name()
             self._execute("INSERT INTO groups VALUES (?, ?, 1, ?, ?, ?)", (group, epoch, size, age, now))
             return epoch, 1
-        epoch, top = self._execute("SELECT epoch, top FROM groups WHERE name = ?", (group,)).fetchone()
+        epoch, top = self._one("SELECT epoch, top FROM groups WHERE name = ?", group)
         return epoch, top
 
     # --- deleting -------------------------------------------------------------------------------------------------
@@ -260,10 +279,11 @@ class Database:
             self._delete(self._execute("SELECT seq FROM log ORDER BY seq LIMIT ?", (limit,)).fetchall())
         return len(found)
 
-    def _trim_group(self, group: str, newest: int, now: float) -> int:
-        """Delete a few entries that do not belong to the history of a group any more: up to an offset."""
+    def _trim_group(self, group: str, newest: int, now: float, limit: int = 16) -> int:
+        """Delete entries that do not belong to the history of a group any more: up to an offset."""
         oldest = self._execute(
-            "SELECT seq, at FROM log WHERE grp = ? AND off > 0 AND off <= ? ORDER BY off LIMIT 16", (group, newest)
+            "SELECT seq, at FROM log WHERE grp = ? AND off > 0 AND off <= ? ORDER BY off LIMIT ?",
+            (group, newest, limit),
         ).fetchall()
         expired = [(seq,) for seq, at in oldest if at < now - self._retention]
         self._delete(expired)
@@ -279,7 +299,19 @@ class Database:
         return self._page_size * (self._pragma("page_count") - self._pragma("freelist_count"))
 
     def _pragma(self, name: str) -> int:
-        return int(self._execute(f"PRAGMA {name}").fetchone()[0])
+        return int(self._one(f"PRAGMA {name}")[0])
+
+    def _one(self, query: str, *arguments: object) -> tuple[Any, ...]:
+        """A row that there is.
+
+        Raises:
+            CorruptError: There is none.
+
+        """
+        row: tuple[Any, ...] | None = self._execute(query, arguments).fetchone()
+        if row is None:
+            raise CorruptError(f"there is no row for {query!r}")
+        return row
 
     def sweep(self, is_living: Callable[[str], bool]) -> bool:
         """Delete what no publish has come to delete.
@@ -294,31 +326,39 @@ class Database:
         now = time.monotonic()
         expired = self._execute("SELECT seq FROM log WHERE expires < ? LIMIT 1", (now,)).fetchone()
         dead = [name for name in self._contributors() if not is_living(name)]
-        after = self._cursor_of_groups
         groups = self._execute(
             "SELECT name, top - size, touched + max(age, ?) + ? < ? FROM groups WHERE name > ? ORDER BY name LIMIT 100",
-            (self._retention, DAY, now, after),
+            (self._retention, _DAY, now, self._cursor_of_groups),
         ).fetchall()
-        self._cursor_of_groups = groups[-1][0] if len(groups) == 100 else ""
         large = [(name, newest) for name, newest, _ in groups if self._has_more(name, newest, now)]
         unused = [(name,) for name, _, is_unused in groups if is_unused]
-        free = self._pragma("freelist_count")
-        if not (expired or dead or large or unused or free > max(1000, self._pragma("page_count") // 2)):
+        left = _SLICE
+        if expired or dead or large or unused:
+            with self._writing():
+                left -= self._trim(left, now)
+                for name, newest in large:
+                    left -= self._trim_group(name, newest, now, left)
+                for name in dead:
+                    left -= self._delete_numbers(name, left)
+                self._connection.executemany("DELETE FROM groups WHERE name = ?", unused)
+            self._count_transaction()
+        if left:
+            self._cursor_of_groups = groups[-1][0] if len(groups) == 100 else ""
+        return self._shrink() or not left
+
+    def _delete_numbers(self, process: str, limit: int) -> int:
+        rows = self._execute("SELECT tbl, field, process FROM numbers WHERE process = ? LIMIT ?", (process, limit))
+        found = rows.fetchall()
+        self._connection.executemany("DELETE FROM numbers WHERE tbl = ? AND field = ? AND process = ?", found)
+        return len(found)
+
+    def _shrink(self) -> bool:
+        """Give a part of the file back, where most of it is unused. Whether there is more to give."""
+        if self._pragma("freelist_count") <= max(1000, self._pragma("page_count") // 2):
             return False
-        with self._writing():
-            again = self._trim(1000, now) == 1000
-            again |= max((self._trim_group(name, newest, now) for name, newest in large), default=0) > 0
-            self._connection.executemany("DELETE FROM groups WHERE name = ?", unused)
-            for name in dead:
-                rows = self._execute("SELECT tbl, field, process FROM numbers WHERE process = ? LIMIT 1000", (name,))
-                found = rows.fetchall()
-                self._connection.executemany("DELETE FROM numbers WHERE tbl = ? AND field = ? AND process = ?", found)
-                again |= len(found) == 1000
-        if free > 1000:
-            self._connection.executescript("PRAGMA incremental_vacuum(1000)")  # a row for each page, without columns
-            self._checkpoint("TRUNCATE")
-        self._count_transaction()
-        return again
+        self._connection.executescript(f"PRAGMA incremental_vacuum({_SLICE})")  # a row for each page, without columns
+        self._checkpoint("TRUNCATE")
+        return True
 
     def _has_more(self, group: str, newest: int, now: float) -> bool:
         """Whether a group has entries beyond its size that nothing keeps."""
@@ -343,26 +383,26 @@ class Database:
 
         """
         with self._reading():
-            (trimmed,) = self._execute("SELECT value FROM meta WHERE name = 'trimmed'").fetchone()
+            (trimmed,) = self._one("SELECT value FROM meta WHERE name = 'trimmed'")
             lost = trimmed > last
             last = max(last, trimmed)
             rows = self._execute(
                 "SELECT seq, grp, epoch, off, CASE WHEN length(payload) <= ? THEN payload END FROM log "
                 "WHERE seq > ? ORDER BY seq LIMIT ?",
-                (INLINE, last, SLICE),
+                (_INLINE, last, _SLICE),
             ).fetchall()
             entries: list[Entry] = []
             large = 0
             for seq, group, epoch, offset, payload in rows:
                 if seq > groups.get(group, seq):
                     if payload is None:
-                        if large > SLICE_BYTES:
+                        if large > _SLICE_BYTES:
                             return Rows(entries, last, lost, True)
-                        (payload,) = self._execute("SELECT payload FROM log WHERE seq = ?", (seq,)).fetchone()
+                        (payload,) = self._one("SELECT payload FROM log WHERE seq = ?", seq)
                         large += len(payload)
                     entries.append(Entry(group, epoch, offset, payload))
                 last = seq
-            return Rows(entries, last, lost, len(rows) == SLICE)
+            return Rows(entries, last, lost, len(rows) == _SLICE)
 
     def read(self, wants: Sequence[Want]) -> list[Page]:
         """Read histories. A group that is unknown begins an epoch; one that was not used for an hour stays in use."""
@@ -374,7 +414,7 @@ class Database:
             self._begin_groups(unknown, now)
             with self._reading():
                 found = [self._page(want, now) for want in wants]
-        stale = [want.group for want, (_, touched) in zip(wants, found, strict=True) if (touched or now) < now - HOUR]
+        stale = [want.group for want, (_, touched) in zip(wants, found, strict=True) if (touched or now) < now - _HOUR]
         if stale:
             self._touch(stale, now)
         return [page for page, _ in found]
@@ -480,7 +520,8 @@ class Database:
         """
         self._transactions = self._bytes = 0
         try:
-            self._execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+            _, frames, copied = self._execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            self._pinned = (frames - copied) * self._page_size
         except sqlite3.Error:
             pass  # what was committed stays in the write-ahead log; a problem shows itself in the next transaction
 
@@ -535,6 +576,8 @@ def begin(directory: Path, retention: float) -> tuple[Database, BrokenError | No
             reason = error
         for name in _names(directory):
             put_aside(directory / name, reason)
+        for part in directory.glob("log-*"):  # of a file that was put aside by a process that was killed meanwhile
+            remove(part)
         database = Database(directory / f"log-{new_name()}.db", retention)
         try:
             database.create()
@@ -570,8 +613,8 @@ def put_aside(path: Path, reason: BrokenError) -> None:
 
     """
     for part in _parts(path):
-        aside = path.with_name(f"unusable.db{part.name.removeprefix(path.name)}")
         if isinstance(reason, CorruptError):
+            aside = path.with_name(f"unusable.db{part.name.removeprefix(path.name)}")
             remove(aside)
             if part.exists():
                 os.replace(part, aside)
@@ -583,11 +626,11 @@ def _names(directory: Path) -> list[str]:
 
 
 def _parts(path: Path) -> list[Path]:
-    """The database and what SQLite has beside it; the database last, because it is the one that is searched for."""
-    return [path.with_name(path.name + ending) for ending in ("-wal", "-shm", "")]
+    """The database, and then what SQLite has beside it: without that the database must not be found."""
+    return [path.with_name(path.name + ending) for ending in ("", "-wal", "-shm")]
 
 
-def _boot() -> str:
+def boot_id() -> str:
     """The start of the host, as a name; empty where the system has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -601,11 +644,9 @@ def _number(path: Path) -> str:
 
 
 def is_corrupt(error: sqlite3.Error) -> bool:
-    """Whether the file has something else in it than it should."""
-    text = str(error)
-    return any(
-        part in text for part in ("malformed", "not a database", "no such table", "no such column", "file is encrypted")
-    )
+    """Whether the file has something else in it than it should. No statement of ours can violate a constraint."""
+    signs = "malformed", "not a database", "no such table", "no such column", "Could not decode"
+    return isinstance(error, sqlite3.IntegrityError) or any(sign in str(error) for sign in signs)
 
 
 def holder(path: Path) -> str:
@@ -617,7 +658,7 @@ def holder(path: Path) -> str:
                 _, kind, _, mode, process, file, start, *_ = line.split()
                 # The first of the locks in SQLite's shared memory: 120 is the offset of the write lock.
                 if (kind, mode, start) == ("POSIX", "WRITE", "120") and int(file.rpartition(":")[2]) == inode:
-                    return f"process {process}"
+                    return f"process {process}" if int(process) > 0 else "a process of another container"
     except (OSError, ValueError):
         pass
     return ""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import GroupsUnavailable
 
-__all__ = ["LONGEST_NAME", "automatic", "prepare"]
+__all__ = ["LONGEST_NAME", "automatic", "file_system", "prepare"]
 
 LONGEST_NAME = 16
 """Characters of the name of a socket in the directory."""
@@ -23,6 +23,7 @@ LONGEST_NAME = 16
 _LONGEST_PATH = 107 if os.path.exists("/proc/self") else 103
 """Bytes of the path of a unix socket: ``sun_path`` of Linux, and of BSD and macOS, without the zero at the end."""
 _BASES = ("/dev/shm",)
+_EFFECTIVE = {"effective_ids": os.access in os.supports_effective_ids}
 _NETWORK = {"9p", "afs", "ceph", "cifs", "glusterfs", "gpfs", "lustre", "nfs", "nfs4", "smb3", "smbfs", "virtiofs"}
 """File systems on which other hosts write, or whose locks and shared memory are not those of this kernel."""
 
@@ -47,7 +48,7 @@ def automatic(project: Path | str, bases: Iterable[Path | str] | None = None) ->
     ]
     digest = hashlib.sha256(os.fsencode(os.path.realpath(project))).hexdigest()[:12]
     for base in candidates:
-        if base.is_absolute() and base.is_dir() and os.access(base, os.W_OK | os.X_OK):
+        if base.is_absolute() and base.is_dir() and os.access(base, os.W_OK | os.X_OK, **_EFFECTIVE):
             return base / f"gws-{os.geteuid()}-{digest}"
     names = ", ".join(map(str, dict.fromkeys(candidates)))
     raise GroupsUnavailable(
@@ -90,9 +91,9 @@ def prepare(path: Path) -> None:
     if found.st_mode & 0o077:
         mode = stat.S_IMODE(found.st_mode)
         raise _refused(path, f"its mode {mode:04o} lets other users in", "0700")
-    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK, **_EFFECTIVE):
         raise _refused(path, "it cannot be written", "a directory on a file system that can be written, of mode 0700")
-    kind = _file_system(found.st_dev)
+    kind = file_system(found.st_dev)
     if kind in _NETWORK or kind.startswith("fuse."):
         raise _refused(path, f"it is on a file system of type {kind}", "one of this host's own disks, or /dev/shm")
 
@@ -101,7 +102,7 @@ def _refused(path: Path, found: str, wanted: str) -> GroupsUnavailable:
     return GroupsUnavailable(f"groups cannot use the directory {path}: {found}; wanted is {wanted}")
 
 
-def _file_system(device: int) -> str:
+def file_system(device: int) -> str:
     """The type of the file system with this number; empty where that cannot be found out."""
     number = f"{os.major(device)}:{os.minor(device)}"
     try:

@@ -8,11 +8,13 @@ and both sides open it again. Rule 3: nothing is logged under the lock, and of a
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import itertools
 import logging
 import os
 import random
+import shutil
 import sqlite3
 import time
 import weakref
@@ -76,7 +78,6 @@ class Handle:
         self.numbers: dict[tuple[str, str], int] = {}
         """What this process contributes; written again where the log is begun anew."""
         self.dependents: weakref.WeakSet[Dependent] = weakref.WeakSet()
-        self.serial = next(_serials)
         self._place = "", ""
         """The file and the process that have the numbers."""
         self._database: Database | None = None
@@ -103,7 +104,9 @@ class Handle:
 
         """
         deadline = time.monotonic() + TIMEOUT
-        for tries in itertools.count(1):
+        tries = 0
+        while True:
+            tries += 1
             try:
                 result = self.attempt(work)
             except BusyError as again:
@@ -118,7 +121,6 @@ class Handle:
                 return result
             self.report(kind, error)
             raise error
-        raise AssertionError  # itertools.count() does not end
 
     def attempt(self, work: Callable[[Opened], T]) -> T:
         """Do something, once. Does not wait for other processes.
@@ -128,7 +130,8 @@ class Handle:
             GroupsUnavailable: It cannot be.
 
         """
-        if not self._lock.acquire(True, _LOCK_TIMEOUT):
+        lock = self._lock
+        if not lock.acquire(True, _LOCK_TIMEOUT):
             raise BusyError("another thread of this process uses the log")
         try:
             return work(self._open())
@@ -144,9 +147,9 @@ class Handle:
                 raise BusyError(f"{self.directory} was removed") from None
             raise GroupsUnavailable(f"the log of groups in {self.directory} cannot be used: {error}") from error
         finally:
-            self._lock.release()
+            lock.release()
             while self._notices:
-                logger.log(*self._notices.pop())
+                logger.log(*self._notices.pop(0))
 
     def timed_out(self, obstacle: str) -> GroupsUnavailable:
         """What to say of something that has been in the way for ``TIMEOUT`` seconds."""
@@ -159,6 +162,8 @@ class Handle:
 
     def report(self, kind: str, error: GroupsUnavailable | None) -> None:
         """Log the beginning of an outage, or its end."""
+        if self._unusable:
+            return  # for good, and no outage
         if error is not None:
             if self._outages.setdefault(kind, now := time.monotonic()) == now:
                 logger.error("groups: outage (%s): %s", kind, error)
@@ -240,8 +245,7 @@ class Handle:
         if not was_there or not self.directory.exists():
             return BusyError(f"{text}: the file was removed")
         if "full" in text or "I/O" in text:
-            space = os.statvfs(self.directory)
-            text += f"; {space.f_bavail * space.f_frsize:,} bytes are free there"
+            text += f"; {shutil.disk_usage(self.directory).free:,} bytes are free there"
         return GroupsUnavailable(f"the log of groups in {self.directory} cannot be used: {text}")
 
     def _close_database(self) -> None:
@@ -252,13 +256,26 @@ class Handle:
     # --- the end, and forks ---------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Release everything; the next attempt begins anew."""
+        """Release everything; the next attempt begins anew.
+
+        Raises:
+            GroupsUnavailable: Another thread, or what a signal handler has interrupted, uses it for too long.
+
+        """
         for dependent in list(self.dependents):
             dependent.close()
-        with self._lock:
+        lock = self._lock
+        if not lock.acquire(True, TIMEOUT):
+            raise self.timed_out("another thread of this process uses it")
+        try:
             self._close_database()
             self._leave()
             self.numbers.clear()
+        finally:
+            lock.release()
+
+    def __del__(self) -> None:
+        self.close()
 
     def _leave(self) -> None:
         """Remove this process from the directory."""
@@ -271,13 +288,11 @@ class Handle:
 
     def end(self) -> None:
         """The interpreter ends. A daemon thread that comes later must not be in SQLite then."""
-        for dependent in list(self.dependents):
-            dependent.close()
-        if self._lock.acquire(True, TIMEOUT):
-            self._unusable = "groups cannot be used: the interpreter is ending"
-            self._close_database()
-            self._leave()
-            self._lock.release()
+        self._unusable = "groups cannot be used: the interpreter is ending"
+        try:
+            self.close()
+        except GroupsUnavailable:
+            pass  # a thread is in a call of the system that does not return
 
     def before_fork(self) -> bool:
         """Close the database.
@@ -314,40 +329,46 @@ class Handle:
 
 
 _serials = itertools.count()
-_handles: weakref.WeakSet[Handle] = weakref.WeakSet()
-_forking: list[tuple[Handle, bool]] = []
+_handles: dict[int, weakref.ref[Handle]] = {}
+"""By serial number, so in the order in which they were made."""
+_forking: dict[int, list[tuple[Handle, bool]]] = {}
+"""By the thread that forks: the handles, and whether they are closed."""
 _registered = False
 
 
 def _register(handle: Handle) -> None:
     """With the first handle, not on import."""
     global _registered
-    _handles.add(handle)
+    serial = next(_serials)
+    _handles[serial] = weakref.ref(handle, lambda _: _handles.pop(serial, None))
     if not _registered:
         _registered = True
         os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
         atexit.register(_end)
 
 
+def _all() -> list[Handle]:
+    # The list of values is made in one step: another thread may make a handle at any time.
+    return [handle for reference in list(_handles.values()) if (handle := reference()) is not None]
+
+
 def _before_fork() -> None:
     # In the same order in every thread, so that two that fork at the same time do not wait for each other.
-    for handle in sorted(_handles, key=lambda handle: handle.serial):
-        _forking.append((handle, handle.before_fork()))
+    _forking[_thread.get_ident()] = [(handle, handle.before_fork()) for handle in _all()]
 
 
 def _after_fork() -> None:
-    for handle, held in _forking:
+    for handle, held in _forking.pop(_thread.get_ident(), ()):
         if held:
             handle.after_fork()
-    _forking.clear()
 
 
 def _after_fork_in_child() -> None:
-    for handle, held in _forking:
+    for handle, held in _forking.pop(_thread.get_ident(), ()):
         handle.after_fork_in_child(closed=held)
-    _forking.clear()
+    _forking.clear()  # of other threads, which do not exist here
 
 
 def _end() -> None:
-    for handle in list(_handles):
+    for handle in _all():
         handle.end()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from weakref import WeakSet
 
 from gevent import get_hub
 from gevent.event import Event as Signal
@@ -16,6 +18,8 @@ from .base import Event, Publish, Want
 
 __all__ = ["MemoryBackend"]
 
+_SLICE = 500
+"""Entries that a feed returns at once."""
 _allocate_lock = get_original("_thread", "allocate_lock")
 
 
@@ -53,6 +57,11 @@ class MemoryBackend:
     """Keeps everything in this process. A forked child has nothing of it."""
 
     def __init__(self) -> None:
+        self.begin()
+        _backends.add(self)
+
+    def begin(self) -> None:
+        """Have nothing."""
         self._lock = _allocate_lock()
         self._groups: dict[str, _Group] = {}
         self._feeds: list[_Feed] = []
@@ -80,10 +89,24 @@ class MemoryBackend:
 
     def feed(self) -> _Feed:
         """See ``Backend``."""
-        feed = _Feed(self._feeds)
+        feed = _Feed(self)
         with self._lock:
             self._feeds.append(feed)
         return feed
+
+    def remove(self, feed: _Feed) -> bool:
+        """It is closed. Whether it was open."""
+        with self._lock:
+            is_open = feed in self._feeds
+            if is_open:
+                self._feeds.remove(feed)
+            return is_open
+
+    def if_open(self, feed: _Feed, function: Callable[[], object]) -> None:
+        """Call it, unless the feed was closed."""
+        with self._lock:
+            if feed in self._feeds:
+                function()
 
     def put(self, table: str, values: dict[str, int | None]) -> None:
         """See ``Backend``."""
@@ -113,18 +136,21 @@ class MemoryBackend:
 class _Feed:
     """The entries, as they come from any thread."""
 
-    def __init__(self, feeds: list[_Feed]) -> None:
-        self._feeds = feeds
-        self._loop = get_hub().loop
+    def __init__(self, backend: MemoryBackend) -> None:
+        self._backend = backend
         self._signal = Signal()
+        # Not run_callback_threadsafe(): it changes the loop's count of watchers while the loop may do so, too.
+        self._watcher = get_hub().loop.async_()
+        self._watcher.start(self._signal.set)
         self._queue: deque[Event] = deque()
         self._groups: set[str] = set()
+        self._is_woken = self._is_closed = False
 
     def put(self, entry: Entry) -> None:
         """An entry was published; the lock of the backend is held."""
         if entry.group in self._groups:
             self._queue.append(entry)
-            self.wake()
+            self._watcher.send()
 
     def subscribe(self, groups: Iterable[str]) -> bool:
         """See ``Feed``."""
@@ -137,19 +163,38 @@ class _Feed:
 
     def wait(self, timeout: float | None) -> Sequence[Event]:
         """See ``Feed``."""
-        if not self._queue:
-            self._signal.wait(timeout)
-        self._signal.clear()
-        events = []
-        while self._queue:
-            events.append(self._queue.popleft())
-        return events
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not (self._queue or self._is_woken or self._is_closed):
+            self._signal.clear()
+            left = None if deadline is None else deadline - time.monotonic()
+            if (left is not None and left <= 0) or not self._signal.wait(left):
+                break
+        self._is_woken = False
+        return [self._queue.popleft() for _ in range(min(len(self._queue), _SLICE))]
 
     def wake(self) -> None:
         """See ``Feed``."""
-        self._loop.run_callback_threadsafe(self._signal.set)
+        self._is_woken = True
+        self._backend.if_open(self, self._watcher.send)
 
     def close(self) -> None:
         """See ``Feed``."""
-        if self in self._feeds:
-            self._feeds.remove(self)
+        self._is_closed = True
+        self._signal.set()
+        if self._backend.remove(self):
+            self._watcher.close()
+
+
+_backends: WeakSet[MemoryBackend] = WeakSet()
+
+
+def _forked() -> None:
+    """In a process that has just been forked: what was published is the parent's, and another thread of the parent may
+    have held a lock.
+    """
+    for backend in _backends:
+        backend.begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

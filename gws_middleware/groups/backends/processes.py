@@ -143,6 +143,7 @@ class Siblings:
                         remove(self._directory / socket)
 
     def close(self) -> None:
+        """Close the socket that sends."""
         self._sender.close()
 
     def _names(self) -> list[str]:

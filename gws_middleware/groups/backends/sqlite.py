@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import _socket
 import itertools
+import math
 import os
 import random
 import time
@@ -123,24 +124,36 @@ class SqliteFeed:
         self._waiting = False
         self._closed = False
         self._busy_since: float | None = None
+        self._read_at = 0.0
         self._sweep_at = time.monotonic() + _SWEEP * random.random()
         self._path = ""
         self._socket: _socket.socket | None = None
         self._waker: _socket.socket | None = None
-        handle.run("read", self._begin)
+        try:
+            handle.run("read", self._begin)
+        except BaseException:
+            self._release()
+            raise
         handle.dependents.add(self)
 
     def subscribe(self, groups: Iterable[str]) -> bool:
         """See ``Feed``."""
+        wanted = list(groups)
+
+        def work(opened: Opened) -> None:
+            # What was published before this call, and not read yet, is not for them.
+            is_current = opened.database.path.name == self._file
+            self._add(wanted, opened.database.last() if is_current else 0)
+
         try:
-            file, last = self._handle.attempt(lambda opened: (opened.database.path.name, opened.database.last()))
+            self._handle.attempt(work)
         except (BusyError, GroupsUnavailable):
-            file, last = self._file, self._last
-        if file != self._file:
-            last = 0
+            self._add(wanted, self._last)
+        return True
+
+    def _add(self, groups: list[str], last: int) -> None:
         for group in groups:
             self._groups.setdefault(group, last)
-        return True
 
     def unsubscribe(self, groups: Iterable[str]) -> None:
         """See ``Feed``."""
@@ -149,23 +162,26 @@ class SqliteFeed:
 
     def wait(self, timeout: float | None) -> Sequence[Event]:
         """See ``Feed``."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
         if self._has_given:
             waiting.pause(0)  # other greenlets run between two readings, also where there is always more to read
             self._has_given = False
         self._waiting = True
         try:
             while not self._closed:
-                self._drain()
-                events, again_in = self._read()
+                if self._drain() or time.monotonic() >= self._read_at:
+                    events = self._read()
+                    self._has_given = bool(events)
+                else:
+                    events = []
                 woken, self._woken = self._woken, False
                 if events or woken:
-                    self._has_given = bool(events)
                     return events
-                left = again_in if deadline is None else min(again_in, deadline - time.monotonic())
-                if left <= 0:
+                now = time.monotonic()
+                if now >= deadline:
                     return []
-                if self._socket is None:
+                left = max(min(self._read_at, deadline) - now, 0.0)
+                if self._socket is None or left == 0.0:
                     waiting.pause(left)
                 else:
                     waiting.wait_readable(self._socket.fileno(), left)
@@ -197,32 +213,36 @@ class SqliteFeed:
 
     # --- reading --------------------------------------------------------------------------------------------------
 
-    def _read(self) -> tuple[list[Event], float]:
-        """Read a slice.
-
-        Returns:
-            Events, and in how many seconds to read again.
-
-        """
+    def _read(self) -> list[Event]:
+        """Read a slice, and find out when to read again without a byte."""
         now = time.monotonic()
-        events: list[Event] = []
         try:
             events = self._handle.attempt(self._slice)
-            if now >= self._sweep_at:
-                has_more = self._handle.attempt(self._sweep)
-                self._sweep_at = now + (0.05 if has_more else _SWEEP * random.uniform(0.8, 1.2))
         except BusyError as busy:
             if self._busy_since is None:
                 self._busy_since = now
             elif now > self._busy_since + TIMEOUT:
                 self._handle.report("read", self._handle.timed_out(str(busy)))
-            return events, random.uniform(0.001, 0.005)
+            self._read_at = now + random.uniform(0.001, 0.005)
+            return []
         except GroupsUnavailable as error:
             self._handle.report("read", error)
-            return events, _POLL
+            self._read_at = now + _POLL
+            return []
         self._busy_since = None
         self._handle.report("read", None)
-        return events, 0.0 if self._has_more else min(_POLL, max(self._sweep_at - now, 0.01))
+        if now >= self._sweep_at:
+            self._sweep_at = now + self._try_sweep()
+        self._read_at = now if self._has_more else min(now + _POLL, self._sweep_at)
+        return events
+
+    def _try_sweep(self) -> float:
+        """Sweep. In how many seconds to do it again: what is in its way is no outage of reading."""
+        try:
+            has_more = self._handle.attempt(self._sweep)
+        except (BusyError, GroupsUnavailable):
+            return random.uniform(0.5, 1.0)
+        return 0.05 if has_more else _SWEEP * random.uniform(0.8, 1.2)
 
     def _slice(self, opened: Opened) -> list[Event]:
         database = opened.database
@@ -234,7 +254,7 @@ class SqliteFeed:
         rows = database.after(self._last, self._groups)
         self._last, self._has_more = rows.last, rows.more
         if rows.lost:
-            self._lost = f"this process has read nothing for more than {self._handle.retention:g} s"
+            self._lost = "entries were deleted before this process had read them"
         lost, self._lost = self._lost, ""
         return [Lost(lost), *rows.entries] if lost else list(rows.entries)
 
@@ -266,13 +286,17 @@ class SqliteFeed:
         self._waker.setblocking(False)
         self._waker.connect(self._path)
 
-    def _drain(self) -> None:
+    def _drain(self) -> bool:
+        """Take the bytes from the socket. Whether there were any."""
+        found = False
         if self._socket is not None:
             try:
                 while True:
                     self._socket.recv(1)
+                    found = True
             except BlockingIOError:
                 pass
+        return found
 
     def _ring(self) -> None:
         waker = self._waker

@@ -45,4 +45,12 @@ urlpatterns = [
     path("conversation/<int:room>/", views.Conversation.as_view()),
     path("conversation/private/<int:room>/", views.Private.as_view()),
     path("page/", views.Page.as_view()),
+    path("pid/", views.pid),
+    path("groups/<name>/", views.room),
+    path("groups/<name>/listening/", views.listening),
+    path("groups/<name>/handling/", views.handling),
+    path("groups/<name>/send/", views.send),
+    path("groups/<name>/send/by-coroutines/", views.send_by_coroutines),
+    path("groups/<name>/send/in-transactions/", views.send_in_transactions),
+    path("groups/<name>/count/", views.count),
 ]

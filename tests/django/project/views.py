@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+from contextlib import nullcontext
 from typing import Any
 
 from django.contrib.auth import logout
@@ -15,10 +18,13 @@ from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpRespons
 from gevent import GreenletExit, Timeout, sleep
 
 from gws_middleware import ConnectionClosed, WebSocket
+from gws_middleware.coroutines import run
+from gws_middleware.django import groups
 from gws_middleware.django.decorators import accept_websocket, require_websocket
 from gws_middleware.django.sessions import save_session
 from gws_middleware.django.users import refresh_user
 from gws_middleware.django.views import WebSocketView
+from gws_middleware.groups import Publication
 
 EVENTS: list[Any] = []
 """What the views of this process record."""
@@ -345,3 +351,78 @@ class Page(WebSocketView):
 
     def receive(self, message: str | bytes) -> None:
         self.websocket.send(message)
+
+
+@require_websocket
+def room(request: Any, name: str) -> None:
+    """A member of a group, whose view waits; the first message is the process it is in."""
+    ws = request.websocket
+    if "early" in request.GET:
+        groups.send(name, "before the 101")
+        assert "fails" not in request.GET
+    groups.join(name, ws, since=request.GET.get("since"))
+    ws.send(str(os.getpid()))
+    for message in ws:
+        with transaction.atomic() if "transaction" in message else nullcontext():
+            groups.send(name, message, exclude=ws if "others" in message else None)
+
+
+@require_websocket
+def listening(request: Any, name: str) -> None:
+    """A member without a greenlet of its own."""
+    groups.join(name, request.websocket)
+    request.websocket.send(str(os.getpid()))
+    request.websocket.detach()
+
+
+@require_websocket
+def handling(request: Any, name: str) -> None:
+    """A member whose messages are made for it alone, with a query."""
+
+    def handle(ws: WebSocket, publication: Publication) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+            ws.send(f"{publication.data} {cursor.fetchone()[0]}")
+
+    groups.join(name, request.websocket, handler=handle)
+    request.websocket.send(str(os.getpid()))
+    request.websocket.detach()
+
+
+def send_by_coroutines(request: HttpRequest, name: str) -> HttpResponse:
+    """Twenty messages in order, and twenty at once."""
+
+    async def program() -> None:
+        for number in range(20):
+            await groups.asend(name, number)
+        await asyncio.gather(*(groups.asend(name, "at once") for _ in range(20)))
+
+    run(program())
+    return HttpResponse()
+
+
+def send(request: HttpRequest, name: str) -> HttpResponse:
+    """Plain HTTP; the answer is the process."""
+    groups.send(name, request.GET["text"])
+    if "fails" in request.GET:
+        raise LookupError("after the message")
+    return HttpResponse(str(os.getpid()))
+
+
+def send_in_transactions(request: HttpRequest, name: str) -> HttpResponse:
+    """Twenty transactions, of which each second one is rolled back."""
+    for number in range(20):
+        with transaction.atomic():
+            groups.send(name, number)
+            transaction.set_rollback(number % 2 == 1)
+    return HttpResponse()
+
+
+def count(request: HttpRequest, name: str) -> HttpResponse:
+    """The number of members."""
+    return HttpResponse(str(groups.count(name)))
+
+
+def pid(request: HttpRequest) -> HttpResponse:
+    """The process."""
+    return HttpResponse(str(os.getpid()))

@@ -1,0 +1,348 @@
+"""The groups of the project: the functions of ``gws_middleware.groups.Groups``, for the setting ``groups``.
+
+::
+
+    from gws_middleware.django import groups
+
+    with transaction.atomic():
+        order.ship()
+        groups.send(f"order.{order.pk}", {"state": "shipped"})
+
+Rule: a message is sent when the transactions that are open at the call have been committed, and never if one of them
+is rolled back. It is checked and copied at the call, and the order of the calls is kept. Without a transaction it is
+sent at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from hashlib import sha256
+from typing import Any
+
+from ..codes import CloseCode
+from ..connection import jsontext
+from ..connection.websocket import WebSocket
+from ..groups.hub import Joined
+from ..groups.message import BINARY, TEXT, Publication, check_name, encode
+from ..groups.position import Position
+from ..protocol.connection import PreparedMessage
+from ..typing import Sendable
+from . import commits, users
+from .instance import get_groups
+
+__all__ = [
+    "asend",
+    "close",
+    "count",
+    "get_groups",
+    "history",
+    "join",
+    "leave",
+    "listen",
+    "position",
+    "send",
+    "send_many",
+    "user_group",
+]
+
+MAX_NAME = 200
+"""Characters of the name of a group."""
+
+
+# --- names ----------------------------------------------------------------------------------------------------------
+
+
+def user_group(user: Any) -> str:
+    """The name of the group of a user: ``user.`` and the primary key.
+
+    Characters that a name cannot have become ``:`` and two hexadecimal digits for each byte of UTF-8, as ``%`` does in
+    a URL. In place of a key that is too long stands its SHA-256. So each key has a name of its own.
+
+    Args:
+        user: A stored user, or a primary key, also as text.
+
+    Returns:
+        The name, e.g. ``"user.7"``.
+
+    Raises:
+        ValueError: The user is anonymous or not stored, or it is neither a user nor a primary key.
+
+    """
+    key = users.primary_key(user)
+    if key is None:
+        raise ValueError(f"{user!r} is anonymous, and has no group: wanted is a user that is stored, or a primary key")
+    name = "user." + re.sub(r"[^A-Za-z0-9_.@-]", _escaped, str(key))
+    return name if len(name) <= MAX_NAME else f"user.::{sha256(name.encode()).hexdigest()}"
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return "".join(f":{byte:02x}" for byte in match[0].encode())
+
+
+# --- sending ----------------------------------------------------------------------------------------------------------
+
+
+def send(
+    name: str,
+    message: Any,
+    *,
+    exclude: WebSocket | None = None,
+    info: Any = None,
+    on_commit: bool = True,
+    using: str | None = None,
+) -> Position | None:
+    """Send a message to all members of a group, in all processes, when the open transactions are committed.
+
+    Args:
+        name: The group: 1 to 200 of the characters ``A-Z a-z 0-9 _ . : @ -``.
+        message: ``str`` is sent as text, bytes are sent as binary, anything else as JSON.
+        exclude: A connection that gets no copy.
+        info: Facts about the sender, which become JSON: ``Publication.info``.
+        on_commit: Whether it waits for the commit, and is dropped by a rollback. False: it is sent now.
+        using: The database whose transaction counts. Default: every database that is in a transaction at the call; the
+            message is sent when the last of them is committed.
+
+    Returns:
+        The position after the message, if it was sent now and the group has a history; else None.
+
+    Raises:
+        GroupsUnavailable: It was not sent. After a commit this is logged, and not raised.
+        UnknownOutcome: It was sent or not, which is not known. The same.
+        TypeError: The message has no JSON, or the name is not a ``str``.
+        ValueError: The name, or the message, cannot be sent.
+        TransactionManagementError: Autocommit is off, so the commit cannot be known.
+
+    """
+    groups = get_groups()
+    databases = commits.transactions(using) if on_commit else []
+    if not databases:
+        return groups.send(name, message, exclude=exclude, info=info)
+    check_name(name)
+    facts = None if info is None else jsontext.loads(jsontext.dumps(info))
+    publish = partial(groups.send, name, _copied(message), exclude=exclude, info=facts)
+    commits.call_after(databases, publish, f"a message for {name}")
+    return None
+
+
+def send_many(
+    messages: Iterable[tuple[str, Any]], *, on_commit: bool = True, using: str | None = None
+) -> list[Position | None]:
+    """Send several messages at once, all of them or none.
+
+    Args:
+        messages: Names of groups and messages.
+        on_commit: As for ``send()``.
+        using: As for ``send()``.
+
+    Returns:
+        The position of each, as ``send()`` returns it.
+
+    Raises:
+        GroupsUnavailable: None was sent. The others as in ``send()``.
+
+    """
+    groups = get_groups()
+    databases = commits.transactions(using) if on_commit else []
+    if not databases:
+        return groups.send_many(messages)
+    copied = []
+    for name, message in messages:
+        check_name(name)
+        copied.append((name, _copied(message)))
+    names = ", ".join(dict.fromkeys(name for name, _ in copied))
+    commits.call_after(databases, partial(groups.send_many, copied), f"messages for {names}")
+    return [None] * len(copied)
+
+
+async def asend(name: str, message: Any, *, exclude: WebSocket | None = None, info: Any = None) -> Position | None:
+    """Send from a coroutine, at once.
+
+    A coroutine is in no transaction: Django has transactions only in the threads of ``sync_to_async``. Call ``send()``
+    there, beside the queries.
+
+    Args:
+        name: As for ``send()``.
+        message: As for ``send()``.
+        exclude: As for ``send()``.
+        info: As for ``send()``.
+
+    Returns:
+        The position after the message; None in a group without history.
+
+    Raises:
+        GroupsUnavailable: It was not sent. The others as in ``send()``.
+
+    """
+    return await get_groups().asend(name, message, exclude=exclude, info=info)
+
+
+def close(
+    name: str,
+    code: int = CloseCode.NORMAL,
+    reason: str = "",
+    *,
+    on_commit: bool = True,
+    using: str | None = None,
+) -> None:
+    """Close the connections of all members, in all processes, after what was sent to them before.
+
+    Args:
+        name: The group.
+        code: The close code. Default: 1000.
+        reason: At most 123 bytes as UTF-8.
+        on_commit: As for ``send()``.
+        using: As for ``send()``.
+
+    Raises:
+        GroupsUnavailable: None was closed. After a commit this is logged, and not raised.
+        ValueError: A wrong name, a code that may not be sent, or a reason that is too long.
+        TransactionManagementError: Autocommit is off, so the commit cannot be known.
+
+    """
+    groups = get_groups()
+    databases = commits.transactions(using) if on_commit else []
+    if not databases:
+        groups.close(name, code, reason)
+        return
+    check_name(name)
+    users.check_close(code, reason)
+    commits.call_after(databases, partial(groups.close, name, code, reason), f"the order to close {name}")
+
+
+def _copied(message: Any) -> Any:
+    """The message as it is now, which is checked by that: what the caller changes later has no effect."""
+    kind, data = encode(message)
+    return data if kind == BINARY else data.decode() if kind == TEXT else jsontext.loads(data)
+
+
+# --- members ----------------------------------------------------------------------------------------------------------
+
+
+def join(
+    name: str,
+    ws: WebSocket,
+    *,
+    since: Position | str | None = None,
+    wrap: Callable[[Publication], Sendable | PreparedMessage | None] | None = None,
+    handler: Callable[[WebSocket, Publication], object] | None = None,
+    on_gap: Callable[[WebSocket, str], object] | None = None,
+    slow: str = "close",
+) -> Joined:
+    """Make a connection a member of a group, until it ends or ``leave()`` is called. Accepts the handshake.
+
+    A member gets messages also while its view waits or does something else, and after ``detach()``. A ``handler`` may
+    use the ORM; its database connections are closed after each run.
+
+    Args:
+        name: The group.
+        ws: The connection: ``request.websocket``.
+        since: The position that the peer has, or its text: what came after it is sent first.
+        wrap: Makes what members get of a publication, once for all that have the same function; where it returns None
+            they get nothing. It must not query: its database connection would stay open. Default: what was sent.
+        handler: Is called with the connection and the publication instead, in a greenlet, one at a time for this
+            connection. An exception is logged once and closes with 1011.
+        on_gap: Is called with the connection and the name where messages were missed that cannot be had. It must not
+            wait. Default: in a group with history the connection is closed with 1013, else nothing happens.
+        slow: What happens to a peer that does not read: ``"close"`` closes with 1013; ``"skip"`` drops messages, in
+            groups without history alone.
+
+    Returns:
+        The position, and whether all since ``since`` was sent.
+
+    Raises:
+        GroupsUnavailable: The backend cannot be used now; the connection is no member.
+        ConnectionClosed: The connection has ended.
+        ValueError: It is a member already, or an argument is wrong.
+        RuntimeError: The connection belongs to another thread of the operating system.
+        TransactionManagementError: The handshake cannot be accepted inside ``transaction.atomic()``.
+
+    """
+    return get_groups().join(name, ws, since=since, wrap=wrap, handler=handler, on_gap=on_gap, slow=slow)
+
+
+def leave(name: str, ws: WebSocket) -> bool:
+    """Let a connection be no member any more.
+
+    Args:
+        name: The group.
+        ws: The connection.
+
+    Returns:
+        Whether it was one.
+
+    """
+    return get_groups().leave(name, ws)
+
+
+def count(name: str) -> int:
+    """How many members a group has, in all processes.
+
+    Args:
+        name: The group.
+
+    Raises:
+        GroupsUnavailable: It cannot be read now.
+
+    """
+    return get_groups().count(name)
+
+
+# --- what was sent ----------------------------------------------------------------------------------------------------
+
+
+def history(name: str, *, since: Position | str | None = None, limit: int = 100) -> list[Publication]:
+    """What a group keeps, the oldest first.
+
+    Args:
+        name: The group.
+        since: The first ones after this position; if None, the latest ones.
+        limit: How many at most.
+
+    Returns:
+        Publications; none in a group without history.
+
+    Raises:
+        LookupError: What came after ``since`` is no longer kept.
+        GroupsUnavailable: It cannot be read now.
+
+    """
+    return get_groups().history(name, since=since, limit=limit)
+
+
+def position(name: str) -> Position | None:
+    """The position after the latest message.
+
+    Args:
+        name: The group.
+
+    Returns:
+        The position; None in a group without history.
+
+    Raises:
+        GroupsUnavailable: It cannot be read now.
+
+    """
+    return get_groups().position(name)
+
+
+def listen(name: str, *, since: Position | str | None = None, timeout: float | None = None) -> Iterator[Publication]:
+    """Iterate over what is published, without a WebSocket: for server-sent events, commands and tests.
+
+    The subscription is there when this returns. What follows waits, with gevent where that runs in this thread.
+
+    Args:
+        name: The group.
+        since: Begin after this position.
+        timeout: Seconds without a message after which the iteration ends; None for no limit.
+
+    Returns:
+        An iterator, which ends with its last reference.
+
+    Raises:
+        LookupError: Messages were missed, and are no longer kept; at the call for ``since``, else in the iteration.
+        GroupsUnavailable: The backend cannot be used now.
+
+    """
+    return get_groups().listen(name, since=since, timeout=timeout)

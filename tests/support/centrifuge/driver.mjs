@@ -1,0 +1,52 @@
+// Centrifuge's client for JavaScript, driven by lines of JSON on stdin; see __init__.py.
+
+import { createInterface } from "node:readline";
+
+const [, , address, module] = process.argv;
+const { Centrifuge } = await import(module);
+const client = new Centrifuge(address, { minReconnectDelay: 50, maxReconnectDelay: 300, maxServerPingDelay: 1500 });
+
+const print = (value) => console.log(JSON.stringify(value));
+const report = (event, fields) => print({ event, ...fields });
+
+client.on("connecting", ({ code }) => report("connecting", { code }));
+client.on("connected", ({ client }) => report("connected", { client }));
+client.on("disconnected", ({ code, reason }) => report("disconnected", { code, reason }));
+client.on("error", ({ error }) => report("error", { code: error.code, message: error.message }));
+
+function subscribe({ channel, options }) {
+  const subscription = client.getSubscription(channel) ?? client.newSubscription(channel, options);
+  if (subscription.listenerCount("publication") === 0) {
+    subscription.on("subscribing", ({ code }) => report("subscribing", { channel, code }));
+    subscription.on("subscribed", ({ wasRecovering, recovered, streamPosition = null }) =>
+      report("subscribed", { channel, wasRecovering, recovered, position: streamPosition }));
+    subscription.on("unsubscribed", ({ code, reason }) => report("unsubscribed", { channel, code, reason }));
+    subscription.on("error", ({ error }) => report("error", { channel, code: error.code, message: error.message }));
+    subscription.on("publication", ({ data, offset = 0, info }) =>
+      report("publication", { channel, data, offset, user: info?.user ?? null }));
+  }
+  subscription.subscribe();
+}
+
+const METHODS = {
+  connect: () => client.connect(),
+  disconnect: () => client.disconnect(),
+  subscribe,
+  unsubscribe: ({ channel }) => client.getSubscription(channel).unsubscribe(),
+  publish: async ({ channel, data }) => void (await client.publish(channel, data)),
+  rpc: async ({ method, data }) => (await client.rpc(method, data)).data,
+  presence: ({ channel }) => client.presence(channel),
+  history: async ({ channel, options }) => {
+    const { publications, epoch, offset } = await client.history(channel, options);
+    return { offsets: publications.map((publication) => publication.offset), epoch, offset };
+  },
+};
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const { id, do: method, ...rest } = JSON.parse(line);
+  Promise.resolve()
+    .then(() => METHODS[method](rest))
+    .then((result = null) => print({ id, result }))
+    .catch((error) => print({ id, error: { code: error.code ?? -1, message: error.message ?? String(error) } }));
+}
+client.disconnect();
