@@ -373,6 +373,7 @@ class Groups:
         self.disturbances: list[tuple[float, float]] = []
         """When something happened to a worker: from, until."""
         self.harms: Counter[str] = Counter()
+        self.lateness: list[float] = []
         self.crowd = Crowd(self, size, seed)
         self._chance = random.Random(f"{seed} harm")
 
@@ -428,10 +429,18 @@ class Groups:
 
     # --- the run ---------------------------------------------------------------------------------------------------
 
+    def watch_lateness(self) -> None:
+        """How late this program is itself, which is part of each delay."""
+        while True:
+            due = time.monotonic() + 0.05
+            gevent.sleep(0.05)
+            self.lateness.append(time.monotonic() - due)
+
     def run(self, directory: Path, bound: float) -> None:
         """Everything."""
         self.await_workers()
         crowd, members, publishers = self.crowd, Group(), Group()
+        lateness = gevent.spawn(self.watch_lateness)
         began = time.monotonic()
         progress = self.report.progress(crowd.line)
         rate = crowd.size.rate / 2
@@ -456,12 +465,14 @@ class Groups:
         self.over = True
         crowd.check()
         progress.kill()
+        lateness.kill()
         members.kill()
         figures, messages = self.report.figures, crowd.messages()
         calm = delays(messages, self.disturbances)
         crowd.write_figures(figures)
         figures["p50/p99/worst to the last member, ms"] = f"{milliseconds(calm)} ({len(calm):,} messages)"
         figures["the same, with the disturbed ones, ms"] = milliseconds(delays(messages, ()))
+        figures["how late this program was itself, ms"] = milliseconds(self.lateness)
         figures["what happened to workers"] = tally(self.harms)
         if (p99 := percentile(calm, 0.99)) > bound or not calm:
             self.report.violation(

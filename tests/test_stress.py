@@ -394,6 +394,9 @@ class TestDelivery:
             ("joined 1 2 3", "joined 1 3", {"order"}),
             ("joined 1 2 3", "joined 2 1 3", {"order"}),
             ("joined 1 2 3", "joined 1 2 2 3", {"order"}),
+            ("joined 2 2", "joined", {"order"}),
+            ("joined 1 2", "joined 1 3", {"order"}),
+            ("joined 1 3", "joined 2 3", {"order"}),
         ],
     )
     def test_successors_of_two_members(self, found: list[str], one: str, two: str, violations: set[str]) -> None:

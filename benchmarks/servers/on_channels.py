@@ -7,6 +7,7 @@ work for each delivery.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 from typing import Any
@@ -53,6 +54,8 @@ if __name__ == "__main__":
     layer = {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [f"unix://{SOCKET}"]}}
     settings.configure(SECRET_KEY="benchmarks", INSTALLED_APPS=["channels"], CHANNEL_LAYERS={"default": layer})
     django.setup()
+    # uvicorn raises the signal again when it has stopped: without a handler that would end this process before Valkey.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     with ValkeyServer(port=0, unix_socket_path=SOCKET, save=""):
         on_uvicorn.serve(
             URLRouter([path("group", Group.as_asgi()), path("pid", Pid.as_asgi())]),
