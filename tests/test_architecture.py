@@ -39,7 +39,7 @@ PACKAGES: dict[str, tuple[int, set[str]]] = {
     "connection": (4, {*BASE, "native", "protocol", "exceptions", "hooks", "config", "process"}),
     "servers": (5, {"typing", "hooks", "process", "connection"}),
     "metrics": (5, {"typing", "process"}),
-    "groups": (5, {*BASE, "protocol", "exceptions", "connection"}),
+    "groups": (5, {*BASE, "protocol", "exceptions", "process", "connection"}),
     "middleware": (6, {*BASE, "protocol", "exceptions", "config", "process", "connection", "servers"}),
     "worker": (7, {"typing", "config", "process", "metrics", "middleware"}),
     "pywsgi": (7, {"typing", "process", "connection", "servers", "middleware"}),

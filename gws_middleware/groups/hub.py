@@ -35,11 +35,13 @@ from ..codes import CloseCode
 from ..connection import control
 from ..connection.turns import turns_of
 from ..connection.websocket import WebSocket
+from ..process import registry
+from ..process.counters import Counters
 from ..protocol.connection import PreparedMessage
 from ..typing import Sendable
 from .backends.base import TIMEOUT, Backend, Confirmed, Event, Feed, Lost, Want
 from .errors import GroupsError, GroupsUnavailable
-from .members import Close, Collector, Counters, Delivery, Gap, Group, Mailbox
+from .members import Close, Collector, Delivery, Gap, Group, Mailbox
 from .message import CONTROL, Envelope, Publication
 from .position import Entry, History, Page, Position, Tracker, floor_after_gap, is_above, missed
 
@@ -84,10 +86,11 @@ class Hub:
     Args:
         backend: Where messages come from.
         history_of: What a group keeps, by its name.
+        counters: Where it counts.
 
     """
 
-    def __init__(self, backend: Backend, history_of: Callable[[str], History | None]) -> None:
+    def __init__(self, backend: Backend, history_of: Callable[[str], History | None], counters: Counters) -> None:
         self._backend, self._history_of = backend, history_of
         self._turns = turns_of(get_hub())
         self._pid = os.getpid()
@@ -106,7 +109,7 @@ class Hub:
         self._counts_are_due = False
         self._putting_counts = BoundedSemaphore()
         """An older number is not to come after a newer one."""
-        self.counters = Counters()
+        self._counters = counters
 
     @property
     def is_inherited(self) -> bool:
@@ -250,7 +253,7 @@ class Hub:
                     elif (frame := group.frame(item, delivery)) is not None:
                         ws.send(frame)
             if collector.is_full:
-                self.counters.slow += 1
+                self._counters.dropped += 1
                 ws.close(CloseCode.TRY_AGAIN_LATER, "too slow")
             if self._still_joins(group, ws, collector):
                 group.add(ws, delivery, mailbox, floor)
@@ -362,7 +365,7 @@ class Hub:
         """The group of this name, at once: another join finds the same one meanwhile."""
         group = self._groups.get(name)
         if group is None:
-            group = self._groups[name] = Group(name, self._history_of(name), self.changed, self.counters)
+            group = self._groups[name] = Group(name, self._history_of(name), self.changed, self._counters)
         return group
 
     def _subscribe(self, group: Group) -> None:
@@ -439,7 +442,7 @@ class Hub:
 
     def _lose(self, group: Group) -> None:
         """Entries of a group are missing."""
-        self.counters.gaps += 1
+        self._counters.group_gaps += 1
         position = None if group.tracker is None else group.tracker.position
         group.put(Gap(group.history is not None, "" if position is None else position.epoch))
         self._start_courier(group)
@@ -557,5 +560,5 @@ def hub_of(owner: Any, backend: Backend, history_of: Callable[[str], History | N
         setattr(gevent_hub, _ATTRIBUTE, hubs)
     hub = hubs.get(owner)
     if hub is None or hub.is_inherited:
-        hub = hubs[owner] = Hub(backend, history_of)
+        hub = hubs[owner] = Hub(backend, history_of, registry.current().counters)
     return hub

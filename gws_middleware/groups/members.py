@@ -17,12 +17,13 @@ from gevent.event import Event as Signal
 from ..codes import CloseCode
 from ..connection import control
 from ..connection.websocket import WebSocket
+from ..process.counters import Counters
 from ..protocol.connection import PreparedMessage, prepare
 from ..typing import Sendable
 from .message import Publication
 from .position import History, Position, Tracker, floor_after_gap, is_above
 
-__all__ = ["Close", "Collector", "Counters", "Delivery", "Gap", "Group", "Mailbox"]
+__all__ = ["Close", "Collector", "Delivery", "Gap", "Group", "Mailbox"]
 
 log = logging.getLogger("gws_middleware.groups")
 
@@ -144,18 +145,6 @@ class Collector:
         """They are read in another way."""
         self.items = deque(item for item in self.items if isinstance(item, Close))
         self.is_full = False
-
-
-class Counters:
-    """Numbers that only grow, of one process."""
-
-    def __init__(self) -> None:
-        self.slow = 0
-        """Members that were closed because their ``handler``, or their joining, was too slow."""
-        self.skipped = 0
-        """Messages that slow members did not get."""
-        self.gaps = 0
-        """How often a group has missed messages."""
 
 
 class Group:
@@ -371,14 +360,14 @@ class Group:
     def post(self, ws: WebSocket, mailbox: Mailbox | None, publication: Publication) -> None:
         """Let its ``handler`` be called."""
         if mailbox is not None and not mailbox.put(publication):
-            self._counters.slow += 1
+            self._counters.dropped += 1
             ws.close(CloseCode.TRY_AGAIN_LATER, "too slow")
 
     def _offer_or_skip(self, ws: WebSocket, frame: PreparedMessage) -> None:
         if control.has_room(ws, len(frame.frame)):
             ws.offer(frame)
         else:
-            self._counters.skipped += 1
+            self._counters.group_skipped += 1
 
 
 def _without(some: set[WebSocket], recipients: Recipients) -> Recipients:

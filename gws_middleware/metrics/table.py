@@ -145,6 +145,20 @@ METRICS = (
         lambda now: now.counters.dropped,
     ),
     Metric(
+        "group_skipped",
+        "websocket_group_skipped",
+        "counter",
+        'Messages of groups that slow members did not get (slow="skip")',
+        lambda now: now.counters.group_skipped,
+    ),
+    Metric(
+        "group_gaps",
+        "websocket_group_gaps",
+        "counter",
+        "How often messages of a group were missed by this worker",
+        lambda now: now.counters.group_gaps,
+    ),
+    Metric(
         "ping_latency",
         "websocket_ping_latency_seconds",
         "histogram",

@@ -46,7 +46,13 @@ class Counters:
         self.traffic = Traffic()
         """Of connections that have ended."""
         self.dropped = 0
-        """Frames that ``offer()`` did not send, because the peer was too slow."""
+        """Frames that were not sent, and members of groups that were closed, because the peer or its handler was too
+        slow.
+        """
+        self.group_skipped = 0
+        """Messages of groups that slow members did not get, which had asked for that."""
+        self.group_gaps = 0
+        """How often a group has missed messages."""
         self._consumers: list[deque[float]] = []
 
     def add(self, stats: Iterable[int], code: int, *, from_peer: bool) -> None:

@@ -12,7 +12,7 @@ from gevent.event import Event as Signal
 
 from gws_middleware import hooks
 from gws_middleware.connection import control
-from gws_middleware.connection.states import OPEN
+from gws_middleware.connection.states import CLOSED, OPEN
 from gws_middleware.connection.websocket import WebSocket
 from gws_middleware.groups import History, Position, hub
 from gws_middleware.groups.backends.base import Confirmed, Event, Feed, Lost, Publish, Want
@@ -21,6 +21,7 @@ from gws_middleware.groups.hub import Hub, Joined
 from gws_middleware.groups.members import Delivery
 from gws_middleware.groups.message import Envelope, Publication, encode
 from gws_middleware.groups.position import Entry, Page
+from gws_middleware.process.counters import Counters
 
 from ..support.inprocess import until
 
@@ -129,7 +130,8 @@ class Site:
 
     def __init__(self) -> None:
         self.backend = Double()
-        self.hub = Hub(self.backend, history_of)
+        self.counters = Counters()
+        self.hub = Hub(self.backend, history_of, self.counters)
 
     def send(self, name: str, message: Any, exclude: WebSocket | None = None) -> Position | None:
         """Publish a message."""
@@ -203,6 +205,10 @@ class Fake(Bare):
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         self.closes.append((code, reason))
+
+    def forked(self) -> None:
+        """It is the parent's: closed, and its end is not reported."""
+        self._state = CLOSED
 
 
 def text_of(frame: bytes) -> str:

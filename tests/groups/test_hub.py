@@ -303,7 +303,7 @@ def test_joiner_that_collects_a_gap(site: Site) -> None:
     site.backend.drops = lambda entry: False
     site.backend.changes = lambda page: Page(page.epoch, 1, [])
     site.backend.lose()
-    until(lambda: site.hub.counters.gaps == 1)
+    until(lambda: site.counters.group_gaps == 1)
     site.backend.changes = lambda page: page
     site.send("kept", "4")
     until(lambda: early.texts == numbers(2, 5))
@@ -342,7 +342,7 @@ def test_joiner_that_reads_too_slowly_gets_no_hole(site: Site, monkeypatch: pyte
     join.get()
     assert ws.texts == numbers(1, 13)
     assert ws.closes == [TOO_SLOW]
-    assert site.hub.counters.slow == 1
+    assert site.counters.dropped == 1
     site.hub.leave("kept", ws)
 
 
@@ -496,7 +496,7 @@ def test_gap_is_healed_from_the_history(site: Site) -> None:
         site.send("kept", text)
     until(lambda: len(ws.texts) == 5)
     assert ws.texts == numbers(1, 6)
-    assert site.hub.counters.gaps == 0
+    assert site.counters.group_gaps == 0
     site.hub.leave("kept", ws)
 
 
@@ -561,7 +561,7 @@ def test_gap_that_cannot_be_healed(site: Site) -> None:
     site.send("kept", "last")
     until(lambda: events == ["1", "gap in kept", "last"])
     assert other.closes == [(1013, "messages were missed")]
-    assert site.hub.counters.gaps == 1
+    assert site.counters.group_gaps == 1
     for ws in (informed, other):
         site.hub.leave("kept", ws)
 

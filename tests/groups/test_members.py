@@ -11,7 +11,6 @@ import gevent
 import pytest
 
 from gws_middleware import WebSocket
-from gws_middleware.connection.states import CLOSED
 from gws_middleware.groups import Publication, members
 from gws_middleware.groups.members import Group, Mailbox
 from gws_middleware.protocol.deflate import Parameters
@@ -241,11 +240,11 @@ def test_peer_that_reads_nothing_delays_no_other(site: Site, skips: bool) -> Non
             assert peer.receive() == text
         assert slow.closed is not skips
         if skips:
-            assert site.hub.counters.skipped > 50
+            assert site.counters.group_skipped > 50
             assert slow_peer.receive() == text
         else:
             assert (slow.close_code, slow.close_reason) == TOO_SLOW
-            assert site.hub.counters.skipped == 0
+            assert site.counters.group_skipped == 0
             assert site.hub.sizes() == {"room": 1}
 
 
@@ -311,7 +310,7 @@ def test_handler_that_is_too_slow(site: Site, monkeypatch: pytest.MonkeyPatch) -
             site.send("room", str(number))
         until(lambda: len(quick.texts) == 6)
         assert peer.close_frame() == TOO_SLOW
-        assert site.hub.counters.slow == 1
+        assert site.counters.dropped == 1
         leave(site, "room", quick)
         gate.open()
 
@@ -379,7 +378,7 @@ def test_no_call_of_a_handler_of_a_closed_connection() -> None:
 
     def handle(ws: Any, publication: Any) -> None:
         handled.append(publication)
-        ws._state = CLOSED
+        ws.forked()
 
     mailbox = Mailbox(ws, handle)  # type: ignore[arg-type]
     mailbox.fill([1, 2])  # type: ignore[list-item]
@@ -447,7 +446,7 @@ def test_on_gap_may_use_the_group(site: Site) -> None:
     site.flows()
     site.backend.drops = lambda entry: False
     site.backend.lose()
-    until(lambda: site.hub.counters.gaps == 1)
+    until(lambda: site.counters.group_gaps == 1)
     site.send("kept", "last")
     until(lambda: ws.texts == ["last"])
     leave(site, "kept", ws)
