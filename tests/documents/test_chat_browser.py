@@ -242,6 +242,19 @@ def number_of(person: Person) -> str:
     return found[1] if found else ""
 
 
+def test_second_tab_is_not_announced(chat: Chat, pair: Pair, room: str) -> None:
+    """Its user is in the room already, and stays when one of the tabs is closed."""
+    ada, bob = pair
+    tab = Person(bob.context, bob.context.new_page(), bob.name)
+    tab.page.goto(url(chat.server, f"/rooms/{room}/", "http"))
+    tab.is_connected()
+    tab.page.get_by_label("Message", exact=True).press_sequentially("hello")
+    expect(ada.page.get_by_text(f"{bob.name} is typing…")).to_be_visible()  # sent after the join, in the same group
+    tab.page.close()
+    expect(ada.notices).to_have_text([f"{bob.name} joined"])
+    expect(ada.page.locator("#count")).to_have_text("2")
+
+
 def test_typing_that_comes_after_its_message_is_not_shown(pair: Pair) -> None:
     """They are sent to two groups, which have no common order."""
     ada, bob = pair
@@ -287,6 +300,9 @@ def test_page_that_was_away_for_too_long_shows_each_message_once(chat: Chat, new
     expect(ada.bubbles).to_have_text(["one", *(f"number {number}" for number in range(1, 51))])
     expect(ada.page.get_by_text("Some messages in between are not shown")).to_be_visible()
     line.opened[-1].close(code=1012)
+    eventually(
+        lambda: "another" not in line.opened[-1].url, "a position", sleep=lambda _: ada.page.wait_for_timeout(50)
+    )
     ada.is_connected()
     bob.say("two")
     expect(ada.bubbles.last).to_have_text("two")

@@ -220,6 +220,29 @@ def test_what_was_sent_between_the_page_and_its_connection_comes_once(site: Site
     expect(tab.locator("#count")).to_have_text("2 unread")
 
 
+def test_what_is_in_the_page_and_comes_again_changes_nothing(site: Site, login: Login) -> None:
+    """The position of the page is read before its list, so the list may have more."""
+    grace = login("grace")
+    connected(grace.page)
+    site.notify("grace", "one")
+    expect(texts(grace.page)).to_have_text(["one"])
+    grace.page.get_by_role("button", name="Mark all as read").click()
+    expect(grace.page.locator("#count")).to_have_text("0 unread")
+    site.notify("grace", "two")
+    tab = grace.context.new_page()
+    # Before the script of the page runs.
+    tab.add_init_script("""document.addEventListener("readystatechange", () => {
+        document.getElementById("list").dataset.offset = 0;
+    }, {once: true})""")
+    tab.goto(site.address())
+    connected(tab)
+    expect(tab.locator("#list")).to_have_attribute("data-offset", "0")
+    site.notify("grace", "three")  # it comes after those
+    expect(texts(tab)).to_have_text(["three", "two", "one"])
+    expect(tab.locator("#list .unread .text")).to_have_text(["three", "two"])
+    expect(tab.locator("#count")).to_have_text("2 unread")
+
+
 def test_killed_worker_is_survived(site: Site, login: Login) -> None:
     """Two pages of one user, at different workers. Both have one list in one order, before and after one is killed."""
     grace = login("grace")

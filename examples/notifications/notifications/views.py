@@ -77,7 +77,7 @@ def _home(request: HttpRequest, form: NotificationForm) -> HttpResponse:
         "group": group,
         "position": position,
         "notifications": [each.as_event() for each in shown[:SHOWN]],
-        "unread": shown.filter(read=False).count(),
+        "unread": list(shown.filter(read=False).values_list("pk", flat=True)),
         "form": form,
     }
     return render(request, "notifications/home.html", context)

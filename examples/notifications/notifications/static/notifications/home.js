@@ -4,6 +4,7 @@ const $ = (id) => document.getElementById(id);
 const list = $("list");
 const { socket, group, epoch, offset } = list.dataset;
 const SHOWN = 50; // notifications on the page
+const unread = new Set(list.dataset.unread.split(",").filter(Boolean).map(Number)); // ids; not all are on the page
 
 // --- the connection: the client of npm reconnects, and gets what was missed ----------------------------------------
 
@@ -44,20 +45,21 @@ function show({ id, text, created, read }) {
   item.append(words, " ", time);
   list.prepend(item);
   while (list.childElementCount > SHOWN) list.lastElementChild.remove();
-  if (!read) count(1);
+  if (!read) unread.add(id);
+  count();
   localTimes();
 }
 
 function markRead(id) {
   $(`notification-${id}`)?.classList.remove("unread");
-  count(-1);
+  unread.delete(id);
+  count();
 }
 
-function count(change) {
-  const now = Number($("unread").textContent) + change;
-  $("unread").textContent = now;
-  $("count").dataset.some = now > 0;
-  document.title = now ? `(${now}) Notifications` : "Notifications";
+function count() {
+  $("unread").textContent = unread.size;
+  $("count").dataset.some = unread.size > 0;
+  document.title = unread.size ? `(${unread.size}) Notifications` : "Notifications";
 }
 
 function localTimes() {
@@ -69,5 +71,5 @@ function state(name, text) {
   $("state").textContent = text;
 }
 
-count(0);
+count();
 localTimes();
