@@ -90,3 +90,9 @@ def token() -> str:
 def server_directory(tmp_path: Path) -> Path:
     """Where a test's own server keeps its logs and its unix socket."""
     return tmp_path / "server"
+
+
+@pytest.fixture
+def short_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As ``tmp_path``, without the test's name: the path of a socket has 107 bytes at most."""
+    return tmp_path_factory.mktemp("s")

@@ -80,9 +80,9 @@ def served(directory: Path) -> Iterator[Site]:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
+def site(short_path: Path) -> Iterator[Site]:
     """A server of this test's own: its users have no notifications."""
-    with served(tmp_path) as site:
+    with served(short_path) as site:
         yield site
 
 

@@ -41,16 +41,16 @@ def served(directory: Path, delay: float = 0.02) -> Iterator[Server]:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+def server(short_path: Path) -> Iterator[Server]:
     """A server of this test's own."""
-    with served(tmp_path) as server:
+    with served(short_path) as server:
         yield server
 
 
 @pytest.fixture
-def slow(tmp_path: Path) -> Iterator[Server]:
+def slow(short_path: Path) -> Iterator[Server]:
     """The same; an answer takes about three seconds."""
-    with served(tmp_path, delay=0.2) as server:
+    with served(short_path, delay=0.2) as server:
         yield server
 
 
@@ -145,6 +145,7 @@ def test_worker_that_is_killed_while_an_answer_grows(slow: Server, visit: Visit)
     killed = process_of(watches)
     ask(asks, "first")
     expect(watches.locator(".answer")).to_contain_text("You asked")
+    assert process_of(asks) != killed
     os.kill(killed, signal.SIGKILL)
     expect(asks.locator("[data-end=complete]")).to_have_count(1)
     eventually(lambda: process_of(watches) != killed, "another worker", sleep=lambda _: watches.wait_for_timeout(50))
