@@ -93,6 +93,6 @@ def server_directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def short_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def socket_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As ``tmp_path``, without the test's name: the path of a socket has 107 bytes at most."""
     return tmp_path_factory.mktemp("s")

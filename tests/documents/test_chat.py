@@ -526,9 +526,9 @@ def test_logout_closes_the_sockets_of_the_session(chat: Chat, bob: User, room: s
     assert desk.refused(f"/ws/rooms/{room}/").status == 302
 
 
-def test_restart_closes_with_1012_and_keeps_sessions(short_path: Path) -> None:
+def test_restart_closes_with_1012_and_keeps_sessions(socket_path: Path) -> None:
     """A new worker knows the sessions and the history; the key that signs them is not made anew."""
-    with serve_chat(short_path) as chat:
+    with serve_chat(socket_path) as chat:
         ada, room = new_user(chat), chat.room()
         with ada.inside(room) as hers:
             hers.say("before")
@@ -580,9 +580,9 @@ def test_members_in_two_workers_are_in_one_room(chat: Chat, ada: User, bob: User
         assert sorted(int(message["text"]) for message in received[0]) == list(range(20))
 
 
-def test_killed_worker_loses_nothing(short_path: Path) -> None:
+def test_killed_worker_loses_nothing(socket_path: Path) -> None:
     """Its members connect to another worker, and get what came meanwhile; the list of users is right again."""
-    with serve_chat(short_path) as chat:
+    with serve_chat(socket_path) as chat:
         ada, bob, eve, room = new_user(chat), new_user(chat), new_user(chat), chat.room()
         with in_worker(ada, room, 1) as hers:
             with in_worker(bob, room, 2) as his, in_worker(eve, room, 2):
@@ -625,14 +625,14 @@ connection_created.connect(slow_down)
 '''
 
 
-def test_nothing_is_lost_or_doubled_or_out_of_order_while_many_speak_and_come(short_path: Path) -> None:
+def test_nothing_is_lost_or_doubled_or_out_of_order_while_many_speak_and_come(socket_path: Path) -> None:
     """Each member has all messages, those of the history and those received since. Sorted by id, as the page does, they
     are one list; all that is received from the group has one order.
     """
-    (short_path / "slow_settings.py").write_text(SLOW_DATABASE)
+    (socket_path / "slow_settings.py").write_text(SLOW_DATABASE)
     with (
         serve_chat(
-            short_path, PYTHONPATH=f"{short_path}:{CHAT}:{ROOT}", DJANGO_SETTINGS_MODULE="slow_settings"
+            socket_path, PYTHONPATH=f"{socket_path}:{CHAT}:{ROOT}", DJANGO_SETTINGS_MODULE="slow_settings"
         ) as chat,
         ExitStack() as stack,
     ):
@@ -655,9 +655,9 @@ def forty_messages(member: Socket) -> list[int]:
     return found
 
 
-def test_member_who_does_not_read_delays_no_other(short_path: Path) -> None:
+def test_member_who_does_not_read_delays_no_other(socket_path: Path) -> None:
     """Others receive everything meanwhile; a client that is too slow is closed with 1013, and may come back."""
-    with serve_chat(short_path, GWS_SEND_LIMIT="65536") as chat:
+    with serve_chat(socket_path, GWS_SEND_LIMIT="65536") as chat:
         ada, bob, room = new_user(chat), new_user(chat), chat.room()
         with socket.socket() as narrow:
             narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

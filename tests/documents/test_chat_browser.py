@@ -183,9 +183,9 @@ def test_logout_ends_the_other_tab(chat: Chat, pair: Pair, room: str) -> None:
     expect(ada.page).to_have_url(url(chat.server, f"/join/?next=/rooms/{room}/", "http"))
 
 
-def test_restart_of_the_server_is_survived(newcomer: Newcomer, short_path: Path) -> None:
+def test_restart_of_the_server_is_survived(newcomer: Newcomer, socket_path: Path) -> None:
     """Both come back by themselves, ask for what is new alone, and talk on; no user was seen to leave."""
-    with serve_chat(short_path) as chat:
+    with serve_chat(socket_path) as chat:
         room = chat.room()
         ada, bob = newcomer(), newcomer()
         sockets: list[str] = []
@@ -207,9 +207,9 @@ def test_restart_of_the_server_is_survived(newcomer: Newcomer, short_path: Path)
             person.context.close()
 
 
-def test_killed_worker_is_survived_by_both_pages(newcomer: Newcomer, short_path: Path) -> None:
+def test_killed_worker_is_survived_by_both_pages(newcomer: Newcomer, socket_path: Path) -> None:
     """The pages are connected to different workers. They have one list in one order, before and after one is killed."""
-    with serve_chat(short_path) as chat:
+    with serve_chat(socket_path) as chat:
         room = chat.room()
         ada, bob = newcomer(expected=REFUSED), newcomer(expected=REFUSED)
         ada.visit(chat, room)

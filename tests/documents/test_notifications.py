@@ -80,9 +80,9 @@ def served(directory: Path) -> Iterator[Site]:
 
 
 @pytest.fixture
-def site(short_path: Path) -> Iterator[Site]:
+def site(socket_path: Path) -> Iterator[Site]:
     """A server of this test's own: its users have no notifications."""
-    with served(short_path) as site:
+    with served(socket_path) as site:
         yield site
 
 

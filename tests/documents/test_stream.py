@@ -41,16 +41,16 @@ def served(directory: Path, delay: float = 0.02) -> Iterator[Server]:
 
 
 @pytest.fixture
-def server(short_path: Path) -> Iterator[Server]:
+def server(socket_path: Path) -> Iterator[Server]:
     """A server of this test's own."""
-    with served(short_path) as server:
+    with served(socket_path) as server:
         yield server
 
 
 @pytest.fixture
-def slow(short_path: Path) -> Iterator[Server]:
+def slow(socket_path: Path) -> Iterator[Server]:
     """The same; an answer takes about three seconds."""
-    with served(short_path, delay=0.2) as server:
+    with served(socket_path, delay=0.2) as server:
         yield server
 
 
