@@ -172,8 +172,6 @@ class Group:
         """Of connections that join, by connection, and of iterations."""
         self.items: deque[tuple[Item, Recipients]] = deque()
         """What the courier has not begun yet, each with the members at the time it came."""
-        self.retry_after = 0.0
-        """Seconds until what is missing is read again."""
         self._members: dict[Delivery, dict[WebSocket, Mailbox | None]] = {}
         self._recipients: Recipients | None = None
         self._floors: dict[WebSocket, Position] = {}
