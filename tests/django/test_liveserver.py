@@ -96,8 +96,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def servers() -> list[psutil.Process]:
-    """The child processes that are a gunicorn."""
-    return [child for child in psutil.Process().children() if "gunicorn" in " ".join(child.cmdline())]
+    """The child processes that are a live server; a fixture of other tests may have a gunicorn, too."""
+    return [child for child in psutil.Process().children() if "liveserver_conf" in " ".join(child.cmdline())]
 
 
 def settings_of(url: str) -> dict[str, Any]:
