@@ -180,7 +180,10 @@ def stuck(address: Address, path: str, count: int) -> Iterator[None]:
     message, size = client_frame(TEXT, b"x" * _LARGE), len(server_frame(TEXT, b"x" * _LARGE)) * _MESSAGES
     try:
         for sock in sockets[:1]:
-            sock.sendall(message * _MESSAGES)
+            try:
+                sock.sendall(message * _MESSAGES)
+            except ConnectionError:
+                raise _closed_early(size) from None
         yield
         for sock in sockets:
             _read_at_least(sock, size)
@@ -195,8 +198,12 @@ def _read_at_least(sock: socket.socket, size: int) -> None:
         except ConnectionError:
             data = b""
         if not data:
-            raise WrongReplyError(f"the server closed a connection that still had {size} bytes to read")
+            raise _closed_early(size)
         size -= len(data)
+
+
+def _closed_early(missing: int) -> WrongReplyError:
+    return WrongReplyError(f"the server closed a connection that still had {missing} bytes to read")
 
 
 def close_all(sockets: Sequence[socket.socket]) -> None:
