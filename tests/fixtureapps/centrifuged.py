@@ -5,6 +5,7 @@ GROUPS is the backend's URL.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -22,6 +23,7 @@ configure_logging()
 
 __all__ = ["app", "wrapped"]
 
+log = logging.getLogger(__name__)
 app = Router()
 wrapped = WebSocketMiddleware(app)
 groups = Groups(os.environ.get("GROUPS", "memory://"), history={"room": History(size=100)})
@@ -33,6 +35,9 @@ class Rooms(Policy):
     def connected(self, ws: WebSocket) -> None:
         if ws.path == "/refused":
             raise CentrifugeError(101)
+        if ws.path == "/slow":
+            log.warning("a connect command waits")
+            gevent.sleep(0.5)
 
     def info(self, ws: WebSocket) -> dict[str, Any]:
         return {"user": "ada"}
@@ -75,6 +80,7 @@ METHODS: dict[str, Callable[[WebSocket, Any], Any]] = {
     "echo": lambda ws, data: data,
     "sleep": lambda ws, data: gevent.sleep(data),
     "pid": lambda ws, data: os.getpid(),
+    "count": lambda ws, data: groups.count(data),
     "close": lambda ws, data: ws.close(data, "a test"),
     "cut": cut,
     "publish": publish,
@@ -97,4 +103,5 @@ def quick(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 app.at("/live")(live)
 app.at("/refused")(live)
+app.at("/slow")(live)
 app.at("/quick")(quick)

@@ -228,6 +228,153 @@ class TestRecovering:
         assert [one["data"] for one in client.found("publication")] == [0, 500]
 
 
+class TestLifecycle:
+    """What centrifuge-js tests of a server, by the names of its own tests (src/centrifuge.test.ts, recovery.test.ts).
+
+    The rest of that suite is not about a server of this kind: tokens (a session is what identifies a user here), map
+    and shared-poll subscriptions, deltas, other transports, and what the client does by itself.
+    """
+
+    def test_connect_disconnect_loop(self, start: Start, server: Server) -> None:
+        """'connect disconnect loop': it ends disconnected, and can connect afterwards."""
+        client = start(server)
+        client.do("several", calls=[{"do": "connect"}, {"do": "disconnect"}] * 10)
+        client.wait("disconnected")
+        assert client.do("state") == "disconnected"
+        connected(client)
+        assert client.do("rpc", method="echo", data=1) == 1
+
+    def test_subscribe_and_unsubscribe_loop(self, start: Start, server: Server) -> None:
+        """'subscribe and unsubscribe loop': the server has the connection in the group once, and then not at all."""
+        client, other = start(server), start(server)
+        for one in (client, other):
+            connected(one)
+        calls = [{"do": "subscribe", "channel": "room.loop"}, {"do": "unsubscribe", "channel": "room.loop"}]
+        client.do("several", calls=calls * 10)
+        client.wait("unsubscribed", channel="room.loop")
+        client.do("subscribe", channel="room.loop")
+        eventually(lambda: other.do("rpc", method="count", data="room.loop") == 1, "one member")
+        other.do("rpc", method="publish", data={"channel": "room.loop", "first": 0, "count": 3})
+        client.wait("publication", data=2)
+        assert [one["data"] for one in client.found("publication")] == [0, 1, 2]
+        client.do("unsubscribe", channel="room.loop")
+        eventually(lambda: other.do("rpc", method="count", data="room.loop") == 0, "no member")
+
+    def test_subscribes_and_unsubscribes_from_many_subs(self, start: Start, server: Server) -> None:
+        """'subscribes and unsubscribes from many subs', in one batch each."""
+        client = start(server)
+        connected(client)
+        channels = [f"room.batch.{number}" for number in range(100)]
+        client.do("several", calls=[{"do": "subscribe", "channel": channel} for channel in channels])
+        client.wait("subscribed", 100)
+        assert [client.do("rpc", method="count", data=channel) for channel in channels] == [1] * 100
+        client.do("several", calls=[{"do": "unsubscribe", "channel": channel} for channel in channels])
+        client.wait("unsubscribed", 100)
+        for channel in channels:
+            eventually(lambda name=channel: client.do("rpc", method="count", data=name) == 0, "no member")
+
+    def test_unsubscribe_right_after_connect(self, start: Start, server: Server) -> None:
+        """'unsubscribe right after connect': the frames of both have not been sent yet."""
+        client = start(server)
+        connected(client)
+        again = {"do": "subscribe", "channel": "room.right"}
+        calls = [{"do": "disconnect"}, {"do": "connect"}, {"do": "unsubscribe", "channel": "room.right"}]
+        client.do("several", calls=[again, *calls])
+        client.wait("unsubscribed", channel="room.right")
+        client.wait("connected", 2)
+        assert client.do("rpc", method="count", data="room.right") == 0
+        client.do("subscribe", channel="room.right")
+        client.wait("subscribed", channel="room.right")
+        assert client.do("rpc", method="count", data="room.right") == 1
+
+    def test_unsubscribe_in_between_connect_command_and_reply(self, start: Start, server: Server) -> None:
+        """'unsubscribe in between connect command and reply'."""
+        client = start(server, "/slow")
+        client.do("subscribe", channel="room.between")
+        client.begin("connect")
+        server.log.expect("a connect command waits")
+        client.do("unsubscribe", channel="room.between")
+        client.wait("connected")
+        assert client.do("rpc", method="count", data="room.between") == 0
+        client.do("subscribe", channel="room.between")
+        client.wait("subscribed", channel="room.between")
+        assert client.do("rpc", method="count", data="room.between") == 1
+
+    def test_recovery_after_unsubscribe(self, start: Start, server: Server) -> None:
+        """'stream: recovery after unsubscribe/resubscribe': what came in between is sent, once and in order."""
+        client, other = start(server), start(server)
+        for one in (client, other):
+            connected(one)
+        subscribed(client, "room.again")
+        publish = {"channel": "room.again", "first": 0, "count": 2}
+        other.do("rpc", method="publish", data=publish)
+        client.wait("publication", data=1)
+        client.do("unsubscribe", channel="room.again")
+        client.wait("unsubscribed", channel="room.again")
+        other.do("rpc", method="publish", data={**publish, "first": 2, "count": 5})
+        client.do("subscribe", channel="room.again")
+        again = client.wait("subscribed", 2, channel="room.again")
+        assert (again["wasRecovering"], again["recovered"]) == (True, True)
+        client.wait("publication", data=6)
+        assert [one["data"] for one in client.found("publication")] == list(range(7))
+
+
+@needs_npm
+@pytest.mark.parametrize("start", ["javascript"], indirect=True)
+class TestJavascript:
+    """The same for what the client for Python does not have."""
+
+    def test_unrecoverable_position(self, start: Start, server: Server) -> None:
+        """'stream: unrecoverable position resubscribes without recovery'."""
+        client = start(server)
+        connected(client)
+        client.do("rpc", method="publish", data={"channel": "room.lost", "first": 0, "count": 3})
+        found = subscribed(client, "room.lost", since={"epoch": "other", "offset": 1})
+        assert (found["wasRecovering"], found["recovered"]) == (True, False)
+        client.do("rpc", method="publish", data={"channel": "room.lost", "first": 3, "count": 1})
+        client.wait("publication", data=3)
+        assert [one["data"] for one in client.found("publication")] == [3]
+
+    def test_rpc_buffered_till_connected(self, start: Start, server: Server) -> None:
+        """'rpc buffered till connected'."""
+        client = start(server)
+        call = client.begin("rpc", method="echo", data="early")
+        client.do("connect")
+        assert client.result(call) == "early"
+
+    def test_handles_offline_and_online_events(self, start: Start, server: Server) -> None:
+        """'handles offline/online events': nothing is missed meanwhile."""
+        client, other = start(server), start(server)
+        for one in (client, other):
+            connected(one)
+        subscribed(client, "room.offline")
+        client.do("network", event="offline")
+        client.wait("connecting", 2)
+        other.do("rpc", method="publish", data={"channel": "room.offline", "first": 0, "count": 5})
+        client.do("network", event="online")
+        client.wait("connected", 2)
+        client.wait("publication", data=4)
+        assert [one["data"] for one in client.found("publication")] == list(range(5))
+        client.do("disconnect")
+        client.wait("disconnected")
+
+    def test_not_connecting_on_online_in_disconnected_state(self, start: Start, server: Server) -> None:
+        """'not connecting on online in disconnected state'."""
+        client = start(server)
+        connected(client)
+        client.do("disconnect")
+        client.do("network", event="online")
+        assert client.do("state") == "disconnected"
+
+    def test_reconnect_after_close_before_transport_open(self, start: Start, server: Server) -> None:
+        """'reconnect after close before transport open': the handshake that was given up harms nothing."""
+        client = start(server)
+        client.do("several", calls=[{"do": "connect"}, {"do": "network", "event": "offline"}])
+        client.do("network", event="online")
+        client.wait("connected")
+        assert client.do("rpc", method="echo", data=1) == 1
+
+
 class TestRestarts:
     def test_worker_that_was_killed(self, start: Start, workers: Server) -> None:
         """Its clients go on in another one, and miss nothing."""

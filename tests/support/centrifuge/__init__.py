@@ -85,14 +85,22 @@ class Driver:
             ClientError: It has failed.
 
         """
-        number = self.begin(what, **arguments)
-        result = eventually(lambda: self._results.pop(number, {}), f"the result of {what}")
+        return self.result(self.begin(what, **arguments))
+
+    def result(self, number: int) -> Any:
+        """The result of a call that ``begin()`` has begun.
+
+        Raises:
+            ClientError: It has failed.
+
+        """
+        result = eventually(lambda: self._results.pop(number, {}), f"the result of call {number}")
         if "error" in result:
             raise ClientError(result["error"]["code"], result["error"]["message"])
         return result["result"]
 
     def begin(self, what: str, **arguments: Any) -> int:
-        """Call a method of the client, and do not wait for its result."""
+        """Call a method of the client, and do not wait for its result; the number of the call."""
         self._number += 1
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"id": self._number, "do": what, **arguments}) + "\n")

@@ -4,7 +4,9 @@ import { createInterface } from "node:readline";
 
 const [, , address, module] = process.argv;
 const { Centrifuge } = await import(module);
-const client = new Centrifuge(address, { minReconnectDelay: 50, maxReconnectDelay: 300, maxServerPingDelay: 1500 });
+const network = new EventTarget();  // in a page it is the window
+const client = new Centrifuge(address,
+  { minReconnectDelay: 50, maxReconnectDelay: 300, maxServerPingDelay: 1500, networkEventTarget: network });
 
 const print = (value) => console.log(JSON.stringify(value));
 const report = (event, fields) => print({ event, ...fields });
@@ -29,6 +31,9 @@ function subscribe({ channel, options }) {
 }
 
 const METHODS = {
+  several: ({ calls }) => calls.forEach(({ do: method, ...rest }) => METHODS[method](rest)),
+  network: ({ event }) => network.dispatchEvent(new Event(event)),
+  state: () => client.state,
   connect: () => client.connect(),
   disconnect: () => client.disconnect(),
   subscribe,

@@ -82,6 +82,14 @@ class Methods:
     def __init__(self, client: Client) -> None:
         self._client = client
 
+    async def several(self, calls: list[dict[str, Any]]) -> None:
+        for call in calls:
+            await getattr(self, call.pop("do"))(**call)
+
+    async def state(self) -> str:
+        value: str = self._client.state.value
+        return value
+
     async def connect(self) -> None:
         await self._client.connect()
 
