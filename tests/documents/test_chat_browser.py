@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -215,13 +216,13 @@ def test_killed_worker_is_survived_by_both_pages(newcomer: Newcomer, socket_path
         ada.visit(chat, room)
         bob.visit(chat, room)
         eventually(lambda: number_of(ada) != number_of(bob) or bob.reload(), "two workers", interval=0.1)
-        killed = number_of(bob)
+        killed = worker_of(chat, bob)
         for number in range(10):
             (ada if number % 2 else bob).say(str(number))
         expect(ada.bubbles).to_have_count(10)
         expect(bob.bubbles).to_have_text(ada.bubbles.all_text_contents())
         with bob.page.expect_websocket():
-            os.kill(int(chat.database.with_suffix(f".worker-{killed}.lock").read_text()), signal.SIGKILL)
+            os.kill(killed, signal.SIGKILL)
             ada.say("meanwhile")
         bob.is_connected()
         bob.say("after")
@@ -234,6 +235,44 @@ def test_killed_worker_is_survived_by_both_pages(newcomer: Newcomer, socket_path
         for person in (ada, bob):
             person.context.close()
         chat.server.log.expect("Worker .* was sent SIGKILL")
+
+
+def test_ten_seconds_without_a_line_while_a_worker_is_killed(newcomer: Newcomer, socket_path: Path) -> None:
+    """A page that was cut off, and one whose worker was killed meanwhile: both have one list in one order."""
+    with serve_chat(socket_path) as chat:
+        room = chat.room()
+        ada, bob = newcomer(expected=REFUSED), newcomer(expected=REFUSED)
+        line = Line(ada.page)
+        ada.visit(chat, room)
+        bob.visit(chat, room)
+        ada.say("before")
+        bob.shows("before")
+        line.cut()
+        begun, said = time.monotonic(), ["before"]
+        while time.monotonic() < begun + 10:
+            if len(said) == 5:
+                with bob.page.expect_websocket():
+                    os.kill(worker_of(chat, bob), signal.SIGKILL)
+                bob.is_connected()
+            said.append(f"number {len(said)}")
+            bob.say(said[-1])
+            bob.shows(*said)
+            time.sleep(0.4)  # people write one after the other
+        ada.shows("before")
+        line.cut_off = False
+        assert len(said) > 10
+        ada.shows(*said)
+        ada.is_connected()
+        ada.say("after")
+        for person in (ada, bob):
+            person.shows(*said, "after")
+            person.context.close()
+        chat.server.log.expect("Worker .* was sent SIGKILL")
+
+
+def worker_of(chat: Chat, person: Person) -> int:
+    """The process that this page is connected to."""
+    return int(chat.database.with_suffix(f".worker-{number_of(person)}.lock").read_text())
 
 
 def number_of(person: Person) -> str:
