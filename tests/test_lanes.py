@@ -79,3 +79,10 @@ def test_test_without_a_marker_starts_no_process(request: pytest.FixtureRequest)
 def test_test_with_a_marker_may_start_one() -> None:
     """The same call."""
     assert getattr(subprocess, "".join(["Po", "pen"]))([sys.executable, "-c", ""]).wait() == 0
+
+
+def test_files_of_long_tests_come_first(request: pytest.FixtureRequest) -> None:
+    """They exist, and whatever else was collected comes after them."""
+    assert {path.name for path in Path(__file__).parent.rglob("test_*.py")} >= lanes.LONG
+    are_long = [item.path.name in lanes.LONG for item in request.session.items]
+    assert are_long == sorted(are_long, reverse=True)

@@ -248,24 +248,24 @@ def test_ten_seconds_without_a_line_while_a_worker_is_killed(newcomer: Newcomer,
         ada.say("before")
         bob.shows("before")
         line.cut()
-        begun, said = time.monotonic(), ["before"]
+        begun, texts = time.monotonic(), ["before"]
         while time.monotonic() < begun + 10:
-            if len(said) == 5:
+            if len(texts) == 5:
                 with bob.page.expect_websocket():
                     os.kill(worker_of(chat, bob), signal.SIGKILL)
                 bob.is_connected()
-            said.append(f"number {len(said)}")
-            bob.say(said[-1])
-            bob.shows(*said)
+            texts.append(f"number {len(texts)}")
+            bob.say(texts[-1])
+            bob.shows(*texts)
             time.sleep(0.4)  # people write one after the other
         ada.shows("before")
         line.cut_off = False
-        assert len(said) > 10
-        ada.shows(*said)
+        assert len(texts) > 10
+        ada.shows(*texts)
         ada.is_connected()
         ada.say("after")
         for person in (ada, bob):
-            person.shows(*said, "after")
+            person.shows(*texts, "after")
             person.context.close()
         chat.server.log.expect("Worker .* was sent SIGKILL")
 

@@ -5,11 +5,14 @@ The pictures that the tests take are in ``tests/screenshots/``.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import signal
 import sqlite3
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -20,10 +23,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, WebSocketRoute, expect
 
-from ..support.browsing import SIZES, TIMEOUT, browser, needs_chromium
+from ..support.browsing import SIZES, TIMEOUT, browser, needs_chromium, process_of, reload_until
 from ..support.centrifuge import javascript, needs_npm
 from ..support.documents import blocks, command, serve, url
-from ..support.programs import run_python
+from ..support.programs import environment, run_python
 from ..support.servers import ROOT, Server
 from ..support.waiting import eventually
 
@@ -39,24 +42,45 @@ pytestmark = [needs_chromium, needs_npm]
 # --- the server -----------------------------------------------------------------------------------------------------
 
 
+COMMANDS = """
+import json, sys
+from django.core.management import call_command
+for line in sys.stdin:
+    call_command(*json.loads(line))
+    print("done", flush=True)
+"""
+"""Carries out a command for each line: one process starts, and not one for each command."""
+
+
 @dataclass(frozen=True)
 class Site:
     """The running example."""
 
     server: Server
     env: dict[str, str]
+    commands: subprocess.Popen[str]
 
     def manage(self, *arguments: str) -> Any:
         """``manage.py`` with these arguments; how it ended."""
         return run_python(str(EXAMPLE / "manage.py"), *arguments, env=self.env)
 
     def notify(self, user: str, text: str) -> None:
-        """README's command, with another text."""
-        (line,) = [line for line in lines() if "notify" in line]
-        words = shlex.split(line)
-        assert words[0] == ".venv-run/bin/python"
-        ended = run_python(*words[1:-2], user, text, env=self.env)
-        assert ended.returncode == 0, ended.stdout + ended.stderr
+        """The command ``notify``, in a process that is no worker."""
+        assert self.commands.stdin is not None and self.commands.stdout is not None
+        self.commands.stdin.write(json.dumps(["notify", user, text]) + "\n")
+        self.commands.stdin.flush()
+        while (line := self.commands.stdout.readline()) != "done\n":
+            assert line, "the process of the commands has ended"
+
+    def stored(self) -> int:
+        """How many notifications there are."""
+        with closing(sqlite3.connect(self.env["NOTIFICATIONS_DATABASE"])) as database:
+            return int(database.execute("SELECT count(*) FROM notifications_notification").fetchone()[0])
+
+    def empty(self) -> None:
+        """Remove all notifications."""
+        with closing(sqlite3.connect(self.env["NOTIFICATIONS_DATABASE"], timeout=10)) as database, database:
+            database.execute("DELETE FROM notifications_notification")
 
     def address(self, path: str = "/") -> str:
         """Of a page."""
@@ -75,15 +99,27 @@ def served(directory: Path) -> Iterator[Site]:
     (line,) = [line for line in lines() if "migrate" in line]
     ended = run_python(*shlex.split(line)[1:], env=site_env)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    with serve(command(EXAMPLE / "README.md", "gunicorn"), directory / "server", env=site_env) as server:
-        yield Site(server, site_env)
+    shell = [sys.executable, str(EXAMPLE / "manage.py"), "shell", "-c", COMMANDS]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with (
+        serve(command(EXAMPLE / "README.md", "gunicorn"), directory / "server", env=site_env) as server,
+        subprocess.Popen(shell, cwd=ROOT, env={**environment(), **site_env}, **pipes) as commands,
+    ):
+        yield Site(server, site_env, commands)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """One server for all tests."""
+    with served(tmp_path_factory.mktemp("s")) as site:
+        yield site
 
 
 @pytest.fixture
-def site(socket_path: Path) -> Iterator[Site]:
-    """A server of this test's own: its users have no notifications."""
-    with served(socket_path) as site:
-        yield site
+def site(running: Site) -> Site:
+    """Its users have no notifications."""
+    running.empty()
+    return running
 
 
 # --- its users ------------------------------------------------------------------------------------------------------
@@ -145,13 +181,6 @@ def texts(page: Page) -> Locator:
     return page.locator("#list .text")
 
 
-def process_of(page: Page) -> int:
-    """The process that serves the page's WebSocket."""
-    shown = page.locator("#process")
-    expect(shown).to_contain_text("Served by process")
-    return int(re.findall(r"\d+", shown.text_content() or "")[0])
-
-
 def picture(page: Page, name: str) -> None:
     """A screenshot that outlives the test."""
     SCREENSHOTS.mkdir(exist_ok=True)
@@ -174,6 +203,18 @@ def test_notification_of_a_command_reaches_the_pages_of_its_user(site: Site, log
         expect(page.locator("#count")).to_have_text("1 unread")
         expect(page).to_have_title("(1) Notifications")
     expect(texts(ada.page)).to_have_text(["For ada alone"])
+
+
+def test_readmes_command(site: Site, login: Login) -> None:
+    """The line of the README, in a process of its own."""
+    (line,) = [line for line in lines() if "notify" in line]
+    words = shlex.split(line)
+    assert words[0] == ".venv-run/bin/python"
+    user = login(words[-2])
+    connected(user.page)
+    ended = run_python(*words[1:], env=site.env)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    expect(texts(user.page)).to_have_text([words[-1]])
 
 
 def test_view_sends_and_marks_as_read_in_all_tabs(site: Site, login: Login) -> None:
@@ -232,11 +273,10 @@ def test_what_is_in_the_page_and_comes_again_changes_nothing(site: Site, login: 
     tab = grace.context.new_page()
     # Before the script of the page runs.
     tab.add_init_script("""document.addEventListener("readystatechange", () => {
-        document.getElementById("list").dataset.offset = 0;
+        document.getElementById("list").dataset.offset -= 2;
     }, {once: true})""")
     tab.goto(site.address())
     connected(tab)
-    expect(tab.locator("#list")).to_have_attribute("data-offset", "0")
     site.notify("grace", "three")  # it comes after those
     expect(texts(tab)).to_have_text(["three", "two", "one"])
     expect(tab.locator("#list .unread .text")).to_have_text(["three", "two"])
@@ -247,7 +287,7 @@ def test_killed_worker_is_survived(site: Site, login: Login) -> None:
     """Two pages of one user, at different workers. Both have one list in one order, before and after one is killed."""
     grace = login("grace")
     other = grace.tab()
-    eventually(lambda: process_of(grace.page) != process_of(other) or other.reload(), "two workers", interval=0.1)
+    reload_until(other, lambda: process_of(grace.page) != process_of(other), "two workers")
     for number in range(3):
         site.notify("grace", f"before {number}")
     for page in (grace.page, other):
@@ -379,9 +419,7 @@ def test_dashboard_whose_position_is_lost_loads_itself_again(site: Site, login: 
 def test_command_says_what_is_wrong(site: Site, arguments: tuple[str, str], sentence: str) -> None:
     """And stores nothing."""
     ended = site.manage("notify", *arguments)
-    assert (ended.returncode, ended.stderr.strip()) == (1, sentence)
-    with closing(sqlite3.connect(site.env["NOTIFICATIONS_DATABASE"])) as database:
-        assert database.execute("SELECT count(*) FROM notifications_notification").fetchone() == (0,)
+    assert (ended.returncode, ended.stderr.strip(), site.stored()) == (1, sentence, 0)
 
 
 @pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("desktop", "dark"), ("phone", "light")])

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from ..support.browsing import SIZES, TIMEOUT, browser, needs_chromium
+from gws_middleware.groups import Groups, History
+
+from ..support.browsing import SIZES, TIMEOUT, browser, needs_chromium, process_of, reload_until
 from ..support.documents import TIMEOUT as SECONDS
 from ..support.documents import close_frame, command, opened, serve, url
 from ..support.servers import ROOT, Server
@@ -38,6 +41,18 @@ def served(directory: Path, delay: float = 0.02) -> Iterator[Server]:
     env = {"STREAM_GROUPS": f"sqlite://{directory / 'groups'}", "STREAM_DELAY": str(delay)}
     with serve(command(EXAMPLE / "README.md", "gunicorn"), directory / "server", env=env) as server:
         yield server
+        end_event_streams(env["STREAM_GROUPS"])
+
+
+def end_event_streams(url: str) -> None:
+    """Let the server notice that the pages were closed: it does when it sends. A stop would wait for their responses
+    until the graceful timeout, and gunicorn may log that.
+    """
+    groups = Groups(url, history={"answers": History(size=5000, age=3600)})
+    for number in range(5):  # the kernel takes the first one
+        groups.send("answers.all", {"answer": str(number), "end": "complete"})
+        time.sleep(0.05)
+    groups.release()
 
 
 @pytest.fixture
@@ -82,16 +97,9 @@ def ask(page: Page, question: str) -> None:
     page.keyboard.press("Enter")
 
 
-def process_of(page: Page) -> int:
-    """The process that serves the page."""
-    shown = page.locator("#process")
-    expect(shown).to_contain_text("Served by process")
-    return int(re.findall(r"\d+", shown.text_content() or "")[0])
-
-
 def apart(first: Page, second: Page) -> None:
     """Load the second page again until another process than the first one's serves it."""
-    eventually(lambda: process_of(first) != process_of(second) or second.reload(), "two workers", interval=0.1)
+    reload_until(second, lambda: process_of(first) != process_of(second), "two workers")
     expect(second.locator("#state")).to_have_text("Connected")
 
 

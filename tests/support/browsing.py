@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, ViewportSize, expect, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
 
 from .notices import find_chromium
+from .waiting import eventually
 
-__all__ = ["ARGUMENTS", "SIZES", "TIMEOUT", "browser", "needs_chromium"]
+__all__ = ["ARGUMENTS", "SIZES", "TIMEOUT", "browser", "needs_chromium", "process_of", "reload_until"]
 
 CHROMIUM = find_chromium()
 ARGUMENTS = [
@@ -39,3 +41,22 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
         browser.close()
+
+
+def process_of(page: Page) -> int:
+    """The process that an example's page says it is served by."""
+    shown = page.locator("#process")
+    expect(shown).to_contain_text("Served by process")
+    return int(re.findall(r"\d+", shown.text_content() or "")[0])
+
+
+def reload_until(page: Page, condition: Callable[[], bool], what: str) -> None:
+    """Load a page again until ``condition()``; ``what`` says what that is, for the error."""
+
+    def holds() -> bool:
+        found = condition()
+        if not found:
+            page.reload()
+        return found
+
+    eventually(holds, what, interval=0.1)

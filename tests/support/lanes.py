@@ -26,7 +26,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["MARKERS", "pytest_collection_modifyitems", "pytest_configure", "pytest_runtest_protocol"]
+__all__ = ["LONG", "MARKERS", "pytest_collection_modifyitems", "pytest_configure", "pytest_runtest_protocol"]
 
 MARKERS = {
     "real_server": "starts a server process",
@@ -39,6 +39,18 @@ FIXTURES = {"postgres": "database"}
 """Which fixture gives which marker."""
 CALLS = {"Popen": "real_server", "check_call": "slow", "check_output": "slow", "run": "slow"}
 """Which function of ``subprocess`` gives which marker."""
+LONG = {
+    "test_stress.py",
+    "test_chat_browser.py",
+    "test_chat.py",
+    "test_shutdown.py",
+    "test_databases.py",
+    "test_released.py",
+    "test_notifications.py",
+    "test_stream.py",
+    "test_proxies.py",
+}
+"""Files that take more than a minute."""
 OWN = ("tests.", "stress.", "benchmarks.", "gws_middleware.django.liveserver")
 """Packages whose functions are searched for these calls."""
 
@@ -124,7 +136,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Set the markers, before ``-m`` selects by them."""
+    """Set the markers, before ``-m`` selects by them.
+
+    ``LONG`` comes first: one process of a run would otherwise go on for minutes after the others.
+    """
     reached: dict[tuple[int, ...], set[str]] = {}
     for item in items:
         if not isinstance(item, pytest.Function):
@@ -135,6 +150,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             reached[key] = markers_of(functions)
         for marker in reached[key] | {FIXTURES[name] for name in item.fixturenames if name in FIXTURES}:
             item.add_marker(marker)
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 # --- the check ------------------------------------------------------------------------------------------------------
