@@ -22,10 +22,9 @@ from hashlib import sha256
 from typing import Any
 
 from ..codes import CloseCode
-from ..connection import jsontext
 from ..connection.websocket import WebSocket
 from ..groups.hub import Joined
-from ..groups.message import BINARY, TEXT, Publication, check_name, encode
+from ..groups.message import Publication, check_name
 from ..groups.position import Position
 from ..protocol.connection import PreparedMessage
 from ..typing import Sendable
@@ -117,12 +116,10 @@ def send(
     """
     groups = get_groups()
     databases = commits.transactions(using) if on_commit else []
+    batch = [groups.prepare(name, message, exclude=exclude, info=info)]
     if not databases:
-        return groups.send(name, message, exclude=exclude, info=info)
-    check_name(name)
-    facts = None if info is None else jsontext.loads(jsontext.dumps(info))
-    publish = partial(groups.send, name, _copied(message), exclude=exclude, info=facts)
-    commits.call_after(databases, publish, f"a message for {name}")
+        return groups.publish(batch)[0]
+    commits.call_after(databases, partial(groups.publish, batch), f"a message for {name}")
     return None
 
 
@@ -145,15 +142,12 @@ def send_many(
     """
     groups = get_groups()
     databases = commits.transactions(using) if on_commit else []
+    batch = [groups.prepare(name, message) for name, message in messages]
     if not databases:
-        return groups.send_many(messages)
-    copied = []
-    for name, message in messages:
-        check_name(name)
-        copied.append((name, _copied(message)))
-    names = ", ".join(dict.fromkeys(name for name, _ in copied))
-    commits.call_after(databases, partial(groups.send_many, copied), f"messages for {names}")
-    return [None] * len(copied)
+        return groups.publish(batch)
+    names = ", ".join(dict.fromkeys(each.group for each in batch))
+    commits.call_after(databases, partial(groups.publish, batch), f"messages for {names}")
+    return [None] * len(batch)
 
 
 async def asend(name: str, message: Any, *, exclude: WebSocket | None = None, info: Any = None) -> Position | None:
@@ -209,12 +203,6 @@ def close(
     check_name(name)
     users.check_close(code, reason)
     commits.call_after(databases, partial(groups.close, name, code, reason), f"the order to close {name}")
-
-
-def _copied(message: Any) -> Any:
-    """The message as it is now, which is checked by that: what the caller changes later has no effect."""
-    kind, data = encode(message)
-    return data if kind == BINARY else data.decode() if kind == TEXT else jsontext.loads(data)
 
 
 # --- members ----------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ class Groups:
             ValueError: The name, or the message, cannot be sent.
 
         """
-        return self._backend.publish([self._publish(name, message, exclude, info)])[0]
+        return self.publish([self.prepare(name, message, exclude=exclude, info=info)])[0]
 
     def send_many(self, messages: Iterable[tuple[str, Any]]) -> list[Position | None]:
         """Send several messages at once, all of them or none.
@@ -97,22 +97,40 @@ class Groups:
             GroupsUnavailable: None was sent. The others as in ``send()``.
 
         """
-        return self._backend.publish([self._publish(name, message, None, None) for name, message in messages])
+        return self.publish([self.prepare(name, message) for name, message in messages])
 
     async def asend(
         self, name: str, message: Any, *, exclude: WebSocket | None = None, info: Any = None
     ) -> Position | None:
-        """Send as ``send()`` does, from a coroutine: the event loop goes on meanwhile, in a thread of its own."""
-        batch = [self._publish(name, message, exclude, info)]
-        [position] = await asyncio.get_running_loop().run_in_executor(None, self._backend.publish, batch)
+        """Send as ``send()`` does, from a coroutine.
+
+        The backend is called in a thread of asyncio's default executor, and the event loop goes on meanwhile.
+        """
+        batch = [self.prepare(name, message, exclude=exclude, info=info)]
+        [position] = await asyncio.get_running_loop().run_in_executor(None, self.publish, batch)
         return position
 
-    def _publish(self, name: str, message: Any, exclude: WebSocket | None, info: Any) -> Publish:
+    def prepare(self, name: str, message: Any, *, exclude: WebSocket | None = None, info: Any = None) -> Publish:
+        """Encode what ``publish()`` is to send later, e.g. after a commit. What is changed meanwhile has no effect.
+
+        Raises:
+            TypeError, ValueError: As in ``send()``.
+
+        """
         check_name(name)
         kind, data = encode(message)
         sender = "" if exclude is None else control.id_of(exclude)
         facts = b"" if info is None else jsontext.dumps(info).encode()
         return Publish(name, Envelope(kind, data, sender, facts).pack(), self.history_of(name))
+
+    def publish(self, batch: Sequence[Publish]) -> list[Position | None]:
+        """Send what was prepared, all of it or nothing.
+
+        Raises:
+            GroupsUnavailable, UnknownOutcome: As in ``send()``.
+
+        """
+        return self._backend.publish(batch)
 
     # --- members -----------------------------------------------------------------------------------------------------
 

@@ -326,7 +326,7 @@ def test_mistake_after_the_commit_is_logged(caplog: pytest.LogCaptureFixture, mo
 
     with transaction.atomic():
         with monkeypatch.context() as patch:
-            patch.setattr(Groups, "send", broken)
+            patch.setattr(Groups, "publish", broken)
             groups.send(ROOM, "lost")
         groups.send(ROOM, "sent")
     [record] = caplog.records
