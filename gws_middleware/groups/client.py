@@ -44,7 +44,12 @@ class Groups:
     """
 
     def __init__(
-        self, url: str = "auto", *, history: Mapping[str, History] | None = None, project: str | Path | None = None
+        self,
+        url: str = "auto",
+        *,
+        history: Mapping[str, History] | None = None,
+        project: str | Path | None = None,
+        prefix: str = "gws",
     ) -> None:
         self.url = url
         self._history = dict(history or {})
@@ -54,7 +59,7 @@ class Groups:
                 raise ValueError(
                     f"history has {prefix!r}: {kept!r}; wanted is what precedes the first dot of names, and a History"
                 )
-        self._backend = _backend(url, project)
+        self._backend = _backend(url, project, prefix)
 
     def __repr__(self) -> str:
         return f"Groups({self.url!r})"
@@ -331,11 +336,17 @@ def _position(since: Position | str | None) -> Position | None:
     return Position.parse(since)
 
 
-def _backend(url: str, project: str | Path | None) -> Backend:
+def _backend(url: str, project: str | Path | None, prefix: str) -> Backend:
     """The backend of a URL."""
     scheme, _, path = url.partition("://")
     if url == "auto" or scheme == "sqlite":
         return SqliteBackend(path or None, project=Path(project or os.getcwd()))
     if url == "memory://":
         return MemoryBackend()
-    raise ValueError(f"{url!r} is no backend of groups: wanted is 'auto', 'sqlite:///directory' or 'memory://'")
+    if scheme in ("redis", "rediss", "redis+sentinel", "valkey", "valkeys", "unix"):
+        from .backends.redis import RedisBackend
+
+        return RedisBackend(url, prefix=prefix)
+    raise ValueError(
+        f"{url!r} is no backend of groups: wanted is 'auto', 'sqlite:///directory', 'memory://', or a URL of Redis"
+    )

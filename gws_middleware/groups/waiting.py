@@ -10,9 +10,10 @@ import _thread
 import select
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["new_lock", "pause", "wait_readable"]
+__all__ = ["can_switch", "new_local", "new_lock", "pause", "wait_readable"]
 
 _READ = 1
 """gevent's and libev's number of "readable"."""
@@ -36,9 +37,19 @@ def _hub() -> Any:
     return None if hub is None or gevent.getcurrent() is hub else hub
 
 
+def can_switch() -> bool:
+    """Whether the caller is a greenlet that can let others of its thread run."""
+    return _hub() is not None
+
+
 def new_lock() -> Any:
     """A lock of the operating system's threads. It may be held only while no greenlet can be switched to."""
     return _original(_thread, "allocate_lock")()
+
+
+def new_local() -> Any:
+    """An object whose attributes each thread of the operating system has for itself; its greenlets share them."""
+    return _original(_thread, "_local")()
 
 
 def pause(seconds: float) -> None:
@@ -49,31 +60,31 @@ def pause(seconds: float) -> None:
         _original(time, "sleep")(seconds)
 
 
-def wait_readable(descriptor: int, timeout: float) -> bool:
-    """Wait until a file descriptor can be read.
+def wait_readable(descriptors: Sequence[int], timeout: float) -> bool:
+    """Wait until one of some file descriptors can be read.
 
     Args:
-        descriptor: It stays open while this waits.
+        descriptors: They stay open while this waits.
         timeout: Seconds to wait at most.
 
     Returns:
-        Whether it can be read.
+        Whether one can be read.
 
     """
     hub = _hub()
     if hub is None:
         poll = _original(select, "poll")()
-        poll.register(descriptor, select.POLLIN)
+        for descriptor in descriptors:
+            poll.register(descriptor, select.POLLIN)
         return bool(poll.poll(max(timeout, 0) * 1000))
-    watcher = hub.loop.io(descriptor, _READ)
-    timer = sys.modules["gevent"].Timeout.start_new(timeout)
+    from gevent.event import Event
+
+    ready = Event()
+    watchers = [hub.loop.io(descriptor, _READ) for descriptor in descriptors]
     try:
-        hub.wait(watcher)
-    except BaseException as error:
-        if error is not timer:
-            raise
-        return False
+        for watcher in watchers:
+            watcher.start(ready.set)
+        return bool(ready.wait(max(timeout, 0)))
     finally:
-        timer.close()
-        watcher.close()
-    return True
+        for watcher in watchers:
+            watcher.close()

@@ -23,6 +23,7 @@ from gws_middleware.groups.message import Envelope, Publication, encode
 from gws_middleware.groups.position import Entry, Page
 from gws_middleware.process.counters import Counters
 
+from ..support.brokers import broker
 from ..support.inprocess import until
 
 KEPT = History(size=100, age=60.0)
@@ -278,3 +279,10 @@ class Attempt:
     def ready(self) -> bool:
         """Whether it has ended."""
         return bool(self._greenlet.ready())
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server that runs until the session ends."""
+    with broker(tmp_path_factory.mktemp("valkey")) as running:
+        yield running.url

@@ -12,6 +12,7 @@ import pytest
 
 from gws_middleware.groups.backends.base import Backend, Confirmed, Event, Feed, Publish, Want
 from gws_middleware.groups.backends.memory import MemoryBackend
+from gws_middleware.groups.backends.redis import RedisBackend
 from gws_middleware.groups.backends.sqlite import SqliteBackend
 from gws_middleware.groups.position import Entry, History, Position
 
@@ -20,9 +21,15 @@ LARGE = History(size=1000, age=60)
 NUMBERS = [b"1", b"2", b"3", b"4", b"5"]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.database)])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    made: Backend = MemoryBackend() if request.param == "memory" else SqliteBackend(tmp_path / "log")
+    made: Backend
+    if request.param == "memory":
+        made = MemoryBackend()
+    elif request.param == "sqlite":
+        made = SqliteBackend(tmp_path / "log")
+    else:
+        made = RedisBackend(request.getfixturevalue("valkey"), prefix=f"test-{time.monotonic_ns()}")
     yield made
     made.close()
 

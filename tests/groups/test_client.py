@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import threading
+import uuid
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -36,10 +37,13 @@ def groups() -> Iterator[Groups]:
     made.release()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.database)])
 def every(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Groups]:
     """Groups with each backend."""
-    made = Groups("memory://" if request.param == "memory" else f"sqlite://{tmp_path / 'log'}", history=HISTORY)
+    if request.param == "redis":
+        made = Groups(request.getfixturevalue("valkey"), history=HISTORY, prefix=f"test-{uuid.uuid4().hex}")
+    else:
+        made = Groups("memory://" if request.param == "memory" else f"sqlite://{tmp_path / 'log'}", history=HISTORY)
     yield made
     made.release()
 
@@ -177,9 +181,9 @@ def test_wrong_argument_of_join(groups: Groups, call: Any, kind: type[Exception]
             "messages of group 'kept' were missed, and are no longer kept",
         ),
         (
-            lambda groups: Groups("redis://"),
+            lambda groups: Groups("ftp://"),
             ValueError,
-            "'redis://' is no backend of groups: wanted is 'auto', 'sqlite:///directory' or 'memory://'",
+            "'ftp://' is no backend of groups: wanted is 'auto', 'sqlite:///directory', 'memory://', or a URL of Redis",
         ),
         (
             lambda groups: Groups("memory://", history={"a": 100}),  # type: ignore[dict-item]

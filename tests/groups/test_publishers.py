@@ -74,12 +74,12 @@ PROGRAMS = {
 }
 
 
-@pytest.fixture
-def groups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Groups]:
-    """Groups in a directory of their own, whose path is short enough for sockets."""
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.database)])
+def groups(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Groups]:
+    """Groups in a directory of their own, whose path is short enough for sockets, or at a server."""
     directory = tmp_path_factory.mktemp("g")
     directory.chmod(0o700)
-    groups = Groups(f"sqlite://{directory}")
+    groups = Groups(f"sqlite://{directory}" if request.param == "sqlite" else request.getfixturevalue("valkey"))
     yield groups
     groups.release()
 

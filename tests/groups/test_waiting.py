@@ -61,7 +61,7 @@ def test_greenlets_run_during_a_wait(pipe: tuple[int, int], place: str, wait: st
     """Of the same thread."""
     ticks: list[object] = []
     greenlet = gevent.spawn(lambda: [ticks.append(gevent.sleep(0)) for _ in range(5)])  # turns of the loop, no time
-    HERE[place](lambda: waiting.pause(0.2) if wait == "pause" else waiting.wait_readable(pipe[0], 0.2))
+    HERE[place](lambda: waiting.pause(0.2) if wait == "pause" else waiting.wait_readable([pipe[0]], 0.2))
     assert len(ticks) == 5
     greenlet.join()
 
@@ -81,7 +81,7 @@ def test_wait_readable_says_whether_it_can_be_read(pipe: tuple[int, int], place:
     if ready:
         os.write(pipe[1], b"x")
     before = time.monotonic()
-    assert HERE[place](lambda: waiting.wait_readable(pipe[0], 2 if ready else 0.1)) is ready
+    assert HERE[place](lambda: waiting.wait_readable([pipe[0]], 2 if ready else 0.1)) is ready
     assert (0 if ready else 0.09) <= time.monotonic() - before < 1.5
 
 
@@ -90,23 +90,23 @@ def test_wait_readable_ends_when_bytes_come(pipe: tuple[int, int], place: str) -
     """From another thread."""
     timer = threading.Timer(0.1, os.write, [pipe[1], b"x"])
     timer.start()
-    assert HERE[place](lambda: waiting.wait_readable(pipe[0], 5)) is True
+    assert HERE[place](lambda: waiting.wait_readable([pipe[0]], 5)) is True
     timer.join()
 
 
 def test_killed_greenlet_leaves_its_wait(pipe: tuple[int, int]) -> None:
     """And another one can wait for the same descriptor."""
-    greenlet = gevent.spawn(waiting.wait_readable, pipe[0], 5)
+    greenlet = gevent.spawn(waiting.wait_readable, [pipe[0]], 5)
     gevent.sleep(0.01)
     greenlet.kill(block=True, timeout=2)
     assert isinstance(greenlet.value, gevent.GreenletExit)
-    assert waiting.wait_readable(pipe[0], 0.01) is False
+    assert waiting.wait_readable([pipe[0]], 0.01) is False
 
 
 def test_timeout_of_the_caller_is_its_own(pipe: tuple[int, int]) -> None:
     """It is not taken for the end of the wait."""
     with pytest.raises(gevent.Timeout), gevent.Timeout(0.05):
-        waiting.wait_readable(pipe[0], 5)
+        waiting.wait_readable([pipe[0]], 5)
 
 
 @pytest.mark.parametrize("patch", ["", "from gevent import monkey; monkey.patch_all()\n"], ids=["unpatched", "patched"])
@@ -117,7 +117,7 @@ def test_process_without_a_hub_gets_none(patch: str) -> None:
         "read, write = os.pipe()\n"
         "done = []\n"
         "def work():\n"
-        "    waiting.pause(0.01); assert not waiting.wait_readable(read, 0.01); done.append(1)\n"
+        "    waiting.pause(0.01); assert not waiting.wait_readable([read], 0.01); done.append(1)\n"
         "    if 'gevent' in sys.modules:\n"
         "        from gevent._hub_local import get_hub_if_exists; assert get_hub_if_exists() is None\n"
         "monkey, start = sys.modules.get('gevent.monkey'), _thread.start_new_thread\n"

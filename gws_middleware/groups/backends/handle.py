@@ -27,6 +27,7 @@ from ..errors import GroupsUnavailable
 from .base import TIMEOUT
 from .database import BrokenError, CorruptError, Database, begin, holder, is_corrupt, only_one, put_aside
 from .directory import prepare
+from .outages import Outages
 from .processes import Process, Siblings
 
 __all__ = ["BusyError", "Handle", "Opened", "logger"]
@@ -87,7 +88,7 @@ class Handle:
         self._unusable = ""
         """Why nothing can be done any more in this process."""
         self._notices: list[tuple[int, str]] = []
-        self._outages: dict[str, float] = {}
+        self._outages = Outages()
         _register(self)
 
     # --- attempts -------------------------------------------------------------------------------------------------
@@ -162,15 +163,8 @@ class Handle:
 
     def report(self, kind: str, error: GroupsUnavailable | None) -> None:
         """Log the beginning of an outage, or its end."""
-        if self._unusable:
-            return  # for good, and no outage
-        if error is not None:
-            if self._outages.setdefault(kind, now := time.monotonic()) == now:
-                logger.error("groups: outage (%s): %s", kind, error)
-        elif kind in self._outages:
-            logger.warning(
-                "groups: the outage (%s) of %.1f s is over", kind, time.monotonic() - self._outages.pop(kind)
-            )
+        if not self._unusable:  # for good, and no outage
+            self._outages.report(kind, error)
 
     # --- under the lock -------------------------------------------------------------------------------------------
 
@@ -316,7 +310,7 @@ class Handle:
         if not closed:
             self._unusable = "groups cannot be used: this process was forked in the middle of a transaction"
         self.numbers, self._place = {}, ("", "")
-        self._outages, self._notices = {}, []
+        self._outages, self._notices = Outages(), []
         process, self._process = self._process, None
         siblings, self._siblings = self._siblings, None
         for dependent in list(self.dependents):

@@ -184,7 +184,7 @@ class SqliteFeed:
                 if self._socket is None or left == 0.0:
                     waiting.pause(left)
                 else:
-                    waiting.wait_readable(self._socket.fileno(), left)
+                    waiting.wait_readable([self._socket.fileno()], left)
         finally:
             self._waiting = False
             if self._closed:

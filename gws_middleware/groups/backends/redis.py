@@ -1,0 +1,731 @@
+"""Groups over several hosts: a Redis or Valkey server moves and keeps their messages.
+
+A group without history is a channel. One with history is a stream and the fields beside it, ``epoch``, ``top`` and
+``run``: a script appends to the stream and publishes in one step. An epoch belongs to one process of the server, whose
+``run_id`` is read at each connect: after a restart from an older snapshot, or after a failover, the same offsets can
+mean other messages, so the group begins a new epoch.
+
+Rule 1: nothing is sent a second time that could be published twice. What has a history has an id, by which the script
+finds whether it was published; for the rest the outcome is unknown.
+Rule 2: while there is no connection, what is called fails at once.
+
+Keys and channels, where ``n`` is ``crc32(name) % 64``::
+
+    gws:{n}:s:NAME   the stream of a group: id "offset-milliseconds", fields m (message) and i (id)
+    gws:{n}:m:NAME   epoch, top, run
+    gws:{n}:c:NAME   the channel
+    gws:p            processes, and until when each is living (milliseconds of the server's clock)
+    gws:n:PROCESS    the numbers of a process
+"""
+
+from __future__ import annotations
+
+import _socket
+import itertools
+import os
+import random
+import secrets
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import sha1
+from typing import Any
+from weakref import WeakSet
+from zlib import crc32
+
+from .. import waiting
+from ..errors import GroupsError, GroupsUnavailable, UnknownOutcome
+from ..position import Entry, Page, Position
+from .base import TIMEOUT, Confirmed, Event, Lost, Publish, Want
+from .outages import Outages
+from .redislink import Command, Link, LinkError, RefusedError, Server
+
+__all__ = ["RedisBackend", "RedisFeed"]
+
+PING = 5.0
+"""Seconds between two PINGs of a feed; an answer has to come as fast."""
+BATCH = 500
+"""Channels of one SUBSCRIBE."""
+SLICE = 500
+"""Events that a feed returns at once."""
+LIVING = 15.0
+"""Seconds after its last sign for which a process counts as living."""
+IDLE = 4
+"""Connections that are kept for threads of the operating system."""
+AFTERWARDS = 7 * 86400
+"""Seconds for which the epoch of a group is kept after its last message is gone."""
+
+_PUBLISH = """
+local results, now = {}, redis.call('TIME')
+now = now[1] * 1000 + math.floor(now[2] / 1000)
+local run, fresh, repeated = ARGV[1], ARGV[2], ARGV[3] == '1'
+for number = 1, #KEYS / 3 do
+  local meta, stream, channel = KEYS[3 * number - 2], KEYS[3 * number - 1], KEYS[3 * number]
+  local size, age = tonumber(ARGV[4 * number]), tonumber(ARGV[4 * number + 1])
+  local id, payload = ARGV[4 * number + 2], ARGV[4 * number + 3]
+  if size == 0 then
+    redis.call('PUBLISH', channel, 'l' .. payload)
+    results[number] = false
+  else
+    local found = redis.call('HMGET', meta, 'epoch', 'run')
+    local epoch, offset = found[1], nil
+    if not epoch or found[2] ~= run then
+      redis.call('DEL', stream, meta)
+      epoch = fresh .. string.format('x%x', number)
+      redis.call('HSET', meta, 'epoch', epoch, 'run', run)
+    elseif repeated then
+      for _, entry in ipairs(redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1000)) do
+        if entry[2][4] == id then
+          offset = string.match(entry[1], '^%d+')
+          break
+        end
+      end
+    end
+    if not offset then
+      offset = string.format('%.0f', redis.call('HINCRBY', meta, 'top', 1))
+      redis.call('XADD', stream, 'MAXLEN', size, offset .. string.format('-%.0f', now), 'm', payload, 'i', id)
+      redis.call('PUBLISH', channel, 'h' .. epoch .. '.' .. offset .. '.' .. payload)
+    end
+    redis.call('PEXPIRE', stream, age)
+    redis.call('PEXPIRE', meta, age + tonumber(ARGV[#ARGV]))
+    results[number] = {epoch, offset}
+  end
+end
+return results
+"""
+"""Publishes messages, all in one step.
+
+KEYS: of each: fields, stream, channel. ARGV: run_id; the beginning of new epochs; "1" where it was sent before; of
+each: entries to keep (0 for a group without history), milliseconds to keep them, id, message; milliseconds to keep the
+epoch.
+"""
+
+_READ = """
+local now = redis.call('TIME')
+now = now[1] * 1000 + math.floor(now[2] / 1000)
+local meta, stream, run, fresh = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
+local after, limit, size, age = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local found = redis.call('HMGET', meta, 'epoch', 'run', 'top')
+local epoch, top = found[1], tonumber(found[3] or 0)
+if not epoch or found[2] ~= run then
+  redis.call('DEL', stream, meta)
+  epoch, top = fresh, 0
+  redis.call('HSET', meta, 'epoch', epoch, 'run', run)
+end
+redis.call('PEXPIRE', meta, age + tonumber(ARGV[7]))
+local entries, flat = {}, {}
+local first = math.max(after, top - size)
+if after < 0 then
+  first = math.max(0, top - math.min(limit, size))
+end
+if limit > 0 and first < top then
+  entries = redis.call('XRANGE', stream, string.format('%.0f', first + 1), '+', 'COUNT', limit)
+end
+for _, entry in ipairs(entries) do
+  local offset, stored = string.match(entry[1], '^(%d+)-(%d+)$')
+  if tonumber(stored) + age > now then
+    flat[#flat + 1] = offset
+    flat[#flat + 1] = entry[2][2]
+  end
+end
+return {epoch, string.format('%.0f', top), flat}
+"""
+"""Reads a group. KEYS: fields, stream. ARGV: run_id; a new epoch; offset or -1; limit; size; age and the time to keep
+the epoch in milliseconds.
+"""
+
+_PUT = """
+local now = redis.call('TIME')
+now = now[1] * 1000 + math.floor(now[2] / 1000)
+for number = 3, #ARGV, 2 do
+  if ARGV[number + 1] == '' then
+    redis.call('HDEL', KEYS[2], ARGV[number])
+  else
+    redis.call('HSET', KEYS[2], ARGV[number], ARGV[number + 1])
+  end
+end
+redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
+return redis.call('PEXPIRE', KEYS[2], ARGV[2])
+"""
+"""Sets numbers, and says that the process is living. KEYS: processes, its numbers. ARGV: its name; milliseconds; fields
+and numbers, an empty one for none. Its result is 0 where the server has no number of it.
+"""
+
+_GET = """
+local now = redis.call('TIME')
+now = now[1] * 1000 + math.floor(now[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+local found = {}
+for _, name in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+  local number = redis.call('HGET', ARGV[1] .. name, ARGV[2])
+  if number then
+    found[#found + 1] = number
+  end
+end
+return found
+"""
+"""The numbers of all living processes. KEYS: processes. ARGV: what precedes their names in keys; the field."""
+
+
+class _Job:
+    """What is asked for in one call.
+
+    Args:
+        commands: Makes the commands for a link; its second argument is True where they were sent before.
+        repeatable: Whether they may be sent again to the same process of the server: None for "to any process".
+
+    """
+
+    def __init__(self, commands: Callable[[Link, bool], list[Command]], repeatable: bool | None = None) -> None:
+        self.commands, self.repeatable = commands, repeatable
+        self.replies: list[Any] = []
+        self.error: GroupsError | None = None
+        self.done: Any = None
+        """An event of gevent's, where the caller is a greenlet."""
+
+
+class _Pipe:
+    """A connection for the calls of one thread. What is asked for at the same time is sent together."""
+
+    def __init__(self, server: Server, outages: Outages) -> None:
+        self._server, self._outages = server, outages
+        self._link: Link | None = None
+        self._waiting: deque[_Job] = deque()
+        self._is_running = False
+
+    def submit(self, job: _Job) -> None:
+        """Have it done by a greenlet; ``job.done`` is set then. Never waits."""
+        import gevent
+        from gevent.event import Event as Done
+
+        job.done = Done()
+        self._waiting.append(job)
+        if not self._is_running:
+            self._is_running = True
+            gevent.spawn(self._run)
+
+    def _run(self) -> None:
+        """Runs in a greenlet of its own while something waits."""
+        jobs: list[_Job] = []
+        try:
+            while self._waiting:
+                jobs, self._waiting = list(self._waiting), deque()
+                self.exchange(jobs)
+                for job in jobs:
+                    job.done.set()
+        finally:
+            self._is_running = False
+            for job in (*jobs, *self._waiting):  # none is left without an answer where this greenlet was killed
+                if not job.done.is_set():
+                    job.error = job.error or UnknownOutcome("the greenlet that sends was killed")
+                    job.done.set()
+
+    def exchange(self, jobs: list[_Job]) -> None:
+        """Send what these ask for, and read the replies."""
+        deadline = time.monotonic() + TIMEOUT
+        left = self._try(jobs, deadline, None)
+        if left:
+            # Those of which the replies are missing, to the same process of the server.
+            self._try(left, deadline, self._server.run_id)
+
+    def _try(self, jobs: list[_Job], deadline: float, sent_to: str | None) -> list[_Job]:
+        """Send, and read. Those that are to be sent again."""
+        left = jobs
+        try:
+            link = self._connected()
+            if sent_to is not None:
+                left = [job for job in jobs if job.repeatable is None or link.run_id == sent_to]
+                self._fail([job for job in jobs if job not in left], "the server is another process now")
+            commands = [job.commands(link, sent_to is not None) for job in left]
+        except LinkError as error:
+            self._outages.report("publish", error)
+            for job in jobs:
+                if sent_to is None or job.repeatable is None:
+                    job.error = GroupsUnavailable(str(error))
+                else:
+                    job.error = UnknownOutcome(f"the connection has ended, and there is no other one: {error}")
+            return []
+        try:
+            link.send([command for each in commands for command in each])
+            while left:
+                replies = [link.read(deadline - time.monotonic()) for _ in commands[0]]
+                left[0].replies = replies
+                left, commands = left[1:], commands[1:]
+        except LinkError as error:
+            self.close()
+            self._outages.report("publish", error)
+            if sent_to is not None or time.monotonic() >= deadline:
+                self._fail(left, str(error))
+                return []
+            self._fail([job for job in left if job.repeatable is False], str(error))
+            return [job for job in left if job.repeatable is not False]
+        except BaseException:
+            self.close()  # replies are missing: the next ones would be taken for them
+            raise
+        self._outages.report("publish", None)
+        return []
+
+    @staticmethod
+    def _fail(jobs: list[_Job], reason: str) -> None:
+        for job in jobs:
+            if job.repeatable is None:
+                job.error = GroupsUnavailable(reason)
+            else:
+                job.error = UnknownOutcome(f"the message was published or not: {reason}")
+
+    def _connected(self) -> Link:
+        link = self._link
+        if link is None or link.run_id != self._server.run_id:
+            self.close()
+            link = self._link = self._server.connect()
+            link.send([("SCRIPT", "LOAD", script) for script in _SCRIPTS])
+            for _ in _SCRIPTS:
+                reply = link.read(TIMEOUT)
+                if isinstance(reply, RefusedError):
+                    self.close()
+                    raise LinkError(f"{self._server}: SCRIPT LOAD: {reply}")
+        return link
+
+    def close(self) -> None:
+        """Close the connection; the next call opens another one."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+
+class RedisBackend:
+    """The backend of several hosts.
+
+    Args:
+        url: See ``redislink.Server``.
+        prefix: What all keys and channels begin with: sites with different ones share a server.
+
+    """
+
+    def __init__(self, url: str, *, prefix: str = "gws") -> None:
+        self.server = Server(url)
+        self.outages = Outages()
+        self._prefix = prefix
+        self._hosts_name = "".join(letter if letter.isalnum() else "-" for letter in socket.gethostname()[:40])
+        self.feeds: set[RedisFeed] = set()
+        self.server.on_change = self._ring
+        self._begin()
+        _backends.add(self)
+
+    def _begin(self) -> None:
+        """Have nothing open."""
+        self._pipes: Any = waiting.new_local()
+        self._idle: deque[_Pipe] = deque()
+        self._process = f"{self._hosts_name}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._numbers: dict[str, int] = {}
+        self._token, self._count = secrets.token_hex(6), itertools.count(1)
+
+    def _ring(self) -> None:
+        for feed in list(self.feeds):
+            feed.ring()
+
+    # --- calls -------------------------------------------------------------------------------------------------------
+
+    def publish(self, batch: Sequence[Publish]) -> list[Position | None]:
+        """See ``Backend``."""
+        if not batch:
+            return []
+        if len(batch) == 1 and batch[0].history is None:
+            command: Command = ("PUBLISH", self.key("c", batch[0].group), b"l" + batch[0].payload)
+            self._call(_Job(lambda link, again: [command], repeatable=False), "PUBLISH")
+            return [None]
+        keys: list[str] = []
+        fields: list[str | bytes | int] = []
+        for group, payload, history in batch:
+            keys += [self.key("m", group), self.key("s", group), self.key("c", group)]
+            size, age = (0, 0) if history is None else (history.size, max(1, round(history.age * 1000)))
+            fields += [size, age, self._new_name(), payload]
+        fresh = self._new_name()
+
+        def commands(link: Link, again: bool) -> list[Command]:
+            head: Command = ("EVALSHA", _SHA[_PUBLISH], len(keys), *keys, link.run_id, fresh, int(again))
+            return [(*head, *fields, AFTERWARDS * 1000)]
+
+        [found] = self._call(_Job(commands, repeatable=all(each.history for each in batch)), "publish")
+        return [None if each is None else Position(each[0].decode(), int(each[1])) for each in found]
+
+    def read(self, wants: Sequence[Want]) -> list[Page]:
+        """See ``Backend``."""
+        if not wants:
+            return []
+
+        def commands(link: Link, again: bool) -> list[Command]:
+            return [self._read_command(want, link.run_id) for want in wants]
+
+        return [_page(want, reply) for want, reply in zip(wants, self._call(_Job(commands), "read"), strict=True)]
+
+    def _read_command(self, want: Want, run_id: str) -> Command:
+        group, history, after, limit = want
+        age = max(1, round(history.age * 1000))
+        keys = 2, self.key("m", group), self.key("s", group)
+        given = -1 if after is None else min(after, 2**53), min(limit, history.size), history.size
+        return ("EVALSHA", _SHA[_READ], *keys, run_id, self._new_name(), *given, age, AFTERWARDS * 1000)
+
+    def feed(self) -> RedisFeed:
+        """See ``Backend``."""
+        return RedisFeed(self)
+
+    def put(self, table: str, values: dict[str, int | None]) -> None:
+        """See ``Backend``."""
+        changes = {f"{table}/{field}": value for field, value in values.items()}
+        self._call(_Job(lambda link, again: [self._put_command(changes)]), "put")
+        for field, value in changes.items():
+            if value is None:
+                self._numbers.pop(field, None)
+            else:
+                self._numbers[field] = value
+
+    def _put_command(self, changes: dict[str, int | None] | dict[str, int]) -> Command:
+        flat: list[str | bytes | int] = []
+        for field, value in changes.items():
+            flat += [field, "" if value is None else value]
+        keys = 2, f"{self._prefix}:p", f"{self._prefix}:n:{self._process}"
+        return ("EVALSHA", _SHA[_PUT], *keys, self._process, round(LIVING * 1000), *flat)
+
+    def get(self, table: str, field: str) -> list[int]:
+        """See ``Backend``."""
+        key, beginning = f"{self._prefix}:p", f"{self._prefix}:n:"
+        command: Command = ("EVALSHA", _SHA[_GET], 1, key, beginning, f"{table}/{field}")
+        [found] = self._call(_Job(lambda link, again: [command]), "get")
+        return [int(number) for number in found]
+
+    def sign(self) -> None:
+        """Say that this process is living, and repeat its numbers: the server may have lost them. Never waits where the
+        caller is a greenlet.
+        """
+        if not self._numbers:
+            return
+        job = _Job(lambda link, again: [self._put_command(self._numbers)])
+        if waiting.can_switch():
+            self._pipe().submit(job)
+        else:
+            self._exchange(job)
+
+    def close(self) -> None:
+        """See ``Backend``."""
+        for feed in list(self.feeds):
+            feed.close()
+        numbers, self._numbers = self._numbers, {}
+        if numbers:
+            keys = [f"{self._prefix}:n:{self._process}"]
+            try:
+                job = _Job(lambda link, again: [("DEL", *keys), ("ZREM", f"{self._prefix}:p", self._process)])
+                self._call(job, "close")
+            except GroupsError:
+                pass  # they end by themselves
+        pipe = getattr(self._pipes, "pipe", None)
+        for each in (*self._idle, *([] if pipe is None else [pipe])):
+            each.close()
+        self._begin()
+
+    # --- how ---------------------------------------------------------------------------------------------------------
+
+    def key(self, kind: str, group: str) -> str:
+        """A key, or a channel, of a group."""
+        return f"{self._prefix}:{{{crc32(group.encode()) % 64}}}:{kind}:{group}"
+
+    def group_of(self, channel: bytes) -> str:
+        """The group of a channel."""
+        return channel.decode()[len(self._prefix) + 2 :].partition(":c:")[2]
+
+    def _new_name(self) -> str:
+        """A name that no other process gives to anything."""
+        return f"{self._token}{next(self._count):x}"
+
+    def _call(self, job: _Job, what: str) -> list[Any]:
+        """Have something done, and wait for it.
+
+        Raises:
+            GroupsUnavailable, UnknownOutcome: See ``Backend``.
+
+        """
+        for attempt in range(2):
+            self._exchange(job)
+            if job.error is not None:
+                raise job.error
+            refused = next((reply for reply in job.replies if isinstance(reply, RefusedError)), None)
+            if refused is None:
+                return job.replies
+            if attempt or not str(refused).startswith("NOSCRIPT"):
+                raise GroupsUnavailable(f"{self.server}: {what}: {refused}")
+            # The server's scripts were removed, so nothing was done.
+            load = _Job(lambda link, again: [("SCRIPT", "LOAD", script) for script in _SCRIPTS])
+            self._exchange(load)
+        raise AssertionError("the loop has returned or raised")
+
+    def _exchange(self, job: _Job) -> None:
+        if waiting.can_switch():
+            pipe = self._pipe()
+            pipe.submit(job)
+            job.done.wait()
+            return
+        # A thread of the operating system has a connection for the time of its call.
+        try:
+            pipe = self._idle.pop()
+        except IndexError:
+            pipe = _Pipe(self.server, self.outages)
+        try:
+            pipe.exchange([job])
+        finally:
+            if len(self._idle) < IDLE:
+                self._idle.append(pipe)
+            else:
+                pipe.close()
+
+    def _pipe(self) -> _Pipe:
+        """That of this thread, whose greenlets share it."""
+        pipe: _Pipe | None = getattr(self._pipes, "pipe", None)
+        if pipe is None:
+            pipe = self._pipes.pipe = _Pipe(self.server, self.outages)
+        return pipe
+
+    def forked(self) -> None:
+        """This process has just been forked: connections and numbers are its parent's."""
+        for feed in list(self.feeds):
+            feed.abandon()
+        self._begin()
+
+
+def _page(want: Want, reply: Any) -> Page:
+    epoch, top, flat = reply[0].decode(), int(reply[1]), reply[2]
+    entries = [
+        Entry(want.group, epoch, int(offset), payload) for offset, payload in zip(flat[::2], flat[1::2], strict=True)
+    ]
+    return Page(epoch, top, entries)
+
+
+class RedisFeed:
+    """The channels of the groups that are subscribed to; see ``base.Feed``."""
+
+    def __init__(self, backend: RedisBackend) -> None:
+        self._backend = backend
+        self._groups: set[str] = set()
+        self._link: Link | None = None
+        self._changes: deque[tuple[str, str]] = deque()
+        """SUBSCRIBE or UNSUBSCRIBE, and the group, not sent yet."""
+        self._unconfirmed: Counter[str] = Counter()
+        """Groups, and how many confirmations of SUBSCRIBE are to come on this connection."""
+        self._lost = ""
+        """Why entries may be missing, until all groups are subscribed to again."""
+        self._held: list[Event] = []
+        """What has come meanwhile."""
+        self._ping_at = self._pong_by = 0.0
+        self._sign_at = time.monotonic() + PING * random.random()
+        self._woken = self._waiting = self._closed = False
+        self._bell = _socket.socketpair()
+        for end in self._bell:
+            end.setblocking(False)
+        try:
+            self._connect()
+        except LinkError as error:
+            backend.outages.report("subscribe", error)
+            self._release()
+            raise GroupsUnavailable(str(error)) from None
+        backend.feeds.add(self)
+
+    def subscribe(self, groups: Iterable[str]) -> bool:
+        """See ``Feed``."""
+        wanted = set(groups)
+        for group in wanted - self._groups:
+            self._groups.add(group)
+            self._changes.append(("SUBSCRIBE", group))
+            self._unconfirmed[group] += 1
+        self.ring()
+        return not (wanted & self._unconfirmed.keys())
+
+    def unsubscribe(self, groups: Iterable[str]) -> None:
+        """See ``Feed``."""
+        for group in groups:
+            if group in self._groups:
+                self._groups.remove(group)
+                self._changes.append(("UNSUBSCRIBE", group))
+        self.ring()
+
+    def wait(self, timeout: float | None) -> Sequence[Event]:
+        """See ``Feed``."""
+        deadline = time.monotonic() + (timeout if timeout is not None else 1e9)
+        self._waiting = True
+        try:
+            while not self._closed:
+                self._silence()
+                events, again_at = self._step()
+                woken, self._woken = self._woken, False
+                if events or woken:
+                    return events
+                left = min(again_at, deadline) - time.monotonic()
+                if left <= 0:
+                    if time.monotonic() >= deadline:
+                        return []
+                    waiting.pause(0)
+                    continue
+                descriptors = [self._bell[0].fileno()]
+                if self._link is not None:
+                    descriptors.append(self._link.fileno())
+                waiting.wait_readable(descriptors, left)
+        finally:
+            self._waiting = False
+            if self._closed:
+                self._release()
+        return []
+
+    def wake(self) -> None:
+        """See ``Feed``."""
+        self._woken = True
+        self.ring()
+
+    def close(self) -> None:
+        """See ``Feed``."""
+        if not self._closed:
+            self._closed = True
+            self._backend.feeds.discard(self)
+            if self._waiting:  # wait() uses the sockets, and releases them when it returns
+                self.ring()
+            else:
+                self._release()
+
+    def abandon(self) -> None:
+        """Close what a forked child has of its parent's feed."""
+        self._closed = True
+        self._release()
+
+    def ring(self) -> None:
+        """Let ``wait()`` look what there is to do. May be called in any thread."""
+        try:
+            self._bell[1].send(b"\0")
+        except OSError:
+            pass  # it has bytes to read, or was closed
+
+    # --- the connection ----------------------------------------------------------------------------------------------
+
+    def _step(self) -> tuple[list[Event], float]:
+        """Do what is to be done. Events, and when to do it again without any."""
+        now = time.monotonic()
+        if now >= self._sign_at:
+            self._sign_at = now + PING
+            self._backend.sign()
+        try:
+            if self._link is not None and self._link.run_id != self._backend.server.run_id:
+                raise LinkError("the server is another process now")
+            link = self._link or self._connect()
+            self._send_changes(link)
+            events = self._read(link)
+            if now >= self._ping_at:
+                if self._pong_by:
+                    raise LinkError(f"no answer to PING within {PING:g} s")
+                link.send([("PING",)])
+                self._ping_at, self._pong_by = now + PING, now + PING
+        except LinkError as error:
+            self._disconnect(str(error))
+            return [], time.monotonic() + max(self._backend.server.retry_after, 0.01)
+        return events, min(self._ping_at, self._sign_at)
+
+    def _connect(self) -> Link:
+        link = self._link = self._backend.server.connect()
+        self._ping_at, self._pong_by = time.monotonic() + PING, 0.0
+        # All of them anew: what was to be changed on the last connection has been, by that.
+        self._changes = deque(("SUBSCRIBE", group) for group in self._groups)
+        self._unconfirmed = Counter(self._groups)
+        self._backend.outages.report("subscribe", None)
+        return link
+
+    def _disconnect(self, reason: str) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+            self._lost = reason
+            self._held.clear()
+            self._unconfirmed = Counter(self._groups)
+        self._backend.outages.report("subscribe", LinkError(reason))
+
+    def _send_changes(self, link: Link) -> None:
+        commands: list[Command] = []
+        while self._changes and len(commands) < 20:
+            verb = self._changes[0][0]
+            channels: list[str] = []
+            while self._changes and self._changes[0][0] == verb and len(channels) < BATCH:
+                channels.append(self._backend.key("c", self._changes.popleft()[1]))
+            commands.append((verb, *channels))
+        if commands:
+            link.send(commands)
+
+    def _read(self, link: Link) -> list[Event]:
+        """What has come."""
+        events: list[Event] = []
+        confirmed: list[str] = []
+        while len(events) < SLICE and link.can_read():
+            reply = link.read(TIMEOUT)
+            if isinstance(reply, RefusedError):
+                raise LinkError(str(reply))
+            kind = reply[0] if isinstance(reply, list) else reply
+            if kind == b"message":
+                entry = self._entry(reply[1], reply[2])
+                if entry is not None:
+                    if confirmed:
+                        events.append(Confirmed(frozenset(confirmed)))
+                        confirmed = []
+                    events.append(entry)
+            elif kind == b"subscribe":
+                group = self._backend.group_of(reply[1])
+                self._unconfirmed[group] -= 1
+                if not self._unconfirmed[group]:
+                    del self._unconfirmed[group]
+                    if group in self._groups:
+                        confirmed.append(group)
+            elif kind in (b"pong", b"PONG"):
+                self._pong_by = 0.0
+        if confirmed:
+            events.append(Confirmed(frozenset(confirmed)))
+        if not self._lost:
+            return events
+        self._held += events
+        if self._unconfirmed or self._changes:
+            return []
+        lost, self._lost = Lost(self._lost), ""
+        held, self._held = self._held, []
+        return [lost, *held]
+
+    def _entry(self, channel: bytes, data: bytes) -> Entry | None:
+        group = self._backend.group_of(channel)
+        if group not in self._groups:
+            return None
+        if data[:1] == b"h":
+            epoch, offset, payload = data[1:].split(b".", 2)
+            return Entry(group, epoch.decode(), int(offset), payload)
+        return Entry(group, "", 0, data[1:])
+
+    def _silence(self) -> None:
+        """Take the bytes out of the bell."""
+        try:
+            while len(self._bell[0].recv(4096)) == 4096:
+                pass
+        except BlockingIOError:
+            pass
+
+    def _release(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+        for end in self._bell:
+            end.close()
+
+
+_SCRIPTS = (_PUBLISH, _READ, _PUT, _GET)
+_SHA = {script: sha1(script.encode()).hexdigest() for script in _SCRIPTS}
+
+_backends: WeakSet[RedisBackend] = WeakSet()
+
+
+def _forked() -> None:
+    """In a process that has just been forked."""
+    for backend in list(_backends):
+        backend.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
