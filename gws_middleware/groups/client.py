@@ -53,11 +53,11 @@ class Groups:
     ) -> None:
         self.url = url
         self._history = dict(history or {})
-        for prefix, kept in self._history.items():
-            check_name(prefix)
-            if "." in prefix or not isinstance(kept, History):
+        for key, kept in self._history.items():
+            check_name(key)
+            if "." in key or not isinstance(kept, History):
                 raise ValueError(
-                    f"history has {prefix!r}: {kept!r}; wanted is what precedes the first dot of names, and a History"
+                    f"history has {key!r}: {kept!r}; wanted is what precedes the first dot of names, and a History"
                 )
         self._backend = _backend(url, project, prefix)
 

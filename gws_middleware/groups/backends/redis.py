@@ -24,6 +24,7 @@ import _socket
 import itertools
 import os
 import random
+import re
 import secrets
 import socket
 import time
@@ -39,7 +40,7 @@ from ..errors import GroupsError, GroupsUnavailable, UnknownOutcome
 from ..position import Entry, Page, Position
 from .base import TIMEOUT, Confirmed, Event, Lost, Publish, Want
 from .outages import Outages
-from .redislink import Command, Link, LinkError, RefusedError, Server
+from .redislink import NO_SCRIPT, Command, Link, LinkError, RefusedError, Server
 
 __all__ = ["RedisBackend", "RedisFeed"]
 
@@ -299,11 +300,18 @@ class RedisBackend:
 
     Args:
         url: See ``redislink.Server``.
-        prefix: What all keys and channels begin with: sites with different ones share a server.
+        prefix: What all keys and channels begin with: sites with different ones share a server. 1 to 50 letters, digits,
+            ``_`` and ``-``.
+
+    Raises:
+        ValueError: The URL or the prefix is wrong.
+        ImportError: redis-py is not installed.
 
     """
 
     def __init__(self, url: str, *, prefix: str = "gws") -> None:
+        if re.fullmatch(r"[A-Za-z0-9_-]{1,50}", prefix) is None:
+            raise ValueError(f"the prefix is {prefix!r}: wanted are 1 to 50 letters, digits, _ and -")
         self.server = Server(url)
         self.outages = Outages()
         self._prefix = prefix
@@ -452,7 +460,7 @@ class RedisBackend:
             refused = next((reply for reply in job.replies if isinstance(reply, RefusedError)), None)
             if refused is None:
                 return job.replies
-            if attempt or not str(refused).startswith("NOSCRIPT"):
+            if attempt or str(refused) != NO_SCRIPT:
                 raise GroupsUnavailable(f"{self.server}: {what}: {refused}")
             # The server's scripts were removed, so nothing was done.
             load = _Job(lambda link, again: [("SCRIPT", "LOAD", script) for script in _SCRIPTS])

@@ -19,12 +19,15 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from .base import TIMEOUT
 
-__all__ = ["Command", "Link", "LinkError", "RefusedError", "Server"]
+__all__ = ["NO_SCRIPT", "Command", "Link", "LinkError", "RefusedError", "Server"]
 
 RETRY = (0.1, 5.0)
 """Seconds until it is tried to connect again: after the first failure, and at most."""
 OLDEST = (7, 0)
 """The oldest version whose scripts may read the clock and write."""
+
+NO_SCRIPT = "the server does not have this script"
+"""The text of that error."""
 
 Command = tuple[str | bytes | int, ...]
 
@@ -34,7 +37,7 @@ class LinkError(Exception):
 
 
 class RefusedError(Exception):
-    """The server's reply is an error. The text begins with its code, e.g. ``NOSCRIPT``."""
+    """The server's reply is an error."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +197,9 @@ class Link:
 
         """
         try:
-            return _plain(self._connection.read_response(disable_decoding=True, timeout=max(timeout, 0.001)))
+            return self._connection.read_response(disable_decoding=True, timeout=max(timeout, 0.001))
+        except self._redis.exceptions.NoScriptError:
+            return RefusedError(NO_SCRIPT)
         except self._redis.ResponseError as error:
             return RefusedError(str(error))
         except (self._redis.RedisError, OSError) as error:
@@ -219,11 +224,6 @@ class Link:
     def _ended(self, error: Exception) -> LinkError:
         self.close()
         return LinkError(str(error) or type(error).__name__)
-
-
-def _plain(reply: Any) -> Any:
-    """Errors within a reply, e.g. of EXEC, as ours."""
-    return RefusedError(str(reply)) if isinstance(reply, Exception) else reply
 
 
 # --- URLs -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,332 @@
+"""The backend of Redis and Valkey, against a real server that is killed, stopped, emptied and cut off."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gws_middleware.groups import Groups, GroupsUnavailable, History, UnknownOutcome
+from gws_middleware.groups.backends.base import Confirmed, Event, Lost, Publish, Want
+from gws_middleware.groups.backends.redis import RedisBackend, RedisFeed
+from gws_middleware.groups.position import Entry
+
+from ..support.brokers import Broker, broker
+from ..support.waiting import eventually
+
+pytestmark = pytest.mark.database
+KEPT = History(size=100, age=60)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Broker]:
+    """A server of this test's own."""
+    with broker(tmp_path / "valkey") as running:
+        yield running
+
+
+@contextmanager
+def connected(url: str, *groups: str) -> Iterator[tuple[RedisBackend, RedisFeed]]:
+    """A backend, and a feed of these groups."""
+    backend = RedisBackend(url)
+    feed = backend.feed()
+    feed.subscribe(groups)
+    confirmed: set[str] = set()
+    while confirmed < set(groups):
+        for event in feed.wait(5):
+            assert isinstance(event, Confirmed)
+            confirmed |= event.groups
+    yield backend, feed
+    backend.close()
+
+
+def until(feed: RedisFeed, kind: type[Event], timeout: float = 10) -> list[Event]:
+    """What a feed brings, up to the first event of a kind."""
+    found: list[Event] = []
+    deadline = time.monotonic() + timeout
+    while not any(isinstance(event, kind) for event in found):
+        assert time.monotonic() < deadline, f"no {kind.__name__} in {found}"
+        found += feed.wait(0.1)
+    return found
+
+
+def publish(backend: RedisBackend, group: str, payload: bytes, history: History | None = KEPT) -> int:
+    """Publish; the offset."""
+    [position] = backend.publish([Publish(group, payload, history)])
+    return 0 if position is None else position.offset
+
+
+def kept(backend: RedisBackend, group: str = "kept") -> list[bytes]:
+    """What the history has."""
+    [page] = backend.read([Want(group, KEPT, 0, 100)])
+    assert [entry.offset for entry in page.entries] == list(range(page.top - len(page.entries) + 1, page.top + 1))
+    return [entry.payload for entry in page.entries]
+
+
+class TestServer:
+    def test_killed_server_is_an_outage_and_a_new_epoch(self, own: Broker, caplog: pytest.LogCaptureFixture) -> None:
+        """Calls fail at once; begin and end are logged once; what follows has another epoch."""
+        with connected(own.url, "kept") as (backend, feed):
+            [before] = backend.publish([Publish("kept", b"1", KEPT)])
+            until(feed, Entry)
+            own.kill()
+            begun = time.monotonic()
+            for _ in range(20):
+                with pytest.raises((GroupsUnavailable, UnknownOutcome)):
+                    publish(backend, "kept", b"2")
+            assert time.monotonic() - begun < 2
+            feed.wait(0.2)
+            own.start()
+            until(feed, Lost)
+            eventually(lambda: not backend.server.retry_after, "the next attempt")
+            [after] = backend.publish([Publish("kept", b"3", KEPT)])
+            assert before and after and before.epoch != after.epoch and after.offset == 1
+            assert until(feed, Entry)[-1] == Entry("kept", after.epoch, 1, b"3")
+        texts = [record.getMessage() for record in caplog.records]
+        for kind in ("publish", "subscribe"):
+            assert len([text for text in texts if text.startswith(f"groups: outage ({kind})")]) == 1, texts
+            assert len([text for text in texts if text.startswith(f"groups: the outage ({kind})")]) == 1, texts
+
+    def test_stopped_server_is_no_hang(self, own: Broker) -> None:
+        """After the time of a call its outcome is unknown, and further calls fail at once; it was published once."""
+        with connected(own.url, "kept") as (backend, _feed):
+            publish(backend, "kept", b"1")
+            own.kill(signal.SIGSTOP)
+            begun = time.monotonic()
+            with pytest.raises(UnknownOutcome):
+                publish(backend, "kept", b"2")
+            assert 4 < time.monotonic() - begun < 12
+            own.kill(signal.SIGCONT)
+
+            def works() -> bool:
+                try:
+                    publish(backend, "kept", b"3")
+                except GroupsUnavailable:
+                    return False
+                return True
+
+            eventually(works, "a server that works again", timeout=15)
+            assert kept(backend) in ([b"1", b"2", b"3"], [b"1", b"3"])
+
+    @pytest.mark.parametrize("what", [("CLIENT", "KILL", "TYPE", "pubsub"), ("CLIENT", "KILL", "TYPE", "normal")])
+    def test_connection_that_the_server_closes(self, own: Broker, what: Sequence[str]) -> None:
+        """The feed says that entries may be missing, after all groups are subscribed to again; the history has all."""
+        with connected(own.url, "kept", "live", *(f"live.{number}" for number in range(1200))) as (backend, feed):
+            publish(backend, "kept", b"1")
+            until(feed, Entry)
+            own.ask(*what)
+            publish(backend, "kept", b"2")
+            if what[-1] == "pubsub":
+                found = until(feed, Lost)
+                at = next(number for number, event in enumerate(found) if isinstance(event, Lost))
+                assert [event for event in found[:at] if isinstance(event, Entry)] == []
+            publish(backend, "live", b"3", None)
+            publish(backend, "live.1199", b"4", None)
+            until(feed, Entry)
+            assert kept(backend) == [b"1", b"2"]
+
+    def test_emptied_server_begins_an_epoch(self, own: Broker) -> None:
+        """The next entry has it; the feed goes on."""
+        with connected(own.url, "kept") as (backend, feed):
+            [before] = backend.publish([Publish("kept", b"1", KEPT)])
+            own.ask("FLUSHALL")
+            [after] = backend.publish([Publish("kept", b"2", KEPT)])
+            assert before and after and (before.epoch != after.epoch, after.offset) == (True, 1)
+            entries = [event for event in until(feed, Entry) + list(feed.wait(0.1)) if isinstance(event, Entry)]
+            assert [entry.epoch for entry in entries] == [before.epoch, after.epoch]
+
+    def test_removed_scripts_are_loaded_again(self, own: Broker) -> None:
+        """The call that finds it works."""
+        with connected(own.url, "kept") as (backend, _):
+            publish(backend, "kept", b"1")
+            own.ask("SCRIPT", "FLUSH")
+            assert publish(backend, "kept", b"2") == 2
+            own.ask("SCRIPT", "FLUSH")
+            assert kept(backend) == [b"1", b"2"]
+
+    def test_server_without_memory_refuses(self, own: Broker) -> None:
+        """With its words; nothing was published."""
+        with connected(own.url, "kept") as (backend, _):
+            publish(backend, "kept", b"1")
+            own.ask("CONFIG", "SET", "maxmemory", "1")
+            with pytest.raises(GroupsUnavailable, match="used memory"):
+                publish(backend, "kept", b"2")
+            own.ask("CONFIG", "SET", "maxmemory", "0")
+            assert kept(backend) == [b"1"]
+
+    def test_replica_is_refused(self, own: Broker) -> None:
+        """Messages are published at the master."""
+        own.ask("REPLICAOF", "127.0.0.1", "1")
+        with pytest.raises(GroupsUnavailable, match="this is a replica"):
+            RedisBackend(own.url).publish([Publish("live", b"1", None)])
+
+    def test_wrong_password_is_not_in_the_error(self, own: Broker) -> None:
+        """The address is."""
+        own.ask("CONFIG", "SET", "requirepass", "right")
+        url = own.url.replace("redis://", "redis://:secret-word@")
+        with pytest.raises(GroupsUnavailable) as failed:
+            RedisBackend(url).publish([Publish("live", b"1", None)])
+        assert "secret-word" not in str(failed.value)
+        assert f"127.0.0.1:{own.port}" in str(failed.value) and "invalid" in str(failed.value)
+        right = RedisBackend(url.replace("secret-word", "right"))
+        assert publish(right, "kept", b"1") == 1
+        right.close()
+
+    def test_user_with_the_rights_of_the_documents(self, own: Broker) -> None:
+        """All that is called is allowed to a user who may do no more."""
+        rights = ["on", ">word", "resetkeys", "~gws:*", "resetchannels", "&gws:*", "-@all"]
+        commands = [
+            "+info",
+            "+ping",
+            "+hello",
+            "+client|setinfo",
+            "+client|setname",
+            "+subscribe",
+            "+unsubscribe",
+            "+publish",
+            "+evalsha",
+            "+script|load",
+            "+hmget",
+            "+hset",
+            "+hget",
+            "+hdel",
+            "+hincrby",
+            "+del",
+            "+pexpire",
+            "+xadd",
+            "+xrange",
+            "+xrevrange",
+            "+zadd",
+            "+zrem",
+            "+zrange",
+            "+zremrangebyscore",
+            "+time",
+        ]
+        assert own.ask("ACL", "SETUSER", "site", *rights, *commands) == b"+OK\r\n"
+        with connected(own.url.replace("redis://", "redis://site:word@"), "kept", "live") as (backend, feed):
+            publish(backend, "kept", b"1")
+            publish(backend, "live", b"2", None)
+            until(feed, Entry)
+            assert kept(backend) == [b"1"]
+            backend.put("members", {"a": 3})
+            assert backend.get("members", "a") == [3]
+
+
+class Cut:
+    """A proxy before a server that passes commands on, and closes a connection in place of its next reply."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.marker = b""
+        """Of the command whose reply is lost."""
+        self.lost = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._pass_on, args=(client,), daemon=True).start()
+
+    def _pass_on(self, client: socket.socket) -> None:
+        server = socket.create_connection(("127.0.0.1", self._port))
+        with client, server:
+            while data := client.recv(1 << 20):
+                server.sendall(data)
+                found = self.marker and self.marker in data
+                reply = server.recv(1 << 20)
+                if found:
+                    self.marker = b""
+                    self.lost += 1
+                    return
+                client.sendall(reply)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture
+def cut(own: Broker) -> Iterator[Cut]:
+    made = Cut(own.port)
+    yield made
+    made.close()
+
+
+class TestLostReply:
+    def test_message_with_history_is_published_once(self, own: Broker, cut: Cut) -> None:
+        """The script finds that it was."""
+        backend = RedisBackend(cut.url)
+        publish(backend, "kept", b"1")
+        cut.marker = b"no-reply"
+        assert publish(backend, "kept", b"no-reply 2") == 2
+        assert cut.lost == 1
+        assert publish(backend, "kept", b"3") == 3
+        assert kept(backend) == [b"1", b"no-reply 2", b"3"]
+        backend.close()
+
+    def test_outcome_of_a_message_without_history_is_unknown(self, own: Broker, cut: Cut) -> None:
+        """It is not sent again: members would get it twice."""
+        with connected(own.url, "live") as (_, feed):
+            backend = RedisBackend(cut.url)
+            publish(backend, "live", b"1", None)
+            cut.marker = b"no-reply"
+            with pytest.raises(UnknownOutcome):
+                publish(backend, "live", b"no-reply 2", None)
+            publish(backend, "live", b"3", None)
+            found: list[Event] = []
+            eventually(lambda: found.extend(feed.wait(0.1)) or len(found) >= 3, "three messages")
+            payloads = [event.payload for event in found if isinstance(event, Entry)]
+            assert payloads == [b"1", b"no-reply 2", b"3"]
+            backend.close()
+
+    def test_batch_of_both_kinds_is_not_sent_again(self, own: Broker, cut: Cut) -> None:
+        """One of its messages could be published twice."""
+        backend = RedisBackend(cut.url)
+        cut.marker = b"no-reply"
+        with pytest.raises(UnknownOutcome):
+            backend.publish([Publish("kept", b"no-reply", KEPT), Publish("live", b"2", None)])
+        assert kept(backend) == [b"no-reply"]
+        backend.close()
+
+    def test_reading_is_repeated(self, own: Broker, cut: Cut) -> None:
+        """It changes nothing."""
+        backend = RedisBackend(cut.url)
+        publish(backend, "kept", b"1")
+        cut.marker = b"s:kept"
+        assert kept(backend) == [b"1"]
+        assert cut.lost == 1
+        backend.close()
+
+
+class TestUrl:
+    @pytest.mark.parametrize(
+        ("url", "words"),
+        [
+            ("redis://host:port", "the URL 'redis://host:port' is wrong"),
+            ("redis://:secret@host/0?sockett_timeout=3", "sockett_timeout"),
+            ("redis+sentinel://host:26379", "it does not name the service"),
+            ("redis+sentinel://host:x/main", "'host:x' is no host:port of a Sentinel"),
+            ("redis+sentinel://host/main?timeout=3", "'timeout' is unknown"),
+        ],
+    )
+    def test_wrong_url_is_refused(self, url: str, words: str) -> None:
+        """When it is made, and not at the first message."""
+        with pytest.raises(ValueError, match=words.replace("?", r"\?")) as failed:
+            Groups(url)
+        assert "secret" not in str(failed.value)
+
+    @pytest.mark.parametrize("prefix", ["", "a b", "x" * 51, "a:b", "{a}"])
+    def test_wrong_prefix_is_refused(self, prefix: str) -> None:
+        """It becomes a part of keys."""
+        with pytest.raises(ValueError, match="the prefix is"):
+            Groups("redis://127.0.0.1", prefix=prefix)
