@@ -22,6 +22,11 @@ from ..support.waiting import eventually
 
 pytestmark = pytest.mark.database
 KEPT = History(size=100, age=60)
+COMMANDS = (
+    "+info +ping +hello +client|setinfo +client|setname +subscribe +unsubscribe +publish +evalsha +script|load +hmget "
+    "+hset +hget +hdel +hincrby +del +pexpire +xadd +xrange +xrevrange +zadd +zrem +zrange +zremrangebyscore +time"
+)
+"""What a user of the server must be allowed to do."""
 
 
 @pytest.fixture
@@ -181,34 +186,7 @@ class TestServer:
     def test_user_with_the_rights_of_the_documents(self, own: Broker) -> None:
         """All that is called is allowed to a user who may do no more."""
         rights = ["on", ">word", "resetkeys", "~gws:*", "resetchannels", "&gws:*", "-@all"]
-        commands = [
-            "+info",
-            "+ping",
-            "+hello",
-            "+client|setinfo",
-            "+client|setname",
-            "+subscribe",
-            "+unsubscribe",
-            "+publish",
-            "+evalsha",
-            "+script|load",
-            "+hmget",
-            "+hset",
-            "+hget",
-            "+hdel",
-            "+hincrby",
-            "+del",
-            "+pexpire",
-            "+xadd",
-            "+xrange",
-            "+xrevrange",
-            "+zadd",
-            "+zrem",
-            "+zrange",
-            "+zremrangebyscore",
-            "+time",
-        ]
-        assert own.ask("ACL", "SETUSER", "site", *rights, *commands) == b"+OK\r\n"
+        assert own.ask("ACL", "SETUSER", "site", *rights, *COMMANDS.split()) == b"+OK\r\n"
         with connected(own.url.replace("redis://", "redis://site:word@"), "kept", "live") as (backend, feed):
             publish(backend, "kept", b"1")
             publish(backend, "live", b"2", None)

@@ -300,8 +300,8 @@ class RedisBackend:
 
     Args:
         url: See ``redislink.Server``.
-        prefix: What all keys and channels begin with: sites with different ones share a server. 1 to 50 letters, digits,
-            ``_`` and ``-``.
+        prefix: What all keys and channels begin with: sites with different ones share a server. 1 to 50 letters,
+            digits, ``_`` and ``-``.
 
     Raises:
         ValueError: The URL or the prefix is wrong.
