@@ -10,7 +10,7 @@ import sys
 from ..groups.client import Groups
 from . import conf
 
-__all__ = ["begin_test", "get_groups", "use_in_tests"]
+__all__ = ["IN_MEMORY", "begin_test", "get_groups", "use_in_tests"]
 
 IN_MEMORY = "memory://"
 

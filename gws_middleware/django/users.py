@@ -1,6 +1,7 @@
 """The user of a WebSocket: closing all WebSockets of a user, and reading the user from the database again.
 
-Rule 1: everything here applies to the WebSockets of this worker process.
+Rule 1: a revocation is carried out in this process at once, and then by all other workers that have the same groups
+(the setting ``groups``).
 Rule 2: a revocation (a logout, a deactivation, a call of ``close_user_sockets``) applies to the open WebSockets and to
 the handshakes in progress, which may have read their user before. Whether it applies to a handshake is decided when
 that is accepted, because its user is certain only then.
@@ -8,11 +9,13 @@ that is accepted, because its user is certain only then.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+import gevent
 from django.apps import apps
 from django.conf import settings
 from django.contrib.auth import SESSION_KEY, get_user, get_user_model
@@ -30,7 +33,8 @@ from ..codes import may_travel
 from ..connection.websocket import WebSocket
 from ..process import registry
 from ..typing import Environ
-from . import conf, sessions
+from . import conf, databases, sessions
+from .instance import IN_MEMORY, get_groups
 
 __all__ = [
     "LOGGED_OUT",
@@ -47,12 +51,16 @@ __all__ = [
     "user_key",
 ]
 
+log = logging.getLogger("gws_middleware.django")
+
 LOGGED_OUT = 4401
 """The close code of a user's WebSockets: 4000 to 4999 are for applications (RFC 6455 7.4.2), and 401 is the HTTP
 status of a missing login.
 """
 MAX_REASON = 123
 """The most bytes of a close reason (RFC 6455 5.5)."""
+CHECKS_PER_SECOND = 100
+"""Users that are read again in a second, where revocations may have been missed."""
 MAX_ENDED_SESSIONS = 1000
 """The most entries of ``_ended_sessions``. The oldest are removed."""
 
@@ -167,6 +175,7 @@ def _started(*, environ: Environ | None = None, **arguments: Any) -> None:
     ws = None if environ is None else environ.get("wsgi.websocket")
     if isinstance(ws, WebSocket):
         _handshakes[ws] = []
+        _follow()  # from before the session is read
 
 
 def opened(ws: WebSocket) -> None:
@@ -228,7 +237,7 @@ def _revoke(
 
 
 def close_user_sockets(user: Any, code: int = LOGGED_OUT, reason: str = "") -> int:
-    """Close the WebSockets of a user in this worker process, without waiting.
+    """Close the WebSockets of a user, in all workers.
 
     The user of a handshake is known after its view, a decorator or a middleware has read ``request.user``. A handshake
     in progress is closed when it is accepted. Inside a transaction call this with ``transaction.on_commit``, so that a
@@ -240,7 +249,7 @@ def close_user_sockets(user: Any, code: int = LOGGED_OUT, reason: str = "") -> i
         reason: The close reason, at most 123 bytes in UTF-8. Default: empty.
 
     Returns:
-        How many WebSockets were open.
+        How many WebSockets were open in this process. Those of the other workers are closed a moment later.
 
     Raises:
         ValueError: A wrong code, a reason that is too long, or a value that is neither a user nor a primary key, e.g. a
@@ -249,7 +258,15 @@ def close_user_sockets(user: Any, code: int = LOGGED_OUT, reason: str = "") -> i
     """
     check_close(code, reason)
     user_id = primary_key(user)
-    return 0 if user_id is None else _revoke(lambda login: login.belongs_to(user_id), code, reason)
+    if user_id is None:
+        return 0
+    found = _close_user(user_id, code, reason)
+    _order("user", user=str(user_id), code=int(code), reason=reason)
+    return found
+
+
+def _close_user(user_id: Any, code: int = LOGGED_OUT, reason: str = "logged out") -> int:
+    return _revoke(lambda login: login.belongs_to(user_id), code, reason)
 
 
 def check_close(code: int, reason: str) -> None:
@@ -289,13 +306,19 @@ def primary_key(user: Any) -> Any:
 def _logged_in(*, request: HttpRequest | None = None, user: Any, **arguments: Any) -> None:
     """A login ends the session of another user in the same browser. Django sends no signal of a logout for it."""
     keys = [] if request is None or not conf.load().close_on_logout else sessions.replaced_keys(request)
+    if keys:
+        _replace_sessions(keys, user.pk)
+        _order("replaced", keys=keys, user=str(user.pk))
+
+
+def _replace_sessions(keys: list[str], user_id: Any) -> None:
+    """These sessions are those of another user now."""
 
     def applies(login: Login) -> bool:
-        replaced = login.session_key in keys and not login.belongs_to(user.pk)
+        replaced = login.session_key in keys and not login.belongs_to(user_id)
         return replaced and (login.user_id is not None or login.session_user is not None)
 
-    if keys:
-        _revoke(applies, session_keys=keys)
+    _revoke(applies, session_keys=keys)
 
 
 def _logged_out(*, request: HttpRequest | None = None, user: Any = None, **arguments: Any) -> None:
@@ -308,14 +331,21 @@ def _logged_out(*, request: HttpRequest | None = None, user: Any = None, **argum
         return
     key = getattr(getattr(request, "session", None), "session_key", None)
     if key is None:
-        _revoke(lambda login: login.belongs_to(user.pk))
-        return
+        _close_user(user.pk)
+        _order("user", user=str(user.pk), code=LOGGED_OUT, reason="logged out")
+    else:
+        _end_session(key, user.pk)
+        _order("session", key=key, user=str(user.pk))
+
+
+def _end_session(key: str, user_id: Any) -> None:
+    """A session of this user has ended."""
     stored: dict[str, bool] = {}  # so that there is one query for each session and not for each WebSocket
 
     def applies(login: Login) -> bool:
         if login.session_key == key:
             return True
-        if not login.belongs_to(user.pk) or login.session_user != str(user.pk) or login.session_key is None:
+        if not login.belongs_to(user_id) or login.session_user != str(user_id) or login.session_key is None:
             return False
         if login.session_key not in stored:
             stored[login.session_key] = sessions.stored_session(None, login.store).exists(login.session_key)
@@ -339,6 +369,51 @@ def _deleted(*, instance: Any, using: str, **arguments: Any) -> None:
         transaction.on_commit(partial(close_user_sockets, instance.pk, reason="no longer active"), using=using)
 
 
+# --- all workers ------------------------------------------------------------------------------------------------------
+
+
+def _follow() -> None:
+    """Carry out the revocations of other workers."""
+    groups = get_groups()
+    if groups.url != IN_MEMORY:
+        groups.orders.follow(_carry_out, _check_all)
+
+
+def _order(do: str, **fields: Any) -> None:
+    """Let the other workers do what this one has done."""
+    groups = get_groups()
+    if groups.url != IN_MEMORY:
+        groups.orders.give({"do": do, **fields})
+
+
+def _carry_out(order: dict[str, Any]) -> None:
+    """What another worker has done. Runs in a greenlet of its own."""
+    try:
+        match order:
+            case {"do": "user", "user": user, "code": code, "reason": reason}:
+                _close_user(primary_key(user), code, reason)
+            case {"do": "session", "key": key, "user": user}:
+                _end_session(key, primary_key(user))
+            case {"do": "replaced", "keys": keys, "user": user}:
+                _replace_sessions(keys, primary_key(user))
+    finally:
+        databases.release_all()
+
+
+def _check_all() -> None:
+    """Revocations may have been missed: close the WebSockets whose user is no longer logged in. Runs in a greenlet of
+    its own.
+    """
+    log.warning("logouts of other workers may have been missed: the users of all WebSockets are checked")
+    for ws in list(registry.current()):
+        try:
+            if isinstance(ws, WebSocket) and login_of(ws).user_id is not None and not _stored_user(ws).is_authenticated:
+                _close(ws, LOGGED_OUT, "logged out")
+        finally:
+            databases.release_all()
+        gevent.sleep(1 / CHECKS_PER_SECOND)
+
+
 # --- reading the user again ------------------------------------------------------------------------------------------
 
 
@@ -355,6 +430,16 @@ def refresh_user(ws: WebSocket) -> Any:
         deleted.
 
     """
+    user = _stored_user(ws)
+    request = getattr(ws, "request", None)
+    if request is not None:
+        keep_login(ws)
+        request.user = user
+    return user
+
+
+def _stored_user(ws: WebSocket) -> Any:
+    """The user of a WebSocket as the database has it; AnonymousUser where the login is no longer valid."""
     from django.contrib.auth.models import AnonymousUser  # at import of this module the app may not be loaded
 
     login = login_of(ws)
@@ -367,8 +452,4 @@ def refresh_user(ws: WebSocket) -> Any:
         user = get_user_model()._default_manager.filter(pk=login.user_id).first()
         if user is None or not _is_active(user):
             user = AnonymousUser()
-    request = getattr(ws, "request", None)
-    if request is not None:
-        keep_login(ws)
-        request.user = user
     return user

@@ -22,10 +22,13 @@ from .backends.sqlite import SqliteBackend
 from .hub import CONTROL_GROUP, COUNTS, Greet, Hub, Joined, hub_if_any, hub_of
 from .listening import Listener
 from .members import Delivery
-from .message import CONTROL, Envelope, Publication, check_name, encode, prefix_of
+from .message import CONTROL, JSON, RESERVED, Envelope, Publication, check_name, encode, prefix_of
+from .orders import KEPT, ORDERS, Orders
 from .position import Entry, History, Position
 
 __all__ = ["Groups"]
+
+RESERVED_PREFIX = prefix_of(RESERVED)
 
 
 class Groups:
@@ -59,7 +62,12 @@ class Groups:
                 raise ValueError(
                     f"history has {key!r}: {kept!r}; wanted is what precedes the first dot of names, and a History"
                 )
+            if key == RESERVED_PREFIX:
+                raise ValueError(f"history has {key!r}, which begins the names of this package")
+        self._history[RESERVED_PREFIX] = KEPT
         self._backend = _backend(url, project, prefix)
+        self.orders = Orders(self._publish_order, lambda: Listener(self._hub(), ORDERS, None, None))
+        """What all workers are asked to do; for packages of this one."""
 
     def __repr__(self) -> str:
         return f"Groups({self.url!r})"
@@ -307,6 +315,10 @@ class Groups:
         check_name(name)
         since = _position(since)
         return Listener(self._hub(), name, since, timeout)
+
+    def _publish_order(self, order: dict[str, Any]) -> None:
+        envelope = Envelope(JSON, jsontext.dumps(order).encode())
+        self._backend.publish([Publish(ORDERS, envelope.pack(), KEPT)])
 
     def history_of(self, name: str) -> History | None:
         """What a group keeps; None for nothing."""

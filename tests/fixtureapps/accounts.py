@@ -182,7 +182,13 @@ def forget(request: Any) -> HttpResponse:
     return HttpResponse("done")
 
 
+def process(request: HttpRequest) -> HttpResponse:
+    """Which worker answers."""
+    return HttpResponse(str(os.getpid()))
+
+
 urlpatterns = [
+    path("process/", process),
     path("log-in/<name>/", log_in),
     path("log-out/", log_out),
     path("withdraw/<name>/", withdraw),

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import ssl
@@ -29,6 +30,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
+
+from gws_middleware.groups.backends.directory import automatic
 
 from .rawclient import Address, RawClient, Response
 from .waiting import eventually
@@ -358,6 +361,8 @@ class Server:
             self.process.kill()
             self.process.wait()
             return None
+        finally:
+            shutil.rmtree(automatic(self.access_path.parent), ignore_errors=True)  # groups "auto" of its directory
 
     def stop(self) -> None:
         """The same, and see that it ended as it should."""

@@ -43,6 +43,7 @@ DATABASES = {
         **json.loads(os.environ.get("DATABASE", "{}")),
     }
 }
+BASE_DIR = os.getcwd()  # a server of a test has a directory, and so groups, of its own
 GWS = json.loads(os.environ.get("GWS", "{}"))
 LOGIN_URL = "/login/"
 STATIC_URL = "/static/"
