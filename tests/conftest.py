@@ -30,9 +30,10 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     for blob in issued.cert_chain_pems:
         blob.write_to_path(certfile, append=True)
     issued.private_key_pem.write_to_path(keyfile)
+    authority.cert_pem.write_to_path(directory / "authority.pem")
     client = ssl.create_default_context()
     authority.configure_trust(client)
-    return Certificate(certfile, keyfile, client)
+    return Certificate(certfile, keyfile, client, directory / "authority.pem")
 
 
 def pytest_collection_finish() -> None:

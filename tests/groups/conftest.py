@@ -23,7 +23,7 @@ from gws_middleware.groups.message import Envelope, Publication, encode
 from gws_middleware.groups.position import Entry, Page
 from gws_middleware.process.counters import Counters
 
-from ..support.brokers import broker
+from ..support.brokers import REDIS, broker
 from ..support.inprocess import until
 
 KEPT = History(size=100, age=60.0)
@@ -285,4 +285,12 @@ class Attempt:
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a server that runs until the session ends."""
     with broker(tmp_path_factory.mktemp("valkey")) as running:
+        yield running.url
+
+
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The same of Debian's Redis."""
+    assert REDIS is not None
+    with broker(tmp_path_factory.mktemp("redis"), program=REDIS) as running:
         yield running.url

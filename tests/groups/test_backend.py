@@ -16,12 +16,21 @@ from gws_middleware.groups.backends.redis import RedisBackend
 from gws_middleware.groups.backends.sqlite import SqliteBackend
 from gws_middleware.groups.position import Entry, History, Position
 
+from ..support.brokers import needs_redis
+
 SMALL = History(size=3, age=60)
 LARGE = History(size=1000, age=60)
 NUMBERS = [b"1", b"2", b"3", b"4", b"5"]
 
 
-@pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.database)])
+@pytest.fixture(
+    params=[
+        "memory",
+        "sqlite",
+        pytest.param("valkey", marks=pytest.mark.database),
+        pytest.param("redis", marks=[pytest.mark.database, needs_redis]),
+    ]
+)
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     made: Backend
     if request.param == "memory":
@@ -29,7 +38,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
     elif request.param == "sqlite":
         made = SqliteBackend(tmp_path / "log")
     else:
-        made = RedisBackend(request.getfixturevalue("valkey"), prefix=f"test-{time.monotonic_ns()}")
+        made = RedisBackend(request.getfixturevalue(request.param), prefix=f"test-{time.monotonic_ns()}")
     yield made
     made.close()
 

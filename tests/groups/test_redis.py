@@ -9,15 +9,17 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from gws_middleware.groups import Groups, GroupsUnavailable, History, UnknownOutcome
 from gws_middleware.groups.backends.base import Confirmed, Event, Lost, Publish, Want
 from gws_middleware.groups.backends.redis import RedisBackend, RedisFeed
-from gws_middleware.groups.position import Entry
+from gws_middleware.groups.position import Entry, Position
 
-from ..support.brokers import Broker, broker
+from ..support.brokers import REDIS, Broker, broker, free_port, needs_redis, sentinels, tls_options
+from ..support.servers import Certificate
 from ..support.waiting import eventually
 
 pytestmark = pytest.mark.database
@@ -194,6 +196,44 @@ class TestServer:
             assert kept(backend) == [b"1"]
             backend.put("members", {"a": 3})
             assert backend.get("members", "a") == [3]
+
+
+@needs_redis
+def test_tls_with_a_certificate_that_is_checked(tmp_path: Path, certificate: Certificate) -> None:
+    """``rediss://``; without the authority the connection is refused."""
+    port = free_port()
+    assert REDIS is not None
+    with broker(tmp_path / "redis", *tls_options(certificate, port), program=REDIS):
+        authority = quote(str(certificate.authority))
+        with connected(f"rediss://localhost:{port}?ssl_ca_certs={authority}", "kept") as (backend, feed):
+            assert publish(backend, "kept", b"1" * 100_000) == 1
+            until(feed, Entry)
+            assert kept(backend) == [b"1" * 100_000]
+        with pytest.raises(GroupsUnavailable, match="certificate"):
+            RedisBackend(f"rediss://localhost:{port}").publish([Publish("live", b"1", None)])
+
+
+def test_failover_of_sentinels(tmp_path: Path) -> None:
+    """The promoted replica begins new epochs: it may have fewer messages. The feed goes on at it."""
+    with sentinels(tmp_path) as group, connected(group.url, "kept") as (backend, feed):
+        [before] = backend.publish([Publish("kept", b"1", KEPT)])
+        until(feed, Entry)
+        group.master.kill()
+        found: list[Event] = []
+
+        def published() -> Position | None:
+            try:
+                return backend.publish([Publish("kept", b"2", KEPT)])[0]
+            except (GroupsUnavailable, UnknownOutcome):
+                found.extend(feed.wait(0.1))
+                return None
+
+        after = eventually(published, "a new master", timeout=30)
+        assert before and after and before.epoch != after.epoch
+        eventually(lambda: found.extend(feed.wait(0.1)) or any(isinstance(each, Lost) for each in found), "Lost")
+        publish(backend, "kept", b"3")
+        assert b"3" in [event.payload for event in until(feed, Entry) if isinstance(event, Entry)]
+        assert kept(backend) == [b"2", b"3"]
 
 
 class Cut:

@@ -31,11 +31,11 @@ __all__ = ["LONG", "MARKERS", "pytest_collection_modifyitems", "pytest_configure
 MARKERS = {
     "real_server": "starts a server process",
     "browser": "drives chromium",
-    "database": "starts PostgreSQL or Valkey",
+    "database": "starts PostgreSQL, Valkey or Redis",
     "slow": "starts an interpreter of its own, or takes more than about five seconds",
 }
 
-FIXTURES = {"postgres": "database", "valkey": "database"}
+FIXTURES = {"postgres": "database", "redis": "database", "valkey": "database"}
 """Which fixture gives which marker."""
 CALLS = {"Popen": "real_server", "check_call": "slow", "check_output": "slow", "run": "slow"}
 """Which function of ``subprocess`` gives which marker."""

@@ -66,6 +66,7 @@ NEEDS = [
     _program("nginx", "examples/deploy/nginx.conf", "nginx"),
     _program("haproxy", "examples/deploy/haproxy.cfg", "haproxy"),
     _program("caddy", "examples/deploy/Caddyfile", "caddy"),
+    _program("redis-server", "groups on Debian's Redis, and by TLS", "redis-server"),
     _program("systemd-analyze", "the settings of the systemd units", "systemd"),
     _program("systemd-socket-activate", "socket activation", "systemd"),
     Need(

@@ -123,6 +123,8 @@ class Certificate(NamedTuple):
     certfile: Path
     keyfile: Path
     client: ssl.SSLContext
+    authority: Path
+    """The certificate that a client is to trust."""
 
 
 # --- logs ----------------------------------------------------------------------------------------------------------
