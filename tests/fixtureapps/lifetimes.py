@@ -40,16 +40,22 @@ def reserved(environ: Environ, start_response: StartResponse) -> Iterable[bytes]
 
 
 def _fill(environ: Environ) -> None:
-    """Fill the kernel's buffer of this connection, as a large page does that was pipelined before the handshake."""
+    """Fill the kernel's buffer of this connection, as a large page does that was pipelined before the handshake.
+
+    It is full when it has been so for 0.3 s: a delayed acknowledgement of the peer makes room once more.
+    """
     handler = environ[HANDLER_KEY]() if HANDLER_KEY in environ else None
     theirs = environ.get("gunicorn.socket") or environ.get("gunicorn.sock") or handler.socket
     with socket.socket(fileno=os.dup(theirs.fileno())) as sock:
         sock.setblocking(False)
-        try:
-            while True:
+        found_full = 0
+        while found_full < 15:
+            try:
                 sock.send(bytes(65536))
-        except BlockingIOError:
-            pass
+                found_full = 0
+            except BlockingIOError:
+                found_full += 1
+                gevent.sleep(0.02)
 
 
 @app.at("/full/accept")
