@@ -156,7 +156,7 @@ def check_group_directory(app_configs: Any, **arguments: Any) -> Sequence[CheckM
     """
     if not _has_valid_settings():
         return []
-    url, _, project = conf.load_groups()
+    url, _, project, _ = conf.load_groups()
     try:
         if url == "auto":
             _examine(directory.automatic(project or os.getcwd()))

@@ -50,12 +50,15 @@ def _switch(value: object) -> str | None:
 
 
 def _groups(value: object) -> str | None:
-    wanted = '"auto", "sqlite:///directory", "memory://", or a dict with "url" (one of these), "history", or both'
+    wanted = (
+        '"auto", "sqlite:///directory", "memory://", a URL of Redis, or a dict with "url" (one of these), "history", '
+        '"prefix"'
+    )
     if not isinstance(value, (str, Mapping)):
         return wanted
     try:
         Groups(**_group_arguments(value))  # nothing is opened by that
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ImportError) as error:
         return f"{wanted}; {error}"
     return None
 
@@ -64,21 +67,23 @@ def _group_arguments(value: str | Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of ``Groups`` that the setting ``groups`` stands for.
 
     Args:
-        value: A URL, or a dict with ``"url"`` and ``"history"``, each of which may be missing.
+        value: A URL, or a dict with ``"url"``, ``"history"`` and ``"prefix"``, each of which may be missing.
 
     Returns:
-        Values for ``url`` and ``history``.
+        Values for ``url``, ``history`` and ``prefix``.
 
     Raises:
         ValueError: A key is unknown, or a value is wrong.
 
     """
     given: Mapping[str, Any] = {"url": value} if isinstance(value, str) else value
-    _check_keys(given, ("url", "history"), "a key of groups")
-    url, history = given.get("url", "auto"), given.get("history", {})
-    if not isinstance(url, str) or not isinstance(history, Mapping):
-        raise ValueError(f"url is {url!r} and history is {history!r}: wanted a str and a dict")
-    return {"url": url, "history": {prefix: _history(prefix, kept) for prefix, kept in history.items()}}
+    _check_keys(given, ("url", "history", "prefix"), "a key of groups")
+    url, history, prefix = given.get("url", "auto"), given.get("history", {}), given.get("prefix", "gws")
+    if not isinstance(url, str) or not isinstance(history, Mapping) or not isinstance(prefix, str):
+        raise ValueError(
+            f"url is {url!r}, history is {history!r} and prefix is {prefix!r}: wanted a str, a dict and a str"
+        )
+    return {"url": url, "history": {key: _history(key, kept) for key, kept in history.items()}, "prefix": prefix}
 
 
 def _history(prefix: object, kept: object) -> History:
@@ -119,7 +124,8 @@ class DjangoConfig(Config):
         {"size": 100, "age": 600}}}``, or the URL alone. "auto": a file on this host, for the processes of this user
         that have the project in the same directory. "history": by prefix, which is what precedes the first dot of a
         name, the number of messages (100 unless set) and the seconds (300 unless set) that each group keeps; groups
-        with other prefixes keep nothing. In tests "auto" is "memory://".""",
+        with other prefixes keep nothing. "prefix": what the keys of a Redis server begin with, "gws" unless set. In
+        tests "auto" is "memory://".""",
     )
 
 
@@ -162,6 +168,8 @@ class GroupSettings(NamedTuple):
     """What groups keep, by prefix."""
     project: Path | None
     """The directory that "auto" has a file for; None for the working directory."""
+    prefix: str = "gws"
+    """What the keys of a Redis server begin with."""
 
 
 @lru_cache(maxsize=1)
@@ -173,7 +181,8 @@ def load_groups() -> GroupSettings:
 
     """
     arguments = _group_arguments(load().groups)
-    return GroupSettings(arguments["url"], tuple(arguments["history"].items()), _project_directory())
+    history = tuple(arguments["history"].items())
+    return GroupSettings(arguments["url"], history, _project_directory(), arguments["prefix"])
 
 
 def _project_directory() -> Path | None:

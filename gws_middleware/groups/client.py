@@ -37,12 +37,15 @@ class Groups:
     Args:
         url: The backend. ``"auto"``: a file on this host, shared by all processes of this user that work in the same
             directory. ``"sqlite:///path"``: a directory of one's choice. ``"memory://"``: this process alone.
+            ``"redis://…"``, ``"rediss://…"``, ``"redis+sentinel://…"``, ``"unix://…"``: a Redis or Valkey server.
         history: What groups keep for members that come later, by the part of their names before the first dot: for
             ``"room.7"`` that is ``"room"``. Groups that are not named keep nothing.
         project: The directory for which ``"auto"`` has a file. Default: the working directory.
+        prefix: What all keys on a Redis server begin with; sites with different ones share a server.
 
     Raises:
-        ValueError: The URL is none of these, or the history has a wrong name.
+        ValueError: The URL is none of these or is wrong, or the history has a wrong name.
+        ImportError: The URL is one of Redis, and redis-py is not installed.
 
     """
 

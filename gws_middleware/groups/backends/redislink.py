@@ -197,12 +197,13 @@ class Link:
 
         """
         try:
-            return self._connection.read_response(disable_decoding=True, timeout=max(timeout, 0.001))
+            self._connection._sock.settimeout(max(timeout, 0.001))
+            return self._connection.read_response(disable_decoding=True)
         except self._redis.exceptions.NoScriptError:
             return RefusedError(NO_SCRIPT)
         except self._redis.ResponseError as error:
             return RefusedError(str(error))
-        except (self._redis.RedisError, OSError) as error:
+        except (self._redis.RedisError, OSError, AttributeError) as error:  # it has no socket any more
             raise self._ended(error) from error
 
     def can_read(self) -> bool:
