@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["can_switch", "new_local", "new_lock", "pause", "wait_readable"]
+__all__ = ["can_switch", "in_hub", "new_local", "new_lock", "pause", "wait_readable"]
 
 _READ = 1
 """gevent's and libev's number of "readable"."""
@@ -37,9 +37,24 @@ def _hub() -> Any:
     return None if hub is None or gevent.getcurrent() is hub else hub
 
 
+def in_hub() -> bool:
+    """Whether the caller is a callback of the event loop, which can wait for nothing."""
+    gevent, local = sys.modules.get("gevent"), sys.modules.get("gevent._hub_local")
+    return gevent is not None and local is not None and gevent.getcurrent() is local.get_hub_if_exists()
+
+
 def can_switch() -> bool:
-    """Whether the caller is a greenlet that can let others of its thread run."""
-    return _hub() is not None
+    """Whether the caller is a greenlet that can let others of its thread run.
+
+    Where gevent has replaced ``socket`` every caller is one, because each thread waits in a hub of its own there.
+    """
+    if _hub() is not None:
+        return True
+    patching = sys.modules.get("gevent.monkey")
+    if patching is None or not patching.is_module_patched("socket") or in_hub():
+        return False
+    sys.modules["gevent"].get_hub()
+    return True
 
 
 def new_lock() -> Any:

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.database
 KEPT = History(size=100, age=60)
 COMMANDS = (
     "+info +ping +hello +client|setinfo +client|setname +subscribe +unsubscribe +publish +evalsha +script|load +hmget "
-    "+hset +hget +hdel +hincrby +del +pexpire +xadd +xrange +xrevrange +zadd +zrem +zrange +zremrangebyscore +time"
+    "+hset +hget +hdel +hincrby +del +pexpire +xadd +xrange +xrevrange +xtrim +zadd +zrem +zrange +zremrangebyscore +time"
 )
 """What a user of the server must be allowed to do."""
 

@@ -87,6 +87,19 @@ for number = 1, #KEYS / 3 do
       offset = string.format('%.0f', redis.call('HINCRBY', meta, 'top', 1))
       redis.call('XADD', stream, 'MAXLEN', size, offset .. string.format('-%.0f', now), 'm', payload, 'i', id)
       redis.call('PUBLISH', channel, 'h' .. epoch .. '.' .. offset .. '.' .. payload)
+      if offset % 50 == 0 then
+        local old
+        for _, entry in ipairs(redis.call('XRANGE', stream, '-', '+', 'COUNT', 100)) do
+          local first, stored = string.match(entry[1], '^(%d+)-(%d+)$')
+          if tonumber(stored) + age > now then
+            break
+          end
+          old = first
+        end
+        if old then
+          redis.call('XTRIM', stream, 'MINID', string.format('%.0f', old + 1))
+        end
+      end
     end
     redis.call('PEXPIRE', stream, age)
     redis.call('PEXPIRE', meta, age + tonumber(ARGV[#ARGV]))
@@ -102,7 +115,7 @@ each: entries to keep (0 for a group without history), milliseconds to keep them
 epoch.
 """
 
-_READ = """
+_READ = """#!lua flags=allow-oom
 local now = redis.call('TIME')
 now = now[1] * 1000 + math.floor(now[2] / 1000)
 local meta, stream, run, fresh = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
@@ -136,7 +149,7 @@ return {epoch, string.format('%.0f', top), flat}
 the epoch in milliseconds.
 """
 
-_PUT = """
+_PUT = """#!lua flags=allow-oom
 local now = redis.call('TIME')
 now = now[1] * 1000 + math.floor(now[2] / 1000)
 for number = 3, #ARGV, 2 do
@@ -153,7 +166,7 @@ return redis.call('PEXPIRE', KEYS[2], ARGV[2])
 and numbers, an empty one for none. Its result is 0 where the server has no number of it.
 """
 
-_GET = """
+_GET = """#!lua flags=allow-oom
 local now = redis.call('TIME')
 now = now[1] * 1000 + math.floor(now[2] / 1000)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
@@ -217,7 +230,8 @@ class _Pipe:
                     job.done.set()
         finally:
             self._is_running = False
-            for job in (*jobs, *self._waiting):  # none is left without an answer where this greenlet was killed
+            left, self._waiting = [*jobs, *self._waiting], deque()
+            for job in left:  # none is left without an answer where this greenlet was killed
                 if not job.done.is_set():
                     job.error = job.error or UnknownOutcome("the greenlet that sends was killed")
                     job.done.set()
@@ -468,6 +482,8 @@ class RedisBackend:
         raise AssertionError("the loop has returned or raised")
 
     def _exchange(self, job: _Job) -> None:
+        if waiting.in_hub():
+            raise GroupsUnavailable("groups cannot wait for Redis in a callback of the event loop: use gevent.spawn()")
         if waiting.can_switch():
             pipe = self._pipe()
             pipe.submit(job)
