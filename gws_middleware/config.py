@@ -381,7 +381,7 @@ class Config:
         None,
         optional(_count(1)),
         """WebSockets of one worker process that come from one address; one more is answered with 429 and
-        Retry-After.""",
+        Retry-After. IPv6 addresses with the same first 64 bits count as one.""",
         kind=int,
     )
     client_address: Callable[..., Hashable] | None = setting(  # noqa: RUF009

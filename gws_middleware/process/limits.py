@@ -12,6 +12,7 @@ HTTP: a connection over that limit is accepted and closed.
 from __future__ import annotations
 
 from collections.abc import Hashable
+from ipaddress import IPv6Address
 from typing import Any, NamedTuple
 
 from ..config import Config, hashable
@@ -132,5 +133,20 @@ def reserve_user_slot(slots: Slots, ws: Any, config: Config) -> bool:
 
 def _address(config: Config, environ: Environ) -> Hashable:
     if config.client_address is None:
-        return environ.get("REMOTE_ADDR") or None  # the peer of a unix socket has no address
-    return hashable(config.client_address(environ), "client_address")
+        given: Hashable = environ.get("REMOTE_ADDR") or None  # the peer of a unix socket has no address
+    else:
+        given = hashable(config.client_address(environ), "client_address")
+    return _network(given) if isinstance(given, str) and ":" in given else given
+
+
+def _network(address: str) -> str:
+    """What an IPv6 address counts as: its first 64 bits, of which a host may have all that follow (RFC 4291 2.5.4).
+
+    An IPv4 address in the form of IPv6 counts as that. What is no address is returned as it is.
+    """
+    try:
+        found = IPv6Address(address.partition("%")[0])  # without the interface of a link-local address
+    except ValueError:
+        return address
+    mapped = found.ipv4_mapped
+    return str(IPv6Address(int(found) >> 64 << 64)) + "/64" if mapped is None else str(mapped)

@@ -103,6 +103,25 @@ class TestRequestSlots:
         found = self.reached(Config(max_connections_per_address=1), one, two, one)
         assert found == [None, None, "max_connections_per_address"]
 
+    @pytest.mark.parametrize(
+        ("one", "two", "are_one"),
+        [
+            ("2001:db8:1:2::3", "2001:db8:1:2:ffff::", True),
+            ("2001:db8:1:2::3", "2001:DB8:1:2:0:0:0:3", True),
+            ("2001:db8:1:2::3", "2001:db8:1:3::3", False),
+            ("fe80::1%eth0", "fe80::2%eth1", True),
+            ("::ffff:1.2.3.4", "1.2.3.4", True),
+            ("::ffff:1.2.3.4", "::ffff:1.2.3.5", False),
+            ("::", "::1", True),
+            ("no:address", "no:address", True),
+            ("no:address", "no:other", False),
+        ],
+    )
+    def test_ipv6_addresses_count_by_their_first_64_bits(self, one: str, two: str, are_one: bool) -> None:
+        """A host has all that follow; IPv4 in the form of IPv6 is IPv4."""
+        found = self.reached(Config(max_connections_per_address=1), {"REMOTE_ADDR": one}, {"REMOTE_ADDR": two})
+        assert found == [None, "max_connections_per_address" if are_one else None]
+
     @pytest.mark.parametrize("environ", [{}, {"REMOTE_ADDR": ""}, {"REMOTE_ADDR": None}])
     def test_peer_without_an_address_is_not_counted(self, environ: Environ) -> None:
         """A unix socket has none, and its peer is a proxy."""
