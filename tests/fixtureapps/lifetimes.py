@@ -17,6 +17,7 @@ from gevent.os import tp_read
 
 from gws_middleware import ConnectionClosed, WebSocketMiddleware
 from gws_middleware.process import registry
+from gws_middleware.servers.gunicornworker import find_worker
 from gws_middleware.servers.pywsgi import HANDLER_KEY
 from gws_middleware.typing import Environ, StartResponse
 
@@ -160,7 +161,14 @@ def fork(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     numbers = [descriptor_of(each) for each in registry.current()]
     close = monkey.get_original("os", "close")  # gevent's waits for the loop
     (read_end, write_end), (end, ending) = os.pipe(), os.pipe()
+    # The child has a copy of gunicorn's main loop, which ends a worker whose parent is another process than before.
+    worker = find_worker()
+    arbiter = getattr(worker, "ppid", 0)
+    if worker is not None:
+        worker.ppid = os.getpid()
     child = (os.fork if query(environ, "how") == "gevent" else monkey.get_original("os", "fork"))()
+    if child and worker is not None:
+        worker.ppid = arbiter
     if not child:
         close(ending)
         try:
