@@ -135,11 +135,18 @@ class Turns(Turn):
         self._resumed.clear()
 
     def _arm(self) -> None:
-        if not self._armed:
+        if self._armed:
+            return
+        timer = None
+        try:
             # A callback alone would run before the loop polls again. The timer makes it poll, without waiting.
             timer = self._hub.loop.timer(0)
             timer.start(self._polled, timer)
             self._armed = True  # only now: an exception in between would leave all connections of the hub waiting
+        except BaseException:
+            if timer is not None:
+                timer.close()  # libuv goes on using the memory of a timer that was freed without it
+            raise
 
     def _polled(self, timer: Any) -> None:
         """Runs in the hub, among the events of a poll: the queue comes after the sockets that were ready."""
@@ -147,8 +154,11 @@ class Turns(Turn):
         self._hub.loop.run_callback(self._run, len(self._resumed))
 
     def _run(self, resumable: int) -> None:
-        """Runs in the hub. ``resumable`` of those that have used up a turn had done so before the poll."""
-        self._armed = False
+        """Runs in the hub. ``resumable`` of those that have used up a turn had done so before the poll.
+
+        What is queued meanwhile starts no timer, but the end does: a timer that starts moves the clock of libuv, by
+        which its turns are told apart.
+        """
         self._iteration, self._began = self.polls.iteration, time.monotonic()  # the queue has a turn of its own
         light, woken, resumed = self._light, self._woken, self._resumed
         try:
@@ -160,6 +170,7 @@ class Turns(Turn):
                 if self.is_over():
                     break
         finally:
+            self._armed = False
             if light or woken or resumed:
                 self._arm()
 

@@ -65,15 +65,17 @@ def wait_readable(descriptor: int, timeout: float) -> bool:
         poll = _original(select, "poll")()
         poll.register(descriptor, select.POLLIN)
         return bool(poll.poll(max(timeout, 0) * 1000))
-    watcher = hub.loop.io(descriptor, _READ)
-    timer = sys.modules["gevent"].Timeout.start_new(timeout)
+    watcher = timer = None
     try:
+        watcher = hub.loop.io(descriptor, _READ)
+        timer = sys.modules["gevent"].Timeout.start_new(timeout)
         hub.wait(watcher)
     except BaseException as error:
         if error is not timer:
             raise
         return False
     finally:
-        timer.close()
-        watcher.close()
+        for each in (timer, watcher):
+            if each is not None:  # libuv goes on using the memory of a watcher that was freed without a close
+                each.close()
     return True
