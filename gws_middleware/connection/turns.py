@@ -156,8 +156,8 @@ class Turns(Turn):
     def _run(self, resumable: int) -> None:
         """Runs in the hub. ``resumable`` of those that have used up a turn had done so before the poll.
 
-        What is queued meanwhile starts no timer, but the end does: a timer that starts moves the clock of libuv, by
-        which its turns are told apart.
+        What is queued meanwhile starts no timer, but the end does: a timer that starts moves the clock of libuv, which
+        numbers its turns.
         """
         self._iteration, self._began = self.polls.iteration, time.monotonic()  # the queue has a turn of its own
         light, woken, resumed = self._light, self._woken, self._resumed
