@@ -159,9 +159,9 @@ class Turns(Turn):
         What is queued meanwhile starts no timer, but the end does: a timer that starts moves the clock of libuv, which
         numbers its turns.
         """
-        self._iteration, self._began = self.polls.iteration, time.monotonic()  # the queue has a turn of its own
         light, woken, resumed = self._light, self._woken, self._resumed
         try:
+            self._iteration, self._began = self.polls.iteration, time.monotonic()  # the queue has a turn of its own
             while (queue := light or woken) and not self.is_over():
                 queue.popleft()()
             # One at least, or those that have used up a turn might never get another one.
