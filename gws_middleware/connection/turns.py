@@ -21,7 +21,6 @@ then those that have used up a turn already.
 from __future__ import annotations
 
 import os
-import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -161,7 +160,7 @@ class Turns(Turn):
         """
         light, woken, resumed = self._light, self._woken, self._resumed
         try:
-            self._iteration, self._began = self.polls.iteration, time.monotonic()  # the queue has a turn of its own
+            self.begin()  # the queue has a turn of its own
             while (queue := light or woken) and not self.is_over():
                 queue.popleft()()
             # One at least, or those that have used up a turn might never get another one.
