@@ -217,8 +217,8 @@ turn_from_object(PyObject *object)
 
 PyDoc_STRVAR(turn_is_over_doc,
 "is_over($self, /)\n--\n\n"
-"Whether this turn has lasted for LASTS seconds, or would before the clock shows it. In another thread than the\n"
-"loop's it always has.\n"
+"Whether this turn has lasted for LASTS seconds, or would before the clock shows it. In another thread than\n"
+"the loop's it always has.\n"
 "\n"
 "The clock is read each time, the number of the poll only when that much time has passed. So what follows a poll\n"
 "directly may last twice as long.");
