@@ -380,7 +380,7 @@ def test_call_that_ends_before_its_coroutine_has_begun(caplog: pytest.LogCapture
     with pytest.raises(TypeError):
         run(coroutine, timeout="soon")  # type: ignore[arg-type]
     coroutine.close()
-    assert run(value(5)) == 5  # after what the call above has left for the thread to do
+    assert run(value(5)) == 5  # the thread calls in order: what the call above asked it for comes first
     assert caplog.messages == []
 
 
