@@ -156,14 +156,13 @@ class _Call(Generic[T]):
         self._in_use = _lock()  # the watcher must not be closed while the other thread uses it
 
     def result(self, loop: asyncio.AbstractEventLoop, timeout: float | None) -> T:
-        self._watcher.start(self._waiter.switch, _DONE)
-        timer = None
-        if timeout is not None:
-            timer = self._hub.loop.timer(timeout)
-            # "update": gevent's loop does not update its clock while a view computes.
-            timer.start(self._waiter.switch, _TIMED_OUT, update=True)
-        end = None
+        timer = end = None
         try:
+            self._watcher.start(self._waiter.switch, _DONE)
+            if timeout is not None:
+                timer = self._hub.loop.timer(timeout)
+                # "update": gevent's loop does not update its clock while a view computes.
+                timer.start(self._waiter.switch, _TIMED_OUT, update=True)
             loop.call_soon_threadsafe(self._begin)
             end = self._waiter.get()
         finally:
@@ -191,7 +190,8 @@ class _Call(Generic[T]):
         self._task.add_done_callback(self._done)
 
     def _cancel(self) -> None:
-        cast("asyncio.Task[T]", self._task).cancel()
+        if self._task is not None:  # else its wait was cut off before it had begun
+            self._task.cancel()
 
     def _done(self, task: asyncio.Task[T]) -> None:
         with self._in_use:

@@ -374,6 +374,16 @@ def test_coroutine_is_cancelled_by_a_gevent_timeout() -> None:
     until(lambda: waiting.ended_by is asyncio.CancelledError, "the coroutine is cancelled")
 
 
+def test_call_that_ends_before_its_coroutine_has_begun(caplog: pytest.LogCaptureFixture) -> None:
+    """By a wrong timeout here: there is no task to cancel, and the asyncio thread logs no error."""
+    coroutine = value()
+    with pytest.raises(TypeError):
+        run(coroutine, timeout="soon")  # type: ignore[arg-type]
+    coroutine.close()
+    assert run(value(5)) == 5  # the thread calls in order: what the call above asked it for comes first
+    assert caplog.messages == []
+
+
 def test_cancelled_coroutine_is_an_ordinary_exception() -> None:
     """Asyncio's own CancelledError is a BaseException, which would end more than the view."""
 

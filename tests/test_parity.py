@@ -195,6 +195,7 @@ ARGUMENTS: dict[str, Callable[[], tuple[Any, ...]]] = {
     "frames.parse_messages": lambda: (TWO_FRAMES, 0, len(TWO_FRAMES), 100, False, []),
     "frames.FastEngine.feed": lambda: (TWO_FRAMES, len(TWO_FRAMES)),
     "frames.FastEngine.encode": lambda: ("text", None),
+    "fastpath.Turn.begin": tuple,
     "fastpath.Turn.is_over": tuple,
     "fastpath.Turn.is_foreign": tuple,
     "fastpath.FastTransport._readable": tuple,

@@ -84,11 +84,16 @@ class Turn:
         """Whether the caller runs in another thread of the operating system than the loop."""
         return get_thread_ident() != self._thread
 
-    def is_over(self) -> bool:
-        """Whether this turn has lasted for LASTS seconds. In another thread than the loop's it always has.
+    def begin(self) -> None:
+        """A turn begins, in the current poll."""
+        self._iteration, self._began = self.polls.iteration, monotonic()
 
-        The clock is read each time, the number of the poll only when that much time has passed. So a turn may last
-        twice as long before it shows.
+    def is_over(self) -> bool:
+        """Whether this turn has lasted for LASTS seconds, or would before the clock shows it. In another thread than
+        the loop's it always has.
+
+        The clock is read each time, the number of the poll only when that much time has passed. So what follows a poll
+        directly may last twice as long.
         """
         if get_thread_ident() != self._thread:
             return True

@@ -21,7 +21,6 @@ then those that have used up a turn already.
 from __future__ import annotations
 
 import os
-import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -60,7 +59,7 @@ class _Iterations:
 class Turns(Turn):
     """The turns of one hub's loop, and what waits for the next one."""
 
-    __slots__ = ("_armed", "_hub", "_light", "_resumed", "_woken")
+    __slots__ = ("_callback", "_hub", "_light", "_resumed", "_serving", "_timer", "_woken")
 
     def __init__(self, hub: Any) -> None:
         self._hub = hub
@@ -74,7 +73,11 @@ class Turns(Turn):
         """What has not had a turn yet, and has more to process."""
         self._resumed: deque[Callable[[], object]] = deque()
         """What has used up a turn and goes on in another one."""
-        self._armed = False
+        self._timer: Any = None
+        """The timer that lets the loop poll before the queue is served."""
+        self._callback: Any = None
+        """gevent's callback that serves the queue after that poll."""
+        self._serving = False
 
     def give_way(self) -> None:
         """Let this greenlet wait until the loop has polled its sockets. In the hub, which cannot wait, it does nothing.
@@ -134,34 +137,65 @@ class Turns(Turn):
         self._woken.clear()
         self._resumed.clear()
 
+    def _is_armed(self) -> bool:
+        """Whether the queue is going to be served. The loop knows it: a flag would stay set where an exception (of a
+        signal handler) comes at the beginning of what resets it, and all connections of the hub would wait for ever.
+        """
+        timer, callback = self._timer, self._callback
+        return (
+            self._serving
+            or (timer is not None and (timer.active or timer.pending))
+            or (callback is not None and callback.pending)
+        )
+
     def _arm(self) -> None:
-        if not self._armed:
+        if self._is_armed():
+            return
+        if self._timer is not None:
+            self._timer.close()
+        timer = None
+        try:
             # A callback alone would run before the loop polls again. The timer makes it poll, without waiting.
-            timer = self._hub.loop.timer(0)
+            timer = self._timer = self._hub.loop.timer(0)
             timer.start(self._polled, timer)
-            self._armed = True  # only now: an exception in between would leave all connections of the hub waiting
+        except BaseException:
+            if timer is not None:
+                timer.close()  # libuv goes on using the memory of a timer that was freed without it
+            raise
 
     def _polled(self, timer: Any) -> None:
         """Runs in the hub, among the events of a poll: the queue comes after the sockets that were ready."""
         timer.close()
-        self._hub.loop.run_callback(self._run, len(self._resumed))
+        self._callback = self._hub.loop.run_callback(self._run, len(self._resumed))
 
     def _run(self, resumable: int) -> None:
-        """Runs in the hub. ``resumable`` of those that have used up a turn had done so before the poll."""
-        self._armed = False
-        self._iteration, self._began = self.polls.iteration, time.monotonic()  # the queue has a turn of its own
+        """Runs in the hub. ``resumable`` of those that have used up a turn had done so before the poll.
+
+        What is queued meanwhile starts no timer, but the end does: a timer that starts moves the clock of libuv, which
+        numbers its turns.
+        """
         light, woken, resumed = self._light, self._woken, self._resumed
         try:
+            self._serving = True
+            self.begin()  # the queue has a turn of its own
             while (queue := light or woken) and not self.is_over():
-                queue.popleft()()
+                _call_first(queue)
             # One at least, or those that have used up a turn might never get another one.
             for _ in range(min(resumable, len(resumed))):
-                resumed.popleft()()
+                _call_first(resumed)
                 if self.is_over():
                     break
         finally:
+            self._serving = False
             if light or woken or resumed:
                 self._arm()
+
+
+def _call_first(queue: deque[Callable[[], object]]) -> None:
+    """No call between the two lines that take it: after one, an exception of a signal handler would lose it."""
+    callback = queue[0]
+    del queue[0]
+    callback()
 
 
 _ATTRIBUTE = "_gws_middleware_turns"

@@ -372,11 +372,11 @@ class WebSocket(FastWebSocket):
         reader: Any = getcurrent()
         self._reader = reader
         timer = None
-        if timeout is not None:
-            timer = self._hub.loop.timer(timeout)
-            # The loop's clock stands still while a view computes: the seconds count from now.
-            timer.start(reader.switch, _TIMED_OUT, update=True)
         try:
+            if timeout is not None:
+                timer = self._hub.loop.timer(timeout)
+                # The loop's clock stands still while a view computes: the seconds count from now.
+                timer.start(reader.switch, _TIMED_OUT, update=True)
             return self._hub.switch() is not _TIMED_OUT
         finally:
             self._reader = None
@@ -492,15 +492,17 @@ class WebSocket(FastWebSocket):
     def _drained(self, timeout: float) -> bool:
         """Wait for the outbox to empty or for the end; False when ``timeout`` seconds have passed."""
         waiter: Any = Waiter()
-        timer = self._hub.loop.timer(timeout)
-        timer.start(waiter.switch, _TIMED_OUT, update=True)
-        if self._senders is None:
-            self._senders = []
-        self._senders.append(waiter)
+        timer = None
         try:
+            timer = self._hub.loop.timer(timeout)
+            timer.start(waiter.switch, _TIMED_OUT, update=True)
+            if self._senders is None:
+                self._senders = []
+            self._senders.append(waiter)
             return waiter.get() is not _TIMED_OUT
         finally:
-            timer.close()
+            if timer is not None:
+                timer.close()
             if self._senders is not None and waiter in self._senders:
                 self._senders.remove(waiter)
 

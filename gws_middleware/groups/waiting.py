@@ -94,12 +94,12 @@ def wait_readable(descriptors: Sequence[int], timeout: float) -> bool:
         return bool(poll.poll(max(timeout, 0) * 1000))
     from gevent.event import Event
 
-    ready = Event()
-    watchers = [hub.loop.io(descriptor, _READ) for descriptor in descriptors]
+    ready, watchers = Event(), []
     try:
-        for watcher in watchers:
-            watcher.start(ready.set)
+        for descriptor in descriptors:
+            watchers.append(hub.loop.io(descriptor, _READ))
+            watchers[-1].start(ready.set)
         return bool(ready.wait(max(timeout, 0)))
     finally:
         for watcher in watchers:
-            watcher.close()
+            watcher.close()  # libuv goes on using the memory of a watcher that was freed without a close

@@ -6,8 +6,10 @@ A view that computes does so for a whole turn of the loop, so that an order of e
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 
 import gevent
 import pytest
@@ -32,9 +34,9 @@ from ..support.inprocess import (
     ticks,
     until,
 )
-from ..support.interrupting import raised_at_line
+from ..support.interrupting import raised_at_call, raised_at_line
 from ..support.rawclient import close_frame
-from ..support.seam import after_the_poll, deliver, engine_of, is_paused, queued, transport_of
+from ..support.seam import after_the_poll, deliver, engine_of, is_paused, queued, transport_of, wrap_queue
 
 __all__ = ["hub_errors"]
 
@@ -90,6 +92,18 @@ class TestTurn:
         before = turns().is_over()
         ticks(1)
         assert (before, turns().is_over()) == (True, False)
+
+    def test_lasts_no_longer_by_another_clock(self) -> None:
+        """A clock that is quicker to read is late, on some machines by more than a turn."""
+
+        def seconds() -> float:
+            turns().begin()
+            began = time.perf_counter()
+            while not turns().is_over():
+                pass
+            return time.perf_counter() - began
+
+        assert 0 < min(seconds() for _ in range(20)) < 1.2 * LASTS  # the least: other processes can stop this one
 
     def test_there_is_one_for_each_hub(self) -> None:
         """All connections of a hub share its turns."""
@@ -233,6 +247,33 @@ class TestQueue:
             if not cut:
                 break
         assert line > 3
+
+    @pytest.mark.parametrize("step", ["polled", "run"])
+    def test_exception_while_the_queue_is_served_loses_nothing(
+        self, step: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of a signal handler's, in the hub, at any call: what waits is served with what comes next."""
+        for number in range(1, 40):
+            cuts: list[bool] = []
+
+            def call(serve: Callable[[], object], number: int = number, cuts: list[bool] = cuts) -> None:
+                if cuts:
+                    serve()
+                else:
+                    cuts.append(raised_at_call(number, serve, "/turns.py"))
+
+            with monkeypatch.context() as patched:
+                wrap_queue(patched, step, call)
+                done: list[int] = []
+                for which in range(3):
+                    turns().later(partial(done.append, which))
+                until(lambda cuts=cuts: cuts, f"call {number} is cut")
+                turns().later(partial(done.append, 3))
+                until(lambda done=done: len(done) == 4, f"all are served after an exception at call {number}")
+            assert done == [0, 1, 2, 3]
+            if cuts == [False]:
+                break
+        assert 1 < number < 39
 
     def test_child_has_no_greenlet_of_its_parent(self) -> None:
         """In a forked process they are copies."""

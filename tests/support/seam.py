@@ -6,6 +6,7 @@ A change inside of the package changes a line here, and no test. ``private`` cou
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from gevent import get_hub
@@ -255,9 +256,14 @@ def after_the_poll(turns: Turns, callback: Callable[[], object]) -> None:
         turns._polled(timer)
         callback()
 
-    timer = get_hub().loop.timer(0)
-    turns._armed = True
+    timer = turns._timer = get_hub().loop.timer(0)
     timer.start(polled, timer)
+
+
+def wrap_queue(monkeypatch: Any, step: str, call: Callable[[Callable[[], object]], object]) -> None:
+    """One of the two steps in which the hub serves the queue, "polled" or "run", is made by ``call``."""
+    original = getattr(Turns, f"_{step}")
+    monkeypatch.setattr(Turns, f"_{step}", lambda turns, argument: call(partial(original, turns, argument)))
 
 
 # --- the engine ----------------------------------------------------------------------------------------------------
