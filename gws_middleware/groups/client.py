@@ -67,7 +67,6 @@ class Groups:
                 )
             if key == RESERVED_PREFIX:
                 raise ValueError(f"history has {key!r}, which begins the names of this package")
-        self._history[RESERVED_PREFIX] = KEPT
         self._backend = _backend(url, project, prefix)
         self.orders = Orders(self._publish_order, lambda: Listener(self._hub(), ORDERS, None, None))
         """What all workers are asked to do; for packages of this one."""
@@ -248,7 +247,7 @@ class Groups:
         hub = hub_if_any(self)
         if hub is not None:
             hub.flush_counts()
-        return sum(self._backend.get(COUNTS, name))
+        return sum(map(int, self._backend.get(COUNTS, name)))
 
     # --- what was sent -----------------------------------------------------------------------------------------------
 
@@ -325,7 +324,7 @@ class Groups:
 
     def history_of(self, name: str) -> History | None:
         """What a group keeps; None for nothing."""
-        return self._history.get(prefix_of(name))
+        return _kept(self._history, name)
 
     # --- the rest ----------------------------------------------------------------------------------------------------
 
@@ -341,7 +340,12 @@ class Groups:
 
     def _hub(self) -> Hub:
         history = self._history  # and not self, which the table of hubs does not keep
-        return hub_of(self, self._backend, lambda name: history.get(prefix_of(name)))
+        return hub_of(self, self._backend, lambda name: _kept(history, name))
+
+
+def _kept(history: Mapping[str, History], name: str) -> History | None:
+    """What a group keeps."""
+    return KEPT if name == ORDERS else history.get(prefix_of(name))
 
 
 def _position(since: Position | str | None) -> Position | None:

@@ -104,7 +104,7 @@ class Hub:
         self._busy: set[Group] = set()
         """Groups that are in ``_ready``, or of which the courier offers something."""
         self._courier_runs = False
-        self._counts: dict[str, int | None] = {}
+        self._counts: dict[str, bytes | None] = {}
         """Members whose number other processes do not have yet."""
         self._counts_are_due = False
         self._putting_counts = BoundedSemaphore()
@@ -313,7 +313,7 @@ class Hub:
             if self._feed is not None:
                 self._feed.unsubscribe([group.name])
         current = self._groups.get(group.name)
-        self._counts[group.name] = None if current is None else current.size or None
+        self._counts[group.name] = b"%d" % current.size if current is not None and current.size else None
         self._put_counts_after(COUNT_AFTER)
 
     def _put_counts_after(self, seconds: float) -> None:

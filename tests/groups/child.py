@@ -86,10 +86,10 @@ class Calls:
         return [page.epoch, page.top, [entry.payload.decode() for entry in page.entries]]
 
     def put(self, table: str, field: str, value: int | None) -> None:
-        self.backend.put(table, {field: value})
+        self.backend.put(table, {field: None if value is None else b"%d" % value})
 
     def get(self, table: str, field: str) -> list[int]:
-        return self.backend.get(table, field)
+        return list(map(int, self.backend.get(table, field)))
 
     def lock(self, statement: str) -> None:
         """Begin a transaction, and keep it open."""

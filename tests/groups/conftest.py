@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from gws_middleware.connection import control
 from gws_middleware.connection.states import CLOSED, OPEN
 from gws_middleware.connection.websocket import WebSocket
 from gws_middleware.groups import History, Position, hub
-from gws_middleware.groups.backends.base import Confirmed, Event, Feed, Lost, Publish, Want
+from gws_middleware.groups.backends.base import Confirmed, Event, Feed, Lost, Publish, Record, Want
 from gws_middleware.groups.backends.memory import MemoryBackend
 from gws_middleware.groups.hub import Hub, Joined
 from gws_middleware.groups.members import Delivery
@@ -51,7 +51,7 @@ class Double:
         self.changes: Callable[[Page], Page] = lambda page: page
         """What a reading returns instead of a page."""
         self.on_feed: Callable[[], object] = lambda: None
-        self.on_put: Callable[[dict[str, int | None]], object] = lambda values: None
+        self.on_put: Callable[[Mapping[str, bytes | None]], object] = lambda values: None
         self.reads: list[list[str]] = []
         """The groups of each reading."""
 
@@ -71,12 +71,24 @@ class Double:
         self.feeds.append(feed)
         return feed
 
-    def put(self, table: str, values: dict[str, int | None]) -> None:
+    def put(self, table: str, values: Mapping[str, bytes | None]) -> None:
         self.on_put(values)
         self.memory.put(table, values)
 
-    def get(self, table: str, field: str) -> list[int]:
+    def get(self, table: str, field: str) -> list[bytes]:
         return self.memory.get(table, field)
+
+    def exchange(self, table: str, field: str, value: bytes | None) -> list[bytes]:
+        return self.memory.exchange(table, field, value)
+
+    def records(self, table: str, limit: int) -> list[Record]:
+        return self.memory.records(table, limit)
+
+    def count(self, table: str) -> int:
+        return self.memory.count(table)
+
+    def bury(self) -> list[Record]:
+        return self.memory.bury()
 
     def close(self) -> None:
         self.memory.close()

@@ -299,30 +299,54 @@ class TestFeed:
         other.close()
 
 
-class TestNumbers:
-    def test_number_is_what_was_put_last(self, backend: Backend) -> None:
+class TestRecords:
+    def test_value_is_what_was_put_last(self, backend: Backend) -> None:
         """By table and field."""
-        backend.put("members", {"a": 3, "b": 4})
-        backend.put("members", {"a": 5})
-        backend.put("limits", {"a": 7})
-        assert (backend.get("members", "a"), backend.get("members", "b"), backend.get("limits", "a")) == ([5], [4], [7])
+        backend.put("members", {"a": b"3", "b": b"4"})
+        backend.put("members", {"a": b"5"})
+        backend.put("limits", {"a": b"7"})
+        found = [backend.get(*of) for of in (("members", "a"), ("members", "b"), ("limits", "a"), ("limits", "b"))]
+        assert found == [[b"5"], [b"4"], [b"7"], []]
 
-    def test_none_removes_a_number(self, backend: Backend) -> None:
+    def test_none_removes_a_value(self, backend: Backend) -> None:
         """Also one that is not there."""
-        backend.put("members", {"a": 3})
+        backend.put("members", {"a": b"3"})
         backend.put("members", {"a": None, "c": None})
-        assert backend.get("members", "a") == []
+        assert (backend.get("members", "a"), backend.count("members")) == ([], 0)
 
-    def test_number_of_zero_is_one(self, backend: Backend) -> None:
+    def test_value_may_be_empty_and_have_any_byte(self, backend: Backend) -> None:
         """It is not the same as none."""
-        backend.put("members", {"a": 0})
-        assert backend.get("members", "a") == [0]
+        values = {"a": b"", "b": bytes(range(256)), "é/:{}": b"\xff"}
+        backend.put("x:é/{y}", values)
+        assert {record.field: record.value for record in backend.records("x:é/{y}", 10)} == values
+
+    def test_exchange_sets_and_reads(self, backend: Backend) -> None:
+        """This process's own value is among what comes back, unless it was removed."""
+        assert backend.exchange("limits", "a", b"1") == [b"1"]
+        assert backend.exchange("limits", "a", b"2") == backend.get("limits", "a") == [b"2"]
+        assert backend.exchange("limits", "a", None) == []
+
+    def test_records_and_their_count(self, backend: Backend) -> None:
+        """Those of one table, and not more than asked for."""
+        backend.put("members", {str(number): b"%d" % number for number in range(1200)})
+        backend.put("others", {"a": b"x"})
+        assert (backend.count("members"), len(backend.records("members", 1000))) == (1200, 1000)
+        found = backend.records("members", 5000)
+        assert sorted(int(record.field) for record in found) == list(range(1200))
+        assert all(record.field.encode() == record.value and record.table == "members" for record in found)
+        assert len({record.process for record in found}) == 1
+
+    def test_living_process_is_not_buried(self, backend: Backend) -> None:
+        """What it has put stays."""
+        backend.put("members", {"a": b"3"})
+        assert backend.bury() == []
+        assert backend.get("members", "a") == [b"3"]
 
 
 class TestClose:
     def test_closed_backend_begins_anew(self, backend: Backend) -> None:
         """A second close does nothing, and what follows works."""
-        backend.put("members", {"a": 3})
+        backend.put("members", {"a": b"3"})
         backend.close()
         backend.close()
         assert backend.get("members", "a") == []

@@ -685,7 +685,7 @@ def test_feed_ends_some_time_after_the_last_member(site: Site) -> None:
 
 
 def counted(backend: Double, name: str) -> int:
-    return sum(backend.get(COUNTS, name))
+    return sum(map(int, backend.get(COUNTS, name)))
 
 
 def test_counts_follow_the_members(site: Site) -> None:
@@ -707,7 +707,7 @@ def test_counts_that_were_not_put_are_put_later(
     monkeypatch.setattr(hub, "RETRY", (0.01, 0.02))
     gate, ws = Gate(), Fake()
 
-    def fail(values: dict[str, int | None]) -> None:
+    def fail(values: Mapping[str, bytes | None]) -> None:
         gate()
         site.backend.on_put = lambda values: None
         raise GroupsUnavailable("no")
@@ -732,7 +732,7 @@ def test_older_count_does_not_overwrite_a_newer_one(site: Site) -> None:
     """One is put after the other."""
     gate, first, second = Gate(), Fake(), Fake()
 
-    def wait(values: dict[str, int | None]) -> None:
+    def wait(values: Mapping[str, bytes | None]) -> None:
         site.backend.on_put = lambda values: None
         gate()
 

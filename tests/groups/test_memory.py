@@ -114,7 +114,7 @@ def test_forked_child_begins_anew() -> None:
     """Also where another thread of the parent publishes during the fork."""
     backend = MemoryBackend()
     [position] = backend.publish([Publish("room", b"x", KEPT)])
-    backend.put("numbers", {"a": 1})
+    backend.put("numbers", {"a": b"1"})
     ends = threading.Event()
 
     def publish() -> None:

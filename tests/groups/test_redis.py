@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import threading
@@ -19,15 +20,12 @@ from gws_middleware.groups.backends.redis import RedisBackend, RedisFeed
 from gws_middleware.groups.position import Entry, Position
 
 from ..support.brokers import REDIS, Broker, broker, free_port, needs_redis, sentinels, tls_options
-from ..support.servers import Certificate
+from ..support.servers import ROOT, Certificate
 from ..support.waiting import eventually
 
 pytestmark = pytest.mark.database
 KEPT = History(size=100, age=60)
-COMMANDS = (
-    "+info +ping +hello +client|setinfo +client|setname +subscribe +unsubscribe +publish +evalsha +script|load +hmget "
-    "+hset +hget +hdel +hincrby +del +pexpire +xadd +xrange +xrevrange +xtrim +zadd +zrem +zrange +zremrangebyscore +time"
-)
+[COMMANDS] = re.findall(r"ACL SETUSER .* -@all ([^`]*)`", (ROOT / "docs" / "groups.md").read_text())
 """What a user of the server must be allowed to do."""
 
 
@@ -194,8 +192,11 @@ class TestServer:
             publish(backend, "live", b"2", None)
             until(feed, Entry)
             assert kept(backend) == [b"1"]
-            backend.put("members", {"a": 3})
-            assert backend.get("members", "a") == [3]
+            backend.put("members", {"a": b"3", "b": None})
+            assert backend.get("members", "a") == backend.exchange("members", "a", b"3") == [b"3"]
+            assert (len(backend.records("members", 5)), backend.count("members"), backend.bury()) == (1, 1, [])
+            backend.put("members", {"a": None})
+            backend.put("others", {"a": b"3"})
 
 
 @needs_redis

@@ -136,22 +136,24 @@ class TestProcesses:
         )
         subprocess.run([sys.executable, "-W", "error", "-c", script], cwd=ROOT, check=True, timeout=60)
 
-    def test_numbers_are_those_of_living_processes(self, backend: SqliteBackend, directory: Path) -> None:
-        """A process that is killed contributes nothing from then on, and its rows and files are deleted."""
-        backend.put("members", {"chat": 2})
+    def test_records_are_those_of_living_processes(self, backend: SqliteBackend, directory: Path) -> None:
+        """A process that is killed contributes nothing from then on; its files are deleted, and its rows are given out once."""
+        backend.put("members", {"chat": b"2"})
         with child(directory) as other:
             other.put("members", "chat", 3)
-            assert sorted(backend.get("members", "chat")) == [2, 3]
+            assert sorted(backend.get("members", "chat")) == [b"2", b"3"]
             other.subscribe("chat")
             other.kill()
-            assert backend.get("members", "chat") == [2]
+            assert backend.get("members", "chat") == [b"2"]
         feed = backend.feed()
         sweep_now(feed)
         feed.wait(0.1)
         names = sorted(path.name[:2] for path in directory.iterdir() if path.name[1] == "-")
         assert names == ["p-", "s-"]
+        assert [(record.table, record.field, record.value) for record in backend.bury()] == [("members", "chat", b"3")]
+        assert backend.bury() == []
         with sqlite3.connect(file_of(directory)) as connection:
-            assert connection.execute("SELECT count(*) FROM numbers").fetchone() == (1,)
+            assert connection.execute("SELECT count(*) FROM records").fetchone() == (1,)
         connection.close()
         feed.close()
 
@@ -160,7 +162,7 @@ class TestProcesses:
         with child(directory) as other:
             other.put("members", "chat", 3)
             other.kill(signal.SIGSTOP)
-            assert backend.get("members", "chat") == [3]
+            assert backend.get("members", "chat") == [b"3"]
 
     def test_log_outlives_its_processes(self, directory: Path) -> None:
         """A deploy stops all workers before it starts others."""
@@ -315,7 +317,7 @@ class TestForks:
     ) -> None:
         """As with ``preload_app``: the parent has published before it forks, and goes on."""
         count, children = 30, 10
-        backend.put("members", {"chat": 1})
+        backend.put("members", {"chat": b"1"})
         send(backend, b"first")
 
         def work() -> list[object]:
@@ -324,7 +326,7 @@ class TestForks:
             seen = []
             for number in range(count):
                 send(backend, b"%d.%d" % (os.getpid(), number))
-                backend.put("members", {"chat": number})
+                backend.put("members", {"chat": b"%d" % number})
                 seen += receive(mine, 1)
             own = [entry for entry in seen if isinstance(entry, bytes) and entry.startswith(b"%d." % os.getpid())]
             return [os.getpid(), len(own), len(backend.get("members", "chat")) >= 2, len(page(backend).entries) > count]
@@ -359,7 +361,7 @@ class TestForks:
         for pid in pids:
             mine = [entry for entry in found if isinstance(entry, bytes) and entry.startswith(b"%d." % pid)]
             assert mine == [b"%d.%d" % (pid, number) for number in range(count)]
-        assert backend.get("members", "chat") == [1]
+        assert backend.get("members", "chat") == [b"1"]
         check = sqlite3.connect(file_of(directory))
         assert check.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         check.close()
@@ -407,7 +409,7 @@ class TestForks:
         assert receive(feed, 1) == [b"one"]
         assert found == [[], len(sockets) - 3]  # the feed's two, and the one that publishers send with
 
-    def test_numbers_of_a_parent_end_with_the_parent(self, directory: Path, backend: SqliteBackend) -> None:
+    def test_records_of_a_parent_end_with_the_parent(self, directory: Path, backend: SqliteBackend) -> None:
         """Its lock is not kept by a child that lives on."""
 
         def work() -> int:
@@ -604,7 +606,7 @@ class TestDamage:
             other.begin("wait", 1)
             send(backend, b"four")
             assert other.end() == ["four"]
-            assert backend.get("members", "chat") == [3]
+            assert backend.get("members", "chat") == [b"3"]
 
     def test_subscription_goes_on_in_the_next_log(self, backend: SqliteBackend, directory: Path) -> None:
         """Its entries are numbered from the beginning again."""
@@ -766,12 +768,12 @@ class TestDamage:
         self, backend: SqliteBackend, feed: SqliteFeed, directory: Path
     ) -> None:
         """Its file and its socket may be deleted alone."""
-        backend.put("members", {"chat": 1})
+        backend.put("members", {"chat": b"1"})
         for path in [*directory.glob("p-*"), *directory.glob("s-*")]:
             path.unlink()
         assert backend.get("members", "chat") == []
         sweep(feed)
-        assert backend.get("members", "chat") == [1]
+        assert backend.get("members", "chat") == [b"1"]
         thread = threading.Timer(0.1, send, [backend, b"one"])
         thread.start()
         before = time.monotonic()

@@ -1,6 +1,6 @@
 """What a backend does.
 
-Rule 1: ``publish()``, ``read()``, ``put()`` and ``get()`` may be called in any thread and any greenlet, in a process
+Rule 1: all methods of a backend may be called in any thread and any greenlet, in a process
 that gevent has patched or not, and before and after a fork: a child has nothing of its parent's.
 Rule 2: what cannot be done is ``GroupsUnavailable``, within ``TIMEOUT`` seconds; nothing waits without an end.
 Rule 3: a feed belongs to one greenlet. It has the entries of each group in the order in which they were published, the
@@ -9,12 +9,12 @@ same in all processes, those that this process has published too; or it says tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from ..position import Entry, History, Page, Position
 
-__all__ = ["TIMEOUT", "Backend", "Confirmed", "Event", "Feed", "Lost", "Publish", "Want"]
+__all__ = ["TIMEOUT", "Backend", "Confirmed", "Event", "Feed", "Lost", "Publish", "Record", "Want"]
 
 TIMEOUT = 5.0
 """Seconds after which a call that could not be done raises GroupsUnavailable."""
@@ -54,6 +54,16 @@ class Lost(NamedTuple):
 
 
 Event = Entry | Confirmed | Lost
+
+
+class Record(NamedTuple):
+    """A fact that a process has put into a table. It ends with the process."""
+
+    process: str
+    """A name that no other process of the site has ever had."""
+    table: str
+    field: str
+    value: bytes
 
 
 class Feed(Protocol):
@@ -119,20 +129,53 @@ class Backend(Protocol):
 
         """
 
-    def put(self, table: str, values: dict[str, int | None]) -> None:
-        """Set numbers that this process contributes, by field; None removes one. They end with the process, however it
-        ends.
+    def put(self, table: str, values: Mapping[str, bytes | None]) -> None:
+        """Set values of this process, by field; None removes one. They end with the process, however it ends.
 
         Raises:
             GroupsUnavailable: Nothing was set.
 
         """
 
-    def get(self, table: str, field: str) -> list[int]:
-        """What the living processes contribute to a field, this one among them.
+    def get(self, table: str, field: str) -> list[bytes]:
+        """The values of a field, of all living processes.
 
         Raises:
             GroupsUnavailable: Nothing could be read.
+
+        """
+
+    def exchange(self, table: str, field: str, value: bytes | None) -> list[bytes]:
+        """Set a value of this process, and read those of all living processes, this one among them, in one step: of
+        two processes that do it at the same time, one sees the other's.
+
+        Raises:
+            GroupsUnavailable: Nothing was set.
+
+        """
+
+    def records(self, table: str, limit: int) -> list[Record]:
+        """Records of a table, of all living processes; not more than ``limit``.
+
+        Raises:
+            GroupsUnavailable: Nothing could be read.
+
+        """
+
+    def count(self, table: str) -> int:
+        """How many records of living processes there are in a table.
+
+        Raises:
+            GroupsUnavailable: Nothing could be read.
+
+        """
+
+    def bury(self) -> list[Record]:
+        """Remove records of processes that live no more: a part of them, where they are many. Each record is returned
+        to one caller of one process.
+
+        Raises:
+            GroupsUnavailable: Nothing was removed.
 
         """
 

@@ -10,7 +10,7 @@ table     has
 ========  ==================================================================================================
 log       every entry of every group in the order of the transactions; ``seq`` is never used twice
 groups    the groups with history: epoch, the offset of the latest entry, when it was used last
-numbers   what processes contribute (``put()``)
+records   what processes have put into tables (``put()``)
 meta      ``trimmed``: the greatest ``seq`` that was deleted; ``boot`` and ``file``: where this was begun
 ========  ==================================================================================================
 
@@ -24,7 +24,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,7 +49,7 @@ __all__ = [
     "put_aside",
 ]
 
-VERSION = 1
+VERSION = 2
 """Of the tables. A greater one is refused; a smaller one is deleted, and the log begins anew."""
 
 _HOUR, _DAY = 3_600.0, 86_400.0
@@ -80,9 +80,9 @@ CREATE INDEX expiry ON log(expires);
 CREATE INDEX history ON log(grp, off) WHERE off > 0;
 CREATE TABLE groups(name TEXT PRIMARY KEY, epoch TEXT NOT NULL, top INTEGER NOT NULL, size INTEGER NOT NULL,
     age REAL NOT NULL, touched REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE numbers(tbl TEXT, field TEXT, process TEXT, value INTEGER NOT NULL,
+CREATE TABLE records(tbl TEXT, field TEXT, process TEXT, value BLOB NOT NULL,
     PRIMARY KEY (tbl, field, process)) WITHOUT ROWID;
-CREATE INDEX contributors ON numbers(process);
+CREATE INDEX owners ON records(process);
 """
 
 
@@ -313,11 +313,8 @@ class Database:
             raise CorruptError(f"there is no row for {query!r}")
         return row
 
-    def sweep(self, is_living: Callable[[str], bool]) -> bool:
+    def sweep(self) -> bool:
         """Delete what no publish has come to delete.
-
-        Args:
-            is_living: Says of a process whether its numbers stay.
 
         Returns:
             Whether there may be more to do at once.
@@ -325,7 +322,6 @@ class Database:
         """
         now = time.monotonic()
         expired = self._execute("SELECT seq FROM log WHERE expires < ? LIMIT 1", (now,)).fetchone()
-        dead = [name for name in self._contributors() if not is_living(name)]
         groups = self._execute(
             "SELECT name, top - size, touched + max(age, ?) + ? < ? FROM groups WHERE name > ? ORDER BY name LIMIT 100",
             (self._retention, _DAY, now, self._cursor_of_groups),
@@ -333,24 +329,16 @@ class Database:
         large = [(name, newest) for name, newest, _ in groups if self._has_more(name, newest, now)]
         unused = [(name,) for name, _, is_unused in groups if is_unused]
         left = _SLICE
-        if expired or dead or large or unused:
+        if expired or large or unused:
             with self._writing():
                 left -= self._trim(left, now)
                 for name, newest in large:
                     left -= self._trim_group(name, newest, now, left)
-                for name in dead:
-                    left -= self._delete_numbers(name, left)
                 self._connection.executemany("DELETE FROM groups WHERE name = ?", unused)
             self._count_transaction()
         if left:
             self._cursor_of_groups = groups[-1][0] if len(groups) == 100 else ""
         return self._shrink() or not left
-
-    def _delete_numbers(self, process: str, limit: int) -> int:
-        rows = self._execute("SELECT tbl, field, process FROM numbers WHERE process = ? LIMIT ?", (process, limit))
-        found = rows.fetchall()
-        self._connection.executemany("DELETE FROM numbers WHERE tbl = ? AND field = ? AND process = ?", found)
-        return len(found)
 
     def _shrink(self) -> bool:
         """Give a part of the file back, where most of it is unused. Whether there is more to give."""
@@ -455,34 +443,70 @@ class Database:
         entries = [Entry(want.group, epoch, offset, payload) for offset, payload in rows]
         return Page(epoch, top, entries if want.after is not None else entries[::-1]), touched
 
-    # --- numbers --------------------------------------------------------------------------------------------------
+    # --- records --------------------------------------------------------------------------------------------------
 
-    def put(self, process: str, numbers: Iterable[tuple[str, str, int | None]]) -> None:
-        """Set numbers of a process: table, field, value."""
+    def put(self, process: str, changes: Iterable[tuple[str, str, bytes | None]]) -> None:
+        """Set values of a process: table, field, value; None removes one."""
         with self._writing():
-            for table, field, value in numbers:
-                if value is None:
-                    self._execute(
-                        "DELETE FROM numbers WHERE tbl = ? AND field = ? AND process = ?", (table, field, process)
-                    )
-                else:
-                    self._execute("INSERT OR REPLACE INTO numbers VALUES (?, ?, ?, ?)", (table, field, process, value))
+            self._change(process, changes)
         self._count_transaction()
 
-    def get(self, table: str, field: str) -> list[tuple[str, int]]:
-        """The numbers of all processes, also of dead ones: process, value."""
+    def exchange(self, process: str, table: str, field: str, value: bytes | None) -> list[tuple[str, bytes]]:
+        """Set a value of a process, and read those of all: process, value."""
+        with self._writing():
+            self._change(process, [(table, field, value)])
+            found = self.get(table, field)
+        self._count_transaction()
+        return found
+
+    def _change(self, process: str, changes: Iterable[tuple[str, str, bytes | None]]) -> None:
+        for table, field, value in changes:
+            if value is None:
+                self._execute(
+                    "DELETE FROM records WHERE tbl = ? AND field = ? AND process = ?", (table, field, process)
+                )
+            else:
+                self._execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?)", (table, field, process, value))
+
+    def get(self, table: str, field: str) -> list[tuple[str, bytes]]:
+        """The values of a field, also of dead processes: process, value."""
         return self._execute(
-            "SELECT process, value FROM numbers WHERE tbl = ? AND field = ?", (table, field)
+            "SELECT process, value FROM records WHERE tbl = ? AND field = ?", (table, field)
         ).fetchall()
 
-    def _contributors(self) -> Iterator[str]:
-        """The processes that have numbers, each by a search in the index."""
+    def records(self, table: str, processes: Sequence[str], limit: int) -> list[tuple[str, str, bytes]]:
+        """Records of a table of these processes: process, field, value."""
+        return self._execute(
+            f"SELECT process, field, value FROM records WHERE tbl = ? AND process IN ({_marks(processes)}) LIMIT ?",
+            (table, *processes, limit),
+        ).fetchall()
+
+    def count(self, table: str, processes: Sequence[str]) -> int:
+        """How many records of a table are of these processes."""
+        query = f"SELECT count(*) FROM records WHERE tbl = ? AND process IN ({_marks(processes)})"
+        (found,) = self._one(query, table, *processes)
+        return int(found)
+
+    def owners(self) -> Iterator[str]:
+        """The processes that have records, each by a search in the index."""
         name = ""
         while row := self._execute(
-            "SELECT process FROM numbers WHERE process > ? ORDER BY process LIMIT 1", (name,)
+            "SELECT process FROM records WHERE process > ? ORDER BY process LIMIT 1", (name,)
         ).fetchone():
             (name,) = row
             yield name
+
+    def take(self, process: str, limit: int) -> list[tuple[str, str, bytes]]:
+        """Remove records of a process: table, field, value."""
+        with self._writing():
+            query = "SELECT tbl, field, value FROM records WHERE process = ? LIMIT ?"
+            found = self._execute(query, (process, limit)).fetchall()
+            self._connection.executemany(
+                "DELETE FROM records WHERE tbl = ? AND field = ? AND process = ?",
+                [(table, field, process) for table, field, _ in found],
+            )
+        self._count_transaction()
+        return found
 
     # --- transactions ---------------------------------------------------------------------------------------------
 
@@ -602,6 +626,11 @@ def only_one(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(file)
+
+
+def _marks(values: Sequence[str]) -> str:
+    """Placeholders of a query."""
+    return ", ".join("?" * len(values))
 
 
 def put_aside(path: Path, reason: BrokenError) -> None:

@@ -76,11 +76,11 @@ class Handle:
         """Of the log, once it was opened."""
         self.retention = retention
         self._locate = locate
-        self.numbers: dict[tuple[str, str], int] = {}
-        """What this process contributes; written again where the log is begun anew."""
+        self.records: dict[tuple[str, str], bytes] = {}
+        """What this process has put, by table and field; written again where the log is begun anew."""
         self.dependents: weakref.WeakSet[Dependent] = weakref.WeakSet()
         self._place = "", ""
-        """The file and the process that have the numbers."""
+        """The file and the process that have the records."""
         self._database: Database | None = None
         self._process: Process | None = None
         self._siblings: Siblings | None = None
@@ -189,7 +189,7 @@ class Handle:
         return opened
 
     def enter(self) -> Process:
-        """Let other processes find this one, with its numbers. Under the lock."""
+        """Let other processes find this one, with its records. Under the lock."""
         assert self._database is not None
         process = self._process
         if process is None or not process.exists():
@@ -197,10 +197,10 @@ class Handle:
                 process.abandon()
             process = self._process = Process(self.directory)
         place = self._database.path.name, process.name
-        if self.numbers and place != self._place:
+        if self.records and place != self._place:
             try:
-                numbers = [(table, field, value) for (table, field), value in self.numbers.items()]
-                self._database.put(process.name, numbers)
+                records = [(table, field, value) for (table, field), value in self.records.items()]
+                self._database.put(process.name, records)
             except BaseException:
                 self._close_database()  # so that this is done again
                 raise
@@ -264,7 +264,7 @@ class Handle:
         try:
             self._close_database()
             self._leave()
-            self.numbers.clear()
+            self.records.clear()
         finally:
             lock.release()
 
@@ -309,7 +309,7 @@ class Handle:
         self._lock = waiting.new_lock()
         if not closed:
             self._unusable = "groups cannot be used: this process was forked in the middle of a transaction"
-        self.numbers, self._place = {}, ("", "")
+        self.records, self._place = {}, ("", "")
         self._outages, self._notices = Outages(), []
         process, self._process = self._process, None
         siblings, self._siblings = self._siblings, None

@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from weakref import WeakSet
 
 from gevent import get_hub
@@ -14,7 +14,7 @@ from gevent.event import Event as Signal
 from gevent.monkey import get_original
 
 from ..position import Entry, History, Page, Position
-from .base import Event, Publish, Want
+from .base import Event, Publish, Record, Want
 
 __all__ = ["MemoryBackend"]
 
@@ -65,7 +65,8 @@ class MemoryBackend:
         self._lock = _allocate_lock()
         self._groups: dict[str, _Group] = {}
         self._feeds: list[_Feed] = []
-        self._numbers: dict[tuple[str, str], int] = {}
+        self._records: dict[str, dict[str, bytes]] = {}
+        """By table and field."""
 
     def publish(self, batch: Sequence[Publish]) -> list[Position | None]:
         """See ``Backend``."""
@@ -108,27 +109,53 @@ class MemoryBackend:
             if feed in self._feeds:
                 function()
 
-    def put(self, table: str, values: dict[str, int | None]) -> None:
+    def put(self, table: str, values: Mapping[str, bytes | None]) -> None:
         """See ``Backend``."""
         with self._lock:
             for field, value in values.items():
-                if value is None:
-                    self._numbers.pop((table, field), None)
-                else:
-                    self._numbers[table, field] = value
+                self._set(table, field, value)
 
-    def get(self, table: str, field: str) -> list[int]:
+    def _set(self, table: str, field: str, value: bytes | None) -> None:
+        fields = self._records.setdefault(table, {})
+        if value is None:
+            fields.pop(field, None)
+        else:
+            fields[field] = value
+        if not fields:
+            del self._records[table]
+
+    def get(self, table: str, field: str) -> list[bytes]:
         """See ``Backend``."""
         with self._lock:
-            value = self._numbers.get((table, field))
-            return [] if value is None else [value]
+            value = self._records.get(table, {}).get(field)
+        return [] if value is None else [value]
+
+    def exchange(self, table: str, field: str, value: bytes | None) -> list[bytes]:
+        """See ``Backend``."""
+        self.put(table, {field: value})
+        return [] if value is None else [value]
+
+    def records(self, table: str, limit: int) -> list[Record]:
+        """See ``Backend``."""
+        with self._lock:
+            fields = list(self._records.get(table, {}).items())[:limit]
+        return [Record("this", table, field, value) for field, value in fields]
+
+    def count(self, table: str) -> int:
+        """See ``Backend``."""
+        with self._lock:
+            return len(self._records.get(table, ()))
+
+    def bury(self) -> list[Record]:
+        """See ``Backend``: no other process has any."""
+        return []
 
     def close(self) -> None:
         """See ``Backend``."""
         with self._lock:
             feeds = list(self._feeds)
             self._groups.clear()
-            self._numbers.clear()
+            self._records.clear()
         for feed in feeds:
             feed.close()
 

@@ -15,13 +15,15 @@ Keys and channels, where ``n`` is ``crc32(name) % 64``::
     gws:{n}:m:NAME   epoch, top, run
     gws:{n}:c:NAME   the channel
     gws:p            processes, and until when each is living (milliseconds of the server's clock)
-    gws:n:PROCESS    the numbers of a process
+    gws:t:PROCESS    the tables in which a process has records
+    gws:r:PROCESS:TABLE    its records: fields and values
 """
 
 from __future__ import annotations
 
 import _socket
 import itertools
+import math
 import os
 import random
 import re
@@ -29,7 +31,7 @@ import secrets
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha1
 from typing import Any
 from weakref import WeakSet
@@ -38,7 +40,7 @@ from zlib import crc32
 from .. import waiting
 from ..errors import GroupsError, GroupsUnavailable, UnknownOutcome
 from ..position import Entry, Page, Position
-from .base import TIMEOUT, Confirmed, Event, Lost, Publish, Want
+from .base import TIMEOUT, Confirmed, Event, Lost, Publish, Record, Want
 from .outages import Outages
 from .redislink import NO_SCRIPT, Command, Link, LinkError, RefusedError, Server
 
@@ -52,6 +54,13 @@ SLICE = 500
 """Events that a feed returns at once."""
 LIVING = 15.0
 """Seconds after its last sign for which a process counts as living."""
+_LIVING = round(LIVING * 1000)
+REPEAT = 3600.0
+"""Seconds after which a process puts its records again."""
+_STAYING = round(3 * REPEAT * 1000)
+"""Milliseconds after which the server deletes records that no process has buried."""
+BURIED = 1000
+"""Records of dead processes that one call of ``bury()`` removes, and those of one table more."""
 IDLE = 4
 """Connections that are kept for threads of the operating system."""
 AFTERWARDS = 7 * 86400
@@ -149,37 +158,94 @@ return {epoch, string.format('%.0f', top), flat}
 the epoch in milliseconds.
 """
 
-_PUT = """#!lua flags=allow-oom
+_RECORDS = """#!lua flags=allow-oom
 local now = redis.call('TIME')
 now = now[1] * 1000 + math.floor(now[2] / 1000)
-for number = 3, #ARGV, 2 do
-  if ARGV[number + 1] == '' then
-    redis.call('HDEL', KEYS[2], ARGV[number])
+local what, prefix, process, table = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local function records_of(name, of_table)
+  return prefix .. ':r:' .. name .. ':' .. of_table
+end
+if what == 'sign' then
+  redis.call('ZADD', KEYS[1], now + tonumber(ARGV[5]), process)
+  return redis.call('EXISTS', prefix .. ':t:' .. process)
+elseif what == 'put' or what == 'exchange' then
+  local key, tables = records_of(process, table), prefix .. ':t:' .. process
+  redis.call('ZADD', KEYS[1], now + tonumber(ARGV[5]), process)
+  for number = 7, #ARGV, 3 do
+    if ARGV[number + 1] == '0' then
+      redis.call('HDEL', key, ARGV[number])
+    else
+      redis.call('HSET', key, ARGV[number], ARGV[number + 2])
+    end
+  end
+  if redis.call('EXISTS', key) == 1 then
+    redis.call('PEXPIRE', key, ARGV[6])
+    redis.call('SADD', tables, table)
+    redis.call('PEXPIRE', tables, ARGV[6])
   else
-    redis.call('HSET', KEYS[2], ARGV[number], ARGV[number + 1])
+    redis.call('SREM', tables, table)
+  end
+elseif what == 'bury' then
+  local found, left = {}, tonumber(ARGV[5])
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 10)) do
+    for _, each in ipairs(redis.call('SMEMBERS', prefix .. ':t:' .. name)) do
+      if left <= 0 then
+        return found
+      end
+      local flat = redis.call('HGETALL', records_of(name, each))
+      for number = 1, #flat, 2 do
+        found[#found + 1] = name
+        found[#found + 1] = each
+        found[#found + 1] = flat[number]
+        found[#found + 1] = flat[number + 1]
+      end
+      left = left - #flat / 2
+      redis.call('DEL', records_of(name, each))
+      redis.call('SREM', prefix .. ':t:' .. name, each)
+    end
+    redis.call('ZREM', KEYS[1], name)
+  end
+  return found
+end
+if what == 'put' then
+  return 1
+end
+local found, sum, limit = {}, 0, tonumber(ARGV[5])
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf')) do
+  local key = records_of(name, table)
+  if what == 'count' then
+    sum = sum + redis.call('HLEN', key)
+  elseif what == 'records' then
+    if #found / 3 >= limit then
+      return found
+    end
+    local flat = redis.call('HGETALL', key)
+    for number = 1, #flat, 2 do
+      found[#found + 1] = name
+      found[#found + 1] = flat[number]
+      found[#found + 1] = flat[number + 1]
+    end
+  else
+    local value = redis.call('HGET', key, what == 'get' and ARGV[5] or ARGV[7])
+    if value then
+      found[#found + 1] = value
+    end
   end
 end
-redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
-return redis.call('PEXPIRE', KEYS[2], ARGV[2])
+return what == 'count' and sum or found
 """
-"""Sets numbers, and says that the process is living. KEYS: processes, its numbers. ARGV: its name; milliseconds; fields
-and numbers, an empty one for none. Its result is 0 where the server has no number of it.
-"""
+"""Everything about records. KEYS: processes. ARGV: what; the prefix; the process; the table; and
 
-_GET = """#!lua flags=allow-oom
-local now = redis.call('TIME')
-now = now[1] * 1000 + math.floor(now[2] / 1000)
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-local found = {}
-for _, name in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
-  local number = redis.call('HGET', ARGV[1] .. name, ARGV[2])
-  if number then
-    found[#found + 1] = number
-  end
-end
-return found
+=============  ====================================================================================================
+sign           milliseconds. Says that the process is living. Its result is 0 where the server has no record of it
+put, exchange  milliseconds for which it is living, and for which its records stay without another put; of each: field,
+               "1" to set and "0" to remove it, value. The result of exchange are the values of the first field
+get            field
+records        how many at most: one process more may be returned
+count
+bury           how many at most: one table more may be returned
+=============  ====================================================================================================
 """
-"""The numbers of all living processes. KEYS: processes. ARGV: what precedes their names in keys; the field."""
 
 
 class _Job:
@@ -340,7 +406,11 @@ class RedisBackend:
         self._pipes: Any = waiting.new_local()
         self._idle: deque[_Pipe] = deque()
         self._process = f"{self._hosts_name}-{os.getpid()}-{secrets.token_hex(4)}"
-        self._numbers: dict[str, int] = {}
+        self._records: dict[str, dict[str, bytes]] = {}
+        """By table and field."""
+        self._is_signing = False
+        self._repeated = "", -math.inf
+        """The process of the server that has all of them, and since when."""
         self._token, self._count = secrets.token_hex(6), itertools.count(1)
 
     def _ring(self) -> None:
@@ -393,51 +463,106 @@ class RedisBackend:
         """See ``Backend``."""
         return RedisFeed(self)
 
-    def put(self, table: str, values: dict[str, int | None]) -> None:
+    def put(self, table: str, values: Mapping[str, bytes | None]) -> None:
         """See ``Backend``."""
-        changes = {f"{table}/{field}": value for field, value in values.items()}
-        self._call(_Job(lambda link, again: [self._put_command(changes)]), "put")
-        for field, value in changes.items():
-            if value is None:
-                self._numbers.pop(field, None)
-            else:
-                self._numbers[field] = value
+        if values:
+            self._ask("put", table, *self._changes(values))
+            for field, value in values.items():
+                self._keep(table, field, value)
 
-    def _put_command(self, changes: dict[str, int | None] | dict[str, int]) -> Command:
-        flat: list[str | bytes | int] = []
-        for field, value in changes.items():
-            flat += [field, "" if value is None else value]
-        keys = 2, f"{self._prefix}:p", f"{self._prefix}:n:{self._process}"
-        return ("EVALSHA", _SHA[_PUT], *keys, self._process, round(LIVING * 1000), *flat)
+    @staticmethod
+    def _changes(values: Mapping[str, bytes | None]) -> list[str | bytes | int]:
+        flat: list[str | bytes | int] = [_LIVING, _STAYING]
+        for field, value in values.items():
+            flat += [field, 0 if value is None else 1, b"" if value is None else value]
+        return flat
 
-    def get(self, table: str, field: str) -> list[int]:
+    def _keep(self, table: str, field: str, value: bytes | None) -> None:
+        fields = self._records.setdefault(table, {})
+        if value is None:
+            fields.pop(field, None)
+        else:
+            fields[field] = value
+        if not fields:
+            del self._records[table]
+
+    def get(self, table: str, field: str) -> list[bytes]:
         """See ``Backend``."""
-        key, beginning = f"{self._prefix}:p", f"{self._prefix}:n:"
-        command: Command = ("EVALSHA", _SHA[_GET], 1, key, beginning, f"{table}/{field}")
-        [found] = self._call(_Job(lambda link, again: [command]), "get")
-        return [int(number) for number in found]
+        found: list[bytes] = self._ask("get", table, field)
+        return found
+
+    def exchange(self, table: str, field: str, value: bytes | None) -> list[bytes]:
+        """See ``Backend``."""
+        found: list[bytes] = self._ask("exchange", table, *self._changes({field: value}))
+        self._keep(table, field, value)
+        return found
+
+    def records(self, table: str, limit: int) -> list[Record]:
+        """See ``Backend``."""
+        flat = self._ask("records", table, limit)
+        parts = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+        return [Record(name.decode(), table, field.decode(), value) for name, field, value in parts][:limit]
+
+    def count(self, table: str) -> int:
+        """See ``Backend``."""
+        return int(self._ask("count", table))
+
+    def bury(self) -> list[Record]:
+        """See ``Backend``."""
+        flat = self._ask("bury", "", BURIED)
+        parts = zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
+        return [Record(name.decode(), table.decode(), field.decode(), value) for name, table, field, value in parts]
+
+    def _ask(self, what: str, table: str, *arguments: str | bytes | int) -> Any:
+        """Run the script of records."""
+        [found] = self._call(_Job(lambda link, again: [self._command(what, table, *arguments)]), what)
+        return found
+
+    def _command(self, what: str, table: str, *arguments: str | bytes | int) -> Command:
+        key = f"{self._prefix}:p"
+        return ("EVALSHA", _SHA[_RECORDS], 1, key, what, self._prefix, self._process, table, *arguments)
 
     def sign(self) -> None:
-        """Say that this process is living, and repeat its numbers: the server may have lost them. Never waits where the
-        caller is a greenlet.
+        """Say that this process is living. Its records are put again where the server has lost them, and once an hour.
+        Never waits where the caller is a greenlet.
         """
-        if not self._numbers:
-            return
-        job = _Job(lambda link, again: [self._put_command(self._numbers)])
-        if waiting.can_switch():
-            self._pipe().submit(job)
-        else:
-            self._exchange(job)
+        if self._records:
+            if waiting.can_switch():
+                if not self._is_signing:
+                    import gevent
+
+                    self._is_signing = True
+                    gevent.spawn(self._sign)
+            else:
+                self._sign()
+
+    def _sign(self) -> None:
+        self._is_signing = True
+        try:
+            run_id, now = self.server.run_id, time.monotonic()
+            is_known = self._ask("sign", "", _LIVING)
+            if is_known and run_id == self._repeated[0] and now < self._repeated[1] + REPEAT:
+                return
+            for table in list(self._records):
+                fields = list(self._records.get(table, {}).items())
+                for number in range(0, len(fields), BATCH):
+                    self._ask("put", table, *self._changes(dict(fields[number : number + BATCH])))
+            self._repeated = run_id, now
+        except GroupsError:
+            pass  # it was logged, and is done again
+        finally:
+            self._is_signing = False
 
     def close(self) -> None:
         """See ``Backend``."""
         for feed in list(self.feeds):
             feed.close()
-        numbers, self._numbers = self._numbers, {}
-        if numbers:
-            keys = [f"{self._prefix}:n:{self._process}"]
+        tables, self._records = list(self._records), {}
+        if tables:
+            keys = [f"{self._prefix}:t:{self._process}"]
+            keys += [f"{self._prefix}:r:{self._process}:{table}" for table in tables]
             try:
-                job = _Job(lambda link, again: [("DEL", *keys), ("ZREM", f"{self._prefix}:p", self._process)])
+                job = _Job(lambda link, again: [("UNLINK", *keys), ("ZREM", f"{self._prefix}:p", self._process)])
                 self._call(job, "close")
             except GroupsError:
                 pass  # they end by themselves
@@ -510,7 +635,7 @@ class RedisBackend:
         return pipe
 
     def forked(self) -> None:
-        """This process has just been forked: connections and numbers are its parent's."""
+        """This process has just been forked: connections and records are its parent's."""
         for feed in list(self.feeds):
             feed.abandon()
         self._begin()
@@ -739,7 +864,7 @@ class RedisFeed:
             end.close()
 
 
-_SCRIPTS = (_PUBLISH, _READ, _PUT, _GET)
+_SCRIPTS = (_PUBLISH, _READ, _RECORDS)
 _SHA = {script: sha1(script.encode()).hexdigest() for script in _SCRIPTS}
 
 _backends: WeakSet[RedisBackend] = WeakSet()

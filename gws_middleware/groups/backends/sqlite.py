@@ -15,19 +15,21 @@ import math
 import os
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .. import waiting
 from ..errors import GroupsUnavailable, UnknownOutcome
 from ..position import Page, Position
-from .base import TIMEOUT, Event, Lost, Publish, Want
+from .base import TIMEOUT, Event, Lost, Publish, Record, Want
 from .directory import automatic
 from .handle import BusyError, Handle, Opened
 from .processes import is_living
 
 __all__ = ["SqliteBackend", "SqliteFeed"]
 
+_BURIED = 1000
+"""Records of dead processes that one call of ``bury()`` removes at most."""
 _POLL = 1.0
 """Seconds after which a feed reads without a byte."""
 _SWEEP = 5.0
@@ -76,28 +78,65 @@ class SqliteBackend:
         """See ``Backend``."""
         return SqliteFeed(self._handle)
 
-    def put(self, table: str, values: dict[str, int | None]) -> None:
+    def put(self, table: str, values: Mapping[str, bytes | None]) -> None:
         """See ``Backend``."""
 
         def work(opened: Opened) -> None:
             opened.database.put(opened.process.name, [(table, field, value) for field, value in values.items()])
             for field, value in values.items():
-                if value is None:
-                    self._handle.numbers.pop((table, field), None)
-                else:
-                    self._handle.numbers[table, field] = value
+                self._keep(table, field, value)
 
         if values:
             self._handle.run("write", work)
 
-    def get(self, table: str, field: str) -> list[int]:
+    def _keep(self, table: str, field: str, value: bytes | None) -> None:
+        if value is None:
+            self._handle.records.pop((table, field), None)
+        else:
+            self._handle.records[table, field] = value
+
+    def get(self, table: str, field: str) -> list[bytes]:
+        """See ``Backend``."""
+        return self._of_living(self._handle.run("read", lambda opened: opened.database.get(table, field)))
+
+    def exchange(self, table: str, field: str, value: bytes | None) -> list[bytes]:
         """See ``Backend``."""
 
-        def work(opened: Opened) -> list[int]:
-            numbers = opened.database.get(table, field)
-            return [value for process, value in numbers if is_living(self._handle.directory, process)]
+        def work(opened: Opened) -> list[tuple[str, bytes]]:
+            found = opened.database.exchange(opened.process.name, table, field, value)
+            self._keep(table, field, value)
+            return found
 
-        return self._handle.run("read", work)
+        return self._of_living(self._handle.run("write", work))
+
+    def _of_living(self, found: list[tuple[str, bytes]]) -> list[bytes]:
+        return [value for process, value in found if is_living(self._handle.directory, process)]
+
+    def records(self, table: str, limit: int) -> list[Record]:
+        """See ``Backend``."""
+        found = self._handle.run(
+            "read", lambda opened: opened.database.records(table, self._living(opened), limit)
+        )
+        return [Record(process, table, field, value) for process, field, value in found]
+
+    def count(self, table: str) -> int:
+        """See ``Backend``."""
+        return self._handle.run("read", lambda opened: opened.database.count(table, self._living(opened)))
+
+    def _living(self, opened: Opened) -> list[str]:
+        return [name for name in opened.database.owners() if is_living(self._handle.directory, name)]
+
+    def bury(self) -> list[Record]:
+        """See ``Backend``."""
+
+        def work(opened: Opened) -> list[Record]:
+            for name in opened.database.owners():
+                if not is_living(self._handle.directory, name):
+                    taken = opened.database.take(name, _BURIED)
+                    return [Record(name, *each) for each in taken]
+            return []
+
+        return self._handle.run("write", work)
 
     def close(self) -> None:
         """See ``Backend``."""
@@ -264,7 +303,7 @@ class SqliteFeed:
             self._bind()
         opened.database.check_files()
         opened.siblings.clean()
-        return opened.database.sweep(lambda name: is_living(self._handle.directory, name))
+        return opened.database.sweep()
 
     # --- the socket -----------------------------------------------------------------------------------------------
 
