@@ -5,6 +5,7 @@ A view that computes does so for a whole turn of the loop, so that an order of e
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -243,6 +244,13 @@ class TestQueue:
             if not cut:
                 break
         assert line > 3
+
+    def test_served_queue_keeps_no_watcher(self) -> None:
+        """The loop's watchers are few, and a test counts them."""
+        turns().later(int)
+        until(lambda: not queued(turns()))
+        ticks()
+        assert "timer" not in {type(each).__name__ for each in gc.get_referents(turns())}
 
     @pytest.mark.parametrize("step", ["polled", "run"])
     def test_exception_while_the_queue_is_served_loses_nothing(
