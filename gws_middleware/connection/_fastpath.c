@@ -124,9 +124,9 @@ typedef struct {
 
 /* The clock of the turns. Linux has one that takes a fifth of the time to read, because it stands still between two
  * ticks of the kernel (1 to 10 ms). It is late by a tick, and on some virtual machines by more. So all moments are of
- * one clock, and a turn is over a tick early: it never lasts for longer than LASTS. */
+ * one clock, by which a turn can be over a tick early or late; where a tick is longer than a turn, the exact clock is
+ * read. */
 static clockid_t turn_clock = CLOCK_MONOTONIC;
-static double turn_lasts = LASTS;
 
 static void
 choose_turn_clock(void)
@@ -135,7 +135,6 @@ choose_turn_clock(void)
     struct timespec tick;
     if (clock_getres(CLOCK_MONOTONIC_COARSE, &tick) == 0 && tick.tv_sec == 0 && tick.tv_nsec * 1e-9 < LASTS) {
         turn_clock = CLOCK_MONOTONIC_COARSE;
-        turn_lasts = LASTS - tick.tv_nsec * 1e-9;
     }
 #endif
 }
@@ -175,7 +174,7 @@ turn_has_lasted(Turn *self)
         return 1;
     }
     double now = turn_now();
-    if (now - self->began < turn_lasts) {
+    if (now - self->began < LASTS) {
         return 0;
     }
     long long iteration = turn_number(self);
@@ -217,8 +216,7 @@ turn_from_object(PyObject *object)
 
 PyDoc_STRVAR(turn_is_over_doc,
 "is_over($self, /)\n--\n\n"
-"Whether this turn has lasted for LASTS seconds, or would before the clock shows it. In another thread than\n"
-"the loop's it always has.\n"
+"Whether this turn has lasted for LASTS seconds. In another thread than the loop's it always has.\n"
 "\n"
 "The clock is read each time, the number of the poll only when that much time has passed. So what follows a poll\n"
 "directly may last twice as long.");

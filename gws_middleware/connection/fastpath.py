@@ -89,8 +89,7 @@ class Turn:
         self._iteration, self._began = self.polls.iteration, monotonic()
 
     def is_over(self) -> bool:
-        """Whether this turn has lasted for LASTS seconds, or would before the clock shows it. In another thread than
-        the loop's it always has.
+        """Whether this turn has lasted for LASTS seconds. In another thread than the loop's it always has.
 
         The clock is read each time, the number of the poll only when that much time has passed. So what follows a poll
         directly may last twice as long.

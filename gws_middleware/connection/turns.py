@@ -166,6 +166,7 @@ class Turns(Turn):
     def _polled(self, timer: Any) -> None:
         """Runs in the hub, among the events of a poll: the queue comes after the sockets that were ready."""
         timer.close()
+        self._timer = None
         self._callback = self._hub.loop.run_callback(self._run, len(self._resumed))
 
     def _run(self, resumable: int) -> None:
