@@ -26,7 +26,7 @@ from .members import Delivery
 from .message import BINARY, CONTROL, JSON, RESERVED, Envelope, Publication, check_name, encode, prefix_of
 from .orders import KEPT, LIVE_ORDERS, ORDERS, Orders
 from .position import Entry, History, Position
-from .survey import ConnectionInfo, Found, Question, Survey, Worker, WorkerInfo, answer, ask, register, summary
+from .survey import ConnectionInfo, Found, Question, Survey, WorkerInfo, answer, ask, register, summary
 
 __all__ = ["Groups"]
 
