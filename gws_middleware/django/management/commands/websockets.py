@@ -16,8 +16,8 @@ from django.contrib.auth import get_user_model
 from django.core.exceptions import ObjectDoesNotExist
 from django.core.management.base import BaseCommand, CommandError
 
-from .....groups.errors import GroupsError
-from .....groups.survey import ConnectionInfo, Survey
+from ....groups.errors import GroupsError
+from ....groups.survey import ConnectionInfo, Survey
 from ... import groups, users
 from ...instance import IN_MEMORY
 
@@ -104,17 +104,18 @@ class Command(BaseCommand):
         found = _survey(wanted, CLOSED)
         self._warn(found)
         chosen = found.connections if not ids else [each for each in found.connections if each.id in ids]
-        unknown = set(ids) - {each.id for each in chosen}
-        if unknown:
-            raise CommandError(f"no such WebSocket: {', '.join(sorted(unknown))}; `list` shows the ids of all")
-        if not chosen:
+        unknown = sorted(set(ids) - {each.id for each in chosen})
+        if unknown and not found.missing:  # else they may be in a worker that has not answered
+            raise CommandError(f"no such WebSocket: {', '.join(unknown)}; `list` shows the ids of all")
+        closing = [*(each.id for each in chosen), *unknown]
+        if not closing:
             self.stdout.write("No WebSocket is to be closed.")
             return
         if options["interactive"]:
             self.stdout.write(_table(found._replace(connections=chosen)))
-            self._confirm(f"Close {_count(len(chosen))} with code {code}? [y/N] ")
-        _call(groups.close_connections, [each.id for each in chosen], code, reason)
-        self.stdout.write(self.style.SUCCESS(f"{_count(len(chosen))} closed with code {code}."))
+            self._confirm(f"Close {_count(len(closing))} with code {code}? [y/N] ")
+        _call(groups.close_connections, closing, code, reason)
+        self.stdout.write(self.style.SUCCESS(f"{_count(len(closing))} closed with code {code}."))
 
     @staticmethod
     def _confirm(question: str) -> None:
