@@ -490,6 +490,7 @@ class Groups:
 
         Connections are members no more, and iterations end.
         """
+        self.orders.release()
         hub = hub_if_any(self)
         if hub is not None:
             hub.release()
