@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -193,9 +193,10 @@ class Orders:
                     continue
                 _call(self._on_missed)
             try:
-                self._carry_out_all(listener)
+                self._carry_out_all(following, listener)
             except LookupError:
-                listener = None
+                pass
+            listener = None
 
     def _follow_live(self, following: _Following, worker: Worker) -> None:
         """Runs in a greenlet of its own."""
@@ -205,7 +206,7 @@ class Orders:
                 continue
             try:
                 self._register(worker)  # what is asked from now on is answered
-                self._carry_out_all(listener)
+                self._carry_out_all(following, listener)
             except LookupError:
                 pass  # more came than can wait, and that is missed
             except GroupsError:
@@ -219,8 +220,10 @@ class Orders:
             gevent.sleep(AGAIN)
             return None
 
-    def _carry_out_all(self, publications: Iterable[Publication]) -> None:
-        for publication in publications:
+    def _carry_out_all(self, following: _Following, listener: Listener) -> None:
+        for publication in listener:
+            if following.is_over:
+                return
             _call(self._carry_out_one, publication)
 
     def _carry_out_one(self, publication: Publication) -> None:
