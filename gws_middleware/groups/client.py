@@ -31,7 +31,7 @@ from .survey import ConnectionInfo, Found, Question, Survey, WorkerInfo, answer,
 __all__ = ["Groups"]
 
 RESERVED_PREFIX = prefix_of(RESERVED)
-AT_ONCE = 500
+AT_ONCE = 200
 """Connections that one order closes."""
 
 

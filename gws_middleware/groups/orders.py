@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary, ref
 
 import gevent
 
+from ..connection.turns import turns_of
 from . import waiting
 from .errors import GroupsError
 from .listening import Listener
@@ -221,7 +222,10 @@ class Orders:
             return None
 
     def _carry_out_all(self, following: _Following, listener: Listener) -> None:
+        turns = turns_of(gevent.get_hub())
         for publication in listener:
+            if turns.is_over():
+                turns.give_way()
             if following.is_over:
                 return
             _call(self._carry_out_one, publication)
