@@ -781,9 +781,9 @@ def test_groups_of_a_connection_are_those_of_this_hub(site: Site) -> None:
     site.join("one", ws)
     site.join("two", ws)
     other.join("three", ws)
-    assert site.hub.groups_of(ws) == ["one", "two"]  # type: ignore[arg-type]
-    assert other.hub.groups_of(ws) == ["three"]  # type: ignore[arg-type]
-    site.hub.leave("one", ws)  # type: ignore[arg-type]
-    other.hub.leave("three", ws)  # type: ignore[arg-type]
-    assert (site.hub.groups_of(ws), other.hub.groups_of(ws)) == (["two"], [])  # type: ignore[arg-type]
-    site.hub.leave("two", ws)  # type: ignore[arg-type]
+    assert site.hub.groups_of(ws) == ["one", "two"]
+    assert other.hub.groups_of(ws) == ["three"]
+    site.hub.leave("one", ws)
+    other.hub.leave("three", ws)
+    assert (site.hub.groups_of(ws), other.hub.groups_of(ws)) == (["two"], [])
+    site.hub.leave("two", ws)
