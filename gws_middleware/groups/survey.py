@@ -32,7 +32,19 @@ from .errors import GroupsError, UnknownOutcome
 from .message import BINARY, Envelope
 from .position import Entry
 
-__all__ = ["SLICE", "ConnectionInfo", "Found", "Question", "Survey", "Worker", "WorkerInfo", "answer", "ask", "register", "summary"]
+__all__ = [
+    "SLICE",
+    "ConnectionInfo",
+    "Found",
+    "Question",
+    "Survey",
+    "Worker",
+    "WorkerInfo",
+    "answer",
+    "ask",
+    "register",
+    "summary",
+]
 
 WORKERS = "workers"
 """The table of workers: in each record a ``Worker`` as JSON, by its id."""

@@ -148,7 +148,7 @@ def test_worker_that_is_stopped_is_missing(one_host: tuple[Site, Server]) -> Non
 
 def test_health_sums_up_all_workers(one_host: tuple[Site, Server]) -> None:
     """Whichever answers."""
-    found, server = one_host
+    _, server = one_host
     for _ in range(4):
         report = json.loads(server.get("/health").body)
         assert (report["connections"], report["site"]["workers"], report["site"]["connections"]) == (1, 2, 2)
@@ -178,7 +178,8 @@ before = len(os.listdir("/proc/self/fd"))
 survey = groups.survey()
 from gevent._hub_local import get_hub_if_exists
 left = len(os.listdir("/proc/self/fd")) - before
-print(json.dumps([len(survey.workers), len(survey.connections), get_hub_if_exists() is None, threading.active_count(), left]))
+found = [len(survey.workers), len(survey.connections), get_hub_if_exists() is None, threading.active_count(), left]
+print(json.dumps(found))
 """
     ended = run_python("-c", script, found.groups.url)
     assert (ended.returncode, ended.stderr) == (0, "")
