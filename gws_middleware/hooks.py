@@ -51,6 +51,15 @@ class Adapter:
     def ran(self, ws: Any) -> None:
         """A greenlet of a detached connection ends: that of the view, or one that has emptied the inbox."""
 
+    def user_of(self, ws: Any) -> tuple[str | None, str | None]:
+        """The user of the WebSocket. This makes no query: what has not been read is None.
+
+        Returns:
+            The primary key as text, and the name.
+
+        """
+        return None, None
+
     def closed(self, ws: Any) -> None:
         """The connection has ended; its view and ``on_close`` have returned. Called once for each ``opened``."""
 

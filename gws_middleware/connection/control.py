@@ -21,6 +21,7 @@ from .websocket import WebSocket
 
 __all__ = [
     "accept_switched",
+    "address_of",
     "answer",
     "config_of",
     "ends_greenlet",
@@ -36,6 +37,7 @@ __all__ = [
     "is_http_over",
     "is_lost",
     "is_pending",
+    "observers_of",
     "open_now",
     "refuse_foreign",
     "release",
@@ -43,6 +45,8 @@ __all__ = [
     "set_view",
     "shutdown_code_of",
     "unwatch_end",
+    "user_of",
+    "waiting_bytes",
     "watch_end",
 ]
 
@@ -180,6 +184,11 @@ def unwatch_end(ws: WebSocket, observer: EndObserver) -> None:
         ws._observers.remove(observer)
 
 
+def observers_of(ws: WebSocket) -> list[EndObserver]:
+    """What ``watch_end()`` was called with."""
+    return list(ws._observers or ())
+
+
 def has_room(ws: WebSocket, size: int) -> bool:
     """Whether ``offer()`` would keep a message for the peer instead of closing the connection of a slow one.
 
@@ -213,6 +222,25 @@ def is_from_end(ws: WebSocket, error: BaseException) -> bool:
 def shutdown_code_of(ws: WebSocket) -> int:
     """The close code of a process that ends."""
     return ws._shutdown_code()
+
+
+def address_of(ws: WebSocket) -> str:
+    """The client's address, by the setting ``client_address``; empty where there is none. What that function raises is
+    passed on.
+    """
+    function = ws._config.client_address
+    address = ws.environ.get("REMOTE_ADDR") if function is None else function(ws.environ)
+    return "" if address is None else str(address)
+
+
+def user_of(ws: WebSocket) -> tuple[str | None, str | None]:
+    """The primary key and the name of its user, as far as the framework has read them."""
+    return ws._adapter.user_of(ws)
+
+
+def waiting_bytes(ws: WebSocket) -> int:
+    """Bytes that wait for the peer."""
+    return ws._outbox_state[0]
 
 
 _process_id = ""

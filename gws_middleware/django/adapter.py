@@ -74,6 +74,16 @@ class DjangoAdapter(Adapter):
         finally:
             databases.release_all()
 
+    def user_of(self, ws: WebSocket) -> tuple[str | None, str | None]:
+        """The user of a WebSocket, as far as it was read.
+
+        Returns:
+            The primary key as text, and the name.
+
+        """
+        login = users.login_of(ws)
+        return login.key, login.user_name
+
     def closed(self, ws: WebSocket) -> None:
         """Send ``websocket_closed``, whose receivers may query, and then release all database connections."""
         try:

@@ -16,7 +16,7 @@ sent at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -26,6 +26,7 @@ from ..connection.websocket import WebSocket
 from ..groups.hub import Joined
 from ..groups.message import Publication, check_name
 from ..groups.position import Position
+from ..groups.survey import ConnectionInfo, Survey, WorkerInfo
 from ..protocol.connection import PreparedMessage
 from ..typing import Sendable
 from . import commits, users
@@ -34,6 +35,9 @@ from .instance import get_groups
 __all__ = [
     "asend",
     "close",
+    "close_connection",
+    "close_connections",
+    "connections",
     "count",
     "get_groups",
     "history",
@@ -43,7 +47,10 @@ __all__ = [
     "position",
     "send",
     "send_many",
+    "send_to",
+    "survey",
     "user_group",
+    "workers",
 ]
 
 MAX_NAME = 200
@@ -334,3 +341,133 @@ def listen(name: str, *, since: Position | str | None = None, timeout: float | N
 
     """
     return get_groups().listen(name, since=since, timeout=timeout)
+
+
+# --- all workers ------------------------------------------------------------------------------------------------------
+
+
+def survey(
+    *,
+    user: Any = None,
+    path: str | None = None,
+    worker: str | None = None,
+    limit: int = 1000,
+    timeout: float = 1.0,
+) -> Survey:
+    """Ask all workers for their connections. Works in any process, also in a command.
+
+    A process is a worker from its first WebSocket on. A user is shown as far as a view, a decorator or a middleware has
+    read ``request.user``, or the session; no worker makes a query for it.
+
+    Args:
+        user: Those of this user alone: a stored user, or a primary key, also as text.
+        path: Those whose path begins with this.
+        worker: Those of the worker with this name, ``"host:pid"``.
+        limit: How many at most, the ones that were opened first; 0 for the workers alone.
+        timeout: Seconds to wait for the answers.
+
+    Returns:
+        What the workers have answered in time, and which have not.
+
+    Raises:
+        GroupsUnavailable: They cannot be asked now.
+        ValueError: The user is anonymous, not stored, or neither a user nor a primary key; or a wrong number.
+
+    """
+    key = None if user is None else _key_of(user)
+    return get_groups().survey(user=key, path=path, worker=worker, limit=limit, timeout=timeout)
+
+
+def _key_of(user: Any) -> str:
+    key = users.primary_key(user)
+    if key is None:
+        raise ValueError(f"{user!r} is anonymous: wanted is a user that is stored, or a primary key")
+    return str(key)
+
+
+def connections(
+    *,
+    user: Any = None,
+    path: str | None = None,
+    worker: str | None = None,
+    limit: int = 1000,
+    timeout: float = 1.0,
+) -> list[ConnectionInfo]:
+    """The connections of all workers that have answered in time: those of ``survey()``.
+
+    Args:
+        user: As for ``survey()``.
+        path: As for ``survey()``.
+        worker: As for ``survey()``.
+        limit: As for ``survey()``.
+        timeout: As for ``survey()``.
+
+    Raises:
+        GroupsUnavailable, ValueError: As in ``survey()``.
+
+    """
+    return survey(user=user, path=path, worker=worker, limit=limit, timeout=timeout).connections
+
+
+def workers(timeout: float = 1.0) -> list[WorkerInfo]:
+    """The workers that have answered in time.
+
+    Args:
+        timeout: Seconds to wait for the answers.
+
+    Raises:
+        GroupsUnavailable, ValueError: As in ``survey()``.
+
+    """
+    return get_groups().workers(timeout)
+
+
+def close_connection(id: str, code: int = CloseCode.POLICY_VIOLATION, reason: str = "") -> None:
+    """Close a connection, in whichever worker it is, now: no commit is waited for. One that does not exist any more
+    makes no difference.
+
+    Args:
+        id: Its ``ConnectionInfo.id``.
+        code: The close code. Default: 1008.
+        reason: At most 123 bytes as UTF-8.
+
+    Raises:
+        GroupsUnavailable: It was not closed.
+        UnknownOutcome: It is closed or not, which is not known.
+        ValueError: A code that may not be sent, or a reason that is too long.
+
+    """
+    get_groups().close_connection(id, code, reason)
+
+
+def close_connections(ids: Collection[str], code: int = CloseCode.POLICY_VIOLATION, reason: str = "") -> None:
+    """Close several connections, in whichever workers they are.
+
+    Args:
+        ids: Their ``ConnectionInfo.id``.
+        code: As for ``close_connection()``.
+        reason: As for ``close_connection()``.
+
+    Raises:
+        GroupsUnavailable, UnknownOutcome: Some of them are closed or not.
+        ValueError: As in ``close_connection()``.
+
+    """
+    get_groups().close_connections(ids, code, reason)
+
+
+def send_to(id: str, message: Any) -> None:
+    """Send a message to one connection, in whichever worker it is, now; at most once. Whether it exists is not known.
+
+    Args:
+        id: Its ``ConnectionInfo.id``.
+        message: As for ``send()``. It is sent as it is, whatever protocol the peer speaks.
+
+    Raises:
+        GroupsUnavailable: It was not sent.
+        UnknownOutcome: It was sent or not, which is not known.
+        TypeError: The message has no JSON.
+        ValueError: It cannot be sent.
+
+    """
+    get_groups().send_to(id, message)

@@ -75,6 +75,13 @@ class Login(NamedTuple):
     """The primary key of the user in the session, as text; None before the session has been read."""
     store: type[SessionBase] | None = None
     """The class of the session; None for that of ``SESSION_ENGINE``."""
+    user_name: str | None = None
+    """The value of the user model's ``USERNAME_FIELD``; None where it has not been read."""
+
+    @property
+    def key(self) -> str | None:
+        """The primary key as text: of the user, or before ``request.user`` has been read of the user in the session."""
+        return self.session_user if self.user_id is None else str(self.user_id)
 
     @property
     def by_session(self) -> bool:
@@ -132,12 +139,19 @@ def login_of(ws: WebSocket) -> Login:
         return kept
     request = getattr(ws, "request", None)
     session, user = getattr(request, "session", None), getattr(request, "user", None)
-    unread = isinstance(user, LazyObject) and user._wrapped is empty  # reading it would be a query for each WebSocket
-    user_id = None if unread else getattr(user, "pk", None)
+    if isinstance(user, LazyObject):
+        user = None if user._wrapped is empty else user._wrapped  # reading it would be a query for each WebSocket
+    user_id, name = getattr(user, "pk", None), _name_of(user)
     if session is None:
-        return Login(user_id, sessions.cookie_key(ws.environ))
+        return Login(user_id, sessions.cookie_key(ws.environ), user_name=name)
     session_user = getattr(session, "_session_cache", {}).get(SESSION_KEY)
-    return Login(user_id, getattr(session, "session_key", None), session_user, sessions.store_of(session))
+    return Login(user_id, getattr(session, "session_key", None), session_user, sessions.store_of(session), name)
+
+
+def _name_of(user: Any) -> str | None:
+    """The name of a user. A deferred field is not read."""
+    name = getattr(user, "__dict__", {}).get(getattr(user, "USERNAME_FIELD", None))
+    return None if name is None else str(name)
 
 
 def load_rotated_session(ws: WebSocket) -> None:
@@ -376,7 +390,8 @@ def _follow() -> None:
     """Carry out the revocations of other workers."""
     groups = get_groups()
     if groups.url != IN_MEMORY:
-        groups.orders.follow(_carry_out, _check_all)
+        groups.orders.carry_out(_carry_out, _check_all)
+        groups.follow()
 
 
 def _order(do: str, **fields: Any) -> None:

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from .hub import Joined
     from .message import Publication
     from .position import History, Position
+    from .survey import ConnectionInfo, Survey, WorkerInfo
 
 __all__ = [
+    "ConnectionInfo",
     "Groups",
     "GroupsError",
     "GroupsUnavailable",
@@ -36,10 +38,13 @@ __all__ = [
     "Joined",
     "Position",
     "Publication",
+    "Survey",
     "UnknownOutcome",
+    "WorkerInfo",
 ]
 
 _HOMES = {
+    "ConnectionInfo": "survey",
     "Groups": "client",
     "GroupsError": "errors",
     "GroupsUnavailable": "errors",
@@ -47,7 +52,9 @@ _HOMES = {
     "Joined": "hub",
     "Position": "position",
     "Publication": "message",
+    "Survey": "survey",
     "UnknownOutcome": "errors",
+    "WorkerInfo": "survey",
 }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,20 @@ from ..typing import Sendable
 from .backends.base import Backend, Publish, Want
 from .backends.memory import MemoryBackend
 from .backends.sqlite import SqliteBackend
+from .facts import find
 from .hub import CONTROL_GROUP, COUNTS, Greet, Hub, Joined, hub_if_any, hub_of
 from .listening import Listener
 from .members import Delivery
-from .message import CONTROL, JSON, RESERVED, Envelope, Publication, check_name, encode, prefix_of
-from .orders import KEPT, ORDERS, Orders
+from .message import BINARY, CONTROL, JSON, RESERVED, Envelope, Publication, check_name, encode, prefix_of
+from .orders import KEPT, LIVE_ORDERS, ORDERS, Orders
 from .position import Entry, History, Position
+from .survey import ConnectionInfo, Found, Question, Survey, WorkerInfo, answer, ask, register, summary
 
 __all__ = ["Groups"]
 
 RESERVED_PREFIX = prefix_of(RESERVED)
+AT_ONCE = 500
+"""Connections that one order closes."""
 
 
 class Groups:
@@ -68,7 +72,13 @@ class Groups:
             if key == RESERVED_PREFIX:
                 raise ValueError(f"history has {key!r}, which begins the names of this package")
         self._backend = _backend(url, project, prefix)
-        self.orders = Orders(self._publish_order, lambda: Listener(self._hub(), ORDERS, None, None))
+        self._is_alone = isinstance(self._backend, MemoryBackend)
+        self.orders = Orders(
+            self._publish_order,
+            lambda group: Listener(self._hub(), group, None, None),
+            lambda worker: register(self._backend, worker),
+            self._carry_out,
+        )
         """What all workers are asked to do; for packages of this one."""
 
     def __repr__(self) -> str:
@@ -202,7 +212,9 @@ class Groups:
     ) -> Joined:
         """Make a connection a member, for protocols that are built upon groups (``centrifuge``); see ``Hub.join``."""
         control.open_now(ws)
-        return self._hub().join(name, ws, delivery, since, greet)
+        joined = self._hub().join(name, ws, delivery, since, greet)
+        self.follow()
+        return joined
 
     def leave(self, name: str, ws: WebSocket) -> bool:
         """Let a connection be no member any more. Whether it was one.
@@ -229,10 +241,7 @@ class Groups:
 
         """
         check_name(name)
-        if not may_travel(code):
-            raise ValueError(f"{code} is no close code that may be sent")
-        if len(reason.encode()) > 123:
-            raise ValueError(f"the reason has {len(reason.encode())} bytes, and 123 is the most")
+        _check_close(code, reason)
         order = jsontext.dumps({"do": "close", "group": name, "code": int(code), "reason": reason}).encode()
         self._backend.publish([Publish(CONTROL_GROUP, Envelope(CONTROL, order).pack(), None)])
 
@@ -318,13 +327,161 @@ class Groups:
         since = _position(since)
         return Listener(self._hub(), name, since, timeout)
 
-    def _publish_order(self, order: dict[str, Any]) -> None:
-        envelope = Envelope(JSON, jsontext.dumps(order).encode())
-        self._backend.publish([Publish(ORDERS, envelope.pack(), KEPT)])
-
     def history_of(self, name: str) -> History | None:
         """What a group keeps; None for nothing."""
         return _kept(self._history, name)
+
+    # --- all workers -------------------------------------------------------------------------------------------------
+
+    def follow(self) -> None:
+        """Let the connections of this process be seen and closed by others: it becomes a worker of the site. The first
+        ``join()`` does this, and in Django the first WebSocket.
+        """
+        if not self._is_alone:
+            self.orders.follow()
+
+    def survey(
+        self,
+        *,
+        user: str | None = None,
+        path: str | None = None,
+        worker: str | None = None,
+        limit: int = 1000,
+        timeout: float = 1.0,
+    ) -> Survey:
+        """Ask all workers for their connections. Works in any process.
+
+        A process is a worker from its first ``join()`` on, in Django from its first WebSocket on.
+
+        Args:
+            user: Those of this user alone: the primary key as text.
+            path: Those whose path begins with this.
+            worker: Those of the worker with this name, ``"host:pid"``.
+            limit: How many at most, the ones that were opened first; 0 for the workers alone.
+            timeout: Seconds to wait for the answers.
+
+        Returns:
+            What the workers have answered in time, and which have not.
+
+        Raises:
+            GroupsUnavailable: They cannot be asked now.
+            ValueError: The limit is negative, or the time is not above 0.
+
+        """
+        if limit < 0 or timeout <= 0:
+            raise ValueError(f"limit is {limit!r} and timeout is {timeout!r}: wanted are 0 or more, and above 0")
+        question = Question.new(user, path, worker, limit=limit, seconds=timeout)
+        if self._is_alone:
+            return summary(self._find(question), limit)
+
+        def give() -> None:
+            self.orders.publish({"do": "survey", "question": question}, live=True)
+
+        return ask(self._backend, question, give, lambda: self._find(question), self.orders.worker.id)
+
+    def connections(
+        self,
+        *,
+        user: str | None = None,
+        path: str | None = None,
+        worker: str | None = None,
+        limit: int = 1000,
+        timeout: float = 1.0,
+    ) -> list[ConnectionInfo]:
+        """The connections of all workers that have answered in time: those of ``survey()``, with its arguments.
+
+        Raises:
+            GroupsUnavailable, ValueError: As in ``survey()``.
+
+        """
+        return self.survey(user=user, path=path, worker=worker, limit=limit, timeout=timeout).connections
+
+    def workers(self, timeout: float = 1.0) -> list[WorkerInfo]:
+        """The workers that have answered in time.
+
+        Args:
+            timeout: Seconds to wait for the answers.
+
+        Raises:
+            GroupsUnavailable, ValueError: As in ``survey()``.
+
+        """
+        return self.survey(limit=0, timeout=timeout).workers
+
+    def close_connection(self, id: str, code: int = CloseCode.POLICY_VIOLATION, reason: str = "") -> None:
+        """Close a connection, in whichever worker it is. One that does not exist any more makes no difference.
+
+        Args:
+            id: Its ``ConnectionInfo.id``.
+            code: The close code.
+            reason: At most 123 bytes as UTF-8.
+
+        Raises:
+            GroupsUnavailable: It was not closed.
+            UnknownOutcome: It is closed or not, which is not known.
+            ValueError: A code that may not be sent, or a reason that is too long.
+
+        """
+        self.close_connections([id], code, reason)
+
+    def close_connections(
+        self, ids: Collection[str], code: int = CloseCode.POLICY_VIOLATION, reason: str = ""
+    ) -> None:
+        """Close several connections, with few orders; see ``close_connection()``."""
+        _check_close(code, reason)
+        others = [each for each in ids if not _close_here(each, code, reason)]
+        for start in range(0, 0 if self._is_alone else len(others), AT_ONCE):
+            some = others[start : start + AT_ONCE]
+            self.orders.publish({"do": "close", "ids": some, "code": int(code), "reason": reason})
+
+    def send_to(self, id: str, message: Any) -> None:
+        """Send a message to one connection, in whichever worker it is; at most once, and for tests rather than for what
+        matters. Whether it exists is not known.
+
+        Args:
+            id: Its ``ConnectionInfo.id``.
+            message: As for ``send()``. It is sent as it is, whatever protocol the peer speaks.
+
+        Raises:
+            GroupsUnavailable: It was not sent.
+            UnknownOutcome: It was sent or not, which is not known.
+            TypeError: The message has no JSON.
+            ValueError: It cannot be sent.
+
+        """
+        kind, data = encode(message)
+        order = {"do": "send", "id": id, "kind": kind, "data": data.decode("latin-1")}
+        if not _send_here(order) and not self._is_alone:
+            self.orders.publish(order, live=True)
+
+    def _find(self, question: Question) -> Iterable[Found]:
+        """What a survey is to have of this process: nothing where it is no worker."""
+        worker = self.orders.worker
+        if not (self._is_alone or self.orders.are_followed):
+            return ()
+        hub = hub_if_any(self)
+        if hub is None:
+            return find(worker, question, lambda ws: (), 0)
+        return find(worker, question, hub.groups_of, len(hub.sizes()))
+
+    def _publish_order(self, group: str, order: dict[str, Any]) -> None:
+        envelope = Envelope(JSON, jsontext.dumps(order).encode())
+        self._backend.publish([Publish(group, envelope.pack(), self.history_of(group))])
+
+    def _carry_out(self, order: dict[str, Any]) -> bool:
+        """What another process has ordered. Whether it is one of these. Runs in a greenlet."""
+        match order:
+            case {"do": "survey", "question": [*fields]}:
+                question = Question(*fields)
+                answer(self._backend, self.orders.worker, question, self._find(question))
+            case {"do": "close", "ids": [*ids], "code": code, "reason": reason}:
+                for number in ids:
+                    _close_here(number, code, reason)
+            case {"do": "send"}:
+                _send_here(order)
+            case _:
+                return False
+        return True
 
     # --- the rest ----------------------------------------------------------------------------------------------------
 
@@ -346,6 +503,30 @@ class Groups:
 def _kept(history: Mapping[str, History], name: str) -> History | None:
     """What a group keeps."""
     return KEPT if name == ORDERS else history.get(prefix_of(name))
+
+
+def _check_close(code: int, reason: str) -> None:
+    if not may_travel(code):
+        raise ValueError(f"{code} is no close code that may be sent")
+    if len(reason.encode()) > 123:
+        raise ValueError(f"the reason has {len(reason.encode())} bytes, and 123 is the most")
+
+
+def _close_here(number: str, code: int, reason: str) -> bool:
+    """Close a connection, if it is one of this process. Whether it is."""
+    ws = control.find(number)
+    if ws is not None:
+        ws.close(code, reason)
+    return ws is not None
+
+
+def _send_here(order: Mapping[str, Any]) -> bool:
+    """Send a message to a connection, if it is one of this process. Whether it is."""
+    ws = control.find(order["id"])
+    if ws is not None:
+        data = order["data"].encode("latin-1")
+        ws.offer(data if order["kind"] == BINARY else data.decode())
+    return ws is not None
 
 
 def _position(since: Position | str | None) -> Position | None:

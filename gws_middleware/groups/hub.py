@@ -120,6 +120,11 @@ class Hub:
         """Members by group, in this process."""
         return {name: group.size for name, group in self._groups.items() if group.size}
 
+    def groups_of(self, ws: WebSocket) -> list[str]:
+        """The groups of which a connection is a member, or joins."""
+        observers = control.observers_of(ws)
+        return [one.name for one in observers if isinstance(one, Group) and self._groups.get(one.name) is one]
+
     # --- joining and leaving -----------------------------------------------------------------------------------------
 
     def join(

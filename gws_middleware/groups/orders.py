@@ -1,31 +1,33 @@
 """Orders: what one process asks all workers of a site to do, e.g. to close the WebSockets of a user.
 
-They are the messages of a group with history, which has no members.
+They are the messages of two groups that have no members.
 
 Rule 1: an order is carried out at least once by each worker that follows, and may be carried out again, or late. What
 it does has to allow that.
 Rule 2: a worker that may have missed some is told so.
+Rule 3: a live order is carried out at most once, and now or never. Live orders are followed apart, so that none of them
+delays the others.
 """
 
 from __future__ import annotations
 
 import logging
-import secrets
+import os
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from typing import Any
+from weakref import WeakSet, ref
 
 import gevent
 
 from . import waiting
 from .errors import GroupsError
+from .listening import Listener
+from .message import Publication
 from .position import History
+from .survey import Worker
 
-if TYPE_CHECKING:
-    from .listening import Listener
-
-__all__ = ["KEPT", "ORDERS", "Orders"]
+__all__ = ["KEPT", "LIVE_ORDERS", "ORDERS", "Orders"]
 
 log = logging.getLogger("gws_middleware.groups")
 
@@ -33,6 +35,8 @@ ORDERS = "gws.orders"
 """The group of orders."""
 KEPT = History(size=1000, age=600.0)
 """What it keeps, for workers that were without a connection meanwhile."""
+LIVE_ORDERS = "gws.orders.live"
+"""The group of live orders, which keeps nothing."""
 AGAIN = 0.5
 """Seconds until an order that could not be given, or a subscription that failed, is tried again."""
 MAX_UNSENT = 1000
@@ -45,30 +49,66 @@ class Orders:
     """The orders of a ``Groups``.
 
     Args:
-        publish: Publishes an order.
-        listen: A new listener of the group of orders, on the event loop of this thread.
+        publish: Publishes an order to a group.
+        listen: A new listener of a group, on the event loop of this thread.
+        register: Lets all processes know this worker.
+        carry_out: Is called for each order of another process, in a greenlet. Whether it was one of its own.
 
     """
 
-    def __init__(self, publish: Callable[[Order], object], listen: Callable[[], Listener]) -> None:
-        self._publish, self._listen = publish, listen
-        self._name = secrets.token_hex(8)
-        """By which a worker knows its own orders, which it has carried out already."""
+    def __init__(
+        self,
+        publish: Callable[[str, Order], object],
+        listen: Callable[[str], Listener],
+        register: Callable[[Worker], object],
+        carry_out: Callable[[Order], bool],
+    ) -> None:
+        self._publish, self._listen, self._register, self._carry_out = publish, listen, register, carry_out
+        self._carry_out_others: Callable[[Order], object] = _nothing
+        self._on_missed: Callable[[], object] = _nothing
+        self._begin()
+
+    def _begin(self) -> None:
+        """In this process, which may have been forked, no order was given or followed."""
+        self._worker = Worker.here()
         self._unsent: deque[Order] = deque(maxlen=MAX_UNSENT)
         self._is_sending = False
         self._following: WeakSet[Any] = WeakSet()
         """The hubs on which they are followed."""
+        self._live: ref[Any] | None = None
+        """The one on which live orders are followed, too: a process carries out each of them once."""
+
+    @property
+    def worker(self) -> Worker:
+        """This process. Its id is in the orders that it gives, which it carries out by itself."""
+        if self._worker.pid != os.getpid():
+            self._begin()
+        return self._worker
+
+    @property
+    def are_followed(self) -> bool:
+        """Whether this process is a worker, whose connections are the site's."""
+        return self.worker is not None and len(self._following) > 0
+
+    def publish(self, order: Order, *, live: bool = False) -> None:
+        """Have an order carried out by all other workers.
+
+        Raises:
+            GroupsUnavailable, UnknownOutcome: It was not given; that is not known.
+
+        """
+        self._publish(LIVE_ORDERS if live else ORDERS, {**order, "by": self.worker.id})
 
     def give(self, order: Order) -> None:
         """Have an order carried out by all other workers. Where the backend cannot be used now, this is logged, and it
         is tried again as long as this process has an event loop.
         """
-        order = {**order, "by": self._name}
+        order = {**order, "by": self.worker.id}
         if self._unsent:  # they keep their order
             self._keep(order)
             return
         try:
-            self._publish(order)
+            self._publish(ORDERS, order)
         except GroupsError as error:
             log.error("an order for all workers (%s) could not be given: %s", order.get("do"), error)
             self._keep(order)
@@ -90,60 +130,95 @@ class Orders:
                 gevent.sleep(AGAIN)
                 try:
                     while self._unsent:
-                        self._publish(self._unsent[0])
+                        self._publish(ORDERS, self._unsent[0])
                         self._unsent.popleft()
                 except GroupsError:
                     pass  # it was logged
         finally:
             self._is_sending = False
 
-    def follow(self, carry_out: Callable[[Order], object], on_missed: Callable[[], object]) -> None:
-        """Carry out the orders of other processes from now on, on the event loop of this thread. A second call on the
-        same one does nothing. Waits until the subscription holds; where it cannot be had now, it is tried again.
+    # --- following ---------------------------------------------------------------------------------------------------
+
+    def carry_out(self, others: Callable[[Order], object], on_missed: Callable[[], object]) -> None:
+        """Let a framework carry out orders of its own.
 
         Args:
-            carry_out: Is called for each order, in a greenlet. An exception is logged.
+            others: Is called for each order that is not one of groups, in a greenlet. An exception is logged.
             on_missed: Is called where some may have been missed.
 
         """
+        self._carry_out_others, self._on_missed = others, on_missed
+
+    def follow(self) -> None:
+        """Carry out the orders of other processes from now on, on the event loop of this thread. A second call on the
+        same one does nothing. Waits until the subscription holds; where it cannot be had now, it is tried again.
+        """
         hub = gevent.get_hub()
+        worker = self.worker
         if hub in self._following:
             return
         self._following.add(hub)
+        if self._live is None or self._live() is None:
+            self._live = ref(hub)
+            gevent.spawn(self._follow_live, worker)
         try:
-            listener = self._listen()
+            listener = self._listen(ORDERS)
         except GroupsError as error:
             log.error("orders for all workers cannot be followed now: %s", error)
-            gevent.spawn(self._run, None, carry_out, on_missed)
+            gevent.spawn(self._follow, None)
         else:
-            gevent.spawn(self._run, listener, carry_out, on_missed)
+            gevent.spawn(self._follow, listener)
 
-    def _run(
-        self,
-        listener: Iterable[Any] | None,
-        carry_out: Callable[[Order], object],
-        on_missed: Callable[[], object],
-    ) -> None:
+    def _follow(self, listener: Listener | None) -> None:
         """Runs in a greenlet of its own."""
         try:
             while True:
                 if listener is None:
-                    try:
-                        listener = self._listen()
-                    except GroupsError:
-                        gevent.sleep(AGAIN)
-                        continue
-                    _call(on_missed)
+                    listener = self._listen_again(ORDERS)
+                    _call(self._on_missed)
                 try:
-                    for publication in listener:
-                        order = publication.data
-                        if isinstance(order, dict) and order.get("by") != self._name:
-                            _call(carry_out, order)
+                    self._carry_out_all(listener)
                     return  # the groups were released
                 except LookupError:
                     listener = None
         finally:
             self._following.discard(gevent.get_hub())
+
+    def _follow_live(self, worker: Worker) -> None:
+        """Runs in a greenlet of its own."""
+        try:
+            while True:
+                listener = self._listen_again(LIVE_ORDERS)
+                try:
+                    self._register(worker)  # what is asked from now on is answered
+                    self._carry_out_all(listener)
+                    return  # the groups were released
+                except LookupError:
+                    pass  # more came than can wait, and that is missed
+                except GroupsError:
+                    gevent.sleep(AGAIN)
+        finally:
+            self._live = None
+
+    def _listen_again(self, group: str) -> Listener:
+        while True:
+            try:
+                return self._listen(group)
+            except GroupsError:
+                gevent.sleep(AGAIN)
+
+    def _carry_out_all(self, publications: Iterable[Publication]) -> None:
+        for publication in publications:
+            _call(self._carry_out_one, publication)
+
+    def _carry_out_one(self, publication: Publication) -> None:
+        order = publication.data
+        if isinstance(order, dict) and order.get("by") != self._worker.id and not self._carry_out(order):
+            self._carry_out_others(order)
+
+
+def _nothing(*arguments: Any) -> None:
+    """No framework has orders."""
 
 
 def _call(function: Callable[..., object], *arguments: Any) -> None:

@@ -61,7 +61,7 @@ def _tick_for(*intervals: float | None) -> float:
 class _State:
     """What the latest check of a connection found. Times are those of ``Keepalive._clock``."""
 
-    __slots__ = ("active_at", "activity", "config", "message", "message_at", "pinged_at", "tick")
+    __slots__ = ("active_at", "activity", "config", "message", "message_at", "noted", "noted_at", "pinged_at", "tick")
 
     def __init__(self, config: Config, now: float) -> None:
         self.config = config
@@ -70,6 +70,14 @@ class _State:
         self.active_at = self.message_at = now
         self.pinged_at: float | None = None
         self.message: int | None = None
+        self.noted = 0
+        self.noted_at = time.monotonic()
+        """The latest activity that was noted, and when. Pings do not change it, nor what the settings are."""
+
+    def note(self, activity: int | None) -> None:
+        """Note an activity if it is another one."""
+        if activity is not None and activity != self.noted:
+            self.noted, self.noted_at = activity, time.monotonic()
 
 
 class Keepalive:
@@ -113,6 +121,19 @@ class Keepalive:
             self.stop()
             self.lag = 0.0  # without a check it would stay until the next connection is opened
 
+    def last_activity(self, connection: Watched) -> float:
+        """When the peer was last active, as far as this call and the checks have found it: at most one check late.
+
+        Returns:
+            A time of ``time.monotonic()``; that of ``watch()`` before any activity, and now where it is not checked.
+
+        """
+        state = self._states.get(connection)
+        if state is None:
+            return time.monotonic()
+        state.note(connection._activity())
+        return state.noted_at
+
     def _start(self, tick: float) -> None:
         self.stop()
         self._tick = tick
@@ -149,6 +170,7 @@ class Keepalive:
 
 def _check(connection: Watched, state: _State, now: float) -> None:
     activity = connection._activity()
+    state.note(activity)
     config = state.config
     if not _is_in_time(connection, state, now, reading=activity is not None) or config.ping_interval is None:
         return
