@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -53,9 +54,51 @@ class FilterForm(forms.Form):
     """Which connections are shown. An empty field admits all."""
 
     user = forms.CharField(required=False, label="User")
-    path = forms.CharField(required=False, label="Path")
+    path = forms.CharField(required=False, label="Path begins with")
     worker = forms.CharField(required=False, label="Worker")
     group = forms.CharField(required=False, label="Group")
+
+    def clean_user(self) -> str:
+        """The primary key of the user with this primary key or name."""
+        text = self.cleaned_data["user"]
+        found = _user(text) if text else ""
+        if found is None:
+            raise ValidationError("There is no such user.")
+        return found
+
+    @property
+    def query(self) -> str:
+        """The fields that are set, for links to other pages of the list."""
+        return urlencode([(name, value) for name in self.fields if (value := self.data.get(name))])
+
+    def survey(self) -> Survey:
+        """The connections that pass; none where a field is wrong.
+
+        Raises:
+            GroupsUnavailable: The workers cannot be asked now.
+
+        """
+        if not self.is_valid():
+            return groups.survey(limit=0)._replace(more=False)
+        wanted = {name: value for name, value in self.cleaned_data.items() if value}
+        group = wanted.pop("group", None)
+        survey = groups.survey(**wanted, limit=LIMIT)
+        if group is None:
+            return survey
+        return survey._replace(connections=[one for one in survey.connections if group in one.groups])
+
+
+def _user(text: str) -> str | None:
+    """The primary key of a user by primary key or name; None where there is none."""
+    users_of_site = get_user_model()._default_manager
+    try:
+        key = users.primary_key(text)
+    except ValueError:
+        key = None
+    if key is not None and users_of_site.filter(pk=key).exists():
+        return str(key)
+    named = users_of_site.filter(**{get_user_model().USERNAME_FIELD: text}).first()
+    return None if named is None else str(named.pk)
 
 
 class CloseForm(forms.Form):
@@ -75,10 +118,10 @@ class CloseForm(forms.Form):
                 raise ValidationError(str(error)) from None
         return cleaned
 
-    def carry_out(self, id: str) -> str:  # noqa: A002 - it is called so everywhere
-        """Close one; what the log of the admin has of it."""
+    def carry_out(self, ids: Sequence[str]) -> str:
+        """Close them; what the log of the admin has of it."""
         code, reason = self.cleaned_data["code"], self.cleaned_data["reason"]
-        groups.close_connection(id, code, reason)
+        groups.close_connections(ids, code, reason)
         return f"Closed with {code}: {reason}" if reason else f"Closed with {code}"
 
 
@@ -88,9 +131,10 @@ class SendForm(forms.Form):
     use_required_attribute = False
     message = forms.CharField(label="Message", strip=False, max_length=1000)
 
-    def carry_out(self, id: str) -> str:  # noqa: A002
-        """Send it to one; what the log of the admin has of it."""
-        groups.send_to(id, self.cleaned_data["message"])
+    def carry_out(self, ids: Sequence[str]) -> str:
+        """Send it to them; what the log of the admin has of it."""
+        for number in ids:
+            groups.send_to(number, self.cleaned_data["message"])
         return f"Sent: {self.cleaned_data['message']}"
 
 
@@ -140,10 +184,9 @@ class ConnectionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         request.current_app = self.admin_site.name  # type: ignore[attr-defined]
         context = {
             **self.admin_site.each_context(request),
-            **self._context(request),
+            **self._context(request, FilterForm(request.GET)),
             "title": "WebSockets",
             "opts": self.opts,
-            "filter": FilterForm(request.GET),
             "actions": [(close, "close", "Close"), (send, "send", "Send")],
             "live": reverse(f"admin:{self._name('live')}", current_app=self.admin_site.name),
             **(extra_context or {}),
@@ -154,10 +197,10 @@ class ConnectionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         """Send the tables of the page again and again."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        ws = request.websocket
+        ws, wanted = request.websocket, FilterForm(request.GET)
         ws.accept()
         while ws.duration < LIFETIME:
-            context = self._context(request)
+            context = self._context(request, wanted)
             ws.send("".join(render_to_string(f"{TEMPLATES}/{name}.html", context) for name in ("workers", "rows")))
             try:
                 ws.receive(timeout=INTERVAL)
@@ -165,14 +208,11 @@ class ConnectionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
                 continue
             return  # it has ended, or has sent something, which a page does not
 
-    # --- what is on it ------------------------------------------------------------------------------------------------
-
-    def _context(self, request: HttpRequest) -> dict[str, Any]:
+    def _context(self, request: HttpRequest, wanted: FilterForm) -> dict[str, Any]:
         """The variables of the templates of the tables."""
-        wanted, now = _wanted(request), time.time()
-        survey, error = Survey([], [], [], False), ""
+        survey, error, now = Survey([], [], [], False), "", time.time()
         try:
-            survey = groups.survey(**wanted, limit=LIMIT)
+            survey = wanted.survey()
         except GroupsError as raised:
             error = str(raised)
         found = sorted(survey.connections, key=lambda one: (-one.since, one.id))
@@ -180,6 +220,7 @@ class ConnectionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         page = Paginator(found, PER_PAGE).get_page(request.GET.get("page"))
         return {
             "error": error,
+            "filter": wanted,
             "survey": survey,
             "limit": LIMIT,
             "workers": [_worker(one) for one in survey.workers],
@@ -187,13 +228,10 @@ class ConnectionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             "group_count": len(members),
             "page": page,
             "rows": [_row(one, now) for one in page],
-            "query": urlencode(wanted),
             "now": _time(now),
             "may_change": self.has_change_permission(request),
             "selected": request.POST.getlist("id"),
         }
-
-    # --- what it does -------------------------------------------------------------------------------------------------
 
     def _carry_out(self, request: HttpRequest, form: CloseForm | SendForm) -> None:
         """Do it with each of the selected connections, and log it."""
@@ -201,26 +239,21 @@ class ConnectionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         if not selected:
             messages.warning(request, "No connection is selected.")
             return
-        done = ""
         try:
-            found = {one.id: one for one in groups.survey(**_wanted(request), limit=LIMIT).connections}
-            for number in selected:
-                done = form.carry_out(number)
-                connection = Connection(id=number)
-                connection.text = _text(found.get(number))
-                self.log_change(request, connection, done)
+            found = {one.id: one for one in FilterForm(request.GET).survey().connections}
+            done = form.carry_out(selected)
         except GroupsError as error:
             messages.error(request, f"The groups cannot be used now: {error}")
-        else:
-            plural = "" if len(selected) == 1 else "s"
-            messages.success(request, f"{len(selected)} connection{plural}. {done}")
+            return
+        for number in selected:
+            connection = Connection(id=number)
+            connection.text = _text(found.get(number))
+            self.log_change(request, connection, done)
+        plural = "" if len(selected) == 1 else "s"
+        messages.success(request, f"{len(selected)} connection{plural}. {done}")
 
 
-def _wanted(request: HttpRequest) -> dict[str, str]:
-    """The filters that are set."""
-    form = FilterForm(request.GET)
-    form.is_valid()
-    return {name: value for name, value in form.cleaned_data.items() if value}
+# --- what the tables have ---------------------------------------------------------------------------------------------
 
 
 def _row(info: ConnectionInfo, now: float) -> dict[str, Any]:

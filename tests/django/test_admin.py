@@ -171,6 +171,8 @@ class TestList(AdminCase):
             worker = re.findall(r"\?worker=([^\"]+)\"", self.page())[0]
             for query, seven, eight in (
                 (f"?user={self.ada.pk}", True, False),
+                ("?user=clerk", False, True),
+                ("?user=unknown", False, False),
                 ("?path=/ws/room/8/", False, True),
                 (f"?worker={worker}", True, True),
                 ("?worker=other:1", False, False),
@@ -237,8 +239,10 @@ class TestList(AdminCase):
             return Survey([info(number) for number in range(1000)], [WORKER], [], True)
 
         with patch.object(groups, "survey", survey):
-            assert "The first 1000 connections; there are more" in self.page("?path=/x/")
-        assert asked == {"path": "/x/", "limit": 1000}
+            for query, shown in (("?path=/x/", 1000), ("?path=/x/&group=none", 0)):
+                html = self.page(query)
+                assert f"more than 1000 connections: these are {shown} of the 1000 that were opened first" in html
+                assert asked == {"path": "/x/", "limit": 1000}
 
     def test_groups_are_counted(self) -> None:
         """The largest first, and no more than fifty."""
@@ -647,7 +651,7 @@ def test_page_without_javascript(site: Site, opened: Open) -> None:
     client, _ = site.open()
     page = opened(java_script_enabled=False)
     state(page, "Reload this page for newer data.")
-    page.get_by_label("Path").fill("/ws/room/7/")
+    page.get_by_label("Path begins with").fill("/ws/room/7/")
     page.get_by_role("button", name="Search").click()
     page.get_by_label("Select grace").check()
     page.get_by_role("button", name="Close").click()
@@ -702,7 +706,7 @@ def test_page_fits_the_screen(site: Site, opened: Open, size: str, scheme: str) 
     SCREENSHOTS.mkdir(exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"admin-{size}-{scheme}.png", full_page=True)
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") == 0
-    for label in ("User", "Path", "Worker", "Group", "Code", "Reason", "Message"):
+    for label in ("User", "Path begins with", "Worker", "Group", "Code", "Reason", "Message"):
         expect(page.get_by_label(f"{label}:", exact=True)).to_be_visible()
 
 
