@@ -59,7 +59,7 @@ class FilterForm(forms.Form):
     group = forms.CharField(required=False, label="Group")
 
     def clean_user(self) -> str:
-        """The primary key of the user with this primary key or name."""
+        """The primary key of the user with this name or primary key."""
         text = self.cleaned_data["user"]
         found = _user(text) if text else ""
         if found is None:
@@ -89,16 +89,13 @@ class FilterForm(forms.Form):
 
 
 def _user(text: str) -> str | None:
-    """The primary key of a user by primary key or name; None where there is none."""
-    users_of_site = get_user_model()._default_manager
+    """The primary key of the user with this name, or else the text as a primary key; None where it is neither."""
+    model = get_user_model()
     try:
-        key = users.primary_key(text)
+        named = model._default_manager.filter(**{model.USERNAME_FIELD: text}).first()
+        return str(users.primary_key(text) if named is None else named.pk)
     except ValueError:
-        key = None
-    if key is not None and users_of_site.filter(pk=key).exists():
-        return str(key)
-    named = users_of_site.filter(**{get_user_model().USERNAME_FIELD: text}).first()
-    return None if named is None else str(named.pk)
+        return None
 
 
 class CloseForm(forms.Form):

@@ -241,7 +241,7 @@ class TestList(AdminCase):
         with patch.object(groups, "survey", survey):
             for query, shown in (("?path=/x/", 1000), ("?path=/x/&group=none", 0)):
                 html = self.page(query)
-                assert f"more than 1000 connections: these are {shown} of the 1000 that were opened first" in html
+                assert f"{shown} connections found among the 1000 that were opened first; there are more." in html
                 assert asked == {"path": "/x/", "limit": 1000}
 
     def test_groups_are_counted(self) -> None:
