@@ -422,7 +422,7 @@ def workers(timeout: float = 1.0) -> list[WorkerInfo]:
     return get_groups().workers(timeout)
 
 
-def close_connection(id: str, code: int = CloseCode.POLICY_VIOLATION, reason: str = "") -> None:
+def close_connection(id: str, code: int = CloseCode.POLICY_VIOLATION, reason: str = "") -> None:  # noqa: A002
     """Close a connection, in whichever worker it is, now: no commit is waited for. One that does not exist any more
     makes no difference.
 
@@ -456,7 +456,7 @@ def close_connections(ids: Collection[str], code: int = CloseCode.POLICY_VIOLATI
     get_groups().close_connections(ids, code, reason)
 
 
-def send_to(id: str, message: Any) -> None:
+def send_to(id: str, message: Any) -> None:  # noqa: A002
     """Send a message to one connection, in whichever worker it is, now; at most once. Whether it exists is not known.
 
     Args:

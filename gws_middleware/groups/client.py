@@ -31,7 +31,7 @@ from .survey import ConnectionInfo, Found, Question, Survey, WorkerInfo, answer,
 __all__ = ["Groups"]
 
 RESERVED_PREFIX = prefix_of(RESERVED)
-AT_ONCE = 500
+AT_ONCE = 200
 """Connections that one order closes."""
 
 
@@ -408,7 +408,7 @@ class Groups:
         """
         return self.survey(limit=0, timeout=timeout).workers
 
-    def close_connection(self, id: str, code: int = CloseCode.POLICY_VIOLATION, reason: str = "") -> None:
+    def close_connection(self, id: str, code: int = CloseCode.POLICY_VIOLATION, reason: str = "") -> None:  # noqa: A002
         """Close a connection, in whichever worker it is. One that does not exist any more makes no difference.
 
         Args:
@@ -434,7 +434,7 @@ class Groups:
             some = others[start : start + AT_ONCE]
             self.orders.publish({"do": "close", "ids": some, "code": int(code), "reason": reason})
 
-    def send_to(self, id: str, message: Any) -> None:
+    def send_to(self, id: str, message: Any) -> None:  # noqa: A002
         """Send a message to one connection, in whichever worker it is; at most once, and for tests rather than for what
         matters. Whether it exists is not known.
 
@@ -490,6 +490,7 @@ class Groups:
 
         Connections are members no more, and iterations end.
         """
+        self.orders.release()
         hub = hub_if_any(self)
         if hub is not None:
             hub.release()

@@ -14,12 +14,13 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
-from weakref import WeakSet, ref
+from weakref import WeakKeyDictionary, ref
 
 import gevent
 
+from ..connection.turns import turns_of
 from . import waiting
 from .errors import GroupsError
 from .listening import Listener
@@ -43,6 +44,14 @@ MAX_UNSENT = 1000
 """Orders of this process that wait for the backend. The oldest are dropped, and that is logged."""
 
 Order = dict[str, Any]
+
+
+class _Following:
+    """Orders are followed on a hub, until the groups are released."""
+
+    def __init__(self, hub: Any) -> None:
+        self.hub = ref(hub)
+        self.is_over = False
 
 
 class Orders:
@@ -73,10 +82,10 @@ class Orders:
         self._worker = Worker.here()
         self._unsent: deque[Order] = deque(maxlen=MAX_UNSENT)
         self._is_sending = False
-        self._following: WeakSet[Any] = WeakSet()
-        """The hubs on which they are followed."""
-        self._live: ref[Any] | None = None
-        """The one on which live orders are followed, too: a process carries out each of them once."""
+        self._following: WeakKeyDictionary[Any, _Following] = WeakKeyDictionary()
+        """By hub."""
+        self._live: _Following | None = None
+        """The one that has the live orders, too: a process carries out each of them once."""
 
     @property
     def worker(self) -> Worker:
@@ -157,58 +166,68 @@ class Orders:
         worker = self.worker
         if hub in self._following:
             return
-        self._following.add(hub)
-        if self._live is None or self._live() is None:
-            self._live = ref(hub)
-            gevent.spawn(self._follow_live, worker)
+        following = self._following[hub] = _Following(hub)
+        if self._live is None or self._live.hub() is None:
+            self._live = following
+            gevent.spawn(self._follow_live, following, worker)
         try:
             listener = self._listen(ORDERS)
         except GroupsError as error:
             log.error("orders for all workers cannot be followed now: %s", error)
-            gevent.spawn(self._follow, None)
+            gevent.spawn(self._follow, following, None)
         else:
-            gevent.spawn(self._follow, listener)
+            gevent.spawn(self._follow, following, listener)
 
-    def _follow(self, listener: Listener | None) -> None:
+    def release(self) -> None:
+        """Follow no more. The listeners end with the hub."""
+        for following in self._following.values():
+            following.is_over = True
+        self._following.clear()
+        self._live = None
+
+    def _follow(self, following: _Following, listener: Listener | None) -> None:
         """Runs in a greenlet of its own."""
-        try:
-            while True:
+        while not following.is_over:
+            if listener is None:
+                listener = self._try_to_listen(ORDERS)
                 if listener is None:
-                    listener = self._listen_again(ORDERS)
-                    _call(self._on_missed)
-                try:
-                    self._carry_out_all(listener)
-                    return  # the groups were released
-                except LookupError:
-                    listener = None
-        finally:
-            self._following.discard(gevent.get_hub())
-
-    def _follow_live(self, worker: Worker) -> None:
-        """Runs in a greenlet of its own."""
-        try:
-            while True:
-                listener = self._listen_again(LIVE_ORDERS)
-                try:
-                    self._register(worker)  # what is asked from now on is answered
-                    self._carry_out_all(listener)
-                    return  # the groups were released
-                except LookupError:
-                    pass  # more came than can wait, and that is missed
-                except GroupsError:
-                    gevent.sleep(AGAIN)
-        finally:
-            self._live = None
-
-    def _listen_again(self, group: str) -> Listener:
-        while True:
+                    continue
+                _call(self._on_missed)
             try:
-                return self._listen(group)
+                self._carry_out_all(following, listener)
+            except LookupError:
+                pass
+            listener = None
+
+    def _follow_live(self, following: _Following, worker: Worker) -> None:
+        """Runs in a greenlet of its own."""
+        while not following.is_over:
+            listener = self._try_to_listen(LIVE_ORDERS)
+            if listener is None:
+                continue
+            try:
+                self._register(worker)  # what is asked from now on is answered
+                self._carry_out_all(following, listener)
+            except LookupError:
+                pass  # more came than can wait, and that is missed
             except GroupsError:
                 gevent.sleep(AGAIN)
 
-    def _carry_out_all(self, publications: Iterable[Publication]) -> None:
-        for publication in publications:
+    def _try_to_listen(self, group: str) -> Listener | None:
+        """A listener; None after some time where there can be none."""
+        try:
+            return self._listen(group)
+        except GroupsError:
+            gevent.sleep(AGAIN)
+            return None
+
+    def _carry_out_all(self, following: _Following, listener: Listener) -> None:
+        turns = turns_of(gevent.get_hub())
+        for publication in listener:
+            if turns.is_over():
+                turns.give_way()
+            if following.is_over:
+                return
             _call(self._carry_out_one, publication)
 
     def _carry_out_one(self, publication: Publication) -> None:

@@ -153,3 +153,40 @@ class TestAcceptSwitched:
 
         with connect(app) as client:
             assert client.receive() == "open"
+
+
+class TestFacts:
+    def test_address_is_remote_addr(self) -> None:
+        """The peer of a unix socket has none."""
+        ws = unaccepted(refuse_switch)
+        ws.environ["REMOTE_ADDR"] = "192.0.2.7"
+        assert control.address_of(ws) == "192.0.2.7"
+        del ws.environ["REMOTE_ADDR"]
+        assert control.address_of(ws) == ""
+
+    @pytest.mark.parametrize(("returned", "address"), [("192.0.2.1", "192.0.2.1"), (7, "7"), (None, "")])
+    def test_address_is_that_of_the_setting(self, returned: Any, address: str) -> None:
+        """``client_address``, whatever it returns."""
+        ws = unaccepted(refuse_switch, client_address=lambda environ: returned)
+        ws.environ["REMOTE_ADDR"] = "192.0.2.7"
+        assert control.address_of(ws) == address
+
+    def test_user_is_that_of_the_framework(self) -> None:
+        """Without one there is none."""
+        assert control.user_of(unaccepted(refuse_switch)) == (None, None)
+
+    def test_waiting_bytes_are_those_of_the_outbox(self, ws: WebSocket) -> None:
+        """None before the 101."""
+        assert control.waiting_bytes(unaccepted(refuse_switch)) == 0
+        ws.offer("one")
+        ws.offer("two")
+        assert control.waiting_bytes(ws) == transport_of(ws).outbox_size > 0
+
+    def test_observers_are_those_that_watch(self, ws: WebSocket) -> None:
+        """Until they do no more."""
+        observer: Any = SimpleNamespace(ended=lambda ws: None)
+        assert control.observers_of(ws) == []
+        control.watch_end(ws, observer)
+        assert control.observers_of(ws) == [observer]
+        control.unwatch_end(ws, observer)
+        assert control.observers_of(ws) == []

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -20,8 +21,9 @@ from django.db import connection
 from django.test import RequestFactory, TestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 
-from gws_middleware import testing
-from gws_middleware.django import users
+from gws_middleware import WebSocket, testing
+from gws_middleware.connection import control
+from gws_middleware.django import groups, users
 from gws_middleware.django.test import WebSocketClient, WebSocketTestMixin
 from gws_middleware.django.users import close_user_sockets, refresh_user, user_key
 from gws_middleware.process import registry
@@ -527,6 +529,87 @@ class TestLimitOfUsers(WebSocketTestMixin, TestCase):
             (found,) = registry.current()
             with self.assertNumQueries(0):
                 assert user_key(found) == self.bob.pk  # type: ignore[arg-type]
+
+
+class TestFacts(WebSocketTestMixin, TestCase):
+    """The user of a WebSocket as a survey shows it."""
+
+    client: WebSocketClient
+
+    def setUp(self) -> None:
+        self.bob = User.objects.create_user("bob", password="x")
+        self.client.force_login(self.bob)
+
+    def user_of(self, path: str, client: WebSocketClient | None = None) -> tuple[str | None, str | None]:
+        """Primary key and name; no query is made for them."""
+        with (client or self.client).websocket(path) as ws:
+            ws.receive()
+            (found,) = registry.current()
+            assert isinstance(found, WebSocket)
+            with self.assertNumQueries(0):
+                return control.user_of(found)
+
+    def test_user_that_was_read_has_a_name(self) -> None:
+        """Also where the view has returned."""
+        for path in PATHS:
+            with self.subTest(path):
+                assert self.user_of(path) == (str(self.bob.pk), "bob")
+
+    def test_anonymous_user_is_none(self) -> None:
+        """Its name is an empty string for Django."""
+        assert self.user_of("/who/", WebSocketClient()) == (None, None)
+
+    def test_user_that_was_not_read_is_not_read_for_it(self) -> None:
+        """``both`` does not use it."""
+        with self.client.websocket("/both/") as ws:
+            answer(ws, "x")
+            (found,) = registry.current()
+            with self.assertNumQueries(0):
+                assert control.user_of(found) == (None, None)  # type: ignore[arg-type]
+
+    def test_user_of_the_session_is_known_before_it_is_read(self) -> None:
+        """Where something has read the session; the name is not."""
+        with self.client.websocket("/session/") as ws:
+            answer(ws, "get")
+            (found,) = registry.current()
+            with self.assertNumQueries(0):
+                assert control.user_of(found) == (str(self.bob.pk), None)  # type: ignore[arg-type]
+
+    def test_deferred_name_is_not_read(self) -> None:
+        """It would be a query."""
+        ws: Any = SimpleNamespace(request=SimpleNamespace(user=User.objects.only("pk").get()), environ={})
+        with self.assertNumQueries(0):
+            assert users.login_of(ws).user_name is None
+
+    def test_user_by_other_means_than_a_session(self) -> None:
+        """E.g. by a token: a model instance, and no lazy object."""
+        ws: Any = SimpleNamespace(request=SimpleNamespace(user=self.bob), environ={})
+        login = users.login_of(ws)
+        assert (login.key, login.user_name) == (str(self.bob.pk), "bob")
+
+    def test_survey_has_users(self) -> None:
+        """And finds them by the object, the key, and its text."""
+        eve = User.objects.create_user("eve")
+        with self.client.websocket("/private/") as ws:
+            ws.receive()
+            for user in (self.bob, self.bob.pk, str(self.bob.pk)):
+                [found] = groups.connections(user=user)
+                assert (found.user, found.user_name, found.path) == (str(self.bob.pk), "bob", "/private/")
+            assert groups.survey(user=eve).connections == []
+            [worker] = groups.workers()
+            assert groups.survey(path="/private", worker=worker.name).connections[0].id == found.id
+            groups.send_to(found.id, {"a": "test"})
+            assert ws.receive() == '{"a":"test"}'
+            groups.close_connection(found.id, 4000, "bye")
+            assert (ws.receive(), ws.close_code, ws.close_reason) == (None, 4000, "bye")
+            groups.close_connections([found.id])  # it has ended
+
+    def test_survey_of_no_user_is_an_error(self) -> None:
+        """An anonymous one has no key."""
+        with pytest.raises(ValueError, match="is anonymous: wanted is a user that is stored, or a primary key"):
+            groups.survey(user=AnonymousUser())
+        with pytest.raises(ValueError, match="is neither a user nor a primary key"):
+            groups.survey(user="bob")
 
 
 def test_websocket_without_a_request_has_an_anonymous_user() -> None:

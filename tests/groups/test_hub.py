@@ -772,3 +772,18 @@ def test_log_is_quiet(site: Site, caplog: pytest.LogCaptureFixture) -> None:
         peer.reset()
         until(lambda: site.hub.sizes() == {})
     assert problems(caplog) == []
+
+
+def test_groups_of_a_connection_are_those_of_this_hub(site: Site) -> None:
+    """As long as it is a member."""
+    other = Site()
+    ws = Fake()
+    site.join("one", ws)
+    site.join("two", ws)
+    other.join("three", ws)
+    assert site.hub.groups_of(ws) == ["one", "two"]
+    assert other.hub.groups_of(ws) == ["three"]
+    site.hub.leave("one", ws)
+    other.hub.leave("three", ws)
+    assert (site.hub.groups_of(ws), other.hub.groups_of(ws)) == (["two"], [])
+    site.hub.leave("two", ws)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
+import gevent
 import pytest
 
 from gws_middleware import worker
+from gws_middleware.groups import GroupsUnavailable, Survey, WorkerInfo
 from gws_middleware.metrics import health
 from gws_middleware.process.registry import Registry
 from gws_middleware.process.shutdown import drain
@@ -88,6 +91,66 @@ def test_application_of_a_draining_worker_answers_503(here: Registry) -> None:
     drain(here, timeout=0.01)
     status, _, body = ask()
     assert (status, body["draining"]) == ("503 Service Unavailable", True)
+
+
+class Answering:
+    """Groups whose survey is as a test has it."""
+
+    def __init__(self, survey: Callable[[], Survey]) -> None:
+        self._survey = survey
+
+    def survey(self, *, limit: int, timeout: float) -> Survey:
+        assert (limit, 0 < timeout < health.WITHIN) == (0, True)
+        return self._survey()
+
+
+def of(connections: int, lag: float) -> WorkerInfo:
+    """The facts about a worker."""
+    return WorkerInfo("host:1", "host", 1, 0.0, connections, 0, lag, "1.0")
+
+
+def test_report_has_the_sums_of_all_workers() -> None:
+    """Where it is given groups; the lag is the longest. Workers that have not answered are named."""
+    found = health.status(Answering(lambda: Survey([], [of(3, 0.1), of(4, 0.5)], ["host:2"], more=True)))
+    site = {"workers": 2, "connections": 7, "loop_lag": 0.5, "missing": ["host:2"], "error": None}
+    assert found == {**health.status(), "site": site}
+
+
+def test_report_without_any_worker() -> None:
+    """No process has had a WebSocket yet."""
+    site = health.status(Answering(lambda: Survey([], [], [], more=False)))["site"]
+    assert site == {"workers": 0, "connections": 0, "loop_lag": 0.0, "missing": [], "error": None}
+
+
+def never() -> Survey:
+    """A broker that takes each byte, and answers none."""
+    gevent.sleep(60)
+    raise AssertionError("the test has ended")
+
+
+def unavailable() -> Survey:
+    raise GroupsUnavailable("the broker is away")
+
+
+@pytest.mark.parametrize(
+    ("survey", "error"), [(never, "no answer within 0.5 s"), (unavailable, "the broker is away")]
+)
+def test_report_of_this_worker_alone(
+    here: Registry, survey: Callable[[], Survey], error: str
+) -> None:
+    """Where the others cannot be asked: it says why, and answers 200."""
+    asked: list[Any] = []
+
+    def note() -> Survey:
+        asked.append(gevent.getcurrent())
+        return survey()
+
+    application = health.site_application(Answering(note))
+    started: list[Any] = []
+    body = b"".join(application({}, lambda status, headers: started.append(status)))
+    site = {"workers": 1, "connections": 0, "loop_lag": 0.0, "missing": [], "error": error}
+    assert (started, json.loads(body)["site"]) == (["200 OK"], site)
+    asked[0].kill()
 
 
 def test_drain_of_some_connections_is_not_reported(here: Registry) -> None:

@@ -520,3 +520,60 @@ class TestTimer:
         steps = [len(list(step)) for is_member, step in groupby(order, lambda each: each is not None) if is_member]
         assert max(steps) == 10
         assert sorted(map(id, checked)) == sorted(map(id, members))
+
+
+# --- the last activity ----------------------------------------------------------------------------------------------
+
+
+class TestLastActivity:
+    @pytest.mark.parametrize("options", [{}, NEVER], ids=["pings", "no pings"])
+    def test_last_activity_is_when_the_number_has_changed(self, options: dict[str, Any]) -> None:
+        """As the call finds it, also without a check in between; before any activity it is the time of ``watch()``."""
+        numbers = [0]
+        connection = Quiet(lambda n: numbers[0])
+        begin = time.monotonic()
+        with watched(connection, **options) as found:
+            first = found.last_activity(connection)
+            assert begin <= first <= time.monotonic()
+            gevent.sleep(0.002)
+            assert found.last_activity(connection) == first
+            numbers[0] = 1
+            second = found.last_activity(connection)
+            assert second > first
+            gevent.sleep(0.002)
+            assert found.last_activity(connection) == second
+
+    @pytest.mark.parametrize("without", ["ping_interval", "ping_timeout"])
+    def test_last_activity_is_noted_by_checks(self, without: str) -> None:
+        """So it is at most one check late; pings do not count, whatever settings there are."""
+        connection = Quiet(lambda n: 0 if n < 3 else 7)
+        with watched(connection, **{**BRIEF, without: None}) as found:
+            until(lambda: connection.checks >= 3, "the activity is noted")
+            noted = time.monotonic()
+            until(lambda: connection.checks >= 4 * CHECKS, "pings are sent")
+            assert found.last_activity(connection) <= noted
+        assert (connection.pings > 0) is (without == "ping_timeout")
+
+    def test_last_activity_stands_still_while_nothing_is_read(self) -> None:
+        """Of a full inbox nothing is known."""
+        connection = Quiet(lambda n: None)
+        with watched(connection, **BRIEF) as found:
+            first = found.last_activity(connection)
+            until(lambda: connection.checks >= CHECKS, "checks")
+            assert found.last_activity(connection) == first
+
+    def test_connection_that_is_not_checked_is_active_now(self) -> None:
+        """It has just ended."""
+        before = time.monotonic()
+        assert before <= Keepalive().last_activity(Quiet()) <= time.monotonic()
+
+    def test_peer_that_sends_is_active(self) -> None:
+        """A message of ours is no activity of the peer."""
+        with connected(**NEVER) as (ws, peer):
+            keepalive = registry_of(ws).keepalive
+            first = keepalive.last_activity(ws)
+            ws.send("x")
+            assert keepalive.last_activity(ws) == first
+            peer.send("x")
+            ws.receive()
+            assert keepalive.last_activity(ws) > first
