@@ -30,6 +30,8 @@ class Connection(models.Model):
     objects: Any = NoRows()
 
     class Meta:
+        """No table, no migration, and the two permissions of the page."""
+
         managed = False
         default_permissions = ("view", "change")
         base_manager_name = "objects"
