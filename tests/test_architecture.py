@@ -151,6 +151,9 @@ FOREIGN = {
 SOCKETS = {"socket", "_socket", "ssl", "select", "selectors"}
 """Parts of Python's library that do input and output on the network."""
 
+BY_DJANGO = {Path("django", "admin"), Path("django", "models")}
+"""Modules that Django imports when its apps are ready, and no other program can: ``django/test_admin.py`` has them."""
+
 MODULES = sorted(path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
 
 
@@ -359,8 +362,9 @@ after = state()
 print(json.dumps([name for name in before if before[name] != after[name]]))
 """
 
-IMPORTABLE = [".".join(("gws_middleware", *module.parts)).removesuffix(".__init__") for module in MODULES]
-WITH_NAMES = [name for name, module in zip(IMPORTABLE, MODULES, strict=True) if module.name != "__init__"]
+LOADABLE = [module for module in MODULES if module not in BY_DJANGO]
+IMPORTABLE = [".".join(("gws_middleware", *module.parts)).removesuffix(".__init__") for module in LOADABLE]
+WITH_NAMES = [name for name, module in zip(IMPORTABLE, LOADABLE, strict=True) if module.name != "__init__"]
 WITHOUT_IO = [name for name in IMPORTABLE if package_of(Path(name.partition(".")[2] or "x")).startswith("protocol")]
 
 

@@ -22,6 +22,12 @@ import gws_middleware
 from gws_middleware.native import MODULES
 
 ROOT = Path(__file__).parents[1]
+PAGES_OF_THE_ADMIN = [
+    path
+    for folder in ("static", "templates")
+    for path in (ROOT / "gws_middleware" / "django" / folder).rglob("*.*")
+]
+"""Templates, styles and scripts, which are no modules."""
 
 
 def test_names_are_what_type_checkers_see() -> None:
@@ -151,6 +157,7 @@ def test_wheel_without_extensions_is_pure(environment: dict[str, str], unpacked:
     assert wheel.name == f"gws_middleware-{gws_middleware.__version__}-py3-none-any.whl"
     names = zipfile.ZipFile(wheel).namelist()
     assert "gws_middleware/py.typed" in names
+    assert set(names) >= {str(path.relative_to(ROOT)) for path in PAGES_OF_THE_ADMIN}
     assert [name for name in names if name.endswith((".c", ".h", ".so")) or "/purelib/" in name] == []
 
 

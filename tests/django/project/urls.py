@@ -1,10 +1,20 @@
 from __future__ import annotations
 
+from django.contrib import admin
 from django.urls import path
+
+from gws_middleware.django.admin import ConnectionAdmin
+from gws_middleware.django.models import Connection
 
 from . import views
 
+staff = admin.AdminSite("staff")
+"""A second admin."""
+staff.register(Connection, ConnectionAdmin)
+
 urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("staff-admin/", staff.urls),
     path("", views.plain),
     path("meta/", views.by_meta),
     path("meta-user/", views.user_by_meta),
@@ -46,6 +56,7 @@ urlpatterns = [
     path("conversation/private/<int:room>/", views.Private.as_view()),
     path("page/", views.Page.as_view()),
     path("pid/", views.pid),
+    path("ws/<kind>/<name>/", views.member),
     path("groups/<name>/", views.room),
     path("groups/<name>/listening/", views.listening),
     path("groups/<name>/handling/", views.handling),

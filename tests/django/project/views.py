@@ -376,6 +376,18 @@ def listening(request: Any, name: str) -> None:
 
 
 @require_websocket
+def member(request: Any, kind: str, name: str) -> None:
+    """A member that shows its user and what it gets."""
+    ws = request.websocket
+    groups.join(f"{kind}.{name}", ws)
+    if request.user.is_authenticated:
+        groups.join(groups.user_group(request.user), ws)
+    ws.send(str(os.getpid()))
+    for message in ws:
+        ws.send(message)
+
+
+@require_websocket
 def handling(request: Any, name: str) -> None:
     """A member whose messages are made for it alone, with a query."""
 
