@@ -29,6 +29,8 @@ from .position import Entry, History, Position
 __all__ = ["Groups"]
 
 RESERVED_PREFIX = prefix_of(RESERVED)
+NUMBERS = "slots"
+"""The table of numbers that processes add up."""
 
 
 class Groups:
@@ -326,6 +328,26 @@ class Groups:
         """What a group keeps; None for nothing."""
         return _kept(self._history, name)
 
+    # --- numbers that processes add up, for the setting ``site_limits`` -----------------------------------------------
+
+    def exchange_number(self, name: str, number: int) -> int:
+        """Set a number of this process, and add up those of all processes, in one step.
+
+        Raises:
+            GroupsUnavailable: It was not set, or that is not known.
+
+        """
+        return sum(map(int, self._backend.exchange(NUMBERS, name, _digits(number))))
+
+    def put_numbers(self, numbers: Mapping[str, int]) -> None:
+        """Set numbers of this process, by name. They end with the process.
+
+        Raises:
+            GroupsUnavailable: They were not set, or that is not known.
+
+        """
+        self._backend.put(NUMBERS, {name: _digits(number) for name, number in numbers.items()})
+
     # --- the rest ----------------------------------------------------------------------------------------------------
 
     def release(self) -> None:
@@ -346,6 +368,11 @@ class Groups:
 def _kept(history: Mapping[str, History], name: str) -> History | None:
     """What a group keeps."""
     return KEPT if name == ORDERS else history.get(prefix_of(name))
+
+
+def _digits(number: int) -> bytes | None:
+    """The value of a number in a table; none for 0, so that the table has no more than there is."""
+    return b"%d" % number if number else None
 
 
 def _position(since: Position | str | None) -> Position | None:
