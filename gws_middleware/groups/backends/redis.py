@@ -166,7 +166,11 @@ local function records_of(name, of_table)
 end
 if what == 'sign' then
   redis.call('ZADD', KEYS[1], now + tonumber(ARGV[5]), process)
-  return redis.call('EXISTS', prefix .. ':t:' .. process)
+  local known = 0
+  for _, each in ipairs(redis.call('SMEMBERS', prefix .. ':t:' .. process)) do
+    known = known + redis.call('HLEN', records_of(process, each))
+  end
+  return known
 elseif what == 'put' or what == 'exchange' then
   local key, tables = records_of(process, table), prefix .. ':t:' .. process
   redis.call('ZADD', KEYS[1], now + tonumber(ARGV[5]), process)
@@ -236,7 +240,7 @@ return what == 'count' and sum or found
 """Everything about records. KEYS: processes. ARGV: what; the prefix; the process; the table; and
 
 =============  ====================================================================================================
-sign           milliseconds. Says that the process is living. Its result is 0 where the server has no record of it
+sign           milliseconds. Says that the process is living. Its result is how many records the server has of it
 put, exchange  milliseconds for which it is living, and for which its records stay without another put; of each: field,
                "1" to set and "0" to remove it, value. The result of exchange are the values of the first field
 get            field
@@ -562,8 +566,10 @@ class RedisBackend:
         self._is_signing = True
         try:
             run_id, now = self.server.run_id, time.monotonic()
-            is_known = self._ask("sign", "", round(LIVING * 1000))
-            if is_known and run_id == self._repeated[0] and now < self._repeated[1] + REPEAT:
+            known = self._ask("sign", "", round(LIVING * 1000))
+            # Fewer where the server was emptied, or this process was stopped for so long that others have buried it.
+            has_all = known >= sum(map(len, self._records.values()))
+            if has_all and run_id == self._repeated[0] and now < self._repeated[1] + REPEAT:
                 return
             for table in list(self._records):
                 fields = list(self._records.get(table, {}).items())
