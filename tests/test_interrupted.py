@@ -36,7 +36,6 @@ from .support.seam import PairServer, abandon, use_pair_server
 __all__ = ["here", "hub_errors"]
 
 
-
 class Numbers:
     """Of one worker, in a table that can be looked at."""
 

@@ -49,8 +49,8 @@ SEPARATE = (
 )
 SHARE = 'Use "auto", or "sqlite:///directory" with a directory that all processes see.'
 ALONE = (
-    'settings.GWS has "site_limits", and its groups are "memory://", which each process has for itself: the limits count '
-    "the WebSockets of one worker."
+    'settings.GWS has "site_limits", and its groups are "memory://", which each process has for itself: the limits '
+    "count the WebSockets of one worker."
 )
 DIRECTORY = (
     'Set "sqlite:///directory" in settings.GWS["groups"]: a directory on a disk of this host that belongs to the user '

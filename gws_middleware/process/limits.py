@@ -150,8 +150,8 @@ def reserve_request_slots(slots: Slots, holder: Any, config: Config, environ: En
         The limit that is reached, or None.
 
     Raises:
-        TypeError: ``client_address`` returns something that is not hashable, or that cannot be counted over all workers.
-            What it raises itself is passed on.
+        TypeError: ``client_address`` returns something that is not hashable, or that cannot be counted over all
+            workers. What it raises itself is passed on.
 
     """
     reserved: list[_Wanted] = []

@@ -131,7 +131,10 @@ def test_members_are_counted_over_all_workers(site: Site, token: str) -> None:
 def test_limits_count_all_workers(tmp_path: Path) -> None:
     """``site_limits``, with the file that needs no setting."""
     env = {"GWS": json.dumps({"site_limits": True, "max_connections": 6})}
-    with launch("worker", tmp_path / "server", APP, options=["--workers", "3"], env=env) as server, ExitStack() as stack:
+    with (
+        launch("worker", tmp_path / "server", APP, options=["--workers", "3"], env=env) as server,
+        ExitStack() as stack,
+    ):
         statuses = []
         for _ in range(10):
             client = stack.enter_context(server.connect())

@@ -536,7 +536,6 @@ class TestLimitOfUsersOfTheSite(TestLimitOfUsers):
     site_limits = True
 
 
-
 def test_websocket_without_a_request_has_an_anonymous_user() -> None:
     """E.g. one that Django has not received."""
 

@@ -1,4 +1,4 @@
-"""``site``: limits that count the slots of all workers. Each worker here is ``Slots`` with ``Groups`` of its own; all have
+"""``site``: limits that count all workers. Each worker here is ``Slots`` with ``Groups`` of its own; all have
 the same file.
 """
 
@@ -335,13 +335,26 @@ class TestKeys:
             __slots__ = ()
 
             def __repr__(self) -> str:
-                return f"<{str(self)}>"
+                return f"<{self!s}>"
 
         assert self.name(workers[0], Text("bob")) == self.name(workers[1], "bob")
 
     def test_different_keys_have_different_names(self, workers: tuple[Worker, Worker]) -> None:
         """Short ones, of any length and with any character; and a user is no address."""
-        keys: list[Hashable] = ["1", 1.5, 1, b"1", ("1",), (1,), "str 1", "'1'", "x" * 100_000, "x" * 100_001, "\udcff", "é"]
+        keys: list[Hashable] = [
+            "1",
+            1.5,
+            1,
+            b"1",
+            ("1",),
+            (1,),
+            "str 1",
+            "'1'",
+            "x" * 100_000,
+            "x" * 100_001,
+            "\udcff",
+            "é",
+        ]
         one, _ = workers
         names = [self.name(one, key) for key in keys]
         one.reserve("a", {"REMOTE_ADDR": "1"}, max_connections_per_address=1)
@@ -353,15 +366,15 @@ class TestKeys:
         """It names the setting."""
         with pytest.raises(TypeError, match=r"^user_key returned <object .*: wanted something with the same repr\(\)"):
             workers[0].reserve_for(object())
-        address = Config(
-            site_limits=workers[0], max_connections_per_address=1, client_address=lambda environ: object()
-        )
-        with pytest.raises(TypeError, match="^client_address returned"):
+        address = Config(site_limits=workers[0], max_connections_per_address=1, client_address=lambda environ: object())
+        with pytest.raises(TypeError, match=r"^client_address returned"):
             reserve_request_slots(workers[0].slots, "a", address, {})
 
 
 class TestProcess:
-    def test_flush_puts_what_was_released(self, workers: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_flush_puts_what_was_released(
+        self, workers: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """A worker that ends does not wait for the time of a release."""
         monkeypatch.setattr(site, "AFTER", 60)
         one, other = workers

@@ -179,7 +179,7 @@ def test_slots_of_a_killed_worker_are_free(site: Site, place: Place) -> None:
     begun = time.monotonic()
     eventually(lambda: accepted([site.open(address="third")]), "a slot of the killed worker", timeout=25, interval=0.5)
     if place.broker is not None:
-        assert 10 < time.monotonic() - begun
+        assert time.monotonic() - begun > 10
     assert killed > 1
     site.fill(8, address="third")
     assert site.open(address="third")[0] == 429
@@ -228,13 +228,14 @@ def test_worker_has_its_own_limits_while_the_broker_is_stopped(tmp_path: Path) -
 
 
 @pytest.mark.database
-def test_slots_of_a_stopped_server_are_free_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["worker", "gevent"])
+def test_slots_of_a_stopped_server_are_free_at_once(tmp_path: Path, kind: str) -> None:
     """The last numbers are put before a worker ends: its clients connect to other workers, and are let in."""
     env = {"LIMITS": json.dumps({"max_connections": 3})}
     with broker(tmp_path / "valkey") as running:
         env["GROUPS"] = running.url
         with launch("worker", tmp_path / "b", APP, env=env) as other:
-            with launch("worker", tmp_path / "a", APP, env=env) as one:
+            with launch(kind, tmp_path / "a", APP, env=env) as one:
                 leaving = Site([one])
                 assert [leaving.open()[0] for _ in range(4)] == [101, 101, 101, 503]
                 one.kill(signal.SIGTERM)
