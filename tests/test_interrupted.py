@@ -37,7 +37,7 @@ __all__ = ["here", "hub_errors"]
 
 
 class Numbers:
-    """Of one worker, in a table that can be looked at."""
+    """Of one worker, in a table that a test can read."""
 
     def __init__(self) -> None:
         self.table: dict[str, int] = {}

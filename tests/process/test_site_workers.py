@@ -84,10 +84,10 @@ class Site:
         server.log.expect("Worker .* was sent SIGKILL")
         return workers.count((server, worker))
 
-    def lose(self, *places: object) -> None:
-        """Read what comes at the end of connections: of these servers or workers."""
-        for client, where in list(self._open.items()):
-            if where == places or where[0] in places:
+    def lose(self, server: Server, worker: int | None = None) -> None:
+        """Read what comes at the end of the connections of a server, or of one of its workers."""
+        for client, of in list(self._open.items()):
+            if of[0] is server and worker in (None, of[1]):
                 del self._open[client]
                 client.read_until_eof()
                 client.close()
