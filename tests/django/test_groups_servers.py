@@ -128,9 +128,10 @@ def test_members_are_counted_over_all_workers(site: Site, token: str) -> None:
     eventually(lambda: counted() == {number - 2}, f"{number - 2} members in all processes")
 
 
-def test_limits_count_all_workers(tmp_path: Path) -> None:
-    """``site_limits``, with the file that needs no setting."""
-    env = {"GWS": json.dumps({"site_limits": True, "max_connections": 6})}
+def test_limits_count_all_workers(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    """``site_limits``."""
+    groups = f"sqlite://{tmp_path_factory.mktemp('g')}/groups"
+    env = {"GWS": json.dumps({"groups": groups, "site_limits": True, "max_connections": 6})}
     with (
         launch("worker", tmp_path / "server", APP, options=["--workers", "3"], env=env) as server,
         ExitStack() as stack,

@@ -142,8 +142,11 @@ class TestCount:
             one.reserve(holder)
         assert [number for _, number in one.exchanged] == [1, 2]
 
-    def test_one_of_two_gets_the_last_slot(self, workers: tuple[Worker, Worker]) -> None:
+    def test_one_of_two_gets_the_last_slot(
+        self, workers: tuple[Worker, Worker], table: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """They ask at the same time, in two workers, or in the same one."""
+        monkeypatch.setattr(site, "REFUSED", 0.0)
         for number in range(20):
             pair = [workers[number % 2], workers[number // 2 % 2]]
             for each in workers:
@@ -153,7 +156,7 @@ class TestCount:
             assert sorted(map(str, (one.value for one in asking))) == ["None", "max_connections"], number
             for place, each in enumerate(pair):
                 each.slots.release((number, place))
-            gevent.sleep(0.1)
+            until(lambda: not table())
 
     def test_never_more_than_the_limit(
         self, workers: tuple[Worker, Worker], table: Callable[[], int], monkeypatch: pytest.MonkeyPatch
@@ -177,7 +180,7 @@ class TestCount:
         for worker in workers:
             worker.before = worker.after = lambda: gevent.sleep(random.uniform(0, 0.002))
         gevent.joinall([gevent.spawn(come, workers[n % 2], n) for n in range(40)], raise_error=True)
-        assert most == 7
+        assert 1 < most <= 7
         until(lambda: not table())
 
     def test_handshakes_at_the_same_time_are_counted_together(self, workers: tuple[Worker, Worker]) -> None:
@@ -217,7 +220,7 @@ class TestCount:
         one.reserve("c")
         one.slots.release("a")
         gevent.sleep(0.05)
-        assert (one.exchanged, one.put) == [("site", 1)], []
+        assert (one.exchanged, one.put) == ([("site", 1)], [])
 
 
 class TestAway:
@@ -251,7 +254,7 @@ class TestAway:
         assert texts[1].startswith("limits count all workers again, after ")
         assert {(record.name, record.levelname) for record in caplog.records} == {("gws_middleware", "WARNING")}
         one.slots.release("b")
-        until(lambda: one.groups.exchange_number("other", 0) == 0 and other.groups.exchange_number("site", 1) == 2)
+        until(lambda: other.groups.exchange_number("site", 1) == 2)
         assert one.reserve("d") == "max_connections"
 
     def test_waiting_handshakes_are_let_in_together(
@@ -262,7 +265,7 @@ class TestAway:
         one, _ = workers
         works = Event()
         one.before = works.wait
-        with gevent.Timeout(0.25):
+        with gevent.Timeout(3):
             coming = [gevent.spawn(one.reserve, number, max_connections=50) for number in range(50)]
             for number in range(3):
                 gevent.sleep(0.02)
@@ -376,7 +379,7 @@ class TestProcess:
         self, workers: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A worker that ends does not wait for the time of a release."""
-        monkeypatch.setattr(site, "AFTER", 60)
+        monkeypatch.setattr(site, "AFTER", 5)
         one, other = workers
         one.reserve("a")
         one.slots.release("a")
@@ -485,12 +488,18 @@ class TestRefusals:
         one, other = workers
         config = Config(site_limits=other, max_connections_per_user=1, user_key=lambda ws: "bob")
         assert reserve_user_slot(other.slots, "x", config)
-        app = WebSocketMiddleware(echo, site_limits=one, **ONE_FOR_A_USER)
-        with connect(app, headers={"X-User": "bob"}) as client:
-            assert not here.slots.reserved
+        reserved: list[dict[Hashable, int]] = []
+
+        def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+            environ["wsgi.websocket"].accept()
+            reserved.append(here.slots.reserved)
+            return echo(environ, start_response)
+
+        wrapped = WebSocketMiddleware(app, site_limits=one, **ONE_FOR_A_USER)
+        with connect(wrapped, headers={"X-User": "bob"}) as client:
             assert client.receive() is None
-        assert client.close_code == 1008
-        with connect(app, headers={"X-User": "eve"}) as client:
+        assert (client.close_code, reserved) == (1008, [{}])
+        with connect(wrapped, headers={"X-User": "eve"}) as client:
             client.send("x")
             assert client.receive() == "x"
         until(lambda: table() == 1)
