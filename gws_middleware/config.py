@@ -24,6 +24,7 @@ __all__ = [
     "ClientOptions",
     "Config",
     "Options",
+    "SharedNumbers",
     "ViewOptions",
     "closest",
     "hashable",
@@ -59,6 +60,33 @@ class Origins(Protocol):
         """``str`` has this with another argument, so it does not match."""
 
 
+class SharedNumbers(Protocol):
+    """Numbers that all workers of a site add up: ``gws_middleware.groups.Groups`` has them."""
+
+    def exchange_number(self, name: str, number: int) -> int:
+        """Set a number of this process, and add up those of all processes, in one step.
+
+        Args:
+            name: At most 50 letters, digits and ``:``.
+            number: 0 for none.
+
+        Returns:
+            The sum.
+
+        Raises:
+            Exception: It was not set, or that is not known.
+
+        """
+
+    def put_numbers(self, numbers: Mapping[str, int]) -> None:
+        """Set numbers of this process, by name. They end with the process, however it ends.
+
+        Raises:
+            Exception: They were not set, or that is not known.
+
+        """
+
+
 class ViewOptions(TypedDict, total=False):
     """The keyword arguments of ``WebSocket.limits``: the settings that one connection may have for itself."""
 
@@ -88,6 +116,7 @@ class ClientOptions(ViewOptions, total=False):
     client_address: Callable[..., Hashable] | str | None
     max_connections_per_user: int | None
     user_key: Callable[..., Hashable] | str | None
+    site_limits: SharedNumbers | str | None
 
 
 class Options(ClientOptions, total=False):
@@ -152,6 +181,17 @@ def _function(value: object) -> str | None:
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         return f'a function or its "package.module.name"; {error}'
     return None if fits else 'a function or its "package.module.name"'
+
+
+def _shared_numbers(value: object) -> str | None:
+    wanted = 'a Groups or its "package.module.name"'
+    try:
+        found = load(value) if isinstance(value, str) else value
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        return f"{wanted}; {error}"
+    names = ("exchange_number", "put_numbers")
+    fits = not isinstance(found, type) and all(callable(getattr(found, name, None)) for name in names)
+    return None if fits else wanted
 
 
 def load(name: str) -> Any:
@@ -372,16 +412,16 @@ class Config:
     max_connections: int | None = setting(
         None,
         optional(_count(1)),
-        """WebSockets of one worker process; one more is answered with 503 and Retry-After, and plain HTTP is still
-        served. Keep it below gunicorn's worker_connections: a worker that reaches that one stops accepting and logs
-        nothing.""",
+        """WebSockets of one worker process, or with ``site_limits`` of all workers; one more is answered with 503 and
+        Retry-After, and plain HTTP is still served. Of one worker: keep it below gunicorn's worker_connections, because
+        a worker that reaches that one stops accepting and logs nothing.""",
         kind=int,
     )
     max_connections_per_address: int | None = setting(
         None,
         optional(_count(1)),
-        """WebSockets of one worker process that come from one address; one more is answered with 429 and
-        Retry-After. IPv6 addresses with the same first 64 bits count as one.""",
+        """WebSockets of one worker process, or with ``site_limits`` of all workers, that come from one address; one
+        more is answered with 429 and Retry-After. IPv6 addresses with the same first 64 bits count as one.""",
         kind=int,
     )
     client_address: Callable[..., Hashable] | None = setting(  # noqa: RUF009
@@ -395,9 +435,9 @@ class Config:
     max_connections_per_user: int | None = setting(
         None,
         optional(_count(1)),
-        """WebSockets of one worker process for which ``user_key`` returns the same key; one more is accepted and ends
-        at once with 1008, which a page can read. Needs ``user_key``; in Django the key is the user, if something has
-        read ``request.user``.""",
+        """WebSockets of one worker process, or with ``site_limits`` of all workers, for which ``user_key`` returns the
+        same key; one more is accepted and ends at once with 1008, which a page can read. Needs ``user_key``; in Django
+        the key is the user, if something has read ``request.user``.""",
         kind=int,
     )
     user_key: Callable[..., Hashable] | None = setting(  # noqa: RUF009
@@ -405,6 +445,18 @@ class Config:
         optional(_function),
         """A function of the WebSocket, called when it is accepted, that returns the key of its user: anything hashable,
         or None for a WebSocket that is not counted.""",
+        kind=str,
+    )
+    site_limits: SharedNumbers | None = setting(  # noqa: RUF009
+        None,
+        optional(_shared_numbers),
+        """Whether ``max_connections``, ``max_connections_per_address`` and ``max_connections_per_user`` count the
+        WebSockets of all workers: those that have the same groups, over several hosts with Redis. In Django True or
+        False; else the groups: ``WebSocketMiddleware(app, max_connections=5000, site_limits=groups)``. It costs each
+        handshake that has such a limit a round trip to the groups, and one more for the limit of a user. While the
+        groups cannot be used, each worker has the limits for itself, which is logged once, and handshakes do not wait;
+        the first ones wait for a second. Addresses and keys of users are counted by their ``repr()``, of which the
+        groups get a hash: it has to be the same in all workers.""",
         kind=str,
     )
     compression: Compression = setting(  # noqa: RUF009
@@ -420,10 +472,10 @@ class Config:
             wanted = each.metadata["check"](value)
             if wanted is not None:
                 raise ConfigError(f"{each.name} is {value!r}: wanted {wanted}")
-        for name in ("client_address", "user_key"):
-            function = getattr(self, name)
-            if isinstance(function, str):
-                object.__setattr__(self, name, load(function))
+        for name in ("client_address", "user_key", "site_limits"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                object.__setattr__(self, name, load(value))
         object.__setattr__(self, "allowed_origins", tuple(self.allowed_origins))
         if self.max_connections_per_user is not None and self.user_key is None:
             raise ConfigError(

@@ -69,7 +69,7 @@ PACKAGES: dict[str, tuple[int, set[str]]] = {
 
 ORDER: dict[str, list[str]] = {
     "protocol": ["masking", "frames", "headers", "deflate", "handshake", "connection"],
-    "process": ["counters", "keepalive", "limits", "registry", "shutdown"],
+    "process": ["counters", "keepalive", "site", "limits", "registry", "shutdown"],
     "connection": [
         "states",
         "channel",

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from gws_middleware.config import SAME_ORIGIN, ClientOptions, Config, Options, Origins, ViewOptions
+from gws_middleware.config import SAME_ORIGIN, ClientOptions, Config, Options, Origins, SharedNumbers, ViewOptions
 from gws_middleware.exceptions import ConfigError
+from gws_middleware.groups import Groups
 
 DEFAULTS = {
     "allowed_origins": ("same-origin",),
@@ -35,9 +36,11 @@ DEFAULTS = {
     "client_address": None,
     "max_connections_per_user": None,
     "user_key": None,
+    "site_limits": None,
     "compression": "off",
 }
 
+SITE = Groups("memory://")
 HOLDS_USERS: dict[str, Any] = {"user_key": len, "max_connections_per_user": 3}
 """A limit, and the function that it needs."""
 
@@ -116,6 +119,16 @@ REFUSED: list[tuple[str, Any, str]] = [
         "max_connections_per_user is set, but user_key is not: it returns the user of a WebSocket",
     ),
     *[
+        ("site_limits", value, f'site_limits is {value!r}: wanted a Groups or its "package.module.name", or None')
+        for value in (True, 5, {}, Groups, "gws_middleware.groups.Groups", "os.path.basename")
+    ],
+    (
+        "site_limits",
+        "nowhere.to_be.found",
+        "site_limits is 'nowhere.to_be.found': wanted a Groups or its \"package.module.name\", or None; "
+        "No module named 'nowhere'",
+    ),
+    *[
         ("compression", value, f'compression is {value!r}: wanted "off", "shared" or "dedicated"')
         for value in ("on", "Shared", True, None, 0)
     ],
@@ -180,6 +193,7 @@ ACCEPTED: list[tuple[str, Any]] = [
     ("client_address", dict.get),
     ("client_address", None),
     ("user_key", id),
+    ("site_limits", Groups("memory://")),
     ("compression", "shared"),
     ("compression", "dedicated"),
     ("allowed_origins", ()),
@@ -202,6 +216,7 @@ def test_config_has_these_settings_with_these_defaults() -> None:
 WIDER = {
     "allowed_origins": Origins,
     **dict.fromkeys(["client_address", "user_key"], typing.get_type_hints(Config)["user_key"] | str),
+    "site_limits": SharedNumbers | None | str,
 }
 """The types of what is converted: a list to a tuple, the name of a function to the function."""
 
@@ -252,6 +267,11 @@ def test_right_value_is_kept(name: str, value: Any) -> None:
 def test_function_may_be_named(name: str) -> None:
     """A file of settings, or the environment, has only text; what is kept is the function."""
     assert getattr(Config(**{name: "os.path.basename"}), name) is os.path.basename
+
+
+def test_groups_of_a_site_may_be_named() -> None:
+    """As functions may."""
+    assert Config(site_limits=f"{__name__}.SITE").site_limits is SITE  # type: ignore[arg-type]
 
 
 def test_limit_of_users_needs_a_key() -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from gws_middleware.connection import websocket
 from gws_middleware.connection.callbacks import Callbacks
 from gws_middleware.connection.transport import Transport
 from gws_middleware.hooks import Adapter
-from gws_middleware.process import shutdown
+from gws_middleware.process import shutdown, site
 from gws_middleware.process.keepalive import Keepalive
 from gws_middleware.process.limits import Slots
 from gws_middleware.process.registry import Registry
@@ -35,12 +35,32 @@ from .support.seam import PairServer, abandon, use_pair_server
 
 __all__ = ["here", "hub_errors"]
 
+
+class Numbers:
+    """Of one worker, in a table that a test can read."""
+
+    def __init__(self) -> None:
+        self.table: dict[str, int] = {}
+
+    def exchange_number(self, name: str, number: int) -> int:
+        self.put_numbers({name: number})
+        gevent.sleep(0)
+        return number
+
+    def put_numbers(self, numbers: Mapping[str, int]) -> None:
+        self.table.update(numbers)
+        for name in [name for name, number in self.table.items() if not number]:
+            del self.table[name]
+
+
+NUMBERS = Numbers()
 OPTIONS: dict[str, Any] = {
     "max_connections": 1,
     "max_connections_per_address": 1,
     "max_connections_per_user": 1,
     "client_address": lambda environ: "one address",
     "user_key": lambda ws: "one user",
+    "site_limits": NUMBERS,
     "accept_timeout": 5,
     "close_timeout": 0.05,
     "send_timeout": 0.5,
@@ -55,7 +75,15 @@ def held_by(registry: Registry) -> dict[str, Any]:
         "connections": len(registry),
         "unfinished": registry.unfinished,
         "watched": len(registry.keepalive),
+        "numbers": NUMBERS.table,
     }
+
+
+@pytest.fixture(autouse=True)
+def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are many lines."""
+    monkeypatch.setattr(site, "AFTER", 0.0)
+    monkeypatch.setattr(site, "RETRY", 0.01)
 
 
 def is_empty(registry: Registry) -> bool:
@@ -130,6 +158,8 @@ STEPS: dict[str, Callable[[pytest.MonkeyPatch], object]] = {
     "transport": lambda patch: patch.setattr(websocket, "Transport", fails),
     "transport.start": lambda patch: patch.setattr(Transport, "start", fails),
     "slots.reserve": lambda patch: patch.setattr(Slots, "reserve", fails),
+    "slots.site": lambda patch: patch.setattr(Slots, "site", fails),
+    "numbers.exchange": lambda patch: patch.setattr(Numbers, "exchange_number", fails),
     "registry.view_started": lambda patch: patch.setattr(Registry, "view_started", fails),
     "registry.add": lambda patch: patch.setattr(Registry, "add", fails),
     "keepalive.watch": lambda patch: patch.setattr(Keepalive, "watch", fails),
@@ -169,7 +199,7 @@ FILES = {
     str(ROOT / f"{name}.py")
     for name in (
         "middleware",
-        *(f"process/{name}" for name in ("limits", "registry", "keepalive")),
+        *(f"process/{name}" for name in ("limits", "site", "registry", "keepalive")),
         *(f"connection/{name}" for name in ("websocket", "opening", "callbacks", "control", "transport")),
     )
 }

@@ -200,6 +200,8 @@ class WebSocket(FastWebSocket):
         response = pending.headers(subprotocol, headers)
         response += self._adapter.accepting(self)
         free = reserve_user_slot(self._registry.slots, self, self._config)
+        if self._state != PENDING:  # another greenlet has accepted or closed it meanwhile
+            raise self._not_pending_error()
         self.subprotocol = subprotocol
         self._take(pending, response)
         if not free:

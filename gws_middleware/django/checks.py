@@ -48,6 +48,10 @@ SEPARATE = (
     "message reaches only the members in the worker that sends it."
 )
 SHARE = 'Use "auto", or "sqlite:///directory" with a directory that all processes see.'
+ALONE = (
+    'settings.GWS has "site_limits", and its groups are "memory://", which each process has for itself: the limits '
+    "count the WebSockets of one worker."
+)
 DIRECTORY = (
     'Set "sqlite:///directory" in settings.GWS["groups"]: a directory on a disk of this host that belongs to the user '
     "of the server, of its commands and of its tasks, e.g. systemd's RuntimeDirectory."
@@ -148,6 +152,13 @@ def check_group_workers(app_configs: Any, **arguments: Any) -> Sequence[CheckMes
     return []
 
 
+def check_site_limits(app_configs: Any, **arguments: Any) -> Sequence[CheckMessage]:
+    """W008: limits are to count the site, and the groups have one process."""
+    if _has_valid_settings() and conf.load().site_limits is not None and conf.load_groups().url == "memory://":
+        return [Warning(ALONE, hint=SHARE, id="gws_middleware.W008")]
+    return []
+
+
 def check_group_directory(app_configs: Any, **arguments: Any) -> Sequence[CheckMessage]:
     """W007: this process cannot use the directory of the groups.
 
@@ -206,6 +217,7 @@ ALL = [
     check_settings,
     check_group_workers,
     check_group_directory,
+    check_site_limits,
     check_middleware,
     check_runserver,
     check_psycopg2,

@@ -43,6 +43,8 @@ LOCAL_HOSTS = (".localhost", "127.0.0.1", "[::1]")
 """The hosts that Django allows when ``ALLOWED_HOSTS`` is empty and ``DEBUG`` is on."""
 USER_KEY = "gws_middleware.django.users.user_key"
 """The default of the setting ``user_key``."""
+SITE_LIMITS = "gws_middleware.django.instance.site_limits"
+"""What the setting ``site_limits`` is where it is True."""
 
 
 def _switch(value: object) -> str | None:
@@ -205,7 +207,13 @@ def _project_settings() -> Mapping[str, Any]:
     given = getattr(settings, "GWS", {})
     if not isinstance(given, Mapping):
         raise ConfigError(f"settings.GWS is {given!r}: wanted a dict")
-    return given
+    if "site_limits" not in given:
+        return given
+    counts_site = given["site_limits"]
+    wanted = _switch(counts_site)
+    if wanted is not None:
+        raise ConfigError(f"site_limits is {counts_site!r}: wanted {wanted}")
+    return {**given, "site_limits": SITE_LIMITS if counts_site else None}
 
 
 def wrapper_settings() -> dict[str, Any]:

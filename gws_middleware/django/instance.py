@@ -6,11 +6,12 @@ Rule: in tests no other process is reached, unless the settings have an explicit
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 from ..groups.client import Groups
 from . import conf
 
-__all__ = ["IN_MEMORY", "begin_test", "get_groups", "use_in_tests"]
+__all__ = ["IN_MEMORY", "begin_test", "get_groups", "site_limits", "use_in_tests"]
 
 IN_MEMORY = "memory://"
 
@@ -38,6 +39,22 @@ def get_groups() -> Groups:
         made = Groups(wanted.url, history=dict(wanted.history), project=wanted.project, prefix=wanted.prefix)
         found = _instances.setdefault(wanted, made)  # another thread may have been faster
     return found
+
+
+class ProjectNumbers:
+    """Those of the project's groups, whichever these are at the time."""
+
+    def exchange_number(self, name: str, number: int) -> int:
+        """See ``Groups``."""
+        return get_groups().exchange_number(name, number)
+
+    def put_numbers(self, numbers: Mapping[str, int]) -> None:
+        """See ``Groups``."""
+        get_groups().put_numbers(numbers)
+
+
+site_limits = ProjectNumbers()
+"""What the setting ``site_limits`` is where it is True."""
 
 
 def _in_tests() -> bool:

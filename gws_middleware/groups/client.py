@@ -33,6 +33,8 @@ __all__ = ["Groups"]
 RESERVED_PREFIX = prefix_of(RESERVED)
 AT_ONCE = 200
 """Connections that one order closes."""
+NUMBERS = "slots"
+"""The table of numbers that processes add up."""
 
 
 class Groups:
@@ -481,6 +483,26 @@ class Groups:
                 return False
         return True
 
+    # --- numbers that processes add up, for the setting ``site_limits`` -----------------------------------------------
+
+    def exchange_number(self, name: str, number: int) -> int:
+        """Set a number of this process, and add up those of all processes, in one step.
+
+        Raises:
+            GroupsUnavailable: It was not set, or that is not known.
+
+        """
+        return sum(map(int, self._backend.exchange(NUMBERS, name, _digits(number))))
+
+    def put_numbers(self, numbers: Mapping[str, int]) -> None:
+        """Set numbers of this process, by name. They end with the process.
+
+        Raises:
+            GroupsUnavailable: They were not set, or that is not known.
+
+        """
+        self._backend.put(NUMBERS, {name: _digits(number) for name, number in numbers.items()})
+
     # --- the rest ----------------------------------------------------------------------------------------------------
 
     def release(self) -> None:
@@ -526,6 +548,11 @@ def _send_here(order: Mapping[str, Any]) -> bool:
         data = order["data"].encode("latin-1")
         ws.offer(data if order["kind"] == BINARY else data.decode())
     return ws is not None
+
+
+def _digits(number: int) -> bytes | None:
+    """The value of a number in a table; none for 0, so that the table has no more than there is."""
+    return b"%d" % number if number else None
 
 
 def _position(since: Position | str | None) -> Position | None:

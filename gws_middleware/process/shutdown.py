@@ -27,6 +27,8 @@ POLL = 0.05
 """Seconds between two checks whether a drain is done."""
 QUICK_TIMEOUT = 1.0
 """Seconds for the answers to close frames where little time is left: after SIGQUIT, or when the arbiter has ended."""
+FLUSH_TIMEOUT = 1.0
+"""Seconds for letting other workers have the slots that were released (the setting ``site_limits``)."""
 KILL_BEFORE = 1.5
 """Seconds before the end of the graceful timeout at which views that have not returned are killed: gunicorn's clock may
 be a second ahead of ours.
@@ -66,6 +68,7 @@ def drain(
         connection.abort()
     if len(connections):
         gevent.sleep(0)  # the hub closes and counts what was aborted: the caller may read the counters next
+    connections.slots.flush(FLUSH_TIMEOUT)
 
 
 def _send_close_frames(connections: Registry, only: list[OpenConnection], code: int | None, timeout: float) -> None:
@@ -156,8 +159,10 @@ def ends_process(error: BaseException) -> bool:
 
 def _at_exit() -> None:
     """Close detached connections, which do not keep a server from ending."""
-    if _is_watched and len(registry.current()):
-        drain(registry.current(), timeout=QUICK_TIMEOUT)
+    if _is_watched:
+        if len(registry.current()):
+            drain(registry.current(), timeout=QUICK_TIMEOUT)
+        registry.current().slots.flush(FLUSH_TIMEOUT)
 
 
 def _forked() -> None:

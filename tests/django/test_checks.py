@@ -23,7 +23,7 @@ from tests.support.programs import run_python
 from tests.support.rawclient import TEXT, close_frame, frame, upgrade_request
 from tests.support.servers import KINDS, ServerDied, launch
 
-IDENTIFIERS = ("E001", "E002", "E003", "W001", "W002", "W004", "W005", "W006", "W007")
+IDENTIFIERS = ("E001", "E002", "E003", "W001", "W002", "W004", "W005", "W006", "W007", "W008")
 SESSION = "django.contrib.sessions.middleware.SessionMiddleware"
 COMMON = "django.middleware.common.CommonMiddleware"
 
@@ -206,6 +206,23 @@ def test_options_of_gunicorn_win_over_the_variable(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("GUNICORN_CMD_ARGS", "--workers 1")
     with override_settings(GWS={"groups": "memory://"}):
         assert found() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "messages"),
+    [
+        ({"site_limits": True, "groups": "memory://"}, ["gws_middleware.W008"]),
+        ({"site_limits": True, "groups": "auto"}, []),
+        ({"site_limits": True}, []),
+        ({"site_limits": False, "groups": "memory://"}, []),
+        ({"groups": "memory://"}, []),
+    ],
+)
+def test_limits_of_a_site_whose_groups_are_in_memory_are_a_warning(given: dict[str, Any], messages: list[str]) -> None:
+    """They would count one worker."""
+    with override_settings(GWS=given):
+        assert [message.id for message in found()] == messages
+        assert all(message.hint.startswith('Use "auto", or') for message in found())
 
 
 @pytest.mark.parametrize(

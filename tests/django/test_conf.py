@@ -12,6 +12,7 @@ from django.test import override_settings
 
 from gws_middleware import Config, ConfigError, WebSocketMiddleware
 from gws_middleware.django import conf
+from gws_middleware.django.instance import get_groups
 from gws_middleware.django.test import WebSocketClient, WebSocketRefused
 from gws_middleware.django.users import user_key
 from gws_middleware.groups import History
@@ -57,6 +58,24 @@ class TestSettings:
         """By its dotted name, which needs no import in the settings."""
         assert (wrapped().user_key, conf.load().user_key) == (os.path.basename, os.path.basename)
 
+    @override_settings(GWS={"site_limits": True, "max_connections": 3, "groups": {"history": {"a": {}}}})
+    def test_limits_of_the_site_are_counted_by_the_groups_of_the_project(self) -> None:
+        """Those of the settings at the time."""
+        numbers = wrapped().site_limits
+        assert numbers is not None and conf.load().site_limits is numbers
+        groups = get_groups()
+        assert (numbers.exchange_number("a", 3), groups.exchange_number("a", 4)) == (3, 4)
+        numbers.put_numbers({"a": 0})
+        with override_settings(GWS={}):
+            assert get_groups() is not groups
+            assert numbers.exchange_number("a", 1) == 1
+
+    @pytest.mark.parametrize("given", [{}, {"site_limits": False}])
+    def test_limits_are_of_a_worker_unless_set(self, given: dict[str, Any]) -> None:
+        """As without Django."""
+        with override_settings(GWS=given):
+            assert wrapped().site_limits is conf.load().site_limits is None
+
     def test_user_key_of_the_environment_replaces_the_default(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The environment wins over a default."""
         monkeypatch.setenv("GWS_USER_KEY", "os.path.basename")
@@ -81,6 +100,8 @@ class TestSettings:
             ({"max_message_size": -1}, "max_message_size is -1: wanted a whole number from 1 to"),
             ({"database_grace": 0}, "database_grace is 0: wanted a number of seconds above 0, or None"),
             ({"close_on_logout": "no"}, "close_on_logout is 'no': wanted True or False"),
+            ({"site_limits": "auto"}, "site_limits is 'auto': wanted True or False"),
+            ({"site_limits": None}, "site_limits is None: wanted True or False"),
             ({"groups": 5}, 'groups is 5: wanted "auto", "sqlite:///directory", "memory://", or a dict'),
             ({"groups": "redis://x"}, "groups is 'redis://x': wanted .*; 'redis://x' is no backend of groups"),
             ({"groups": {"histroy": {}}}, "groups is .*; 'histroy' is not a key of groups: did you mean 'history'[?]"),

@@ -128,6 +128,22 @@ def test_members_are_counted_over_all_workers(site: Site, token: str) -> None:
     eventually(lambda: counted() == {number - 2}, f"{number - 2} members in all processes")
 
 
+def test_limits_count_all_workers(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    """``site_limits``."""
+    groups = f"sqlite://{tmp_path_factory.mktemp('g')}/groups"
+    env = {"GWS": json.dumps({"groups": groups, "site_limits": True, "max_connections": 6})}
+    with (
+        launch("worker", tmp_path / "server", APP, options=["--workers", "3"], env=env) as server,
+        ExitStack() as stack,
+    ):
+        statuses = []
+        for _ in range(10):
+            client = stack.enter_context(server.connect())
+            client.send(upgrade_request("/echo/"))
+            statuses.append(client.read_response().status)
+        assert statuses == [101] * 6 + [503] * 4
+
+
 def test_transactions_of_requests_decide_about_messages(site: Site) -> None:
     """Ten are committed, and ten are rolled back."""
     members = site.members(f"/groups/{ROOM}/")

@@ -463,11 +463,12 @@ class TestLimitOfUsers(WebSocketTestMixin, TestCase):
     """``max_connections_per_user`` with the default ``user_key``: the primary key of the user."""
 
     client: WebSocketClient
+    site_limits = False
 
     def setUp(self) -> None:
         self.bob = User.objects.create_user("bob", password="x")
         self.eve = User.objects.create_user("eve", password="x")
-        settings = override_settings(GWS={"max_connections_per_user": 1})
+        settings = override_settings(GWS={"max_connections_per_user": 1, "site_limits": self.site_limits})
         settings.enable()
         self.addCleanup(settings.disable)
 
@@ -610,6 +611,12 @@ class TestFacts(WebSocketTestMixin, TestCase):
             groups.survey(user=AnonymousUser())
         with pytest.raises(ValueError, match="is neither a user nor a primary key"):
             groups.survey(user="bob")
+
+
+class TestLimitOfUsersOfTheSite(TestLimitOfUsers):
+    """The same where it counts all workers."""
+
+    site_limits = True
 
 
 def test_websocket_without_a_request_has_an_anonymous_user() -> None:

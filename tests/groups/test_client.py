@@ -419,6 +419,14 @@ def test_release_ends_memberships(every: Groups) -> None:
         assert peer.receive() == "x"
 
 
+def test_numbers_are_set_and_added_up(every: Groups) -> None:
+    """Those of one process here. 0 removes one, so that a table has no more than there is."""
+    assert [every.exchange_number("site", number) for number in (3, 2)] == [3, 2]
+    every.put_numbers({"site": 0, "user:1": 7})
+    assert [every.exchange_number("site", number) for number in (4, 0)] == [4, 0]
+    assert every.exchange_number("user:1", 0) == 0
+
+
 def test_groups_that_are_not_used_any_more_are_freed() -> None:
     """With their hub, though the event loop goes on."""
 

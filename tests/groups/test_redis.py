@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+import gevent
 import pytest
 
 from gws_middleware.groups import Groups, GroupsUnavailable, History, UnknownOutcome
+from gws_middleware.groups.backends import redis
 from gws_middleware.groups.backends.base import Confirmed, Event, Lost, Publish, Want
 from gws_middleware.groups.backends.redis import RedisBackend, RedisFeed
 from gws_middleware.groups.position import Entry, Position
@@ -235,6 +237,46 @@ def test_failover_of_sentinels(tmp_path: Path) -> None:
         publish(backend, "kept", b"3")
         assert b"3" in [event.payload for event in until(feed, Entry) if isinstance(event, Entry)]
         assert kept(backend) == [b"2", b"3"]
+
+
+class TestRecords:
+    """They end with the process: not before, and not without a feed."""
+
+    @pytest.fixture(autouse=True)
+    def short_times(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(redis, "PING", 0.2)
+        monkeypatch.setattr(redis, "LIVING", 1.0)
+
+    @pytest.mark.parametrize("way", ["put", "exchange"])
+    def test_process_without_a_feed_keeps_its_records(self, own: Broker, way: str) -> None:
+        """It has put them once."""
+        backend, other = RedisBackend(own.url), RedisBackend(own.url)
+        gevent.spawn(backend.put, "a", {"x": b"1"}) if way == "put" else gevent.spawn(backend.exchange, "a", "x", b"1")
+        for _ in range(15):
+            gevent.sleep(0.1)
+        assert other.get("a", "x") == [b"1"]
+        own.ask("FLUSHALL")
+        eventually(lambda: other.get("a", "x") == [b"1"], "the record again", sleep=gevent.sleep)
+        backend.put("a", {"x": None})
+        backend.put("a", {"x": b"2"})
+        gevent.sleep(1.5)
+        assert other.get("a", "x") == [b"2"]
+        backend.close()
+        assert other.get("a", "x") == []
+        other.close()
+
+    def test_process_that_was_buried_puts_all_of_them_again(self, own: Broker) -> None:
+        """It was stopped for long, and the first that it did then was to put another one."""
+        backend, other = RedisBackend(own.url), RedisBackend(own.url)
+        backend.put("a", {"x": b"1", "y": b"2"})
+        backend.put("b", {"z": b"3"})
+        time.sleep(1.2)  # no greenlet runs
+        assert len(other.bury()) == 3
+        backend.exchange("a", "x", b"4")
+        found = {("a", "x"): [b"4"], ("a", "y"): [b"2"], ("b", "z"): [b"3"]}
+        eventually(lambda: {of: other.get(*of) for of in found} == found, "all records", sleep=gevent.sleep)
+        backend.close()
+        other.close()
 
 
 class Cut:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from gws_middleware import ConnectionClosed, HandshakeRefused, PreparedMessage, WebSocket, WebSocketMiddleware, prepare
 from gws_middleware.config import Options, ViewOptions
+from gws_middleware.groups import Groups
 from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, Message, StartResponse
 from gws_middleware.worker import GeventWebSocketWorker
@@ -39,6 +40,8 @@ WebSocketMiddleware(application, **options)
 WebSocketMiddleware(application, allowed_origins=["https://example.com", re.compile("https://.*")])
 WebSocketMiddleware(application, allowed_origins=[re.compile("https://.*")])
 WebSocketMiddleware(application, allowed_origins=("null", "same-origin"))
+WebSocketMiddleware(application, max_connections=500, site_limits=Groups("memory://"))
+WebSocketMiddleware(application, max_connections=500, site_limits="project.live.groups")
 WebSocketMiddleware(application, max_connections_per_user=5, user_key=user_of, client_address="project.proxies.address")
 
 

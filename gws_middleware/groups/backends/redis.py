@@ -54,7 +54,6 @@ SLICE = 500
 """Events that a feed returns at once."""
 LIVING = 15.0
 """Seconds after its last sign for which a process counts as living."""
-_LIVING = round(LIVING * 1000)
 REPEAT = 3600.0
 """Seconds after which a process puts its records again."""
 _STAYING = round(3 * REPEAT * 1000)
@@ -167,7 +166,11 @@ local function records_of(name, of_table)
 end
 if what == 'sign' then
   redis.call('ZADD', KEYS[1], now + tonumber(ARGV[5]), process)
-  return redis.call('EXISTS', prefix .. ':t:' .. process)
+  local known = 0
+  for _, each in ipairs(redis.call('SMEMBERS', prefix .. ':t:' .. process)) do
+    known = known + redis.call('HLEN', records_of(process, each))
+  end
+  return known
 elseif what == 'put' or what == 'exchange' then
   local key, tables = records_of(process, table), prefix .. ':t:' .. process
   redis.call('ZADD', KEYS[1], now + tonumber(ARGV[5]), process)
@@ -237,7 +240,7 @@ return what == 'count' and sum or found
 """Everything about records. KEYS: processes. ARGV: what; the prefix; the process; the table; and
 
 =============  ====================================================================================================
-sign           milliseconds. Says that the process is living. Its result is 0 where the server has no record of it
+sign           milliseconds. Says that the process is living. Its result is how many records the server has of it
 put, exchange  milliseconds for which it is living, and for which its records stay without another put; of each: field,
                "1" to set and "0" to remove it, value. The result of exchange are the values of the first field
 get            field
@@ -408,7 +411,7 @@ class RedisBackend:
         self._process = f"{self._hosts_name}-{os.getpid()}-{secrets.token_hex(4)}"
         self._records: dict[str, dict[str, bytes]] = {}
         """By table and field."""
-        self._is_signing = False
+        self._is_signing = self._has_signer = False
         self._repeated = "", -math.inf
         """The process of the server that has all of them, and since when."""
         self._token, self._count = secrets.token_hex(6), itertools.count(1)
@@ -469,10 +472,11 @@ class RedisBackend:
             self._ask("put", table, *self._changes(values))
             for field, value in values.items():
                 self._keep(table, field, value)
+            self._start_signer()
 
     @staticmethod
     def _changes(values: Mapping[str, bytes | None]) -> list[str | bytes | int]:
-        flat: list[str | bytes | int] = [_LIVING, _STAYING]
+        flat: list[str | bytes | int] = [round(LIVING * 1000), _STAYING]
         for field, value in values.items():
             flat += [field, 0 if value is None else 1, b"" if value is None else value]
         return flat
@@ -495,6 +499,7 @@ class RedisBackend:
         """See ``Backend``."""
         found: list[bytes] = self._ask("exchange", table, *self._changes({field: value}))
         self._keep(table, field, value)
+        self._start_signer()
         return found
 
     def records(self, table: str, limit: int) -> list[Record]:
@@ -536,12 +541,35 @@ class RedisBackend:
             else:
                 self._sign()
 
+    def _start_signer(self) -> None:
+        """A feed signs every few seconds. A process without one has a greenlet for that, where greenlets can run."""
+        if self._records and not self._has_signer and waiting.can_switch():
+            import gevent
+
+            gevent.spawn(self._run_signer, self._process)
+            self._has_signer = True
+
+    def _run_signer(self, process: str) -> None:
+        """Runs in a greenlet of its own while this process has records."""
+        import gevent
+
+        try:
+            while process == self._process and self._records:
+                gevent.sleep(PING)
+                if process == self._process and not self.feeds:
+                    self._sign()
+        finally:
+            if process == self._process:
+                self._has_signer = False
+
     def _sign(self) -> None:
         self._is_signing = True
         try:
             run_id, now = self.server.run_id, time.monotonic()
-            is_known = self._ask("sign", "", _LIVING)
-            if is_known and run_id == self._repeated[0] and now < self._repeated[1] + REPEAT:
+            known = self._ask("sign", "", round(LIVING * 1000))
+            # Fewer where the server was emptied, or this process was stopped for so long that others have buried it.
+            has_all = known >= sum(map(len, self._records.values()))
+            if has_all and run_id == self._repeated[0] and now < self._repeated[1] + REPEAT:
                 return
             for table in list(self._records):
                 fields = list(self._records.get(table, {}).items())
