@@ -24,10 +24,10 @@ NATIVE_TESTS := tests/protocol tests/connection/test_channel.py tests/connection
 FLOOR := 88
 
 .PHONY: help run test test-fast test-pure sanitize test-all lint words types docs dist check coverage bench chaos soak restart \
-        responsive fair groups clean
+        responsive fair groups groups-redis logout clean
 
 help: ## Show this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 # gunicorn_h1c is gunicorn's C parser: tested where it can be built, not needed elsewhere.
 $(INSTALLED): $(SOURCES)
@@ -123,6 +123,12 @@ fair: $(INSTALLED) ## How long one client waits while others of the same worker 
 
 groups: $(INSTALLED) ## Two minutes of members and publishers of groups while workers are killed, stopped and reloaded
 	$(BIN)/python -m stress groups
+
+groups-redis: $(INSTALLED) ## The same over Valkey with eight workers of two gunicorns, while Valkey fails in every way
+	$(BIN)/python -m stress groups --redis
+
+logout: $(INSTALLED) ## How long it takes until a logout has closed 100 pages under four workers, over Valkey
+	$(BIN)/python -m stress logout --redis
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) $(RUN_VENV) build dist *.egg-info docs/_build .nox .coverage* .mypy_cache .pytest_cache .ruff_cache

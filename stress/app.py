@@ -1,7 +1,8 @@
 """The application under test: plain WSGI views, a Django view with its ORM, and faults that can be enabled.
 
 Environment: ``STRESS_DIRECTORY`` is where stored messages and the database are; ``STRESS_DJANGO=1`` loads the views
-below ``/db``; ``STRESS_FAULTS`` names faults (faults.py); ``STRESS_HISTORY`` is how many messages a group keeps.
+below ``/db``; ``STRESS_FAULTS`` names faults (faults.py); ``STRESS_HISTORY`` is how many messages a group keeps, and
+``STRESS_GROUPS`` the URL of groups, if it is not that of a log in the directory.
 """
 
 from __future__ import annotations

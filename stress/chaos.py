@@ -188,9 +188,17 @@ class Chaos:
                     self.report.violation("HTTP", f"{path}: {error!r}")
             gevent.sleep(0.05)
 
+    def next_gunicorn(self) -> Gunicorn:
+        """See ``groups.Run``."""
+        return self.gunicorn
+
     def killed_since(self, began: float) -> bool:
         """Whether a worker was killed since then (or half a second before: a kill takes time)."""
         return any(at > began - 0.5 for at in self.kills)
+
+    def broker_failed_since(self, began: float) -> bool:
+        """See ``groups.Run``."""
+        return False
 
     # --- hostile peers ---------------------------------------------------------------------------------------------
 

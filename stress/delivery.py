@@ -3,8 +3,8 @@
 Rule 1: nothing here waits or does I/O. Rule 2: what a member did not get is a violation unless the server has reported
 it: ``recovered`` was false, ``gap`` was sent, or the connection ended.
 
-In a group with history, offsets say what is missing. In one without, each message has the same successor for all
-members; a member that misses one, or gets two in another order, has another successor somewhere.
+In a group with history, offsets say what is missing, within an epoch. In one without, each message has the same
+successor for all members; a member that misses one, or gets two in another order, has another successor somewhere.
 
 ==========  ===========================================================================================
 violation   means
@@ -13,8 +13,8 @@ missing     a member has not got a message that came before one that it has got,
 order       members have got messages of their group in different orders, or one twice
 lost        a publisher has got an acknowledgement for what no member has got
 refused     a publisher has got a refusal for what a member has got
-recovery    a position within the history was not recovered
-position    a message is at two positions, or two at one
+recovery    a position within the history was not recovered, or an epoch has gone back
+position    a message is at two positions of an epoch, or two at one
 ==========  ===========================================================================================
 """
 
@@ -76,6 +76,8 @@ class Room:
         self.counts: Counter[str] = Counter()
         self._at: dict[str, str] = {}
         """Messages by position, as members have got them."""
+        self._where: dict[tuple[str, str], str] = {}
+        """Positions by epoch and message."""
         self._after: dict[str, str] = {}
         self._before: dict[str, str] = {}
 
@@ -106,6 +108,9 @@ class Room:
         other = self._at.setdefault(position, message_id)
         if other != message_id:
             self.violation("position", f"{other} and {message_id} are both at {position}")
+        where = self._where.setdefault((position.rpartition(".")[0], message_id), position)
+        if where != position:
+            self.violation("position", f"{message_id} is at {where} and at {position}")
 
     def follows(self, message_id: str, before: str) -> None:
         """A member has got one message after another one, and nothing in between."""
@@ -125,9 +130,8 @@ class Room:
         """The members that have not got the last message. Nothing is published any more."""
         seats = [seat for seat in self.seats if seat.is_member]
         if self.has_history:
-            top = max((Position.parse(at).offset for at in self._at), default=0)
-            top = max([top, *(Position.parse(m.position).offset for m in self.messages.values() if m.position)])
-            return [seat for seat in seats if seat.position is None or seat.position.offset != top]
+            top = self._top(seats)
+            return [seat for seat in seats if seat.position is None or seat.position != top]
         newest = max((m for m in self.messages.values() if m.acknowledged), key=lambda m: m.sent, default=None)
         if newest is not None and not newest.is_delivered:
             return [seat for seat in seats if seat.is_member_since(newest.sent)]
@@ -136,6 +140,16 @@ class Room:
         if len(latest) > 1:
             return seats
         return [seat for seat in seats if (seat.last not in latest if seat.last else seat.is_member_since(since))]
+
+    def _top(self, seats: Iterable[Seat]) -> Position | None:
+        """The last position of the current epoch, which is that of what was sent, or has become a member, last."""
+        found = [(self.messages[name].sent, Position.parse(at)) for at, name in self._at.items()]
+        found += [(m.sent, Position.parse(m.position)) for m in self.messages.values() if m.position]
+        found += [(seat.began, seat.joined) for seat in seats if seat.joined is not None]
+        if not found:
+            return None
+        current = max(found)[1].epoch
+        return max(position for _, position in found if position.epoch == current)
 
     def check(self) -> None:
         """What can be found only when nothing is on the way any more."""
@@ -169,12 +183,15 @@ class Seat:
     def __init__(self, room: Room, name: str, since: Position | None = None) -> None:
         self.room, self.name = room, name
         self.position = self._since = since
+        self.joined: Position | None = None
+        """Where it has become a member."""
         self.first = self.last = ""
         """Ids, in a group without history; empty after a gap."""
         self.began = self.ended = 0.0
         self._newest = 0.0
         """The latest time at which one of its messages was sent."""
-        self._has_gap = False
+        self._gap_at = 0.0
+        """When it was told that messages are missing."""
         self._early: list[tuple[str, str]] | None = [] if room.has_history else None
         """What came before ``joined``."""
         room.seats.append(self)
@@ -184,9 +201,10 @@ class Seat:
         return bool(self.began and not self.ended)
 
     def should_have(self, message: Message) -> bool:
-        """Whether it has got a later message than this one, or can still get it."""
-        has_later = self._newest > message.acknowledged and not self._has_gap
-        return self.is_member_since(message.sent) and (has_later or self.is_member)
+        """Whether it has got a later message than this one, or can still get it, and was not told of a gap since."""
+        if message.sent <= self._gap_at:
+            return False
+        return self.is_member_since(message.sent) and (self._newest > message.acknowledged or self.is_member)
 
     def is_member_since(self, at: float) -> bool:
         """Whether it was a member before this time."""
@@ -204,7 +222,7 @@ class Seat:
         elif word == "gap":
             self.room.counts["gaps"] += 1
             self.last = ""
-            self._has_gap = True
+            self._gap_at = time.monotonic()
         else:
             self.room.violation("order", f"{self.name} has got {text[:80]!r}")
 
@@ -216,7 +234,8 @@ class Seat:
         self.began = time.monotonic()
         if not self.room.has_history:
             return
-        since, position = self._since, Position.parse(text)
+        since, self.joined = self._since, Position.parse(text)
+        position = self.joined
         early, self._early = self._early or [], None
         if recovered:
             self.room.counts["recovered"] += 1
@@ -224,7 +243,7 @@ class Seat:
             self.position = position
             if since is not None:
                 self.room.counts["not recovered"] += 1
-                if since.epoch == position.epoch and 0 <= position.offset - since.offset <= self.room.size:
+                if since.epoch == position.epoch and position.offset - since.offset <= self.room.size:
                     self.room.violation("recovery", f"{self.name} had {since}, and was not recovered up to {position}")
         for where, message_id in early:
             self._take_kept(where, message_id)
@@ -242,7 +261,7 @@ class Seat:
         else:
             if self.last:
                 self.room.follows(message_id, self.last)
-            elif not self.first:
+            elif not self.first and not self._gap_at:
                 self.first = message_id
             self.last = message_id
 

@@ -1,15 +1,17 @@
 """Groups: every member gets every message in order, while workers are killed, reloaded and stopped for a time.
 
-Four workers, which share a log in SQLite. Members of groups, half of which have a history; some stay, some reconnect by
-themselves, some are away for longer than the history lasts, and one of a hundred reads nothing. Publishers in views, in
-``on_message``, in a process that gevent has not patched, and in children that this process has forked. What must hold,
-or the exit status is 1:
+Four workers, which share a log in SQLite; with ``--redis`` eight, in two gunicorns with different directories, which
+share a Redis server that fails in every way meanwhile. Members of groups, half of which have a history; some stay, some
+reconnect by themselves, some are away for longer than the history lasts, and one of a hundred reads nothing. Publishers
+in views, in ``on_message``, in a process that gevent has not patched, and in children that this process has forked.
+What must hold, or the exit status is 1:
 
 * A member gets every message of its group once and in the same order as all others while it is connected.
 * One that reconnects with its position gets what it has missed, if the history has it; otherwise it is reported.
+* What Redis has lost is reported to each member that has not got it, and positions belong to one epoch.
 * What was acknowledged to a publisher is there.
 * A peer that reads nothing is closed with 1013, and others are not delayed: of a hundred messages 99 have reached all
-  members within ``--bound`` seconds, those not counted that were sent while a worker was stopped, killed or reloaded.
+  members within ``--bound`` seconds, those not counted that were sent while something happened to a worker or to Redis.
 * A connection ends with 1012 only when its worker was signalled, and without a close frame only when it was killed.
 """
 
@@ -22,10 +24,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +36,7 @@ import gevent
 from gevent.pool import Group
 
 from gws_middleware.groups import Position
+from tests.support.brokers import VALKEY, Broker, broker
 from tests.support.rawclient import CLOSE, TEXT, close_frame, frame
 from tests.support.servers import ROOT
 
@@ -41,9 +45,10 @@ from .delivery import Message, Room, Seat, delays, text_of
 from .gunicorn import Gunicorn, is_running, run_gunicorn
 from .peer import Ended, Peer, tally
 from .report import Report, arguments_of, milliseconds, percentile
-from .rooms import KEPT, LIVE
+from .rooms import KEPT, LIVE, UNAVAILABLE, log_in
 
 WORKERS = 4
+"""Of each gunicorn."""
 GROUPS, MEMBERS, RATE, HISTORY = 50, 20, 500.0, 100
 BYTES = 600
 """Bytes of the longest message."""
@@ -61,26 +66,39 @@ CHILDREN = 2
 TOO_SLOW = 1013
 KINDS = ("detached", "attached", "handler")
 QUIET = 0.3
-"""The last part of the run, in which nothing happens to workers."""
+"""The last part of the run, in which nothing happens to workers and to Redis."""
 AFTER = 1.0
 """Seconds after a worker was stopped or replaced in which its members may still be served late."""
+STOPPED = 10.0
+"""Seconds for which Redis is stopped at most."""
 OPTIONS = ["--keep-alive", "20"]
 """gunicorn closes a connection from which it has not read a request in so many seconds (2 by default), unanswered."""
 WANTED = [r"\[ERROR\] Worker \(pid:\d+\) was sent SIGKILL", r"groups: (outage|the outage)"]
 """Log records that are expected: an outage is reported to publishers, too."""
+WANTED_OF_REDIS = [
+    *WANTED,
+    r"\[WARNING\] messages may be missing:",
+    r"\[WARNING\] group \S+: messages are missing, and the history does not have them",
+    r"\[WARNING\] the number of members is not visible to other processes:",
+]
 
 
 class Run(Protocol):
     """What a crowd needs to know of the run that it belongs to."""
 
     report: Report
-    gunicorn: Gunicorn
     over: bool
     signalled: set[int]
     killed: set[int]
 
+    def next_gunicorn(self) -> Gunicorn:
+        """The server that the next connection goes to."""
+
     def killed_since(self, began: float) -> bool:
         """Whether a worker was killed since then."""
+
+    def broker_failed_since(self, began: float) -> bool:
+        """Whether something has happened to Redis since then, or shortly before."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +169,9 @@ class Crowd:
     def _connect(self, path: str, **options: Any) -> Peer | None:
         """An accepted WebSocket."""
         began, run = time.monotonic(), self.run
+        gunicorn = run.next_gunicorn()
         try:
-            peer = Peer(run.gunicorn.address, timeout=TIMEOUT, **options)
+            peer = Peer(gunicorn.address, timeout=TIMEOUT, **options)
             try:
                 peer.open(path)
             except BaseException:
@@ -164,7 +183,7 @@ class Crowd:
             else:
                 run.report.violation("handshake", f"of {path}: {error!r}")
             return None
-        run.gunicorn.seen.add(peer.worker)
+        gunicorn.seen.add(peer.worker)
         return peer
 
     def _read(self, peer: Peer, seat: Seat, leave: float) -> None:
@@ -190,6 +209,7 @@ class Crowd:
         allowed = code == 1000 or (code == SHUTDOWN and peer.worker in run.signalled)
         allowed = allowed or (code == 1006 and peer.worker in run.killed)
         allowed = allowed or (code == TOO_SLOW and seat.room.has_history)
+        allowed = allowed or (code == UNAVAILABLE and run.broker_failed_since(peer.started))
         if not allowed:
             lived = time.monotonic() - peer.started
             run.report.violation("close", f"{seat.name}: ended with {code} after {lived:.1f} s")
@@ -222,7 +242,9 @@ class Crowd:
             code = 0
         self.slow[str(code)] += 1
         # A stopping worker cannot send its close frame to a peer that reads nothing.
-        if code != TOO_SLOW and not (code in (SHUTDOWN, 1006) and peer.worker in self.run.signalled):
+        allowed = code in (SHUTDOWN, 1006) and peer.worker in self.run.signalled
+        allowed = allowed or (code == UNAVAILABLE and self.run.broker_failed_since(peer.started))
+        if code != TOO_SLOW and not allowed:
             self.run.report.violation("slow", f"a peer that reads nothing, worker {peer.worker}: ended with {code}")
 
     # --- publishers ------------------------------------------------------------------------------------------------
@@ -270,9 +292,9 @@ class Crowd:
         room.answered(answer, sent, time.monotonic())
 
     @contextmanager
-    def processes(self, directory: Path, rate: float) -> Iterator[None]:
+    def processes(self, url: str, rate: float) -> Iterator[None]:
         """An unpatched process and its children publish for a ``with`` block, each with this rate."""
-        arguments = [str(directory), self.size.history, list(self.rooms), rate, CHILDREN, BYTES]
+        arguments = [url, self.size.history, list(self.rooms), rate, CHILDREN, BYTES]
         command = [sys.executable, "-m", "stress.publisher", json.dumps(arguments)]
         with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             reader = gevent.spawn(self._read_answers, process)
@@ -362,70 +384,159 @@ def _next(peer: Peer) -> Any:
 
 
 class Groups:
-    """One run of the program."""
+    """One run of the program.
 
-    def __init__(self, report: Report, running: Gunicorn, seconds: float, size: Size, seed: int) -> None:
-        self.report, self.gunicorn, self.seconds = report, running, seconds
+    Args:
+        report: Of the run.
+        running: The servers.
+        redis: What they share; None for a log in SQLite.
+        seconds: How long.
+        size: How much.
+        seed: Of all that is random.
+
+    """
+
+    def __init__(
+        self,
+        report: Report,
+        running: Sequence[Gunicorn],
+        redis: Broker | None,
+        seconds: float,
+        size: Size,
+        seed: int,
+    ) -> None:
+        self.report, self.running, self.seconds = report, running, seconds
+        self._redis, self._turns = redis, cycle(running)
         self.over = False
         self.signalled: set[int] = set()
         self.killed: set[int] = set()
         self._kills: list[float] = []
         self.disturbances: list[tuple[float, float]] = []
-        """When something happened to a worker: from, until."""
+        """When something happened to a worker or to Redis: from, until."""
         self.harms: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()
+        self._failed_until = 0.0
         self.lateness: list[float] = []
         self.crowd = Crowd(self, size, seed)
         self._chance = random.Random(f"{seed} harm")
+        self._chance_of_failure = random.Random(f"{seed} failure")
+
+    def next_gunicorn(self) -> Gunicorn:
+        """All of them in turn."""
+        return next(self._turns)
 
     def killed_since(self, began: float) -> bool:
         """Whether a worker was killed since then."""
         return any(at > began - 0.5 for at in self._kills)
 
+    def broker_failed_since(self, began: float) -> bool:
+        """Whether something has happened to Redis since then, or so short a time before that a worker need not be
+        connected to it again.
+        """
+        return self._failed_until > began
+
+    def _in_turn(
+        self, kinds: Mapping[str, object], done: Counter[str], chance: random.Random, end: float
+    ) -> Iterator[str]:
+        """All of them in random order, again and again, with a pause before each; until it is time to end and all of
+        them are done.
+        """
+        every = min(4.0, self.seconds / 6)
+        while time.monotonic() < end:
+            for name in chance.sample(list(kinds), len(kinds)):
+                self.await_workers()
+                gevent.sleep(chance.uniform(every / 2, every))
+                if time.monotonic() > end and done.total() >= len(kinds):
+                    return
+                yield name
+                done[name] += 1
+
     # --- what happens to workers -----------------------------------------------------------------------------------
 
     def harm(self, end: float) -> None:
         """One thing after the other, each when all workers serve."""
-        every = min(4.0, self.seconds / 6)
-        while time.monotonic() < end:
-            for name in self._chance.sample(list(HARM), len(HARM)):
-                self.await_workers()
-                gevent.sleep(self._chance.uniform(every / 2, every))
-                if time.monotonic() > end and self.harms.total() >= len(HARM):
-                    return
-                began = time.monotonic()
-                HARM[name](self)
-                self.harms[name] += 1
-                self.await_workers()
-                self.disturbances.append((began - AFTER, time.monotonic() + AFTER))
+        for name in self._in_turn(HARM, self.harms, self._chance, end):
+            began = time.monotonic()
+            HARM[name](self)
+            self.await_workers()
+            self.disturbances.append((began - AFTER, time.monotonic() + AFTER))
 
     def await_workers(self) -> None:
         """Wait until all workers serve, and none is stopping."""
 
         def complete() -> bool:
-            return self.gunicorn.complete() and self.signalled.isdisjoint(self.gunicorn.workers())
+            return all(one.complete() and self.signalled.isdisjoint(one.workers()) for one in self.running)
 
-        self.report.eventually("workers", complete, f"{WORKERS} workers", 30, self.gunicorn.workers)
+        def workers() -> list[list[int]]:
+            return [one.workers() for one in self.running]
+
+        self.report.eventually("workers", complete, f"{WORKERS} workers of each gunicorn", 30, workers)
 
     def kill(self) -> None:
         """SIGKILL to one worker."""
-        pid = self._chance.choice(self.gunicorn.workers())
+        gunicorn = self._chance.choice(self.running)
+        pid = self._chance.choice(gunicorn.workers())
         if is_running(pid):
             self.killed.add(pid)
             self.signalled.add(pid)
             self._kills.append(time.monotonic())
-            self.gunicorn.send(pid, signal.SIGKILL)
+            gunicorn.send(pid, signal.SIGKILL)
 
     def reload(self) -> None:
-        """SIGHUP to the arbiter."""
-        self.signalled.update(self.gunicorn.workers())
-        self.gunicorn.send(self.gunicorn.arbiter, signal.SIGHUP)
+        """SIGHUP to an arbiter."""
+        gunicorn = self._chance.choice(self.running)
+        self.signalled.update(gunicorn.workers())
+        gunicorn.send(gunicorn.arbiter, signal.SIGHUP)
 
     def pause(self) -> None:
         """SIGSTOP to one worker, and SIGCONT after some seconds."""
-        pid = self._chance.choice(self.gunicorn.workers())
-        self.gunicorn.send(pid, signal.SIGSTOP)
+        gunicorn = self._chance.choice(self.running)
+        pid = self._chance.choice(gunicorn.workers())
+        gunicorn.send(pid, signal.SIGSTOP)
         gevent.sleep(self._chance.uniform(0.5, min(3.0, self.seconds / 8)))
-        self.gunicorn.send(pid, signal.SIGCONT)
+        gunicorn.send(pid, signal.SIGCONT)
+
+    # --- what happens to Redis -------------------------------------------------------------------------------------
+
+    def fail(self, redis: Broker, end: float) -> None:
+        """One failure after the other, whatever happens to workers meanwhile."""
+        for name in self._in_turn(FAILURES, self.failures, self._chance_of_failure, end):
+            began, self._failed_until = time.monotonic(), float("inf")
+            FAILURES[name](self, redis)
+            now = time.monotonic()
+            # Workers that could not connect wait for twice as long as the last time: not longer than it has failed.
+            self._failed_until = now + (now - began) + AFTER
+            self.disturbances.append((began - AFTER, self._failed_until))
+
+    def _sleep(self, most: float) -> None:
+        """Up to so many seconds; not so many in a short run."""
+        gevent.sleep(self._chance_of_failure.uniform(0.3, max(0.5, min(most, self.seconds / 8))))
+
+    def stop_redis(self, redis: Broker) -> None:
+        """SIGSTOP, and SIGCONT after some seconds."""
+        redis.kill(signal.SIGSTOP)
+        self._sleep(STOPPED)
+        redis.kill(signal.SIGCONT)
+
+    def restart_redis(self, redis: Broker) -> None:
+        """SIGKILL, and a new process that has nothing."""
+        redis.kill()
+        (redis.directory / "dump.rdb").unlink(missing_ok=True)
+        self._sleep(1.0)
+        redis.start()
+
+    def restore_redis(self, redis: Broker) -> None:
+        """SIGKILL, and a new process that has what there was some time before."""
+        self.ask(redis, "SAVE")
+        self._sleep(2.0)
+        redis.kill()
+        redis.start()
+
+    def ask(self, redis: Broker, *words: str) -> None:
+        """A command; another answer than an error is right."""
+        answer = redis.ask(*words)
+        if answer[:1] not in (b"+", b":"):
+            self.report.violation("redis", f"{' '.join(words)} was answered with {answer!r}")
 
     # --- the run ---------------------------------------------------------------------------------------------------
 
@@ -436,7 +547,7 @@ class Groups:
             gevent.sleep(0.05)
             self.lateness.append(time.monotonic() - due)
 
-    def run(self, directory: Path, bound: float) -> None:
+    def run(self, url: str, bound: float) -> None:
         """Everything."""
         self.await_workers()
         crowd, members, publishers = self.crowd, Group(), Group()
@@ -447,9 +558,12 @@ class Groups:
         crowd.spawn(members)
         gevent.sleep(min(2.0, self.seconds / 5))
         self.disturbances.append((0.0, time.monotonic()))
-        with crowd.processes(directory, rate / (1 + CHILDREN)):
+        end = began + self.seconds * (1 - QUIET)
+        with crowd.processes(url, rate / (1 + CHILDREN)):
             crowd.spawn_publishers(publishers, rate)
-            self.harm(began + self.seconds * (1 - QUIET))
+            failing = [] if self._redis is None else [gevent.spawn(self.fail, self._redis, end)]
+            self.harm(end)
+            gevent.joinall(failing, raise_error=True)
             gevent.sleep(max(self.seconds * QUIET, began + self.seconds - time.monotonic()))
             self.report.eventually(
                 "slow",
@@ -474,6 +588,8 @@ class Groups:
         figures["the same, with the disturbed ones, ms"] = milliseconds(delays(messages, ()))
         figures["how late this program was itself, ms"] = milliseconds(self.lateness)
         figures["what happened to workers"] = tally(self.harms)
+        if self._redis is not None:
+            figures["what happened to Redis"] = tally(self.failures)
         if (p99 := percentile(calm, 0.99)) > bound or not calm:
             self.report.violation(
                 "bound", f"p99 of {len(calm)} messages is {p99 * 1000:.0f} ms, not {bound * 1000:g} ms"
@@ -483,16 +599,46 @@ class Groups:
 HARM = {"SIGKILL": Groups.kill, "SIGHUP": Groups.reload, "SIGSTOP": Groups.pause}
 
 
+def _command(*words: str) -> Callable[[Groups, Broker], None]:
+    """A failure that Redis is asked for."""
+    return lambda run, redis: run.ask(redis, *words)
+
+
+FAILURES: dict[str, Callable[[Groups, Broker], None]] = {
+    "SIGSTOP": Groups.stop_redis,
+    "SIGKILL": Groups.restart_redis,
+    "SIGKILL with a snapshot": Groups.restore_redis,
+    "FLUSHALL": _command("FLUSHALL"),
+    "SCRIPT FLUSH": _command("SCRIPT", "FLUSH"),
+    "CLIENT KILL pubsub": _command("CLIENT", "KILL", "TYPE", "pubsub"),
+    "CLIENT KILL normal": _command("CLIENT", "KILL", "TYPE", "normal"),
+}
+
+
 def main(
-    report: Report, directory: Path, seconds: float, size: Size, seed: int, bound: float = BOUND, faults: str = ""
+    report: Report,
+    directory: Path,
+    seconds: float,
+    size: Size,
+    seed: int,
+    bound: float = BOUND,
+    faults: str = "",
+    program: str | None = None,
 ) -> None:
-    """Run for so many seconds."""
+    """Run for so many seconds; with a Redis server where its program is named."""
     env = {"STRESS_FAULTS": faults, "STRESS_HISTORY": str(size.history), "GWS_SEND_LIMIT": str(SEND_LIMIT)}
-    start = partial(
-        run_gunicorn, options=OPTIONS, env=env, graceful_timeout=GRACEFUL, expected=WANTED, send_buffer=BUFFER
-    )
-    with start(report, directory, WORKERS) as running:
-        Groups(report, running, seconds, size, seed).run(directory, bound)
+    start = partial(run_gunicorn, options=OPTIONS, graceful_timeout=GRACEFUL, send_buffer=BUFFER)
+    with ExitStack() as stack:
+        if program is None:
+            redis, url = None, log_in(directory)
+            running = [stack.enter_context(start(report, directory, WORKERS, env=env, expected=WANTED))]
+        else:
+            redis = stack.enter_context(broker(directory / "redis", program=program))
+            url = redis.url
+            hosts = [directory / "one", directory / "two"]
+            start = partial(start, env={**env, "STRESS_GROUPS": url}, expected=WANTED_OF_REDIS)
+            running = [stack.enter_context(start(report, host, WORKERS)) for host in hosts]
+        Groups(report, running, redis, seconds, size, seed).run(url, bound)
 
 
 def run(arguments: list[str]) -> int:
@@ -504,9 +650,16 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--history", type=int, default=HISTORY, help="messages that a group keeps")
     parser.add_argument("--bound", type=float, default=BOUND, help="seconds within which 99 of 100 have arrived")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--redis",
+        nargs="?",
+        const=VALKEY,
+        metavar="PROGRAM",
+        help="two gunicorns over this server (default: Valkey), not one over SQLite",
+    )
     options = parser.parse_args(arguments)
     slow = max(1, options.groups * options.members // SLOW)
     size = Size(options.groups, options.members, options.rate, options.history, slow)
     report = Report("groups")
-    rest = options.seconds, size, options.seed, options.bound, options.faults
+    rest = options.seconds, size, options.seed, options.bound, options.faults, options.redis
     return report.run(options, lambda folder: main(report, folder, *rest))

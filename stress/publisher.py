@@ -14,16 +14,15 @@ import random
 import select
 import sys
 import time
-from pathlib import Path
 
 from .delivery import text_of
 from .rooms import open_groups, publish
 
 
 def main(argument: str) -> None:
-    """The arguments: directory, size of a history, names of groups, messages a second of a process, children, bytes."""
-    directory, size, names, rate, children, most = json.loads(argument)
-    groups = open_groups(Path(directory), size)
+    """The arguments: URL, size of a history, names of groups, messages a second of a process, children, bytes."""
+    url, size, names, rate, children, most = json.loads(argument)
+    groups = open_groups(url, size)
     chance = random.Random(os.getpid())
 
     def go_on(name: str, count: float) -> None:

@@ -8,7 +8,8 @@ What a member gets begins with a word:
 ``gap``                        messages are missing
 =============================  =======================================================================
 
-A publisher sends ``group text``, where the text begins with an id, and gets one of the answers of ``publish()``.
+A connection that cannot become a member now is closed with 4503. A publisher sends ``group text``, where the text
+begins with an id, and gets one of the answers of ``publish()``.
 """
 
 from __future__ import annotations
@@ -25,23 +26,30 @@ from gws_middleware.typing import Environ
 
 from .faults import enabled
 
-__all__ = ["KEPT", "LIVE", "VIEWS", "id_of", "open_groups", "publish"]
+__all__ = ["KEPT", "LIVE", "UNAVAILABLE", "VIEWS", "id_of", "log_in", "open_groups", "publish"]
 
 KEPT, LIVE = "kept", "live"
 """What names of groups begin with: those with history, and those without."""
+UNAVAILABLE = 4503
+"""The close code of a member where groups cannot be used."""
 
 Handler = Callable[[Any, Publication], object]
 
 
-def open_groups(directory: Path, size: int) -> Groups:
+def log_in(directory: Path) -> str:
+    """The URL of groups whose log is in the directory of a run."""
+    return f"sqlite://{directory.resolve()}/groups"
+
+
+def open_groups(url: str, size: int) -> Groups:
     """The groups of a run, in each of its processes.
 
     Args:
-        directory: Of the run.
+        url: Of all of them.
         size: Messages that a group with history keeps.
 
     """
-    return Groups(f"sqlite://{directory.resolve()}/groups", history={KEPT: History(size=size, age=300)})
+    return Groups(url, history={KEPT: History(size=size, age=300)})
 
 
 def id_of(text: str) -> str:
@@ -93,7 +101,8 @@ def handler() -> Handler:
 
 def report_gap(ws: Any, name: str) -> None:
     """Messages of a group without history are missing."""
-    ws.offer("gap")
+    if "untold" not in enabled:
+        ws.offer("gap")
 
 
 def member(environ: Environ, ws: Any) -> None:
@@ -103,8 +112,13 @@ def member(environ: Environ, ws: Any) -> None:
         how: dict[str, Any] = {"handler": handler()} if query["kind"] == "handler" else {"wrap": numbered}
         if name.startswith(LIVE):
             how["on_gap"] = report_gap
-        joined = _groups().join(name, ws, since=query.get("since"), **how)
-        ws.send(f"joined {joined.recovered:d} {joined.position or '-'}")
+        try:
+            joined = _groups().join(name, ws, since=query.get("since"), **how)
+        except GroupsUnavailable:
+            ws.close(UNAVAILABLE)
+            return
+        recovered = joined.recovered or ("untold" in enabled and "since" in query)
+        ws.send(f"joined {recovered:d} {joined.position or '-'}")
     if query["kind"] != "attached":
         ws.detach()
     else:
@@ -140,5 +154,6 @@ _opened: list[Groups] = []
 def _groups() -> Groups:
     """One for the process."""
     if not _opened:
-        _opened.append(open_groups(Path(os.environ["STRESS_DIRECTORY"]), int(os.environ.get("STRESS_HISTORY", "100"))))
+        url = os.environ.get("STRESS_GROUPS") or log_in(Path(os.environ["STRESS_DIRECTORY"]))
+        _opened.append(open_groups(url, int(os.environ.get("STRESS_HISTORY", "100"))))
     return _opened[0]

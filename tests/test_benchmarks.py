@@ -19,7 +19,7 @@ from benchmarks.results import Report
 from benchmarks.scenarios import SCENARIOS, Idle, Sample, Scale
 from benchmarks.targets import TARGETS, Target
 
-MEASURED = ("ours", "ours-4", "gevent-websocket")
+MEASURED = ("ours", "ours-4", "ours-redis", "ours-redis-4", "gevent-websocket")
 SMALLEST = 0.01
 
 
@@ -57,12 +57,19 @@ class TestRun:
             assert not name.endswith("/16") or sample.messages % 16 == 0
             assert name not in ("fanout", "groups") or sample.messages % sample.connections == 0
 
+    @pytest.mark.parametrize("server", ["ours-4", "ours-redis-4"])
     @pytest.mark.parametrize("name", ["groups-delay", "groups-delay-stuck"])
-    def test_delays_are_those_of_all_messages(self, report: Report, name: str) -> None:
+    def test_delays_are_those_of_all_messages(self, report: Report, name: str, server: str) -> None:
         """Four workers, each message at all members, and each delay more than nothing."""
-        [sample] = report.results[name, "ours-4"].samples
+        [sample] = report.results[name, server].samples
         assert len(sample.delays) * sample.connections == sample.messages
         assert 0 < min(sample.delays) * 1000 <= sample.median_ms <= sample.p99_ms
+
+    def test_hop_is_what_is_beyond_an_echo(self, report: Report) -> None:
+        """A message that goes through a group costs more than one that does not, and that is all that counts."""
+        [sample] = report.results["groups-hop", "ours-redis"].samples
+        assert 0 < sample.base_cpu < sample.server_cpu
+        assert sample.cpu_us == pytest.approx((sample.server_cpu - sample.base_cpu) / sample.messages * 1e6)
 
     @pytest.mark.parametrize("server", ["ours", "gevent-websocket"])
     def test_idle_connections_take_memory(self, report: Report, server: str) -> None:

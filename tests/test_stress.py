@@ -40,6 +40,8 @@ SOUND = {
     "responsive": ["--seconds", "1", "--sockets", "50", "--interval", "0.5", "--kept", "0.5"],
     "fair": ["--seconds", "0.5", "--bound", "4"],
     "groups": ["--seconds", "8", "--groups", "8", "--members", "8", "--rate", "150", "--history", "50", "--bound", "4"],
+    "logout": ["--seconds", "1", "--pages", "16", "--rounds", "1", "--bound", "20", "--bound-after", "30", "--redis"],
+    "groups, redis": ["--seconds", "8", "--groups", "8", "--members", "8", "--rate", "100", "--bound", "8", "--redis"],
 }
 SMALL = ["--seconds", "3", "--groups", "4", "--members", "6", "--rate", "80", "--bound", "60"]
 BROKEN = {
@@ -48,9 +50,11 @@ BROKEN = {
     "restart": ["--seconds", "3", "--clients", "60", "--reloads", "0", "--max-requests", "0", "--faults", "forget,cut"],
     "responsive": ["--seconds", "1", "--sockets", "50", "--interval", "0.2", "--faults", "block"],
     "fair": ["--seconds", "0.5", "--bound", "0.01", "--faults", "block"],
+    "logout": ["--pages", "8", "--rounds", "1", "--bound", "0.001"],
     "groups, skip": [*SMALL, "--faults", "skip"],
     "groups, swap": [*SMALL, "--faults", "swap"],
     "groups, silent": [*SMALL, "--faults", "silent"],
+    "groups, untold": [*SMALL, "--redis", "--faults", "untold"],
 }
 """A program, and what tells its runs apart."""
 
@@ -178,6 +182,21 @@ class TestSoundRuns:
         assert figures["groups: reconnects recovered"] > 10
         assert figures["groups: messages acknowledged"] > 300
 
+    def test_redis_fails_in_every_way_meanwhile(self, sound: dict[str, Run]) -> None:
+        """What it has lost is told, and the rest is recovered."""
+        figures = sound["groups, redis"].figures
+        assert len(numbers(figures["what happened to workers"])) == 3
+        assert len(numbers(figures["what happened to Redis"])) == 7
+        assert figures["groups: not recovered, as reported"] > 0
+        assert figures["groups: gaps, as reported"] > 0
+        assert figures["groups: reconnects recovered"] > 0
+        assert figures["groups: messages acknowledged"] > 300
+
+    def test_logout_is_measured_with_and_without_redis(self, sound: dict[str, Run]) -> None:
+        """Three times, each more than nothing."""
+        times = [line.split(", ")[0] for name, line in sound["logout"].figures.items() if "p50" in name]
+        assert len(times) == 3 and all(float(each) > 0 for each in times)
+
     def test_responsive_measures_http_beside_echoes(self, sound: dict[str, Run]) -> None:
         """Five times HTTP; steady and saturated sockets did echo."""
         lines = list(sound["responsive"].figures.values())
@@ -194,9 +213,11 @@ class TestBrokenRuns:
             ("soak", {"memory"}),
             ("restart", {"lost", "1006"}),
             ("responsive", {"rate"}),
+            ("logout", {"bound"}),
             ("groups, skip", {"missing", "order"}),
             ("groups, swap", {"order"}),
             ("groups, silent", {"missing", "lost"}),
+            ("groups, untold", {"order"}),
         ],
     )
     def test_fault_is_found(self, broken: dict[str, Run], program: str, kinds: set[str]) -> None:
@@ -363,7 +384,7 @@ class TestDelivery:
     @staticmethod
     def after(frames: str) -> list[str]:
         """Frames of the server's: ``2`` is message 2, at offset 2."""
-        words = {"joined": "joined 0 e.0", "gap": "gap"}
+        words = {"joined": "joined 0 e.0", "gap": "gap", "other": "message other.1 m9 0.5 xx"}
         return [words.get(frame, f"message e.{frame} m{frame} 0.5 xx") for frame in frames.split()]
 
     @pytest.mark.parametrize(
@@ -373,6 +394,7 @@ class TestDelivery:
             ("1 2 joined 3", []),
             ("joined 1 3", ["missing"]),
             ("joined 1 3 2", ["missing", "order"]),
+            ("joined 1 other", ["order"]),
             ("joined 1 2 2", ["order"]),
             ("joined 2", ["missing"]),
             ("1 3 joined", ["missing"]),
@@ -415,6 +437,7 @@ class TestDelivery:
             ("joined 0 e.7", ["recovery"]),
             ("joined 0 e.15", ["recovery"]),
             ("joined 0 e.16", []),
+            ("joined 0 e.4", ["recovery"]),
             ("joined 0 other.7", []),
         ],
     )
@@ -468,6 +491,7 @@ class TestDelivery:
             ("joined 2", True, ["lost"]),
             ("joined 2", False, ["lost"]),
             ("joined 2 gap", False, []),
+            ("joined 2 gap", True, []),
             ("joined", True, ["lost"]),
             ("joined", False, []),
             ("joined 1 2", True, []),
@@ -507,6 +531,39 @@ class TestDelivery:
         room.check()
         assert found == violations
 
+    def test_message_is_at_one_position_of_an_epoch(self, found: list[str]) -> None:
+        """Also where no member has got it twice. In another epoch nothing can be said of it."""
+        room = self.room("kept", found)
+        for joined, message in (("e.0", "e.1"), ("e.1", "e.2"), ("other.0", "other.1")):
+            seat = Seat(room, joined)
+            seat.receive(f"joined 0 {joined}")
+            seat.receive(f"message {message} m1 0.5 xx")
+        assert found == ["position"]
+
+    def test_members_of_another_epoch_are_complete(self, found: list[str]) -> None:
+        """If nothing was sent in it; else with the last message of it. Members of an older one are not."""
+        room = self.room("kept", found)
+        old, new = Seat(room, "old"), Seat(room, "new")
+        old.receive("joined 0 e.0")
+        old.receive("message e.1 m1 0.5 xx")
+        new.receive("joined 0 other.0")
+        assert [seat.name for seat in room.incomplete()] == ["old"]
+        room.answered("ack m2 other.1", time.monotonic(), 0.6)
+        assert [seat.name for seat in room.incomplete()] == ["old", "new"]
+        new.receive(f"message other.1 m2 {time.monotonic()} xx")
+        assert [seat.name for seat in room.incomplete()] == ["old"]
+
+    def test_first_message_after_a_gap_has_none_before_it(self, found: list[str]) -> None:
+        """What is missing there was told."""
+        room = self.room("live", found)
+        for name, frames in (("one", "joined 1 2"), ("two", "joined gap 2")):
+            seat = Seat(room, name)
+            for text in self.after(frames):
+                seat.receive(text)
+            seat.began = 0.25
+        room.check()
+        assert found == []
+
     def test_delay_is_that_of_the_last_member(self) -> None:
         """Messages of disturbed times, and those that no member has got, do not count."""
         messages = [Message(at) for at in (1.0, 2.0, 3.0)]
@@ -542,4 +599,4 @@ def test_percentile_is_one_of_the_values(share: float, value: float) -> None:
 def test_unknown_program_is_refused() -> None:
     """Status 2, and the names of the programs."""
     done = run_python("-m", "stress", "riot")
-    assert (done.returncode, "chaos,soak,restart,responsive,fair,groups" in done.stderr) == (2, True)
+    assert (done.returncode, "chaos,soak,restart,responsive,fair,groups,logout" in done.stderr) == (2, True)

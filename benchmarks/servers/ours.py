@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from functools import cache
+from itertools import count
 from typing import Any
 
 from gws_middleware import prepare
 from gws_middleware.groups import Groups, History
 
 MEMBERS: set[Any] = set()
+numbers = count()
 MISSED = 10
 """Messages that /resume sends first."""
 
@@ -45,7 +47,8 @@ def send_back(ws: Any, message: str | bytes) -> None:
 @cache
 def groups() -> Groups:
     """Of all workers of this server."""
-    return Groups(f"sqlite://{os.environ['BENCHMARK_DIRECTORY']}/groups", history={"kept": History(size=MISSED)})
+    url = os.environ.get("BENCHMARK_REDIS") or f"sqlite://{os.environ['BENCHMARK_DIRECTORY']}/groups"
+    return Groups(url, history={"kept": History(size=MISSED)})
 
 
 def group(ws: Any) -> None:
@@ -53,6 +56,14 @@ def group(ws: Any) -> None:
     groups().join("all", ws)
     for message in ws:
         groups().send("all", message)
+
+
+def hop(ws: Any) -> None:
+    """The only member of a group, which publishes what it gets."""
+    name = f"hop.{next(numbers)}"
+    groups().join(name, ws)
+    for message in ws:
+        groups().send(name, message)
 
 
 def stuck(ws: Any) -> None:
@@ -88,6 +99,7 @@ PATHS: dict[str, Callable[[Any], None]] = {
     "/fanout": fanout,
     "/detached": detached,
     "/group": group,
+    "/hop": hop,
     "/stuck": stuck,
     "/history": history,
     "/resume": resume,

@@ -22,8 +22,9 @@ from websockets.sync.client import ClientConnection
 
 from gws_middleware.groups import Position
 
+from ..support.brokers import broker
 from ..support.chat import CHAT, Chat, serve_chat
-from ..support.documents import TIMEOUT, close_frame, opened, url
+from ..support.documents import TIMEOUT, close_frame, exported, opened, url
 from ..support.rawclient import Response, upgrade_request
 from ..support.servers import ROOT
 from ..support.waiting import eventually
@@ -598,6 +599,21 @@ def test_killed_worker_loses_nothing(socket_path: Path) -> None:
                 hers.send(type="people")
                 assert sorted(user["name"] for user in hers.until("people")["people"]) == sorted([ada.name, bob.name])
         chat.server.log.expect("Worker .* was sent SIGKILL")
+
+
+def test_members_in_two_workers_are_in_one_room_by_redis(tmp_path: Path, socket_path: Path) -> None:
+    """With the variable of README. Nothing is shared in a directory then."""
+    at = exported(CHAT / "README.md", "GROUPS_URL")
+    assert at == "redis://127.0.0.1:6379/0"
+    with broker(tmp_path / "redis") as redis, serve_chat(socket_path, GROUPS_URL=f"{redis.url}/0") as chat:
+        ada, bob, room = new_user(chat), new_user(chat), chat.room()
+        with in_worker(ada, room, 1) as hers, in_worker(bob, room, 2) as his:
+            his.say("by Redis")
+            assert [member.until("message")["text"] for member in (hers, his)] == ["by Redis", "by Redis"]
+            position = his.welcome["position"]
+            with ada.socket(room, f"?since={position}") as resumed:
+                assert resumed.until("message")["text"] == "by Redis"
+        assert not chat.database.with_suffix(".groups").exists()
 
 
 # --- many at once --------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""``examples/deploy/`` without the proxies, which have test_proxies.py: units, image, manifest, and the numbers that
+"""``examples/deploy/`` without the proxies, which have test_proxies.py: units, image, manifests, and the numbers that
 have to fit together in all of them.
 """
 
@@ -14,12 +14,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
 from gws_middleware.config import Config
+from gws_middleware.groups import Groups, GroupsUnavailable, History
 
+from ..support.brokers import broker
 from ..support.documents import serve
 from ..support.notices import find
 from ..support.proxies import DEPLOY, PROXIES
@@ -44,15 +47,21 @@ def number(name: str, pattern: str) -> int:
     return int(found)
 
 
-def manifest(kind: str) -> Any:
-    """The object of this kind in kubernetes.yaml."""
-    [found] = [one for one in yaml.safe_load_all(text("kubernetes.yaml")) if one["kind"] == kind]
+def manifest(kind: str, name: str = "site") -> Any:
+    """The object of this kind and name in kubernetes.yaml."""
+    every = yaml.safe_load_all(text("kubernetes.yaml"))
+    [found] = [one for one in every if (one["kind"], one["metadata"]["name"]) == (kind, name)]
     return found
 
 
-def pod() -> Any:
-    """What the Deployment runs."""
-    return manifest("Deployment")["spec"]["template"]["spec"]
+def pod(name: str = "site") -> Any:
+    """What a Deployment runs."""
+    return manifest("Deployment", name)["spec"]["template"]["spec"]
+
+
+def services() -> Any:
+    """Those of compose.yaml."""
+    return yaml.safe_load(text("compose.yaml"))["services"]
 
 
 # --- numbers -------------------------------------------------------------------------------------------------------
@@ -74,6 +83,7 @@ SILENCE = sum(getattr(Config(), name, 20) for name in ("ping_interval", "ping_ti
         # No process is killed while gunicorn waits for its workers.
         ("gunicorn.service", r"^TimeoutStopSec=(\d+)$", CONF["graceful_timeout"]),
         ("Dockerfile", r"--stop-timeout (\d+) ", CONF["graceful_timeout"]),
+        ("compose.yaml", r"stop_grace_period: (\d+)s", CONF["graceful_timeout"]),
         # There are descriptors for all connections.
         ("gunicorn.service", r"^LimitNOFILE=(\d+)$", CONF["worker_connections"]),
     ],
@@ -211,15 +221,22 @@ def test_command_of_the_image_serves_and_stops(server_directory: Path) -> None:
 # --- Kubernetes ----------------------------------------------------------------------------------------------------
 
 
-def test_manifest_is_one_deployment_and_its_service() -> None:
+@pytest.mark.parametrize("name", ["site", "valkey"])
+def test_deployment_has_a_service(name: str) -> None:
     """The Deployment finds its pods, and the Service finds them and their port by name."""
-    deployment, service = manifest("Deployment"), manifest("Service")
+    deployment, service = manifest("Deployment", name), manifest("Service", name)
     labels = deployment["spec"]["template"]["metadata"]["labels"]
-    [port] = pod()["containers"][0]["ports"]
+    [port] = pod(name)["containers"][0]["ports"]
     assert deployment["spec"]["selector"]["matchLabels"] == labels
     assert service["spec"]["selector"] == labels
     assert service["spec"]["ports"][0]["targetPort"] == port["name"]
-    assert str(port["containerPort"]) == instructions()["EXPOSE"]
+
+
+def test_pod_has_the_port_of_the_image() -> None:
+    """And each container of Compose."""
+    port = instructions()["EXPOSE"]
+    assert str(pod()["containers"][0]["ports"][0]["containerPort"]) == port
+    assert [each.rpartition(":")[2] for each in services()["site"]["ports"]] == [port]
 
 
 def test_pods_are_asked_for_a_page_that_the_proxies_hide() -> None:
@@ -233,6 +250,91 @@ def test_pods_are_asked_for_a_page_that_the_proxies_hide() -> None:
 def test_new_pods_come_before_old_ones_go() -> None:
     """All clients of a pod come back at once, and find a place."""
     assert manifest("Deployment")["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+
+
+# --- Valkey --------------------------------------------------------------------------------------------------------
+
+PASSWORD = "0123456789abcdef"
+
+
+def configured(name: str) -> tuple[str, str]:
+    """The configuration of Valkey, and the URL of the groups, with the same password."""
+    if name == "compose.yaml":
+        configuration = yaml.safe_load(text(name))["configs"]["valkey"]["content"]
+        found, mark = (configuration, services()["site"]["environment"]["GROUPS_URL"]), "${VALKEY_PASSWORD:?}"
+    else:
+        secret = manifest("Secret", "groups")["stringData"]
+        found, mark = (secret["valkey.conf"], secret["url"]), "change-me"
+    assert [each.count(mark) for each in found] == [1, 1]
+    return found[0].replace(mark, PASSWORD), found[1].replace(mark, PASSWORD)
+
+
+brokers = pytest.mark.parametrize("name", ["compose.yaml", "kubernetes.yaml"])
+
+
+@pytest.mark.database
+@brokers
+def test_groups_work_on_valkey_as_it_is_configured(tmp_path: Path, name: str) -> None:
+    """With the user of the URL, and nothing else: no other user, no other keys, no memory that is taken from groups."""
+    configuration, url = configured(name)
+    (tmp_path / "valkey.conf").write_text(configuration)
+    with broker(tmp_path / "valkey", "--include", str(tmp_path / "valkey.conf")) as valkey:
+        at = url.replace("valkey:6379", f"127.0.0.1:{valkey.port}")
+        groups = Groups(at, history={"kept": History(size=10)})
+        heard = groups.listen("kept.1", timeout=TIMEOUT)
+        groups.send_many([("kept.1", "one"), ("live", "two")])
+        assert next(iter(heard)).data == "one"
+        assert [each.data for each in groups.history("kept.1")] == ["one"]
+        assert groups.count("live") == 0
+        groups.release()
+        for refused in (Groups(at.replace(PASSWORD, "wrong")), Groups(at, prefix="other")):
+            with pytest.raises(GroupsUnavailable, match=r"WRONGPASS|invalid username|NOPERM|permissions"):
+                refused.send("live", "x")
+            refused.release()
+        assert valkey.ask("GET", "x").startswith(b"-NOAUTH")
+    assert "maxmemory-policy noeviction" in configuration.splitlines()
+
+
+@brokers
+def test_user_of_valkey_may_do_what_the_documentation_says(name: str) -> None:
+    """No more, and no less."""
+    [wanted] = re.findall(r"ACL SETUSER .* -@all ([^`]*)`", (ROOT / "docs" / "groups.md").read_text("utf-8"))
+    [granted] = re.findall(r"^user site on .* -@all (.*)$", configured(name)[0], re.MULTILINE)
+    assert granted.split() == wanted.split()
+
+
+@brokers
+def test_url_names_the_service_of_valkey(name: str) -> None:
+    """And its port."""
+    parts = urlsplit(configured(name)[1])
+    if name == "compose.yaml":
+        assert parts.hostname in services() and parts.port == 6379  # that of the server
+    else:
+        [port] = manifest("Service", str(parts.hostname))["spec"]["ports"]
+        assert parts.port == port["port"] == pod("valkey")["containers"][0]["ports"][0]["containerPort"]
+        [variable] = [one for one in pod()["containers"][0]["env"] if one["name"] == "GROUPS_URL"]
+        assert variable["valueFrom"]["secretKeyRef"] == {"name": "groups", "key": "url"}
+
+
+def test_only_the_site_reaches_valkey() -> None:
+    """In Compose by a network without ports, in Kubernetes by a policy."""
+    networks = yaml.safe_load(text("compose.yaml"))["networks"]
+    assert "ports" not in services()["valkey"]
+    assert [networks[each]["internal"] for each in services()["valkey"]["networks"]] == [True]
+    assert set(services()["valkey"]["networks"]) < set(services()["site"]["networks"])
+    policy = manifest("NetworkPolicy", "valkey")["spec"]
+    labels = {
+        name: manifest("Deployment", name)["spec"]["template"]["metadata"]["labels"] for name in ("site", "valkey")
+    }
+    assert policy["podSelector"]["matchLabels"] == labels["valkey"]
+    assert [each["from"] for each in policy["ingress"]] == [[{"podSelector": {"matchLabels": labels["site"]}}]]
+
+
+def test_compose_file_is_valid() -> None:
+    """By the schema of its reader, which comes with check-jsonschema."""
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    done = subprocess.run([*command, str(DEPLOY / "compose.yaml")], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 # --- README --------------------------------------------------------------------------------------------------------
@@ -252,6 +354,7 @@ def test_readme_names_each_file() -> None:
         ("haproxy.cfg", r"timeout client-fin (\d+)s", "HAProxy `timeout client-fin` and `server-fin` ({} s)"),
         ("gunicorn.service", r"^TimeoutStopSec=(\d+)$", "systemd `TimeoutStopSec` ({} s)"),
         ("Dockerfile", r"--stop-timeout (\d+) ", "`docker run --stop-timeout` ({} s)"),
+        ("compose.yaml", r"stop_grace_period: (\d+)s", "Compose `stop_grace_period` ({} s)"),
         ("kubernetes.yaml", r"terminationGracePeriodSeconds: (\d+)", "`terminationGracePeriodSeconds` ({} s)"),
         ("../../gunicorn_conf.py", r"^graceful_timeout = (\d+)$", "`preStop` (5 s) + `graceful_timeout` ({} s)"),
         ("../../gunicorn_conf.py", r"^keepalive = (\d+)$", "gunicorn `keepalive` ({} s)"),

@@ -23,9 +23,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, WebSocketRoute, expect
 
+from ..support.brokers import broker
 from ..support.browsing import SIZES, TIMEOUT, browser, needs_chromium, process_of, reload_until
 from ..support.centrifuge import javascript, needs_npm
-from ..support.documents import blocks, command, serve, url
+from ..support.documents import blocks, command, exported, serve, url
 from ..support.programs import environment, run_python
 from ..support.servers import ROOT, Server
 from ..support.waiting import eventually
@@ -93,9 +94,9 @@ def lines() -> list[str]:
 
 
 @contextmanager
-def served(directory: Path) -> Iterator[Site]:
+def served(directory: Path, **env: str) -> Iterator[Site]:
     """The example with a database of its own, as README's commands start it."""
-    site_env = {"NOTIFICATIONS_DATABASE": str(directory / "notifications.sqlite3")}
+    site_env = {"NOTIFICATIONS_DATABASE": str(directory / "notifications.sqlite3"), **env}
     (line,) = [line for line in lines() if "migrate" in line]
     ended = run_python(*shlex.split(line)[1:], env=site_env)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -335,6 +336,25 @@ def test_logout_ends_the_other_tabs(site: Site, login: Login) -> None:
         expect(page.locator("#state")).to_have_text("Logged out")
     site.notify("grace", "still here")
     expect(texts(grace.page)).to_have_text(["still here"])
+
+
+def test_site_of_several_hosts_uses_redis(browser: Browser, javascript: Path, tmp_path: Path) -> None:
+    """With the variable of README, which the command has, too. Nothing is shared in a directory then."""
+    assert exported(EXAMPLE / "README.md", "GROUPS_URL") == "redis://127.0.0.1:6379/0"
+    with broker(tmp_path / "redis") as redis, served(tmp_path, GROUPS_URL=f"{redis.url}/0") as site:
+        context = browser.new_context()
+        context.set_default_timeout(TIMEOUT)
+        context.route(re.compile("^https:"), lambda route: from_package(route, javascript))
+        grace = User(context, site, "grace")
+        tab = grace.tab()
+        reload_until(tab, lambda: process_of(grace.page) != process_of(tab), "two workers")
+        connected(grace.page)
+        connected(tab)
+        site.notify("grace", "by Redis")
+        for page in (grace.page, tab):
+            expect(texts(page)).to_have_text(["by Redis"])
+        context.close()
+        assert not (tmp_path / "notifications.groups").exists()
 
 
 # --- the dashboard --------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from .servers import ROOT, Server, launch
 
-__all__ = ["TIMEOUT", "blocks", "close_frame", "command", "opened", "serve", "url"]
+__all__ = ["TIMEOUT", "blocks", "close_frame", "command", "exported", "opened", "serve", "url"]
 
 TIMEOUT = 20.0
 """Seconds that a client waits for anything."""
@@ -32,6 +33,14 @@ def command(page: Path, mark: str) -> list[str]:
     assert len(found) == 1, f"{page} has {len(found)} gunicorn commands with {mark!r}: {found}"
     words = shlex.split(found[0], comments=True)
     return words[[Path(word).name for word in words].index("gunicorn") + 1 :]
+
+
+def exported(page: Path, name: str) -> str:
+    """What the one ``export`` of a page passes on as this variable, by bash, where some names have another meaning."""
+    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    [line] = [line for line in lines if line.startswith("export ")]
+    script = f"{line}\nprintenv {name}"
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout.rstrip("\n")
 
 
 @contextmanager

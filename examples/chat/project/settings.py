@@ -38,8 +38,8 @@ GWS = {
     "max_message_size": 32 * 1024,  # bytes; enough for a text of the maximum length with every character escaped
     "groups": {
         # A directory for the messages between the workers. Beside the database, because the names of the groups have
-        # primary keys in them; "auto" is one for each project.
-        "url": f"sqlite://{DATABASE.resolve().with_suffix('.groups')}",
+        # primary keys in them; "auto" is one for each project. The variable is not GROUPS: bash does not pass that on.
+        "url": os.environ.get("GROUPS_URL") or f"sqlite://{DATABASE.resolve().with_suffix('.groups')}",
         # What a page gets when it reconnects. If it was away for longer, it gets the newest messages of the database.
         "history": {"room": {"size": 200, "age": 3600}},
     },

@@ -37,8 +37,8 @@ INSTALLED_APPS = [
 GWS = {
     "groups": {
         # A directory beside the database, which the workers and `manage.py` share. Without it ("auto") it is one in
-        # memory, for each project.
-        "url": f"sqlite://{DATABASE.with_suffix('.groups')}",
+        # memory, for each project. The variable is not GROUPS: bash does not pass that on.
+        "url": os.environ.get("GROUPS_URL") or f"sqlite://{DATABASE.with_suffix('.groups')}",
         # What a page that was disconnected can get: the last hundred messages of a user, for a day.
         "history": {"user": {"size": 100, "age": 86_400}, "dashboard": {"size": 100, "age": 3600}},
     }
