@@ -16,7 +16,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary, finalize, ref
 
 import gevent
 
@@ -61,6 +61,7 @@ class Orders:
         publish: Publishes an order to a group.
         listen: A new listener of a group, on the event loop of this thread.
         register: Lets all processes know this worker.
+        withdraw: Is called when the process ends.
         carry_out: Is called for each order of another process, in a greenlet. Whether it was one of its own.
 
     """
@@ -70,9 +71,11 @@ class Orders:
         publish: Callable[[str, Order], object],
         listen: Callable[[str], Listener],
         register: Callable[[Worker], object],
+        withdraw: Callable[[Worker], object],
         carry_out: Callable[[Order], bool],
     ) -> None:
-        self._publish, self._listen, self._register, self._carry_out = publish, listen, register, carry_out
+        self._publish, self._listen, self._carry_out = publish, listen, carry_out
+        self._register, self._withdraw = register, withdraw
         self._carry_out_others: Callable[[Order], object] = _nothing
         self._on_missed: Callable[[], object] = _nothing
         self._begin()
@@ -86,6 +89,8 @@ class Orders:
         """By hub."""
         self._live: _Following | None = None
         """The one that has the live orders, too: a process carries out each of them once."""
+        self._withdraws = False
+        """Whether the exit of the process withdraws it."""
 
     @property
     def worker(self) -> Worker:
@@ -170,6 +175,9 @@ class Orders:
         if self._live is None or self._live.hub() is None:
             self._live = following
             gevent.spawn(self._follow_live, following, worker)
+        if not self._withdraws:
+            self._withdraws = True
+            finalize(self, self._withdraw, worker)
         try:
             listener = self._listen(ORDERS)
         except GroupsError as error:
