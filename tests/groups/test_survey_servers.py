@@ -165,9 +165,9 @@ def test_health_sums_up_all_workers(one_host: tuple[Site, Server]) -> None:
         assert (report["site"]["missing"], report["site"]["error"]) == ([], None)
 
 
-def test_workers_of_a_preloaded_application_know_each_other(url: str, tmp_path: Path) -> None:
+def test_workers_of_a_preloaded_application_know_each_other(tmp_path: Path) -> None:
     """Its groups were made before the fork: each worker is one of its own, and carries out the orders of the others."""
-    with site(url, tmp_path / "server", options=("--preload",)) as (found, [server]):
+    with site(f"sqlite://{tmp_path}/log", tmp_path / "server", options=("--preload",)) as (found, [server]):
         assert len({worker.name for worker in found.groups.workers()}) == 2
         pid, client = next(iter(found.clients.items()))
         number = found.id_of(pid)
