@@ -89,8 +89,8 @@ class Orders:
         """By hub."""
         self._live: _Following | None = None
         """The one that has the live orders, too: a process carries out each of them once."""
-        self._withdraws = False
-        """Whether the exit of the process withdraws it."""
+        self._at_exit: finalize[Any, Any] | None = None
+        """What withdraws this worker when the process ends."""
 
     @property
     def worker(self) -> Worker:
@@ -175,9 +175,8 @@ class Orders:
         if self._live is None or self._live.hub() is None:
             self._live = following
             gevent.spawn(self._follow_live, following, worker)
-        if not self._withdraws:
-            self._withdraws = True
-            finalize(self, self._withdraw, worker)
+        if self._at_exit is None:
+            self._at_exit = finalize(self, self._withdraw, worker)
         try:
             listener = self._listen(ORDERS)
         except GroupsError as error:
@@ -192,6 +191,9 @@ class Orders:
             following.is_over = True
         self._following.clear()
         self._live = None
+        if self._at_exit is not None:
+            self._at_exit.detach()  # the record ends with the backend, which would be opened again
+            self._at_exit = None
 
     def _follow(self, following: _Following, listener: Listener | None) -> None:
         """Runs in a greenlet of its own."""
@@ -211,7 +213,7 @@ class Orders:
         """Runs in a greenlet of its own."""
         while not following.is_over:
             listener = self._try_to_listen(LIVE_ORDERS)
-            if listener is None:
+            if listener is None or following.is_over:  # the record would open the backend again
                 continue
             try:
                 self._register(worker)  # what is asked from now on is answered
