@@ -4,7 +4,7 @@ They are the messages of two groups that have no members.
 
 Rule 1: an order is carried out at least once by each worker that follows, and may be carried out again, or late. What
 it does has to allow that.
-Rule 2: a worker that may have missed some is told so.
+Rule 2: a worker that may have missed some is informed of that.
 Rule 3: a live order is carried out at most once, and now or never. Live orders are followed apart, so that none of them
 delays the others.
 """
