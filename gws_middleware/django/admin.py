@@ -80,7 +80,7 @@ class FilterForm(forms.Form):
         """
         if not self.is_valid():
             return groups.survey(limit=0)._replace(more=False)
-        wanted = {name: value for name, value in self.cleaned_data.items() if value}
+        wanted: dict[str, Any] = {name: value for name, value in self.cleaned_data.items() if value}
         group = wanted.pop("group", None)
         survey = groups.survey(**wanted, limit=LIMIT)
         if group is None:
@@ -90,7 +90,7 @@ class FilterForm(forms.Form):
 
 def _user(text: str) -> str | None:
     """The primary key of the user with this name, or else the text as a primary key; None where it is neither."""
-    model = get_user_model()
+    model: Any = get_user_model()
     try:
         named = model._default_manager.filter(**{model.USERNAME_FIELD: text}).first()
         return str(users.primary_key(text) if named is None else named.pk)
@@ -171,6 +171,7 @@ class ConnectionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         if request.method == "POST":
             if not self.has_change_permission(request):
                 raise PermissionDenied
+            form: CloseForm | SendForm
             if request.POST.get("do") == "close":
                 form = close = CloseForm(request.POST)
             else:
@@ -178,7 +179,7 @@ class ConnectionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             if form.is_valid():
                 self._carry_out(request, form)
                 return HttpResponseRedirect(request.get_full_path())
-        request.current_app = self.admin_site.name  # type: ignore[attr-defined]
+        request.current_app = self.admin_site.name
         context = {
             **self.admin_site.each_context(request),
             **self._context(request, FilterForm(request.GET)),
@@ -259,6 +260,7 @@ def _row(info: ConnectionInfo, now: float) -> dict[str, Any]:
         **info._asdict(),
         "since": _time(info.since),
         "last_activity": _time(info.last_activity),
+        "age": _duration(now - info.since),
         "idle": _duration(now - info.last_activity),
         "latency": None if info.latency is None else round(1000 * info.latency),
     }
