@@ -24,7 +24,7 @@ from .hub import CONTROL_GROUP, COUNTS, Greet, Hub, Joined, hub_if_any, hub_of
 from .listening import Listener
 from .members import Delivery
 from .message import BINARY, CONTROL, JSON, RESERVED, Envelope, Publication, check_name, encode, prefix_of
-from .orders import KEPT, LIVE_ORDERS, ORDERS, Orders
+from .orders import KEPT, ORDERS, Orders
 from .position import Entry, History, Position
 from .survey import ConnectionInfo, Found, Question, Survey, WorkerInfo, answer, ask, register, summary
 
@@ -424,9 +424,7 @@ class Groups:
         """
         self.close_connections([id], code, reason)
 
-    def close_connections(
-        self, ids: Collection[str], code: int = CloseCode.POLICY_VIOLATION, reason: str = ""
-    ) -> None:
+    def close_connections(self, ids: Collection[str], code: int = CloseCode.POLICY_VIOLATION, reason: str = "") -> None:
         """Close several connections, with few orders; see ``close_connection()``."""
         _check_close(code, reason)
         others = [each for each in ids if not _close_here(each, code, reason)]

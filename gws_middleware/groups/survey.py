@@ -16,7 +16,6 @@ the limit.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import sys
@@ -32,7 +31,19 @@ from .errors import GroupsError, UnknownOutcome
 from .message import BINARY, Envelope
 from .position import Entry
 
-__all__ = ["SLICE", "ConnectionInfo", "Found", "Question", "Survey", "Worker", "WorkerInfo", "answer", "ask", "register", "summary"]
+__all__ = [
+    "SLICE",
+    "ConnectionInfo",
+    "Found",
+    "Question",
+    "Survey",
+    "Worker",
+    "WorkerInfo",
+    "answer",
+    "ask",
+    "register",
+    "summary",
+]
 
 WORKERS = "workers"
 """The table of workers: in each record a ``Worker`` as JSON, by its id."""
@@ -200,7 +211,7 @@ def _pack(worker: str, part: Found) -> bytes:
 
 def _unpack(data: bytes) -> tuple[str, Found]:
     """The worker, and what it has found. ValueError, TypeError or zlib.error where these are not such bytes."""
-    worker, connections, facts, more = json.loads(zlib.decompress(data))
+    worker, connections, facts, more = jsontext.loads(zlib.decompress(data))
     infos = [ConnectionInfo(*fields)._replace(groups=tuple(fields[-1])) for fields in connections]
     return str(worker), Found(infos, None if facts is None else WorkerInfo(*facts), bool(more))
 
@@ -227,7 +238,7 @@ def ask(
 
     """
     deadline = time.monotonic() + question.seconds
-    workers = [Worker(*json.loads(record.value)) for record in backend.records(WORKERS, MAX_WORKERS)]
+    workers = [Worker(*jsontext.loads(record.value)) for record in backend.records(WORKERS, MAX_WORKERS)]
     names = {one.id: one.name for one in workers if one.id != own_id and question.worker in (None, one.name)}
     if not names:
         return summary(own(), question.limit)

@@ -1,7 +1,7 @@
 """The health report of this worker, for load balancers and probes. ``application`` answers with it as JSON.
 
-Rule 1: it is a report of the process that answers. Where it is given the groups of the site, the sums of all workers are
-added.
+Rule 1: it is a report of the process that answers. Where it is given the groups of the site, the sums of all workers
+are added.
 Rule 2: it takes ``WITHIN`` seconds at most, and never fails for what is elsewhere: it says what is missing.
 """
 

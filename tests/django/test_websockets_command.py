@@ -21,6 +21,7 @@ from tests.support.servers import Server, launch
 from tests.support.waiting import eventually
 
 APP = "tests.django.project.wsgi:application"
+TITLES = ["ID", "USER", "ADDRESS", "PATH", "WORKER", "OPEN", "IDLE", "IN", "OUT", "OUTBOX", "LATENCY", "GROUPS"]
 USERS = """
 import django
 django.setup()
@@ -127,7 +128,7 @@ class TestList:
         ended = site.run("list")
         assert (ended.returncode, ended.stderr) == (0, "")
         title, line, _, total = ended.stdout.splitlines()
-        assert title.split() == "ID USER ADDRESS PATH WORKER OPEN IDLE IN OUT OUTBOX LATENCY GROUPS".split()
+        assert title.split() == TITLES
         assert line.split()[:6] == [found["id"], found["user"], "bob", "127.0.0.1", "/private/", found["worker"]]
         assert re.fullmatch(r"1 WebSocket in [12] workers?", total)
 
@@ -152,7 +153,6 @@ class TestList:
         with site.server.connect() as client:
             client.upgrade("/environ/%1B[31m/")
             assert "/environ/\\x1b[31m/" in site.run("list").stdout
-
 
 
 class TestClose:
@@ -271,7 +271,7 @@ def test_watch_draws_until_it_is_interrupted(site: Site) -> None:
         assert process.stdout is not None
         drawn = [process.stdout.readline() for _ in range(12)]  # three times four lines
         process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (0, "")
     assert [line.split()[0] for line in drawn if line.startswith("ID")] == ["ID"] * 3
     assert sum("/private/" in line for line in drawn) == 3

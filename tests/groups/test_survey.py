@@ -289,7 +289,12 @@ class TestAsk:
 
     @pytest.mark.parametrize(
         "data",
-        [b"nonsense", zlib.compress(b"nonsense"), zlib.compress(b"[1,2,3,4]"), zlib.compress(b'["an-id",[[1]],null,0]')],
+        [
+            b"nonsense",
+            zlib.compress(b"nonsense"),
+            zlib.compress(b"[1,2,3,4]"),
+            zlib.compress(b'["an-id",[[1]],null,0]'),
+        ],
     )
     def test_bytes_that_are_no_answer_are_none(self, backends: tuple[Backend, Backend], data: bytes) -> None:
         """A worker with another version has written them; the asker goes on."""

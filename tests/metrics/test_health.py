@@ -132,12 +132,8 @@ def unavailable() -> Survey:
     raise GroupsUnavailable("the broker is away")
 
 
-@pytest.mark.parametrize(
-    ("survey", "error"), [(never, "no answer within 0.5 s"), (unavailable, "the broker is away")]
-)
-def test_report_of_this_worker_alone(
-    here: Registry, survey: Callable[[], Survey], error: str
-) -> None:
+@pytest.mark.parametrize(("survey", "error"), [(never, "no answer within 0.5 s"), (unavailable, "the broker is away")])
+def test_report_of_this_worker_alone(here: Registry, survey: Callable[[], Survey], error: str) -> None:
     """Where the others cannot be asked: it says why, and answers 200."""
     asked: list[Any] = []
 
