@@ -185,7 +185,7 @@ class ConnectionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             **self._context(request, FilterForm(request.GET)),
             "title": "WebSockets",
             "opts": self.opts,
-            "actions": [(close, "close", "Close"), (send, "send", "Send")],
+            "actions": [(close, "close", "Close selected"), (send, "send", "Send to selected")],
             "live": reverse(f"admin:{self._name('live')}", current_app=self.admin_site.name),
             **(extra_context or {}),
         }
