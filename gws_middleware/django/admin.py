@@ -144,14 +144,6 @@ class ConnectionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     connections and send to them.
     """
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Never: a client opens a connection."""
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Never: there is nothing stored."""
-        return False
-
     def get_urls(self) -> list[Any]:
         """The page and its WebSocket, and none of the pages for one object."""
         view = self.admin_site.admin_view
