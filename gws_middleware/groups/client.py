@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from .members import Delivery
 from .message import BINARY, CONTROL, JSON, RESERVED, Envelope, Publication, check_name, encode, prefix_of
 from .orders import KEPT, ORDERS, Orders
 from .position import Entry, History, Position
-from .survey import ConnectionInfo, Found, Question, Survey, WorkerInfo, answer, ask, register, summary
+from .survey import ConnectionInfo, Found, Question, Survey, WorkerInfo, answer, ask, register, summary, withdraw
 
 __all__ = ["Groups"]
 
@@ -76,7 +77,8 @@ class Groups:
         self.orders = Orders(
             self._publish_order,
             lambda group: Listener(self._hub(), group, None, None),
-            lambda worker: register(self._backend, worker),
+            partial(register, self._backend),
+            partial(withdraw, self._backend),
             self._carry_out,
         )
         """What all workers are asked to do; for packages of this one."""

@@ -16,7 +16,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary, finalize, ref
 
 import gevent
 
@@ -61,6 +61,7 @@ class Orders:
         publish: Publishes an order to a group.
         listen: A new listener of a group, on the event loop of this thread.
         register: Lets all processes know this worker.
+        withdraw: Is called when the process ends.
         carry_out: Is called for each order of another process, in a greenlet. Whether it was one of its own.
 
     """
@@ -70,9 +71,11 @@ class Orders:
         publish: Callable[[str, Order], object],
         listen: Callable[[str], Listener],
         register: Callable[[Worker], object],
+        withdraw: Callable[[Worker], object],
         carry_out: Callable[[Order], bool],
     ) -> None:
-        self._publish, self._listen, self._register, self._carry_out = publish, listen, register, carry_out
+        self._publish, self._listen, self._carry_out = publish, listen, carry_out
+        self._register, self._withdraw = register, withdraw
         self._carry_out_others: Callable[[Order], object] = _nothing
         self._on_missed: Callable[[], object] = _nothing
         self._begin()
@@ -86,6 +89,8 @@ class Orders:
         """By hub."""
         self._live: _Following | None = None
         """The one that has the live orders, too: a process carries out each of them once."""
+        self._at_exit: finalize[Any, Any] | None = None
+        """What withdraws this worker when the process ends."""
 
     @property
     def worker(self) -> Worker:
@@ -170,6 +175,8 @@ class Orders:
         if self._live is None or self._live.hub() is None:
             self._live = following
             gevent.spawn(self._follow_live, following, worker)
+        if self._at_exit is None:
+            self._at_exit = finalize(self, self._withdraw, worker)
         try:
             listener = self._listen(ORDERS)
         except GroupsError as error:
@@ -184,6 +191,9 @@ class Orders:
             following.is_over = True
         self._following.clear()
         self._live = None
+        if self._at_exit is not None:
+            self._at_exit.detach()  # the record ends with the backend, which would be opened again
+            self._at_exit = None
 
     def _follow(self, following: _Following, listener: Listener | None) -> None:
         """Runs in a greenlet of its own."""
@@ -203,7 +213,7 @@ class Orders:
         """Runs in a greenlet of its own."""
         while not following.is_over:
             listener = self._try_to_listen(LIVE_ORDERS)
-            if listener is None:
+            if listener is None or following.is_over:  # the record would open the backend again
                 continue
             try:
                 self._register(worker)  # what is asked from now on is answered

@@ -43,6 +43,7 @@ __all__ = [
     "ask",
     "register",
     "summary",
+    "withdraw",
 ]
 
 WORKERS = "workers"
@@ -182,6 +183,13 @@ def register(backend: Backend, worker: Worker) -> None:
 
     """
     backend.put(WORKERS, {worker.id: jsontext.dumps(worker).encode()})
+
+
+def withdraw(backend: Backend, worker: Worker) -> None:
+    """Let askers wait no more, because the process ends. Where the backend cannot be used, it finds out by itself."""
+    if worker.pid == os.getpid():  # else this is a child of the worker
+        with suppress(GroupsError):
+            backend.put(WORKERS, {worker.id: None})
 
 
 def answer(backend: Backend, worker: Worker, question: Question, parts: Iterable[Found]) -> None:

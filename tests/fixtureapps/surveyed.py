@@ -6,6 +6,7 @@ They are made when the module is loaded: with ``--preload`` that is before the f
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterable
 
@@ -18,7 +19,8 @@ from .common import Router, configure_logging, json_response, query, text_respon
 
 __all__ = ["app", "groups", "wrapped"]
 
-configure_logging()
+if "--preload" not in sys.argv:  # gunicorn's arbiter leaks its sockets
+    configure_logging()
 groups = Groups(os.environ.get("GROUPS", "auto"))
 app = Router()
 wrapped = WebSocketMiddleware(app)

@@ -153,7 +153,7 @@ def _user(given: str | None) -> str | None:
         pass
     model = get_user_model()
     try:
-        return str(model._default_manager.get_by_natural_key(given).pk)  # type: ignore[attr-defined]
+        return str(model._default_manager.get_by_natural_key(given).pk)
     except (ObjectDoesNotExist, AttributeError):
         raise CommandError(f"no user {given!r}: wanted is a primary key or a {model.USERNAME_FIELD}") from None
 
