@@ -81,11 +81,7 @@ class FilterForm(forms.Form):
         if not self.is_valid():
             return groups.survey(limit=0)._replace(more=False)
         wanted: dict[str, Any] = {name: value for name, value in self.cleaned_data.items() if value}
-        group = wanted.pop("group", None)
-        survey = groups.survey(**wanted, limit=LIMIT)
-        if group is None:
-            return survey
-        return survey._replace(connections=[one for one in survey.connections if group in one.groups])
+        return groups.survey(**wanted, limit=LIMIT)
 
 
 def _user(text: str) -> str | None:
@@ -212,7 +208,6 @@ class ConnectionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             "error": error,
             "filter": wanted,
             "survey": survey,
-            "limit": LIMIT,
             "workers": [_worker(one) for one in survey.workers],
             "groups": members.most_common(MAX_GROUPS),
             "group_count": len(members),

@@ -240,10 +240,9 @@ class TestList(AdminCase):
             return Survey([info(number) for number in range(1000)], [WORKER], [], True)
 
         with patch.object(groups, "survey", survey):
-            for query, shown in (("?path=/x/", 1000), ("?path=/x/&group=none", 0)):
-                html = self.page(query)
-                assert f"{shown} connections found among the 1000 that were opened first; there are more." in html
-                assert asked == {"path": "/x/", "limit": 1000}
+            html = self.page("?path=/x/&group=all")
+        assert "1000 connections found: those that were opened first; there are more." in html
+        assert asked == {"path": "/x/", "group": "all", "limit": 1000}
 
     def test_groups_are_counted(self) -> None:
         """The largest first, and no more than fifty."""
