@@ -377,9 +377,7 @@ def survey(
 
     """
     key = None if user is None else _key_of(user)
-    return get_groups().survey(
-        user=key, path=path, worker=worker, group=group, limit=limit, timeout=timeout
-    )
+    return get_groups().survey(user=key, path=path, worker=worker, group=group, limit=limit, timeout=timeout)
 
 
 def _key_of(user: Any) -> str:
