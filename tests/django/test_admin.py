@@ -645,6 +645,21 @@ def test_connection_is_closed_by_the_page(site: Site, opened: Open) -> None:
 
 
 @needs_chromium
+def test_selection_outlasts_a_wrong_code(site: Site, opened: Open) -> None:
+    """The updates that follow leave it as it is."""
+    site.open()
+    page = opened("?path=/ws/room/7/")
+    page.get_by_label("Select grace").check()
+    page.get_by_label("Code").fill("1006")
+    page.get_by_role("button", name="Close").click()
+    expect(page.locator(".errorlist")).to_contain_text("wanted a code of 1000-1003")
+    state(page, "Live")
+    site.open(user="katherine")
+    expect(rows(page)).to_have_count(2)
+    expect(page.get_by_label("Select grace")).to_be_checked()
+
+
+@needs_chromium
 def test_page_without_a_websocket_is_fetched_again(site: Site, opened: Open) -> None:
     """E.g. where a proxy does not pass it on."""
     page = opened("?path=/ws/room/7/", live=False)
