@@ -204,6 +204,15 @@ def test_answer_comes_in_parts(groups: Groups, monkeypatch: pytest.MonkeyPatch) 
     assert [part.worker is not None for part in parts] == [False, False, True]
 
 
+def test_worker_sends_no_more_than_is_wanted(groups: Groups) -> None:
+    """And says that it has more."""
+    with ExitStack() as stack:
+        for number in range(3):
+            opened(stack, groups, f"/{number}")
+        [part] = facts.find(Worker.here(), asked(limit=2), lambda ws: (), 0)
+    assert ([each.path for each in part.connections], part.more) == (["/0", "/1"], True)
+
+
 def test_event_loop_goes_on_meanwhile(groups: Groups) -> None:
     """Between two connections, once a turn has lasted long enough."""
     runs: list[int] = []

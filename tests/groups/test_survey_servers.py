@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 
 from gws_middleware.groups import Groups, GroupsUnavailable
+from gws_middleware.groups.backends.base import Want
+from gws_middleware.groups.backends.sqlite import SqliteBackend
+from gws_middleware.groups.orders import KEPT, ORDERS
 from tests.support.brokers import Broker, broker
 from tests.support.programs import run_python
 from tests.support.rawclient import CLOSE, TEXT, Frame, RawClient
@@ -95,6 +98,26 @@ def test_all_workers_are_seen_from_anywhere(one_host: tuple[Site, Server]) -> No
     for _ in range(6):
         pids, seen, missing = json.loads(server.get("/survey").body)
         assert (sorted(pids), seen, missing) == (sorted(found.clients), ids, [])
+
+
+def test_surveys_and_messages_are_not_kept(tmp_path: Path) -> None:
+    """The history of orders is for what no worker may miss: one survey each second would push logouts out of it."""
+    with site(f"sqlite://{tmp_path}/log", tmp_path / "server") as (found, _):
+        pid = min(found.clients)
+        number = found.id_of(pid)
+        log = SqliteBackend(tmp_path / "log")
+
+        def kept() -> int:
+            [page] = log.read([Want(ORDERS, KEPT, 0, 0)])
+            return page.top
+
+        before = kept()
+        found.groups.survey()
+        found.groups.send_to(number, "x")
+        assert kept() == before
+        found.groups.close_connection(number)
+        assert kept() == before + 1
+        log.close()
 
 
 def test_worker_is_chosen(one_host: tuple[Site, Server]) -> None:
