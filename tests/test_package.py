@@ -23,9 +23,7 @@ from gws_middleware.native import MODULES
 
 ROOT = Path(__file__).parents[1]
 PAGES_OF_THE_ADMIN = [
-    path
-    for folder in ("static", "templates")
-    for path in (ROOT / "gws_middleware" / "django" / folder).rglob("*.*")
+    path for folder in ("static", "templates") for path in (ROOT / "gws_middleware" / "django" / folder).rglob("*.*")
 ]
 """Templates, styles and scripts, which are no modules."""
 

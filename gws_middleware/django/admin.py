@@ -80,17 +80,13 @@ class FilterForm(forms.Form):
         """
         if not self.is_valid():
             return groups.survey(limit=0)._replace(more=False)
-        wanted = {name: value for name, value in self.cleaned_data.items() if value}
-        group = wanted.pop("group", None)
-        survey = groups.survey(**wanted, limit=LIMIT)
-        if group is None:
-            return survey
-        return survey._replace(connections=[one for one in survey.connections if group in one.groups])
+        wanted: dict[str, Any] = {name: value for name, value in self.cleaned_data.items() if value}
+        return groups.survey(**wanted, limit=LIMIT)
 
 
 def _user(text: str) -> str | None:
     """The primary key of the user with this name, or else the text as a primary key; None where it is neither."""
-    model = get_user_model()
+    model: Any = get_user_model()
     try:
         named = model._default_manager.filter(**{model.USERNAME_FIELD: text}).first()
         return str(users.primary_key(text) if named is None else named.pk)
@@ -144,14 +140,6 @@ class ConnectionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     connections and send to them.
     """
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Never: a client opens a connection."""
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Never: there is nothing stored."""
-        return False
-
     def get_urls(self) -> list[Any]:
         """The page and its WebSocket, and none of the pages for one object."""
         view = self.admin_site.admin_view
@@ -171,6 +159,7 @@ class ConnectionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         if request.method == "POST":
             if not self.has_change_permission(request):
                 raise PermissionDenied
+            form: CloseForm | SendForm
             if request.POST.get("do") == "close":
                 form = close = CloseForm(request.POST)
             else:
@@ -178,13 +167,13 @@ class ConnectionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             if form.is_valid():
                 self._carry_out(request, form)
                 return HttpResponseRedirect(request.get_full_path())
-        request.current_app = self.admin_site.name  # type: ignore[attr-defined]
+        request.current_app = self.admin_site.name
         context = {
             **self.admin_site.each_context(request),
             **self._context(request, FilterForm(request.GET)),
             "title": "WebSockets",
             "opts": self.opts,
-            "actions": [(close, "close", "Close"), (send, "send", "Send")],
+            "actions": [(close, "close", "Close selected"), (send, "send", "Send to selected")],
             "live": reverse(f"admin:{self._name('live')}", current_app=self.admin_site.name),
             **(extra_context or {}),
         }
@@ -219,7 +208,6 @@ class ConnectionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             "error": error,
             "filter": wanted,
             "survey": survey,
-            "limit": LIMIT,
             "workers": [_worker(one) for one in survey.workers],
             "groups": members.most_common(MAX_GROUPS),
             "group_count": len(members),
@@ -259,6 +247,7 @@ def _row(info: ConnectionInfo, now: float) -> dict[str, Any]:
         **info._asdict(),
         "since": _time(info.since),
         "last_activity": _time(info.last_activity),
+        "age": _duration(now - info.since),
         "idle": _duration(now - info.last_activity),
         "latency": None if info.latency is None else round(1000 * info.latency),
     }

@@ -351,6 +351,7 @@ def survey(
     user: Any = None,
     path: str | None = None,
     worker: str | None = None,
+    group: str | None = None,
     limit: int = 1000,
     timeout: float = 1.0,
 ) -> Survey:
@@ -363,6 +364,7 @@ def survey(
         user: Those of this user alone: a stored user, or a primary key, also as text.
         path: Those whose path begins with this.
         worker: Those of the worker with this name, ``"host:pid"``.
+        group: The members of this group.
         limit: How many at most, the ones that were opened first; 0 for the workers alone.
         timeout: Seconds to wait for the answers.
 
@@ -375,7 +377,7 @@ def survey(
 
     """
     key = None if user is None else _key_of(user)
-    return get_groups().survey(user=key, path=path, worker=worker, limit=limit, timeout=timeout)
+    return get_groups().survey(user=key, path=path, worker=worker, group=group, limit=limit, timeout=timeout)
 
 
 def _key_of(user: Any) -> str:
@@ -390,6 +392,7 @@ def connections(
     user: Any = None,
     path: str | None = None,
     worker: str | None = None,
+    group: str | None = None,
     limit: int = 1000,
     timeout: float = 1.0,
 ) -> list[ConnectionInfo]:
@@ -399,6 +402,7 @@ def connections(
         user: As for ``survey()``.
         path: As for ``survey()``.
         worker: As for ``survey()``.
+        group: As for ``survey()``.
         limit: As for ``survey()``.
         timeout: As for ``survey()``.
 
@@ -406,7 +410,8 @@ def connections(
         GroupsUnavailable, ValueError: As in ``survey()``.
 
     """
-    return survey(user=user, path=path, worker=worker, limit=limit, timeout=timeout).connections
+    found = survey(user=user, path=path, worker=worker, group=group, limit=limit, timeout=timeout)
+    return found.connections
 
 
 def workers(timeout: float = 1.0) -> list[WorkerInfo]:

@@ -18,13 +18,14 @@ class NoRows(models.Manager["Connection"]):
 
     def get_queryset(self) -> models.QuerySet[Connection]:
         """An empty one."""
-        return super().get_queryset().none()
+        rows: models.QuerySet[Connection] = super().get_queryset().none()
+        return rows
 
 
 class Connection(models.Model):
     """A WebSocket, as the log of the admin names it."""
 
-    id = models.CharField(primary_key=True, max_length=100)
+    id: Any = models.CharField(primary_key=True, max_length=100)
     text = ""
     """What it is called in the log."""
     objects: Any = NoRows()

@@ -350,6 +350,7 @@ class Groups:
         user: str | None = None,
         path: str | None = None,
         worker: str | None = None,
+        group: str | None = None,
         limit: int = 1000,
         timeout: float = 1.0,
     ) -> Survey:
@@ -361,6 +362,7 @@ class Groups:
             user: Those of this user alone: the primary key as text.
             path: Those whose path begins with this.
             worker: Those of the worker with this name, ``"host:pid"``.
+            group: The members of this group.
             limit: How many at most, the ones that were opened first; 0 for the workers alone.
             timeout: Seconds to wait for the answers.
 
@@ -374,7 +376,7 @@ class Groups:
         """
         if limit < 0 or timeout <= 0:
             raise ValueError(f"limit is {limit!r} and timeout is {timeout!r}: wanted are 0 or more, and above 0")
-        question = Question.new(user, path, worker, limit=limit, seconds=timeout)
+        question = Question.new(user, path, worker, group, limit=limit, seconds=timeout)
         if self._is_alone:
             return summary(self._find(question), limit)
 
@@ -389,6 +391,7 @@ class Groups:
         user: str | None = None,
         path: str | None = None,
         worker: str | None = None,
+        group: str | None = None,
         limit: int = 1000,
         timeout: float = 1.0,
     ) -> list[ConnectionInfo]:
@@ -398,7 +401,8 @@ class Groups:
             GroupsUnavailable, ValueError: As in ``survey()``.
 
         """
-        return self.survey(user=user, path=path, worker=worker, limit=limit, timeout=timeout).connections
+        found = self.survey(user=user, path=path, worker=worker, group=group, limit=limit, timeout=timeout)
+        return found.connections
 
     def workers(self, timeout: float = 1.0) -> list[WorkerInfo]:
         """The workers that have answered in time.

@@ -55,11 +55,14 @@ def find(
             turns.give_way()
         if not isinstance(ws, WebSocket) or ws not in connections or not _is_wanted(ws, question):
             continue
+        names = groups_of(ws)
+        if question.group is not None and question.group not in names:
+            continue
         if found == question.limit:
             more = True
             break
         found += 1
-        part.append(_info(ws, worker.name, groups_of(ws)))
+        part.append(_info(ws, worker.name, names))
         if len(part) == SLICE:
             yield Found(part, None)
             part = []

@@ -149,6 +149,8 @@ class Question(NamedTuple):
     """Connections whose path begins with this alone; None for all."""
     worker: str | None
     """The worker with this name alone; None for all."""
+    group: str | None
+    """Members of this group alone; None for all."""
     limit: int
     """How many connections of each worker at most, those that were opened first."""
     seconds: float
@@ -156,10 +158,17 @@ class Question(NamedTuple):
 
     @classmethod
     def new(
-        cls, user: str | None = None, path: str | None = None, worker: str | None = None, *, limit: int, seconds: float
+        cls,
+        user: str | None = None,
+        path: str | None = None,
+        worker: str | None = None,
+        group: str | None = None,
+        *,
+        limit: int,
+        seconds: float,
     ) -> Question:
         """A question with a group of its own."""
-        return cls(ANSWERS + secrets.token_hex(8), user, path, worker, limit, seconds)
+        return cls(ANSWERS + secrets.token_hex(8), user, path, worker, group, limit, seconds)
 
 
 class Found(NamedTuple):

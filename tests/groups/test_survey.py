@@ -147,10 +147,10 @@ def test_connection_that_has_ended_is_not_there(groups: Groups) -> None:
 
 
 def test_filters(groups: Groups) -> None:
-    """The beginning of the path, the name of the worker, the user, and several of them."""
+    """The beginning of the path, the name of the worker, the user, the group, and several of them."""
     with ExitStack() as stack:
-        for path in ("/a/1", "/a/2", "/b"):
-            opened(stack, groups, path)
+        for path, name in (("/a/1", "room.1"), ("/a/2", "room.2"), ("/b", "room.1")):
+            opened(stack, groups, path, name)
         [worker] = groups.workers()
 
         def paths(**filters: Any) -> list[str]:
@@ -159,6 +159,10 @@ def test_filters(groups: Groups) -> None:
         assert paths() == ["/a/1", "/a/2", "/b"]
         assert paths(path="/a/") == ["/a/1", "/a/2"]
         assert paths(path="/a/", worker=worker.name) == ["/a/1", "/a/2"]
+        assert paths(group="room.1") == ["/a/1", "/b"]
+        assert paths(group="room.1", path="/a/") == ["/a/1"]
+        assert paths(group="room") == []
+        assert groups.survey(group="room.2", limit=1).more is False
         assert paths(user="7") == []
         assert groups.survey(worker="elsewhere:1") == Survey([], [], [], more=False)
 

@@ -49,6 +49,7 @@ LONG = {
     "test_notifications.py",
     "test_stream.py",
     "test_proxies.py",
+    "test_admin.py",
 }
 """Files that take more than a minute."""
 OWN = ("tests.", "stress.", "benchmarks.", "gws_middleware.django.liveserver")

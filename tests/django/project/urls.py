@@ -16,6 +16,7 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("staff-admin/", staff.urls),
     path("", views.plain),
+    path("favicon.ico", views.plain),
     path("meta/", views.by_meta),
     path("meta-user/", views.user_by_meta),
     path("messages/", views.messages),
