@@ -23,10 +23,12 @@ from gws_middleware.groups.backends.sqlite import SqliteBackend
 from gws_middleware.process import site
 from gws_middleware.process.limits import Slots, reserve_request_slots, reserve_user_slot
 from gws_middleware.process.registry import Registry
+from gws_middleware.process.shutdown import drain
 from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, StartResponse
 
 from ..support.inprocess import hub_errors, until
+from ..support.programs import run_python
 from ..support.registries import here
 
 __all__ = ["here", "hub_errors"]
@@ -439,6 +441,24 @@ class TestProcess:
         one.before = lambda: None
         until(lambda: len(caplog.records) == 2)
 
+    def test_drain_puts_what_it_has_closed(
+        self, here: Registry, workers: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A worker may end right after it, and its clients connect to the others."""
+        monkeypatch.setattr(site, "AFTER", 5)
+        one, other = workers
+        with connect(WebSocketMiddleware(echo, site_limits=one, max_connections=5)) as client:
+            assert other.groups.exchange_number("site", 1) == 2
+            draining = gevent.spawn(drain, here, timeout=2)
+            assert client.receive() is None
+        draining.join()
+        assert other.groups.exchange_number("site", 1) == 1
+
+    def test_exit_puts_what_was_released(self) -> None:
+        """Of a process that is no worker of gunicorn's."""
+        done = run_python("-c", EXIT)
+        assert (done.stdout, done.stderr) == ("site 1\n{'site': 0}\n", "")
+
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")
     def test_forked_child_puts_nothing_of_its_parent(self, workers: tuple[Worker, Worker]) -> None:
         """The slots are the parent's; a child that counted them again would count them twice."""
@@ -460,6 +480,44 @@ class TestProcess:
         until(lambda: (ended.append(os.waitpid(pid, os.WNOHANG)), ended[-1][0] == pid)[1], "the child has ended", 10)
         assert ended[-1][1] == 0
         assert one.put == [{"site": 0}]
+
+
+EXIT = """
+from gevent import monkey
+monkey.patch_all()
+import time
+from gevent import socket
+from gws_middleware import WebSocketMiddleware
+from gws_middleware.process import registry, site
+from gws_middleware.pywsgi import WSGIServer
+
+site.AFTER = 60
+
+class Numbers:
+    def exchange_number(self, name, number):
+        print(name, number)
+        return number
+
+    def put_numbers(self, numbers):
+        print(numbers)
+
+def app(environ, start_response):
+    for message in environ["wsgi.websocket"]:
+        pass
+    return []
+
+server = WSGIServer(("127.0.0.1", 0), WebSocketMiddleware(app, site_limits=Numbers(), max_connections=5), log=None)
+server.start()
+client = socket.create_connection(server.address)
+client.sendall(
+    b"GET / HTTP/1.1\\r\\nHost: localhost\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\n"
+    b"Sec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\\r\\n\\r\\n"
+)
+client.recv(1000)
+client.close()
+while not registry.current().is_finished():
+    time.sleep(0.01)
+"""
 
 
 # --- the middleware --------------------------------------------------------------------------------------------------
