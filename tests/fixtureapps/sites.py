@@ -1,7 +1,6 @@
 """An application whose limits count the site.
 
-GROUPS is the URL of its groups, LIMITS a JSON object of limits. A WebSocket gets the process that it is in, and its
-messages back. Anything else is answered with the process.
+GROUPS is the URL of its groups, LIMITS a JSON object of limits. Each message is answered with the process.
 """
 
 from __future__ import annotations
@@ -14,6 +13,9 @@ from gws_middleware import WebSocketMiddleware
 from gws_middleware.groups import Groups
 from gws_middleware.typing import Environ, StartResponse
 
+from .common import configure_logging
+
+configure_logging()
 groups = Groups(os.environ["GROUPS"])
 limits: dict[str, Any] = json.loads(os.environ["LIMITS"])
 
@@ -23,10 +25,9 @@ def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
     ws = environ.get("wsgi.websocket")
     if ws is None:
         start_response("200 OK", [])
-        return [str(os.getpid()).encode()]
-    ws.send(str(os.getpid()))
-    for message in ws:
-        ws.send(message)
+        return []
+    for _ in ws:
+        ws.send(str(os.getpid()))
     return []
 
 

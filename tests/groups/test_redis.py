@@ -16,12 +16,12 @@ import gevent
 import pytest
 
 from gws_middleware.groups import Groups, GroupsUnavailable, History, UnknownOutcome
-from gws_middleware.groups.backends import redis
 from gws_middleware.groups.backends.base import Confirmed, Event, Lost, Publish, Want
 from gws_middleware.groups.backends.redis import RedisBackend, RedisFeed
 from gws_middleware.groups.position import Entry, Position
 
 from ..support.brokers import REDIS, Broker, broker, free_port, needs_redis, sentinels, tls_options
+from ..support.seam import live_shortly
 from ..support.servers import ROOT, Certificate
 from ..support.waiting import eventually
 
@@ -239,17 +239,11 @@ def test_failover_of_sentinels(tmp_path: Path) -> None:
         assert kept(backend) == [b"2", b"3"]
 
 
-class TestRecords:
-    """They end with the process: not before, and not without a feed."""
-
-    @pytest.fixture(autouse=True)
-    def short_times(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(redis, "PING", 0.2)
-        monkeypatch.setattr(redis, "LIVING", 1.0)
-
+class TestWithoutAFeed:
     @pytest.mark.parametrize("way", ["put", "exchange"])
-    def test_process_without_a_feed_keeps_its_records(self, own: Broker, way: str) -> None:
-        """It has put them once."""
+    def test_process_keeps_its_records(self, own: Broker, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+        """It has put them once, and puts them again where the server was emptied."""
+        live_shortly(monkeypatch.setattr)
         backend, other = RedisBackend(own.url), RedisBackend(own.url)
         gevent.spawn(backend.put, "a", {"x": b"1"}) if way == "put" else gevent.spawn(backend.exchange, "a", "x", b"1")
         for _ in range(15):
@@ -263,19 +257,6 @@ class TestRecords:
         assert other.get("a", "x") == [b"2"]
         backend.close()
         assert other.get("a", "x") == []
-        other.close()
-
-    def test_process_that_was_buried_puts_all_of_them_again(self, own: Broker) -> None:
-        """It was stopped for long, and the first that it did then was to put another one."""
-        backend, other = RedisBackend(own.url), RedisBackend(own.url)
-        backend.put("a", {"x": b"1", "y": b"2"})
-        backend.put("b", {"z": b"3"})
-        time.sleep(1.2)  # no greenlet runs
-        assert len(other.bury()) == 3
-        backend.exchange("a", "x", b"4")
-        found = {("a", "x"): [b"4"], ("a", "y"): [b"2"], ("b", "z"): [b"3"]}
-        eventually(lambda: {of: other.get(*of) for of in found} == found, "all records", sleep=gevent.sleep)
-        backend.close()
         other.close()
 
 

@@ -9,14 +9,14 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from ..support.brokers import Broker, broker
-from ..support.rawclient import RawClient, upgrade_request
+from ..support.rawclient import CLOSE, RawClient, upgrade_request
 from ..support.servers import Server, launch
 from ..support.waiting import eventually
 
@@ -52,12 +52,13 @@ class Site:
         if response.status != 101:
             client.close()
             return response.status, response.body.decode()
-        first = client.read_frame()
-        if first.opcode == 8:
+        client.text("x")
+        answer = client.read_frame()
+        if answer.opcode == CLOSE:
             client.close()
-            return 101, str(first.code)
-        self._open[client] = server, int(first.payload)
-        return 101, first.payload.decode()
+            return 101, str(answer.code)
+        self._open[client] = server, int(answer.payload)
+        return 101, answer.payload.decode()
 
     def open_many(self, count: int, **headers: str) -> list[tuple[int, str]]:
         """So many at the same time."""
@@ -85,11 +86,12 @@ class Site:
         return workers.count((server, worker))
 
     def lose(self, server: Server, worker: int | None = None) -> None:
-        """Read what comes at the end of the connections of a server, or of one of its workers."""
+        """Wait for the end of the connections of a server, or of one of its workers, and disconnect."""
         for client, of in list(self._open.items()):
             if of[0] is server and worker in (None, of[1]):
                 del self._open[client]
-                client.read_until_eof()
+                with suppress(EOFError):
+                    client.read_frame()
                 client.close()
 
 
@@ -141,15 +143,18 @@ def accepted(found: list[tuple[int, str]]) -> int:
 REFUSED = {
     "address": (8, (429, "Your address has 8 WebSockets here, and may have no more.\n")),
     "user": (5, (101, "1008")),
-    "": (40, (503, "This site has 40 WebSockets, and takes no more for now.\n")),
 }
+WHOLE = 40, (503, "This site has 40 WebSockets, and takes no more for now.\n")
 
 
 @pytest.mark.parametrize("what", list(REFUSED))
 def test_limits_count_all_workers(site: Site, what: str) -> None:
     """So many are let in, in several workers; the next one is refused as by one worker. One that ends is free soon."""
-    limit, refusal = REFUSED[what]
-    headers = {what: "first"} if what else {}
+    fills_and_refills(site, *REFUSED[what], **{what: "first"})
+
+
+def fills_and_refills(site: Site, limit: int, refusal: tuple[int, str], **headers: str) -> None:
+    site.open_many(limit, **headers)
     site.fill(limit, **headers)
     assert site.workers > 1
     assert [site.open(**headers) for _ in range(5)] == [refusal] * 5
@@ -161,8 +166,10 @@ def test_limits_count_all_workers(site: Site, what: str) -> None:
 @pytest.mark.parametrize("what", list(REFUSED))
 def test_many_handshakes_at_once_are_never_more_than_the_limit(site: Site, what: str) -> None:
     """From many sockets, in all workers, again and again."""
-    limit, refusal = REFUSED[what]
-    headers = {what: "second"} if what else {}
+    comes_at_once(site, *REFUSED[what], **{what: "second"})
+
+
+def comes_at_once(site: Site, limit: int, refusal: tuple[int, str], **headers: str) -> None:
     for _ in range(3):
         found = site.open_many(2 * limit, **headers)
         assert accepted(found) <= limit
@@ -170,6 +177,13 @@ def test_many_handshakes_at_once_are_never_more_than_the_limit(site: Site, what:
         site.fill(limit, **headers)
         assert not accepted(site.open_many(8, **headers))
         site.close()
+
+
+def test_whole_site_has_a_limit(site: Site) -> None:
+    """The same for all connections, after the tests that are to stay below it."""
+    fills_and_refills(site, *WHOLE)
+    site.close()
+    comes_at_once(site, *WHOLE)
 
 
 def test_slots_of_a_killed_worker_are_free(site: Site, place: Place) -> None:

@@ -54,6 +54,7 @@ SLICE = 500
 """Events that a feed returns at once."""
 LIVING = 15.0
 """Seconds after its last sign for which a process counts as living."""
+_LIVING = round(LIVING * 1000)
 REPEAT = 3600.0
 """Seconds after which a process puts its records again."""
 _STAYING = round(3 * REPEAT * 1000)
@@ -166,11 +167,7 @@ local function records_of(name, of_table)
 end
 if what == 'sign' then
   redis.call('ZADD', KEYS[1], now + tonumber(ARGV[5]), process)
-  local known = 0
-  for _, each in ipairs(redis.call('SMEMBERS', prefix .. ':t:' .. process)) do
-    known = known + redis.call('HLEN', records_of(process, each))
-  end
-  return known
+  return redis.call('EXISTS', prefix .. ':t:' .. process)
 elseif what == 'put' or what == 'exchange' then
   local key, tables = records_of(process, table), prefix .. ':t:' .. process
   redis.call('ZADD', KEYS[1], now + tonumber(ARGV[5]), process)
@@ -240,7 +237,7 @@ return what == 'count' and sum or found
 """Everything about records. KEYS: processes. ARGV: what; the prefix; the process; the table; and
 
 =============  ====================================================================================================
-sign           milliseconds. Says that the process is living. Its result is how many records the server has of it
+sign           milliseconds. Says that the process is living. Its result is 0 where the server has no record of it
 put, exchange  milliseconds for which it is living, and for which its records stay without another put; of each: field,
                "1" to set and "0" to remove it, value. The result of exchange are the values of the first field
 get            field
@@ -476,7 +473,7 @@ class RedisBackend:
 
     @staticmethod
     def _changes(values: Mapping[str, bytes | None]) -> list[str | bytes | int]:
-        flat: list[str | bytes | int] = [round(LIVING * 1000), _STAYING]
+        flat: list[str | bytes | int] = [_LIVING, _STAYING]
         for field, value in values.items():
             flat += [field, 0 if value is None else 1, b"" if value is None else value]
         return flat
@@ -566,10 +563,8 @@ class RedisBackend:
         self._is_signing = True
         try:
             run_id, now = self.server.run_id, time.monotonic()
-            known = self._ask("sign", "", round(LIVING * 1000))
-            # Fewer where the server was emptied, or this process was stopped for so long that others have buried it.
-            has_all = known >= sum(map(len, self._records.values()))
-            if has_all and run_id == self._repeated[0] and now < self._repeated[1] + REPEAT:
+            is_known = self._ask("sign", "", _LIVING)
+            if is_known and run_id == self._repeated[0] and now < self._repeated[1] + REPEAT:
                 return
             for table in list(self._records):
                 fields = list(self._records.get(table, {}).items())
