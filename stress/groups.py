@@ -77,9 +77,9 @@ WANTED = [r"\[ERROR\] Worker \(pid:\d+\) was sent SIGKILL", r"groups: (outage|th
 """Log records that are expected: an outage is reported to publishers, too."""
 WANTED_OF_REDIS = [
     *WANTED,
-    r"\[WARNING\] messages may be missing:",
-    r"\[WARNING\] group \S+: messages are missing, and the history does not have them",
-    r"\[WARNING\] the number of members is not visible to other processes:",
+    r"groups: messages may be missing:",
+    r"groups: group \S+: messages are missing, and the history does not have them",
+    r"groups: the number of members is not visible to other processes:",
 ]
 
 
@@ -564,7 +564,8 @@ class Groups:
             failing = [] if self._redis is None else [gevent.spawn(self.fail, self._redis, end)]
             self.harm(end)
             gevent.joinall(failing, raise_error=True)
-            gevent.sleep(max(self.seconds * QUIET, began + self.seconds - time.monotonic()))
+            calm_from = max(time.monotonic(), *(until for _, until in self.disturbances))
+            gevent.sleep(max(calm_from + self.seconds * QUIET, began + self.seconds) - time.monotonic())
             self.report.eventually(
                 "slow",
                 lambda: crowd.slow[str(TOO_SLOW)],
