@@ -4,7 +4,7 @@ They are the messages of a group with history, which has no members.
 
 Rule 1: an order is carried out at least once by each worker that follows, and may be carried out again, or late. What
 it does has to allow that.
-Rule 2: a worker that may have missed some is told so.
+Rule 2: it is reported to a worker that it may have missed some.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ORDERS = "gws.orders"
 """The group of orders."""
 KEPT = History(size=1000, age=600.0)
 """What it keeps, for workers that were without a connection meanwhile."""
-AGAIN = 0.5
+AGAIN = 0.1
 """Seconds until an order that could not be given, or a subscription that failed, is tried again."""
 MAX_UNSENT = 1000
 """Orders of this process that wait for the backend. The oldest are dropped, and that is logged."""
