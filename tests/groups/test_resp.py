@@ -34,22 +34,8 @@ def test_replies_are_read_in_whatever_pieces_they_come(size: int) -> None:
     """Each once, in order, as soon as it is complete."""
     replies, found = Replies(), []
     for begin in range(0, len(STREAM), size):
-        replies.feed(STREAM[begin : begin + size])
-        found += replies.take(100)
+        found += replies.take(STREAM[begin : begin + size])
     assert found == REPLIES
-
-
-def test_not_more_replies_than_asked_for() -> None:
-    """The others come later."""
-    replies = Replies()
-    replies.feed(STREAM)
-    assert [replies.take(2), replies.take(0), replies.take(3), replies.take(100), replies.take(1)] == [
-        REPLIES[:2],
-        [],
-        REPLIES[2:5],
-        REPLIES[5:],
-        [],
-    ]
 
 
 @pytest.mark.parametrize(
@@ -58,9 +44,7 @@ def test_not_more_replies_than_asked_for() -> None:
 )
 def test_error_is_a_reply(line: bytes, text: str) -> None:
     """Also in an array; what comes after it is read."""
-    replies = Replies()
-    replies.feed(b"-" + line + b"\r\n*2\r\n-" + line + b"\r\n:1\r\n:2\r\n")
-    alone, [inside, one], two = replies.take(100)
+    alone, [inside, one], two = Replies().take(b"-" + line + b"\r\n*2\r\n-" + line + b"\r\n:1\r\n:2\r\n")
     assert [str(alone), str(inside), one, two] == [text, text, 1, 2]
     assert isinstance(alone, RefusedError) and isinstance(inside, RefusedError)
 
@@ -68,7 +52,5 @@ def test_error_is_a_reply(line: bytes, text: str) -> None:
 @pytest.mark.parametrize("data", [b"HTTP/1.1 400 Bad Request\r\n", b"$x\r\n", b":1x\r\n"])
 def test_other_protocol_is_refused(data: bytes) -> None:
     """It is not waited for."""
-    replies = Replies()
-    replies.feed(data)
     with pytest.raises(ValueError, match=r"HTTP|invalid literal"):
-        replies.take(1)
+        Replies().take(data)

@@ -52,7 +52,7 @@ PING = 5.0
 BATCH = 500
 """Channels of one SUBSCRIBE."""
 SLICE = 500
-"""Events that a feed returns at once."""
+"""Replies after which a feed returns what it has read."""
 LIVING = 15.0
 """Seconds after its last sign for which a process counts as living."""
 _LIVING = round(LIVING * 1000)
@@ -818,7 +818,10 @@ class RedisFeed:
         """What has come."""
         events: list[Event] = []
         confirmed: list[str] = []
-        for reply in link.received(SLICE):
+        replies = link.received(SLICE)
+        if len(replies) >= SLICE:
+            self._woken = True  # what is left need not make the socket readable
+        for reply in replies:
             if isinstance(reply, RefusedError):
                 raise LinkError(str(reply))
             kind = reply[0] if isinstance(reply, list) else reply

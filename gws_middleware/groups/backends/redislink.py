@@ -15,6 +15,7 @@ import random
 import socket
 import ssl
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -183,6 +184,8 @@ class Link:
     def __init__(self, connection: Any, run_id: str) -> None:
         self._connection, self._sock = connection, connection._sock
         self._replies = Replies()
+        self._unread: deque[Any] = deque()
+        """Replies that are complete."""
         self._pending = getattr(self._sock, "pending", None)
         """Of TLS: how many bytes it has decrypted that were not read."""
         self.run_id = run_id
@@ -214,37 +217,34 @@ class Link:
             LinkError: The connection has ended, or none has come.
 
         """
-        deadline = time.monotonic() + timeout
-        while not (found := self._take(1)):
-            self._receive(max(deadline - time.monotonic(), 0.001))
-        return found[0]
+        unread = self._unread
+        if not unread:
+            deadline = time.monotonic() + timeout
+            while not unread:
+                self._receive(max(deadline - time.monotonic(), 0.001))
+        return unread.popleft()
 
-    def received(self, limit: int) -> list[Any]:
+    def received(self, enough: int) -> list[Any]:
         """The replies that have come. Never waits.
 
         Args:
-            limit: How many at most.
+            enough: If there are so many, others may be left.
 
         Raises:
             LinkError: The connection has ended.
 
         """
-        found = self._take(limit)
-        while len(found) < limit and (size := self._receive(0)):
-            found += self._take(limit - len(found))
+        unread = self._unread
+        while len(unread) < enough and (size := self._receive(0)):
             if size < CHUNK and not (self._pending is not None and self._pending()):
                 break  # there is no more
+        found = list(unread)
+        unread.clear()
         return found
 
     def close(self) -> None:
         """Close the socket; a second call does nothing."""
         self._connection.disconnect()
-
-    def _take(self, limit: int) -> list[Any]:
-        try:
-            return self._replies.take(limit)
-        except ValueError as error:
-            raise self._ended(error) from error
 
     def _receive(self, timeout: float) -> int:
         """Read once; the number of bytes, 0 where none have come."""
@@ -257,7 +257,10 @@ class Link:
             raise self._ended(error) from error
         if not data:
             raise self._ended(ConnectionError("the server has closed the connection"))
-        self._replies.feed(data)
+        try:
+            self._unread += self._replies.take(data)
+        except ValueError as error:
+            raise self._ended(error) from error
         return len(data)
 
     def _ended(self, error: Exception) -> LinkError:

@@ -38,34 +38,25 @@ class Replies:
     is not raised.
     """
 
-    __slots__ = ("_at", "_data", "_open")
+    __slots__ = ("_open", "_rest")
 
     def __init__(self) -> None:
-        self._data, self._at = b"", 0
+        self._rest = b""
         self._open: list[tuple[list[Any], int]] = []
         """Arrays that are not complete, and how many items each has to have; the innermost is the last."""
 
-    def feed(self, data: bytes) -> None:
-        """Add what was read."""
-        self._data = self._data[self._at :] + data if self._at < len(self._data) else data
-        self._at = 0
-
-    def take(self, limit: int) -> list[Any]:
-        """Replies that are complete, each once and in order.
-
-        Args:
-            limit: How many at most.
+    def take(self, data: bytes) -> list[Any]:
+        """The replies that are complete by what was read, each once and in order.
 
         Raises:
             ValueError: This is not the protocol.
 
         """
-        data, at, incomplete = self._data, self._at, self._open
+        if self._rest:
+            data = self._rest + data
+        at, incomplete = 0, self._open
         found: list[Any] = []
-        while len(found) < limit:
-            end = data.find(b"\r\n", at)
-            if end < 0:
-                break
+        while (end := data.find(b"\r\n", at)) >= 0:
             kind, line = data[at], data[at + 1 : end]
             following = end + 2
             value: Any
@@ -101,5 +92,5 @@ class Replies:
                 value = items
             else:
                 found.append(value)
-        self._at = at
+        self._rest = data[at:]
         return found
