@@ -601,7 +601,10 @@ class RedisBackend:
             self._exchange(job)
             if job.error is not None:
                 raise job.error
-            refused = next((reply for reply in job.replies if isinstance(reply, RefusedError)), None)
+            refused = None
+            for reply in job.replies:
+                if type(reply) is RefusedError:
+                    refused = reply
             if refused is None:
                 return job.replies
             if job.is_repeated and job.repeatable is not None:
@@ -614,13 +617,13 @@ class RedisBackend:
         raise AssertionError("the loop has returned or raised")
 
     def _exchange(self, job: _Job) -> None:
-        if waiting.in_hub():
-            raise GroupsUnavailable("groups cannot wait for Redis in a callback of the event loop: use gevent.spawn()")
         if waiting.can_switch():
             pipe = self._pipe()
             pipe.submit(job)
             job.done.wait()
             return
+        if waiting.in_hub():
+            raise GroupsUnavailable("groups cannot wait for Redis in a callback of the event loop: use gevent.spawn()")
         # A thread of the operating system has a connection for the time of its call.
         try:
             pipe = self._idle.pop()
