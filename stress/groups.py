@@ -69,6 +69,8 @@ QUIET = 0.3
 """The last part of the run, in which nothing happens to workers and to Redis."""
 AFTER = 1.0
 """Seconds after a worker was stopped or replaced in which its members may still be served late."""
+AGAIN = 3.0
+"""Seconds after a failure of Redis in which the members that it has closed, half of all, connect again."""
 STOPPED = 10.0
 """Seconds for which Redis is stopped at most."""
 OPTIONS = ["--keep-alive", "20"]
@@ -506,7 +508,7 @@ class Groups:
             now = time.monotonic()
             # Workers that could not connect wait for twice as long as the last time: not longer than it has failed.
             self._failed_until = now + (now - began) + AFTER
-            self.disturbances.append((began - AFTER, self._failed_until))
+            self.disturbances.append((began - AFTER, self._failed_until + AGAIN))
 
     def _sleep(self, most: float) -> None:
         """Up to so many seconds; not so many in a short run."""
