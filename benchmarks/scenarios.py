@@ -55,14 +55,14 @@ class Sample:
     server_wait: float
     """Seconds in which the server was ready to run and something else had its core; ``load_wait`` is the same."""
     load_wait: float
-    base_cpu: float = 0.0
-    """Seconds of ``server_cpu`` that are not the subject."""
     stolen: float = 0.0
     """Seconds that the hypervisor took from a core. The kernel cannot tell whose they were: they are in the CPU."""
     resident: int = 0
     """Bytes by which the server has grown, in the idle scenarios."""
     delays: tuple[float, ...] = ()
     """Seconds from a message to its last delivery, in scenarios with a steady rate."""
+    base_cpu: float = 0.0
+    """Seconds of ``server_cpu`` that are not the subject."""
 
     @property
     def rate(self) -> float:

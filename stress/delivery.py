@@ -13,7 +13,7 @@ missing     a member has not got a message that came before one that it has got,
 order       members have got messages of their group in different orders, or one twice
 lost        a publisher has got an acknowledgement for what no member has got
 refused     a publisher has got a refusal for what a member has got
-recovery    a position within the history was not recovered, or an epoch has gone back
+recovery    a position within the history was not recovered, or an epoch went back
 position    a message is at two positions of an epoch, or two at one
 ==========  ===========================================================================================
 """
@@ -191,7 +191,7 @@ class Seat:
         self._newest = 0.0
         """The latest time at which one of its messages was sent."""
         self._gap_at = 0.0
-        """When it was told that messages are missing."""
+        """When a gap was reported to it."""
         self._early: list[tuple[str, str]] | None = [] if room.has_history else None
         """What came before ``joined``."""
         room.seats.append(self)
@@ -201,7 +201,7 @@ class Seat:
         return bool(self.began and not self.ended)
 
     def should_have(self, message: Message) -> bool:
-        """Whether it has got a later message than this one, or can still get it, and was not told of a gap since."""
+        """Whether it has got a later message than this one, or can still get it, and no gap was reported since."""
         if message.sent <= self._gap_at:
             return False
         return self.is_member_since(message.sent) and (self._newest > message.acknowledged or self.is_member)

@@ -16,7 +16,7 @@ FAULTS = {
     "skip": "each member of a group that has a handler misses every twentieth message",
     "swap": "each of them gets every twentieth message after the next",
     "silent": "every twentieth message of a publisher is acknowledged, and no member of its group gets it",
-    "untold": "a member of a group is not told that messages are missing, and one that resumes is told that none is",
+    "unreported": "a gap is not reported to members of a group, and recovered is true for each that resumes",
 }
 
 enabled = frozenset(filter(None, os.environ.get("STRESS_FAULTS", "").split(",")))

@@ -69,6 +69,8 @@ QUIET = 0.3
 """The last part of the run, in which nothing happens to workers and to Redis."""
 AFTER = 1.0
 """Seconds after a worker was stopped or replaced in which its members may still be served late."""
+AGAIN = 3.0
+"""Seconds after a failure of Redis in which the members that it has closed, half of all, connect again."""
 STOPPED = 10.0
 """Seconds for which Redis is stopped at most."""
 OPTIONS = ["--keep-alive", "20"]
@@ -77,9 +79,9 @@ WANTED = [r"\[ERROR\] Worker \(pid:\d+\) was sent SIGKILL", r"groups: (outage|th
 """Log records that are expected: an outage is reported to publishers, too."""
 WANTED_OF_REDIS = [
     *WANTED,
-    r"\[WARNING\] messages may be missing:",
-    r"\[WARNING\] group \S+: messages are missing, and the history does not have them",
-    r"\[WARNING\] the number of members is not visible to other processes:",
+    r"groups: messages may be missing:",
+    r"groups: group \S+: messages are missing, and the history does not have them",
+    r"groups: the number of members is not visible to other processes:",
 ]
 
 
@@ -506,7 +508,7 @@ class Groups:
             now = time.monotonic()
             # Workers that could not connect wait for twice as long as the last time: not longer than it has failed.
             self._failed_until = now + (now - began) + AFTER
-            self.disturbances.append((began - AFTER, self._failed_until))
+            self.disturbances.append((began - AFTER, self._failed_until + AGAIN))
 
     def _sleep(self, most: float) -> None:
         """Up to so many seconds; not so many in a short run."""
@@ -564,7 +566,8 @@ class Groups:
             failing = [] if self._redis is None else [gevent.spawn(self.fail, self._redis, end)]
             self.harm(end)
             gevent.joinall(failing, raise_error=True)
-            gevent.sleep(max(self.seconds * QUIET, began + self.seconds - time.monotonic()))
+            calm_from = max(time.monotonic(), *(until for _, until in self.disturbances))
+            gevent.sleep(max(calm_from + self.seconds * QUIET, began + self.seconds) - time.monotonic())
             self.report.eventually(
                 "slow",
                 lambda: crowd.slow[str(TOO_SLOW)],

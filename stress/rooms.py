@@ -101,7 +101,7 @@ def handler() -> Handler:
 
 def report_gap(ws: Any, name: str) -> None:
     """Messages of a group without history are missing."""
-    if "untold" not in enabled:
+    if "unreported" not in enabled:
         ws.offer("gap")
 
 
@@ -117,7 +117,7 @@ def member(environ: Environ, ws: Any) -> None:
         except GroupsUnavailable:
             ws.close(UNAVAILABLE)
             return
-        recovered = joined.recovered or ("untold" in enabled and "since" in query)
+        recovered = joined.recovered or ("unreported" in enabled and "since" in query)
         ws.send(f"joined {recovered:d} {joined.position or '-'}")
     if query["kind"] != "attached":
         ws.detach()

@@ -101,6 +101,7 @@ ORDER: dict[str, list[str]] = {
         "database",
         "handle",
         "sqlite",
+        "resp",
         "redislink",
         "redis",
         "members",

@@ -54,7 +54,7 @@ BROKEN = {
     "groups, skip": [*SMALL, "--faults", "skip"],
     "groups, swap": [*SMALL, "--faults", "swap"],
     "groups, silent": [*SMALL, "--faults", "silent"],
-    "groups, untold": [*SMALL, "--redis", "--faults", "untold"],
+    "groups, unreported": [*SMALL, "--redis", "--faults", "unreported"],
 }
 """A program, and what tells its runs apart."""
 
@@ -183,7 +183,7 @@ class TestSoundRuns:
         assert figures["groups: messages acknowledged"] > 300
 
     def test_redis_fails_in_every_way_meanwhile(self, sound: dict[str, Run]) -> None:
-        """What it has lost is told, and the rest is recovered."""
+        """What it has lost is reported, and the rest is recovered."""
         figures = sound["groups, redis"].figures
         assert len(numbers(figures["what happened to workers"])) == 3
         assert len(numbers(figures["what happened to Redis"])) == 7
@@ -217,7 +217,7 @@ class TestBrokenRuns:
             ("groups, skip", {"missing", "order"}),
             ("groups, swap", {"order"}),
             ("groups, silent", {"missing", "lost"}),
-            ("groups, untold", {"order"}),
+            ("groups, unreported", {"order"}),
         ],
     )
     def test_fault_is_found(self, broken: dict[str, Run], program: str, kinds: set[str]) -> None:
@@ -532,7 +532,7 @@ class TestDelivery:
         assert found == violations
 
     def test_message_is_at_one_position_of_an_epoch(self, found: list[str]) -> None:
-        """Also where no member has got it twice. In another epoch nothing can be said of it."""
+        """Also where no member has got it twice. It may be at another one of another epoch."""
         room = self.room("kept", found)
         for joined, message in (("e.0", "e.1"), ("e.1", "e.2"), ("other.0", "other.1")):
             seat = Seat(room, joined)
@@ -554,7 +554,7 @@ class TestDelivery:
         assert [seat.name for seat in room.incomplete()] == ["old"]
 
     def test_first_message_after_a_gap_has_none_before_it(self, found: list[str]) -> None:
-        """What is missing there was told."""
+        """What is missing there was reported."""
         room = self.room("live", found)
         for name, frames in (("one", "joined 1 2"), ("two", "joined gap 2")):
             seat = Seat(room, name)

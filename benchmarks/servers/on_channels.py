@@ -59,10 +59,9 @@ class Pid(AsyncWebsocketConsumer):  # type: ignore[misc]
 
 
 if __name__ == "__main__":
-    layer = {
-        "BACKEND": "channels_redis.core.RedisChannelLayer",
-        "CONFIG": {"hosts": [os.environ["BENCHMARK_REDIS"]]},
-    }
+    # The pool of redis-py has 100 connections at most by default, and raises an error for the next one.
+    host = {"address": os.environ["BENCHMARK_REDIS"], "max_connections": 10_000}
+    layer = {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [host]}}
     settings.configure(SECRET_KEY="benchmarks", INSTALLED_APPS=["channels"], CHANNEL_LAYERS={"default": layer})
     django.setup()
     consumers = {"echo": Echo, "group": Group, "hop": Hop, "pid": Pid}

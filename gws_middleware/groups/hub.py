@@ -249,7 +249,7 @@ class Hub:
                 elif isinstance(item, Gap):
                     floor = floor_after_gap(floor, item.epoch)
                     if delivery.on_gap is not None:
-                        group.tell(ws, delivery)
+                        group.tell(ws, delivery, mailbox)
                     elif item.history:
                         ws.close(CloseCode.TRY_AGAIN_LATER, "messages were missed")
                 elif is_above(item.epoch, item.offset, floor) and not _is_from(item, ws):

@@ -72,6 +72,12 @@ class Close(NamedTuple):
 Item = Publication | Gap | Close
 
 
+class _Report(NamedTuple):
+    """Of a gap, between publications."""
+
+    call: Callable[[WebSocket], object]
+
+
 class Mailbox:
     """What waits for the ``handler`` of one member. A greenlet exists while there is something."""
 
@@ -79,7 +85,7 @@ class Mailbox:
 
     def __init__(self, ws: WebSocket, handler: Callable[[WebSocket, Publication], object]) -> None:
         self._ws, self._handler = ws, handler
-        self._queue: deque[Publication] = deque()
+        self._queue: deque[Publication | _Report] = deque()
         self._limit = MAX_WAITING
         self._runs = False
 
@@ -97,6 +103,11 @@ class Mailbox:
         self._start()
         return True
 
+    def put_gap(self, report: Callable[[WebSocket], object]) -> None:
+        """Call this after what waits now, which came before the gap."""
+        self._queue.append(_Report(report))
+        self._start()
+
     def clear(self) -> None:
         """It is no member any more."""
         self._queue.clear()
@@ -110,7 +121,11 @@ class Mailbox:
         ws = self._ws
         try:
             while self._queue and not control.is_closed(ws):
-                self._handler(ws, self._queue.popleft())
+                item = self._queue.popleft()
+                if isinstance(item, _Report):
+                    item.call(ws)
+                else:
+                    self._handler(ws, item)
         except BaseException as error:
             if control.is_from_end(ws, error):
                 return  # the handler has used a connection that has ended
@@ -337,13 +352,17 @@ class Group:
 
     def _gap_step(self, delivery: Delivery, gap: Gap) -> Callable[[WebSocket], object] | None:
         if delivery.on_gap is not None:
-            return lambda ws: self.tell(ws, delivery)
+            mailboxes = self._members.get(delivery, {})
+            return lambda ws: self.tell(ws, delivery, mailboxes.get(ws))
         if gap.history:
             return lambda ws: ws.close(CloseCode.TRY_AGAIN_LATER, "messages were missed")
         return None
 
-    def tell(self, ws: WebSocket, delivery: Delivery) -> None:
-        """Call ``on_gap``."""
+    def tell(self, ws: WebSocket, delivery: Delivery, mailbox: Mailbox | None = None) -> None:
+        """Call ``on_gap``: where there is a mailbox, after what waits in it."""
+        if mailbox is not None:
+            mailbox.put_gap(lambda ws: self.tell(ws, delivery))
+            return
         assert delivery.on_gap is not None
         if control.is_closed(ws):
             return

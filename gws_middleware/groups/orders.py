@@ -38,7 +38,7 @@ KEPT = History(size=1000, age=600.0)
 """What it keeps, for workers that were without a connection meanwhile."""
 LIVE_ORDERS = "gws.orders.live"
 """The group of live orders, which keeps nothing."""
-AGAIN = 0.5
+AGAIN = 0.1
 """Seconds until an order that could not be given, or a subscription that failed, is tried again."""
 MAX_UNSENT = 1000
 """Orders of this process that wait for the backend. The oldest are dropped, and that is logged."""

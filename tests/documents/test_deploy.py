@@ -281,9 +281,9 @@ def test_groups_work_on_valkey_as_it_is_configured(tmp_path: Path, name: str) ->
     with broker(tmp_path / "valkey", "--include", str(tmp_path / "valkey.conf")) as valkey:
         at = url.replace("valkey:6379", f"127.0.0.1:{valkey.port}")
         groups = Groups(at, history={"kept": History(size=10)})
-        heard = groups.listen("kept.1", timeout=TIMEOUT)
+        received = groups.listen("kept.1", timeout=TIMEOUT)
         groups.send_many([("kept.1", "one"), ("live", "two")])
-        assert next(iter(heard)).data == "one"
+        assert next(iter(received)).data == "one"
         assert [each.data for each in groups.history("kept.1")] == ["one"]
         assert groups.count("live") == 0
         groups.release()

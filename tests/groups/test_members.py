@@ -431,6 +431,28 @@ def test_on_gap_that_raises(site: Site, caplog: pytest.LogCaptureFixture, error:
     leave(site, "room", bad, good)
 
 
+def test_on_gap_comes_after_what_waits_for_the_handler(site: Site) -> None:
+    """Messages from before the gap are handled before it."""
+    ws, gate = Fake(), Gate()
+    events: list[str] = []
+
+    def handle(ws: Any, publication: Publication) -> None:
+        gate()
+        events.append(publication.data)
+
+    site.join("room", ws, handler=handle, on_gap=lambda ws, name: events.append("gap"))
+    site.send("room", "1")
+    site.send("room", "2")
+    gate.reached()
+    site.backend.lose()
+    site.flows()
+    site.send("room", "3")
+    gate.open()
+    until(lambda: len(events) == 4)
+    assert events == ["1", "2", "gap", "3"]
+    leave(site, "room", ws)
+
+
 def test_on_gap_may_use_the_group(site: Site) -> None:
     """It may leave and join: what follows is delivered."""
     ws = Fake()

@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -167,6 +167,24 @@ class TestServer:
             own.ask("CONFIG", "SET", "maxmemory", "0")
             assert kept(backend) == [b"1"]
 
+    @pytest.mark.parametrize(
+        ("options", "count"),
+        [
+            (("--maxmemory", "100mb", "--maxmemory-policy", "noeviction"), 0),
+            (("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"), 1),
+            (("--maxmemory", "100mb", "--maxmemory-policy", "volatile-ttl"), 1),
+            (("--maxmemory-policy", "allkeys-lru"), 0),
+        ],
+    )
+    def test_server_that_may_delete_groups_is_a_warning(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, options: tuple[str, ...], count: int
+    ) -> None:
+        """Once, however many connections there are. Without a limit of memory it deletes nothing."""
+        with broker(tmp_path / "valkey", *options) as own, connected(own.url, "kept") as (backend, _):
+            publish(backend, "kept", b"1")
+        found = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert [text.endswith(f"to noeviction, not {options[-1]}") for text in found] == [True] * count
+
     def test_replica_is_refused(self, own: Broker) -> None:
         """Messages are published at the master."""
         own.ask("REPLICAOF", "127.0.0.1", "1")
@@ -269,6 +287,8 @@ class Cut:
         self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}"
         self.marker = b""
         """Of the command whose reply is lost."""
+        self.then: Callable[[], object] = int
+        """Is called when a reply is lost."""
         self.lost = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -290,6 +310,7 @@ class Cut:
                 if found:
                     self.marker = b""
                     self.lost += 1
+                    self.then()
                     return
                 client.sendall(reply)
 
@@ -314,6 +335,17 @@ class TestLostReply:
         assert cut.lost == 1
         assert publish(backend, "kept", b"3") == 3
         assert kept(backend) == [b"1", b"no-reply 2", b"3"]
+        backend.close()
+
+    def test_outcome_of_a_repetition_that_is_refused_is_unknown(self, own: Broker, cut: Cut) -> None:
+        """The first one was carried out; by the time of the second the user may not publish."""
+        backend = RedisBackend(cut.url)
+        publish(backend, "kept", b"1")
+        cut.marker, cut.then = b"no-reply", lambda: own.ask("ACL", "SETUSER", "default", "-evalsha")
+        with pytest.raises(UnknownOutcome, match="evalsha"):
+            publish(backend, "kept", b"no-reply 2")
+        own.ask("ACL", "SETUSER", "default", "+evalsha")
+        assert kept(backend) == [b"1", b"no-reply 2"]
         backend.close()
 
     def test_outcome_of_a_message_without_history_is_unknown(self, own: Broker, cut: Cut) -> None:

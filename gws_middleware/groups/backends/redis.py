@@ -42,7 +42,8 @@ from ..errors import GroupsError, GroupsUnavailable, UnknownOutcome
 from ..position import Entry, Page, Position
 from .base import TIMEOUT, Confirmed, Event, Lost, Publish, Record, Want
 from .outages import Outages
-from .redislink import NO_SCRIPT, Command, Link, LinkError, RefusedError, Server
+from .redislink import Link, LinkError, Server
+from .resp import Command, RefusedError
 
 __all__ = ["RedisBackend", "RedisFeed"]
 
@@ -51,7 +52,7 @@ PING = 5.0
 BATCH = 500
 """Channels of one SUBSCRIBE."""
 SLICE = 500
-"""Events that a feed returns at once."""
+"""Replies after which a feed returns what it has read."""
 LIVING = 15.0
 """Seconds after its last sign for which a process counts as living."""
 _LIVING = round(LIVING * 1000)
@@ -64,7 +65,7 @@ BURIED = 1000
 IDLE = 4
 """Connections that are kept for threads of the operating system."""
 AFTERWARDS = 7 * 86400
-"""Seconds for which the epoch of a group is kept after its last message is gone."""
+"""Seconds for which the epoch of a group is kept after its last message has expired."""
 
 _PUBLISH = """
 local results, now = {}, redis.call('TIME')
@@ -260,6 +261,8 @@ class _Job:
     def __init__(self, commands: Callable[[Link, bool], list[Command]], repeatable: bool | None = None) -> None:
         self.commands, self.repeatable = commands, repeatable
         self.replies: list[Any] = []
+        self.is_repeated = False
+        """Whether it was sent more than once."""
         self.error: GroupsError | None = None
         self.done: Any = None
         """An event of gevent's, where the caller is a greenlet."""
@@ -318,6 +321,8 @@ class _Pipe:
             if sent_to is not None:
                 left = [job for job in jobs if job.repeatable is None or link.run_id == sent_to]
                 self._fail([job for job in jobs if job not in left], "the server is another process now")
+                for job in left:
+                    job.is_repeated = True
             commands = [job.commands(link, sent_to is not None) for job in left]
         except LinkError as error:
             self._outages.report("publish", error)
@@ -619,10 +624,15 @@ class RedisBackend:
             self._exchange(job)
             if job.error is not None:
                 raise job.error
-            refused = next((reply for reply in job.replies if isinstance(reply, RefusedError)), None)
+            refused = None
+            for reply in job.replies:
+                if type(reply) is RefusedError:
+                    refused = reply
             if refused is None:
                 return job.replies
-            if attempt or str(refused) != NO_SCRIPT:
+            if job.is_repeated and job.repeatable is not None:
+                raise UnknownOutcome(f"the message was published or not: {self.server}: {what}: {refused}")
+            if attempt or not str(refused).startswith("NOSCRIPT "):
                 raise GroupsUnavailable(f"{self.server}: {what}: {refused}")
             # The server's scripts were removed, so nothing was done.
             load = _Job(lambda link, again: [("SCRIPT", "LOAD", script) for script in _SCRIPTS])
@@ -630,13 +640,13 @@ class RedisBackend:
         raise AssertionError("the loop has returned or raised")
 
     def _exchange(self, job: _Job) -> None:
-        if waiting.in_hub():
-            raise GroupsUnavailable("groups cannot wait for Redis in a callback of the event loop: use gevent.spawn()")
         if waiting.can_switch():
             pipe = self._pipe()
             pipe.submit(job)
             job.done.wait()
             return
+        if waiting.in_hub():
+            raise GroupsUnavailable("groups cannot wait for Redis in a callback of the event loop: use gevent.spawn()")
         # A thread of the operating system has a connection for the time of its call.
         try:
             pipe = self._idle.pop()
@@ -678,6 +688,8 @@ class RedisFeed:
     def __init__(self, backend: RedisBackend) -> None:
         self._backend = backend
         self._groups: set[str] = set()
+        self._names: dict[bytes, str] = {}
+        """The same by their channels."""
         self._link: Link | None = None
         self._changes: deque[tuple[str, str]] = deque()
         """SUBSCRIBE or UNSUBSCRIBE, and the group, not sent yet."""
@@ -706,6 +718,7 @@ class RedisFeed:
         wanted = set(groups)
         for group in wanted - self._groups:
             self._groups.add(group)
+            self._names[self._backend.key("c", group).encode()] = group
             self._changes.append(("SUBSCRIBE", group))
             self._unconfirmed[group] += 1
         self.ring()
@@ -716,6 +729,7 @@ class RedisFeed:
         for group in groups:
             if group in self._groups:
                 self._groups.remove(group)
+                del self._names[self._backend.key("c", group).encode()]
                 self._changes.append(("UNSUBSCRIBE", group))
         self.ring()
 
@@ -830,8 +844,10 @@ class RedisFeed:
         """What has come."""
         events: list[Event] = []
         confirmed: list[str] = []
-        while len(events) < SLICE and link.can_read():
-            reply = link.read(TIMEOUT)
+        replies = link.received(SLICE)
+        if len(replies) >= SLICE:
+            self._woken = True  # what is left need not make the socket readable
+        for reply in replies:
             if isinstance(reply, RefusedError):
                 raise LinkError(str(reply))
             kind = reply[0] if isinstance(reply, list) else reply
@@ -863,8 +879,8 @@ class RedisFeed:
         return [lost, *held]
 
     def _entry(self, channel: bytes, data: bytes) -> Entry | None:
-        group = self._backend.group_of(channel)
-        if group not in self._groups:
+        group = self._names.get(channel)
+        if group is None:
             return None
         if data[:1] == b"h":
             epoch, offset, payload = data[1:].split(b".", 2)

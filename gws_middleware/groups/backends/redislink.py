@@ -2,42 +2,45 @@
 
 Rule: ``redis`` is imported here alone, and none of its exceptions leaves this module.
 
-redis-py connects, logs in, speaks TLS and parses. Its clients are not used: they repeat commands by themselves, so that
-a message can be published twice, and they subscribe again without a word where messages were lost.
+redis-py connects, logs in and speaks TLS. Its clients are not used: they repeat commands by themselves, so that a
+message can be published twice, and they subscribe again and do not report that messages were lost. After the login it
+neither writes nor reads: ``resp`` does, for a third of the time.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import socket
+import ssl
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from .base import TIMEOUT
+from .resp import Command, Replies, pack
 
-__all__ = ["NO_SCRIPT", "Command", "Link", "LinkError", "RefusedError", "Server"]
+__all__ = ["Link", "LinkError", "Server"]
 
-RETRY = (0.1, 5.0)
-"""Seconds until it is tried to connect again: after the first failure, and at most."""
+log = logging.getLogger("gws_middleware.groups")
+
+RETRY = (0.1, 0.8)
+"""Seconds until it is tried to connect again: after the first failure, and at most. Logouts wait for it: they are
+carried out in all workers within a second after the return of the server.
+"""
 OLDEST = (7, 0)
 """The oldest version whose scripts may read the clock and write."""
 
-NO_SCRIPT = "the server does not have this script"
-"""The text of that error."""
-
-Command = tuple[str | bytes | int, ...]
+CHUNK = 65536
+"""Bytes that are read at once."""
 
 
 class LinkError(Exception):
     """There is no connection, or it has ended."""
-
-
-class RefusedError(Exception):
-    """The server's reply is an error."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class Server:
         self._failures, self._retry_at, self._reason = 0, 0.0, ""
         self.run_id = ""
         """Of the process that was connected to last. Epochs belong to it."""
+        self._has_warned = False
         self.on_change: Callable[[], object] = lambda: None
         """Is called when that is another one."""
 
@@ -122,7 +126,7 @@ class Server:
             connection = address.connection(**options)
             try:
                 connection.connect()
-                return Link(connection, self._redis, self._greet(connection))
+                return Link(connection, self._greet(connection))
             except BaseException:
                 connection.disconnect()
                 raise
@@ -131,7 +135,7 @@ class Server:
 
     def _greet(self, connection: Any) -> str:
         """Check that the server is one; its ``run_id``."""
-        connection.send_command("INFO", "server", "persistence", "replication")
+        connection.send_command("INFO", "server", "memory", "persistence", "replication")
         text = str(connection.read_response(disable_decoding=True), "utf-8", "replace")
         facts = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
         version = facts.get("redis_version", "")
@@ -144,7 +148,15 @@ class Server:
             raise OSError("this is a replica, and messages are published at the master")
         if not facts.get("run_id"):
             raise OSError("INFO has no run_id")
+        self._warn_of_eviction(facts.get("maxmemory", "0"), facts.get("maxmemory_policy", "noeviction"))
         return str(facts["run_id"])
+
+    def _warn_of_eviction(self, most: str, policy: str) -> None:
+        """All that is kept for groups expires, so that the volatile policies delete it, too."""
+        if most != "0" and policy != "noeviction" and not self._has_warned:
+            self._has_warned = True
+            sentence = "groups: %s may delete what it keeps for groups: set its maxmemory-policy to noeviction, not %s"
+            log.warning(sentence, self, policy)
 
     def _master(self) -> tuple[str, int]:
         """What the Sentinels say."""
@@ -161,17 +173,26 @@ class Server:
 
 
 class Link:
-    """An open connection."""
+    """An open connection.
 
-    def __init__(self, connection: Any, redis: Any, run_id: str) -> None:
-        self._connection, self._redis = connection, redis
-        self._pid = os.getpid()
+    Args:
+        connection: That of redis-py, on which nothing is to be read.
+        run_id: Of the process that it is connected to.
+
+    """
+
+    def __init__(self, connection: Any, run_id: str) -> None:
+        self._connection, self._sock = connection, connection._sock
+        self._replies = Replies()
+        self._unread: deque[Any] = deque()
+        """Replies that are complete."""
+        self._pending = getattr(self._sock, "pending", None)
+        """Of TLS: how many bytes it has decrypted that were not read."""
         self.run_id = run_id
-        """Of the process that it is connected to."""
 
     def fileno(self) -> int:
         """The descriptor of its socket."""
-        return int(self._connection._sock.fileno())
+        return int(self._sock.fileno())
 
     def send(self, commands: Sequence[Command]) -> None:
         """Send commands. Waits where the server does not read.
@@ -180,10 +201,10 @@ class Link:
             LinkError: The connection has ended.
 
         """
-        connection = self._connection
         try:
-            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-        except (self._redis.RedisError, OSError) as error:
+            self._sock.settimeout(TIMEOUT)
+            self._sock.sendall(pack(commands))
+        except OSError as error:
             raise self._ended(error) from error
 
     def read(self, timeout: float) -> Any:
@@ -196,31 +217,51 @@ class Link:
             LinkError: The connection has ended, or none has come.
 
         """
-        try:
-            self._connection._sock.settimeout(max(timeout, 0.001))
-            return self._connection.read_response(disable_decoding=True)
-        except self._redis.exceptions.NoScriptError:
-            return RefusedError(NO_SCRIPT)
-        except self._redis.ResponseError as error:
-            return RefusedError(str(error))
-        except (self._redis.RedisError, OSError, AttributeError) as error:  # it has no socket any more
-            raise self._ended(error) from error
+        unread = self._unread
+        if not unread:
+            deadline = time.monotonic() + timeout
+            while not unread:
+                self._receive(max(deadline - time.monotonic(), 0.001))
+        return unread.popleft()
 
-    def can_read(self) -> bool:
-        """Whether a reply has come, or has begun to. Never waits.
+    def received(self, enough: int) -> list[Any]:
+        """The replies that have come. Never waits.
+
+        Args:
+            enough: If there are so many, others may be left.
 
         Raises:
             LinkError: The connection has ended.
 
         """
-        try:
-            return bool(self._connection.can_read(0))
-        except (self._redis.RedisError, OSError) as error:
-            raise self._ended(error) from error
+        unread = self._unread
+        while len(unread) < enough and (size := self._receive(0)):
+            if size < CHUNK and not (self._pending is not None and self._pending()):
+                break  # there is no more
+        found = list(unread)
+        unread.clear()
+        return found
 
     def close(self) -> None:
         """Close the socket; a second call does nothing."""
         self._connection.disconnect()
+
+    def _receive(self, timeout: float) -> int:
+        """Read once; the number of bytes, 0 where none have come."""
+        try:
+            self._sock.settimeout(timeout)
+            data = self._sock.recv(CHUNK)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
+        except OSError as error:
+            raise self._ended(error) from error
+        if not data:
+            raise self._ended(ConnectionError("the server has closed the connection"))
+        try:
+            self._unread += self._replies.take(data)
+        except ValueError as error:
+            raise self._ended(error) from error
+        return len(data)
 
     def _ended(self, error: Exception) -> LinkError:
         self.close()
