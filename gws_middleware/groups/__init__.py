@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .hub import Joined
     from .message import Publication
     from .position import History, Position
+    from .presence import Member, Presence, presence_group
 
 __all__ = [
     "Groups",
@@ -34,9 +35,12 @@ __all__ = [
     "GroupsUnavailable",
     "History",
     "Joined",
+    "Member",
     "Position",
+    "Presence",
     "Publication",
     "UnknownOutcome",
+    "presence_group",
 ]
 
 _HOMES = {
@@ -45,9 +49,12 @@ _HOMES = {
     "GroupsUnavailable": "errors",
     "History": "position",
     "Joined": "hub",
+    "Member": "presence",
     "Position": "position",
+    "Presence": "presence",
     "Publication": "message",
     "UnknownOutcome": "errors",
+    "presence_group": "presence",
 }
 
 

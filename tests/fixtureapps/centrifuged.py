@@ -13,7 +13,7 @@ from typing import Any
 import gevent
 
 from gws_middleware import WebSocket, WebSocketMiddleware
-from gws_middleware.groups import Groups, History
+from gws_middleware.groups import Groups, History, Presence
 from gws_middleware.groups.centrifuge import CentrifugeError, Policy, serve
 from gws_middleware.typing import Environ, StartResponse
 
@@ -26,7 +26,11 @@ __all__ = ["app", "wrapped"]
 log = logging.getLogger(__name__)
 app = Router()
 wrapped = WebSocketMiddleware(app)
-groups = Groups(os.environ.get("GROUPS", "memory://"), history={"room": History(size=100)})
+groups = Groups(
+    os.environ.get("GROUPS", "memory://"),
+    history={"room": History(size=100)},
+    presence={"hall": Presence(events=True, leave_delay=0.1)},
+)
 
 
 class Rooms(Policy):
@@ -47,6 +51,9 @@ class Rooms(Policy):
 
     def may_publish(self, ws: WebSocket, name: str, data: Any) -> bool:
         return name != "secret"
+
+    def may_see_members(self, ws: WebSocket, name: str) -> bool:
+        return name.startswith("hall")
 
     def rpc(self, ws: WebSocket, method: str, data: Any) -> Any:
         if method not in METHODS:

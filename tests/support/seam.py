@@ -18,6 +18,7 @@ from gws_middleware.connection import states
 from gws_middleware.connection.transport import Transport
 from gws_middleware.connection.turns import Turns
 from gws_middleware.connection.websocket import WebSocket
+from gws_middleware.groups.backends import redis
 from gws_middleware.groups.backends.database import Database
 from gws_middleware.groups.backends.sqlite import SqliteBackend, SqliteFeed
 from gws_middleware.middleware import _Lifetime
@@ -47,6 +48,7 @@ __all__ = [
     "keepalive_ping",
     "leave_transaction_open",
     "limit_messages",
+    "live_shortly",
     "log_line_of",
     "message_number",
     "outbox_state",
@@ -365,3 +367,17 @@ def leave_transaction_open(backend: SqliteBackend) -> None:
     """As an exception right after BEGIN would."""
     assert backend._handle._database is not None
     backend._handle._database._connection.execute("BEGIN IMMEDIATE")
+
+
+# --- Redis -----------------------------------------------------------------------------------------------------------
+
+
+def live_shortly(set_attribute: Callable[[Any, str, Any], object] = setattr) -> None:
+    """Let this process count as dead a second after its last sign, and sign more often.
+
+    Args:
+        set_attribute: ``monkeypatch.setattr``, for the time of a test.
+
+    """
+    for name, value in (("LIVING", 1.0), ("_LIVING", 1000), ("PING", 0.3)):
+        set_attribute(redis, name, value)

@@ -40,7 +40,7 @@ from zlib import crc32
 from .. import waiting
 from ..errors import GroupsError, GroupsUnavailable, UnknownOutcome
 from ..position import Entry, Page, Position
-from .base import TIMEOUT, Confirmed, Event, Lost, Publish, Record, Want
+from .base import TIMEOUT, Buried, Confirmed, Event, Lost, Publish, Record, Want
 from .outages import Outages
 from .redislink import NO_SCRIPT, Command, Link, LinkError, RefusedError, Server
 
@@ -547,6 +547,9 @@ class RedisBackend:
                 fields = list(self._records.get(table, {}).items())
                 for number in range(0, len(fields), BATCH):
                     self._ask("put", table, *self._changes(dict(fields[number : number + BATCH])))
+            if not is_known and self._repeated[0] in ("", run_id):
+                for feed in list(self.feeds):
+                    feed.report(Buried(f"this process gave no sign for {LIVING:g} s"))
             self._repeated = run_id, now
         except GroupsError:
             pass  # it was logged, and is done again
@@ -557,15 +560,13 @@ class RedisBackend:
         """See ``Backend``."""
         for feed in list(self.feeds):
             feed.close()
-        tables, self._records = list(self._records), {}
-        if tables:
-            keys = [f"{self._prefix}:t:{self._process}"]
-            keys += [f"{self._prefix}:r:{self._process}:{table}" for table in tables]
-            try:
-                job = _Job(lambda link, again: [("UNLINK", *keys), ("ZREM", f"{self._prefix}:p", self._process)])
+        had_records, self._records = bool(self._records), {}
+        if had_records:
+            try:  # another process buries them
+                job = _Job(lambda link, again: [("ZADD", f"{self._prefix}:p", 0, self._process)])
                 self._call(job, "close")
             except GroupsError:
-                pass  # they end by themselves
+                pass  # it counts as living a little longer
         pipe = getattr(self._pipes, "pipe", None)
         for each in (*self._idle, *([] if pipe is None else [pipe])):
             each.close()
@@ -664,6 +665,8 @@ class RedisFeed:
         """Why entries may be missing, until all groups are subscribed to again."""
         self._held: list[Event] = []
         """What has come meanwhile."""
+        self._reported: deque[Event] = deque()
+        """What has not come by the connection."""
         self._ping_at = self._pong_by = 0.0
         self._sign_at = time.monotonic() + PING * random.random()
         self._woken = self._waiting = self._closed = False
@@ -704,6 +707,8 @@ class RedisFeed:
             while not self._closed:
                 self._silence()
                 events, again_at = self._step()
+                while self._reported:
+                    events.append(self._reported.popleft())
                 woken, self._woken = self._woken, False
                 if events or woken:
                     return events
@@ -749,6 +754,11 @@ class RedisFeed:
             self._bell[1].send(b"\0")
         except OSError:
             pass  # it has bytes to read, or was closed
+
+    def report(self, event: Event) -> None:
+        """Let ``wait()`` return this event. May be called in any thread."""
+        self._reported.append(event)
+        self.ring()
 
     # --- the connection ----------------------------------------------------------------------------------------------
 

@@ -114,9 +114,7 @@ class SqliteBackend:
 
     def records(self, table: str, limit: int) -> list[Record]:
         """See ``Backend``."""
-        found = self._handle.run(
-            "read", lambda opened: opened.database.records(table, self._living(opened), limit)
-        )
+        found = self._handle.run("read", lambda opened: opened.database.records(table, self._living(opened), limit))
         return [Record(process, table, field, value) for process, field, value in found]
 
     def count(self, table: str) -> int:
