@@ -58,6 +58,8 @@ class MemberRecords:
         """By group with presence and connection, the info of the members."""
         self._is_due = False
         self._writing = BoundedSemaphore()
+        self._life = object()
+        """Another one after ``clear()``."""
 
     # --- what the hub reports ----------------------------------------------------------------------------------------
 
@@ -114,6 +116,7 @@ class MemberRecords:
         self._members.clear()
         self._changes.clear()
         self._present.clear()
+        self._life = object()
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -141,6 +144,7 @@ class MemberRecords:
 
         """
         with self._writing:
+            life = self._life
             counts, self._counts = self._counts, {}
             members, self._members = self._members, {}
             changes, self._changes = self._changes, {}
@@ -148,11 +152,14 @@ class MemberRecords:
                 if counts:
                     self._backend.put(COUNTS, counts)
                 for name, values in members.items():
+                    if self._life is not life:
+                        return
                     self._backend.put(table_of(name), values)
                     waiting.pause(0)  # there may be many groups
                 self._publish(changes)
             except BaseException:
-                self._restore(counts, members, changes)
+                if self._life is life:
+                    self._restore(counts, members, changes)
                 raise
 
     def _restore(

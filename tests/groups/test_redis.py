@@ -352,6 +352,28 @@ class TestRecords:
             assert feed.wait(1.0) == []
         other.close()
 
+    @pytest.mark.parametrize("first", ["put", "exchange"])
+    def test_write_before_the_next_sign_does_not_hide_that(
+        self, own: Broker, monkeypatch: pytest.MonkeyPatch, first: str
+    ) -> None:
+        """A process that goes on writes before it gives a sign, and is known to the server then."""
+        live_shortly(monkeypatch.setattr)
+        other = RedisBackend(own.url)
+        with connected(own.url) as (backend, feed):
+            backend.put("members", {str(number): b"1" for number in range(1200)})
+            feed.wait(0.5)
+            time.sleep(1.2)
+            assert len(other.bury()) == 1200
+            if first == "put":
+                backend.put("members", {"0": None})
+            else:
+                assert backend.exchange("limits", "a", b"1") == [b"1"]
+                backend.put("members", {"0": None})
+            until(feed, Buried)
+            assert other.count("members") == 1199
+            assert feed.wait(0.5) == []
+        other.close()
+
     def test_records_of_a_closed_backend_are_buried(self, own: Broker) -> None:
         """At once: others may have something to do about what it had."""
         other = RedisBackend(own.url)
