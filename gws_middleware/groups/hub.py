@@ -47,8 +47,8 @@ from .errors import GroupsError, GroupsUnavailable
 from .members import Close, Collector, Delivery, Gap, Group, Mailbox
 from .message import CONTROL, JSON, Envelope, Publication
 from .position import Entry, History, Page, Position, Tracker, floor_after_gap, is_above, missed
-from .presence import Events, Presence, group_of_events, unpack
-from .records import MemberRecords
+from .presence import MAX_LOADED, Change, Events, Presence, group_of_events, unpack
+from .records import MemberRecords, table_of
 
 __all__ = ["CONTROL_GROUP", "Greet", "Hub", "Joined", "hub_if_any", "hub_of"]
 
@@ -213,6 +213,8 @@ class Hub:
 
     def _read(self, group: Group, collector: Collector, since: Position | None) -> tuple[Joined, list[Publication]]:
         history, tracker = group.history, group.tracker
+        if group.events is not None:
+            self._load_members(group, group.events)
         if history is None or tracker is None:
             return Joined(None, recovered=False), []
         want = Want(group.name, history, 0 if since is None else since.offset, 0 if since is None else history.size)
@@ -430,7 +432,10 @@ class Hub:
             log.warning("messages may be missing: %s", event.reason)
             self._bury_at = time.monotonic() + SETTLE
             for group in list(self._groups.values()):
-                if group.tracker is None:
+                if group.events is not None:
+                    group.events.lose()
+                    self._make_events(group, group.events)
+                elif group.tracker is None:
                     self._lose(group)
                 else:
                     group.tracker.hold()
@@ -511,6 +516,17 @@ class Hub:
             log.error("group %s: %r is not what is published of members", group.name, publication)
             return
         events.take(left, joined, time.monotonic())
+        self._make_events(group, events)
+
+    def _load_members(self, group: Group, events: Events) -> None:
+        """Read the members of the group that the events are of, if that is necessary."""
+        watched = group_of_events(group.name)
+        if not events.is_loaded and watched is not None:
+            found = self._backend.records(table_of(watched), MAX_LOADED)
+            members = [Change(record.field, record.value.decode()) for record in found]
+            events.load(members, time.monotonic())
+
+    def _make_events(self, group: Group, events: Events) -> None:
         if not group.makes_events:
             group.makes_events = True
             gevent.spawn(self._run_events, group, events)
@@ -519,6 +535,10 @@ class Hub:
         """Runs in a greenlet of its own while changes wait to become events."""
         try:
             while not events.is_empty and not self.is_inherited and self._groups.get(group.name) is group:
+                try:
+                    self._load_members(group, events)
+                except GroupsUnavailable:
+                    pass  # the backend has logged it, and it is done again
                 frame = events.frame(time.monotonic())
                 if frame is not None:
                     group.put(Publication(Entry(group.name, "", 0, frame), Envelope(JSON, frame)))

@@ -2,8 +2,8 @@
 
 Rule 1: nothing here waits, does I/O or reads a clock.
 Rule 2: a process publishes at once which of its members have joined and left (``Changes``). What becomes an event is
-decided where events are delivered (``Events``): a leave waits there for a join of the same info, which any process may
-publish. So no process has to know what another one delays.
+decided where events are delivered (``Events``), because only there the changes of all processes come together: whether
+a connection is the first or the last one of its info, and whether another one follows in time.
 
 The changes and events of a group travel in a group of their own, without history, which no message of an application
 can come into: ``gws.presence.NAME``.
@@ -11,7 +11,7 @@ can come into: ``gws.presence.NAME``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from .message import RESERVED, check_name
 __all__ = [
     "MAX_CHANGES",
     "MAX_INFO",
+    "MAX_LOADED",
     "Change",
     "Changes",
     "Events",
@@ -37,6 +38,8 @@ MAX_INFO = 1024
 """Bytes of what is visible of a member."""
 MAX_CHANGES = 1000
 """Changes in one message, and events in one frame."""
+MAX_LOADED = 10_000
+"""Members of a group whose joins and leaves become events."""
 
 _EVENTS = RESERVED + "presence."
 
@@ -48,7 +51,7 @@ class Presence:
     Args:
         events: Whether joins and leaves are published, in the group ``presence_group(name)``.
         leave_delay: Seconds that a leave waits: if a connection with the same info joins meanwhile, as after a page was
-            loaded again, neither is published. 0 to 3,600.
+            loaded again, neither is an event. 0 to 3,600.
 
     Raises:
         ValueError: One of them is out of range.
@@ -147,7 +150,7 @@ class Changes:
             self.join(connection, info)
 
     def messages(self) -> Iterator[bytes]:
-        """The messages that carry them: two lists as JSON, of those that have left and of those that have joined."""
+        """The messages that carry them: two lists as JSON, of those that left and of those that joined."""
         left, joined = iter(self._left.items()), iter(self._joined.items())
         while True:
             first = [(connection, info.decode()) for connection, info in islice(left, MAX_CHANGES)]
@@ -158,7 +161,7 @@ class Changes:
 
 
 def unpack(data: Any) -> tuple[list[Change], list[Change]]:
-    """Those that have left, and those that have joined, of the value of a message of ``Changes``."""
+    """Those that left, and those that joined, of the value of a message of ``Changes``."""
     left, joined = data
     return [Change(*each) for each in left], [Change(*each) for each in joined]
 
@@ -169,54 +172,91 @@ def unpack(data: Any) -> tuple[list[Change], list[Change]]:
 class Events:
     """The events of one group, made of the changes that all processes publish.
 
+    An event is of an info: it has joined with its first connection, and left some time after its last one. Connections
+    that have joined without info are distinct.
+
     Args:
-        delay: Seconds that a leave waits for a join of the same info.
+        delay: Seconds that a leave waits for another connection of the same info.
 
     """
 
     def __init__(self, delay: float) -> None:
         self._delay = delay
-        self._joined: dict[str, str] = {}
-        """By connection, the info. These are for the next frame, as those of ``_left``."""
-        self._left: dict[str, str] = {}
-        self._leaving: dict[str, tuple[float, str]] = {}
-        """By connection, until when its leave waits, and its info; the earliest first."""
-        self._by_info: dict[str, dict[str, None]] = {}
-        """The connections of ``_leaving``."""
+        self._present: dict[Key, set[str]] | None = None
+        """The connections of each info; None before they were read for the first time."""
+        self._early: list[tuple[Sequence[Change], Sequence[Change]]] = []
+        """Changes that have come since the reading that is missing was necessary."""
+        self.is_loaded = False
+        """Whether this knows all members."""
+        self._joined: dict[Key, Change] = {}
+        """For the next frame, as ``_left``."""
+        self._left: dict[Key, Change] = {}
+        self._leaving: dict[Key, tuple[float, Change]] = {}
+        """Until when each leave waits; the earliest first."""
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits to become an event."""
-        return not (self._joined or self._left or self._leaving)
+        return self.is_loaded and not (self._joined or self._left or self._leaving)
 
-    def take(self, left: Iterable[Change], joined: Iterable[Change], now: float) -> None:
+    def load(self, members: Iterable[Change], now: float) -> None:
+        """All members were read, after changes have begun to come. What differs from before is events."""
+        if self.is_loaded:
+            return
+        self.is_loaded = True
+        found: dict[Key, set[str]] = {}
+        for change in members:
+            found.setdefault(_key(change), set()).add(change.connection)
+        before, self._present = self._present, found
+        if before is not None:
+            for key in before.keys() - found.keys():
+                self._ends(key, Change(next(iter(before[key])), key.info), now)
+            for key in found.keys() - before.keys():
+                self._begins(key, Change(next(iter(found[key])), key.info))
+        early, self._early = self._early, []
+        for left, joined in early:
+            self.take(left, joined, now)
+
+    def lose(self) -> None:
+        """Changes may be missing: the members are to be read."""
+        self.is_loaded = False
+        self._early.clear()
+
+    def take(self, left: Sequence[Change], joined: Sequence[Change], now: float) -> None:
         """Changes have come."""
-        for connection, info in left:
-            if self._joined.pop(connection, None) is None:
-                self._leaving[connection] = now + self._delay, info
-                self._by_info.setdefault(info, {})[connection] = None
-        for connection, info in joined:
-            same = self._by_info.get(info)
-            if same:
-                self._forget(next(iter(same)))
-            else:
-                self._joined[connection] = info
+        if not self.is_loaded or self._present is None:
+            self._early.append((left, joined))
+            return
+        for change in left:
+            key = _key(change)
+            connections = self._present.get(key, set())
+            if change.connection in connections:
+                connections.remove(change.connection)
+                if not connections:
+                    del self._present[key]
+                    self._ends(key, change, now)
+        for change in joined:
+            key = _key(change)
+            connections = self._present.setdefault(key, set())
+            if not connections:
+                self._begins(key, change)
+            connections.add(change.connection)
 
-    def _forget(self, connection: str) -> str:
-        """A leave waits no longer. Its info."""
-        _, info = self._leaving.pop(connection)
-        same = self._by_info[info]
-        del same[connection]
-        if not same:
-            del self._by_info[info]
-        return info
+    def _ends(self, key: Key, change: Change, now: float) -> None:
+        if self._joined.pop(key, None) is None:
+            self._leaving[key] = now + self._delay, change
+
+    def _begins(self, key: Key, change: Change) -> None:
+        if self._leaving.pop(key, None) is None and self._left.pop(key, None) is None:
+            self._joined[key] = change
 
     def frame(self, now: float) -> bytes | None:
         """The events of this time as JSON; None where there are none."""
-        for connection, (until, _) in list(self._leaving.items()):
+        for key, (until, change) in list(self._leaving.items()):
             if until > now:
                 break
-            self._left[connection] = self._forget(connection)
+            del self._leaving[key]
+            self._left[key] = change
         if not self._joined and not self._left:
             return None
         left = _taken(self._left, MAX_CHANGES)
@@ -224,7 +264,19 @@ class Events:
         return f'{{"left":[{",".join(left)}],"joined":[{",".join(joined)}]}}'.encode()
 
 
-def _taken(changes: dict[str, str], limit: int) -> list[str]:
+class Key(NamedTuple):
+    """What an event is of."""
+
+    info: str
+    connection: str
+    """Where there is no info."""
+
+
+def _key(change: Change) -> Key:
+    return Key(change.info, change.connection if change.info == "null" else "")
+
+
+def _taken(changes: dict[Key, Change], limit: int) -> list[str]:
     """Remove the first ones. The JSON of each."""
-    connections = list(islice(changes, limit))
-    return [f'{{"connection":{jsontext.dumps(each)},"info":{changes.pop(each)}}}' for each in connections]
+    first = [changes.pop(key) for key in list(islice(changes, limit))]
+    return [f'{{"connection":{jsontext.dumps(connection)},"info":{info}}}' for connection, info in first]

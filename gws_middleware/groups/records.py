@@ -92,13 +92,13 @@ class MemberRecords:
         self._write_after(COUNT_AFTER)
 
     def return_all(self) -> None:
-        """Another process has published that all members of this one have left."""
+        """Another process has published the leaves of all members of this one: publish that they are members."""
         for name, present in self._present.items():
             for connection, info in present.items():
                 self._note(name, Changes.join, connection, info)
 
     def bury(self) -> None:
-        """Remove the records of processes that live no more, and publish that their members have left.
+        """Remove the records of processes that live no more, and publish the leaves of their members.
 
         Raises:
             GroupsUnavailable: Nothing was removed.

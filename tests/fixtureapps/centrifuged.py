@@ -44,7 +44,7 @@ class Rooms(Policy):
             gevent.sleep(0.5)
 
     def info(self, ws: WebSocket) -> dict[str, Any]:
-        return {"user": "ada"}
+        return {"user": "bob" if ws.path == "/bob" else "ada"}
 
     def may_join(self, ws: WebSocket, name: str) -> bool:
         return name != "secret"
@@ -111,4 +111,5 @@ def quick(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 app.at("/live")(live)
 app.at("/refused")(live)
 app.at("/slow")(live)
+app.at("/bob")(live)
 app.at("/quick")(quick)

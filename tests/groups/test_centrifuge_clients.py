@@ -174,8 +174,8 @@ class TestChannels:
         assert code_of(lambda: offsets(limit=1, since=lost)) == (112, "unrecoverable position")
 
     def test_presence(self, start: Start, server: Server) -> None:
-        """Clients see each other, and events of those that come and go; not where the server does not let them."""
-        one, two = start(server), start(server)
+        """Clients see each other, and events of joins and leaves; not where the server does not let them."""
+        one, two = start(server), start(server, "/bob")
         first, second = connected(one), connected(two)
         channel = "hall.presence"
         subscribed(one, channel, join_leave=True)
@@ -183,8 +183,8 @@ class TestChannels:
         assert one.do("presence", channel=channel) == {first: "ada"}
         subscribed(two, channel)
         one.wait("join", channel=channel, client=second)
-        assert one.do("presence", channel=channel) == {first: "ada", second: "ada"}
-        assert one.do("presence_stats", channel=channel) == [2, 1]
+        assert one.do("presence", channel=channel) == {first: "ada", second: "bob"}
+        assert one.do("presence_stats", channel=channel) == [2, 2]
         two.do("unsubscribe", channel=channel)
         assert one.wait("leave", channel=channel)["client"] == second
         assert two.found("join") == two.found("leave") == []

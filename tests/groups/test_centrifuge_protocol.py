@@ -643,7 +643,7 @@ class TestPresence:
         assert json.loads(presence_stats_result(0, [])) == {"num_clients": 0, "num_users": 0}
 
     def test_events(self) -> None:
-        """A push of each, those that have left first; one message, a line for each."""
+        """A push of each, leaves first; one message, a line for each."""
         changes = [{"connection": member.connection, "info": member.info} for member in MEMBERS]
         lines = events_push("room.1", {"left": changes[:1], "joined": changes[1:]}).split("\n")
         assert [json.loads(line)["push"] for line in lines] == [

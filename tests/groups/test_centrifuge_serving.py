@@ -67,6 +67,8 @@ class Rooms(Policy):
     def info(self, ws: WebSocket) -> dict[str, Any]:
         if ws.path in WRONG:
             return WRONG[ws.path]
+        if ws.path == "/bob":
+            return {"user": "bob"}
         if ws.path == "/large":
             return {"user": "ada", "conn_info": "x" * 2000}
         return {"user": "ada", "conn_info": {"name": "Ada"}}
@@ -333,7 +335,7 @@ class TestSubscribing:
         """The client tries again; one line is logged, without a traceback."""
         with site.connect() as client:
             opened(client)
-            monkeypatch.setattr(site.groups, "attach", lambda *_: _raise(GroupsUnavailable("the disk is full")))
+            monkeypatch.setattr(site.groups, "attach", lambda *_, **__: _raise(GroupsUnavailable("the disk is full")))
             assert ask(client, {"id": 1, "subscribe": {"channel": "room.1"}}) == [{"id": 1, "error": INTERNAL}]
         [record] = [one for one in caplog.records if one.levelno >= logging.WARNING]
         assert record.getMessage() == "WebSocket '/': subscribe failed: the disk is full"
@@ -342,8 +344,8 @@ class TestSubscribing:
     def test_mistake_after_the_reply(self, site: Site, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
         """The client counts on its subscription: the connection is closed, and it tries again."""
 
-        def attach(*arguments: Any) -> None:
-            arguments[-1](Joined(None, recovered=False), [])
+        def attach(*arguments: Any, greet: Any, info: Any) -> None:
+            greet(Joined(None, recovered=False), [])
             raise LookupError("a mistake")
 
         with site.connect() as client:
@@ -719,31 +721,33 @@ class TestPresence:
         """The client itself, others with what ``info()`` has of them, and members that are no clients."""
         with site.connect() as one, site.connect("/bob") as two:
             opened(one, "room.1")
-            first = control.id_of(site.ws)
             opened(two, "room.1")
-            second = control.id_of(site.ws)
-            info = {"user": "ada", "conn_info": {"name": "Ada"}}
-            wanted = {"presence": {id_: {"client": id_, **info} for id_ in (first, second)}}
+            first, second = map(control.id_of, site.policy.sockets)
+            wanted = {
+                "presence": {
+                    first: {"client": first, "user": "ada", "conn_info": {"name": "Ada"}},
+                    second: {"client": second, "user": "bob"},
+                }
+            }
             assert ask(one, {"id": 1, "presence": {"channel": "room.1"}}) == [{"id": 1, "presence": wanted}]
             [reply] = ask(one, {"id": 1, "presence_stats": {"channel": "room.1"}})
-            assert reply["presence_stats"] == {"num_clients": 2, "num_users": 1}
+            assert reply["presence_stats"] == {"num_clients": 2, "num_users": 2}
             ask(two, {"id": 2, "unsubscribe": {"channel": "room.1"}})
             [reply] = ask(one, {"id": 1, "presence": {"channel": "room.1"}})
             assert list(reply["presence"]["presence"]) == [first]
 
     def test_events(self, site: Site) -> None:
         """For the client that wants them, after the reply; as long as it is in the channel."""
-        with site.connect() as one, site.connect() as two:
+        with site.connect() as one, site.connect("/bob") as two:
             ask(one, {"id": 1, "connect": {}})
-            first = control.id_of(site.policy.sockets[0])
+            first, second = map(control.id_of, site.policy.sockets)
             [reply] = ask(one, {"id": 2, "subscribe": {"channel": "room.1", "join_leave": True}})
             assert "subscribe" in reply
             [push] = received(one)
             assert (push["push"]["channel"], push["push"]["join"]["info"]["client"]) == ("room.1", first)
             opened(two, "room.1")
-            second = control.id_of(site.ws)
             [push] = received(one)
-            assert push["push"]["join"]["info"] == {"client": second, "user": "ada", "conn_info": {"name": "Ada"}}
+            assert push["push"]["join"]["info"] == {"client": second, "user": "bob"}
             two.close()
             [push] = received(one)
             assert push["push"]["leave"]["info"]["client"] == second

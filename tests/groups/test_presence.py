@@ -316,7 +316,7 @@ def test_page_that_loads_again_is_no_event(groups: Groups) -> None:
 
 
 def test_page_that_loads_again_in_another_process_is_no_event(several: list[Groups]) -> None:
-    """Neither there nor where it has left."""
+    """Neither there nor in the first one."""
     here, there, _ = several
     lists = [listen(groups) for groups in several]
     ws = join(here, ROOM, "ada")
@@ -465,7 +465,7 @@ def test_leaves_of_a_killed_process_are_events_once(several: list[Groups], dying
 
 
 def test_process_that_was_taken_for_dead_brings_its_members_back(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process publishes that they have left; before the delay has passed they have joined again."""
+    """Another process publishes their leaves; before the delay has passed they are joins again."""
     monkeypatch.setattr(hub, "EVENTS_EVERY", 0.05)
     presence = hub.Hub(site.backend, lambda name: None, site.counters, lambda name: PRESENCE["room"])
     watching: Any = Fake()
@@ -588,46 +588,107 @@ def frame(events: Events, now: float) -> tuple[list[str], list[str]] | None:
     return [one["connection"] for one in data["left"]], [one["connection"] for one in data["joined"]]
 
 
-def ada(*connections: str) -> list[Change]:
-    return [Change(one, '"ada"') for one in connections]
+def of(info: Any, *connections: str) -> list[Change]:
+    return [Change(one, json.dumps(info)) for one in connections]
+
+
+def loaded(delay: float, *members: Change) -> Events:
+    """Those of a group with these members."""
+    events = Events(delay)
+    events.load(members, 0)
+    return events
 
 
 class TestEvents:
     def test_leave_waits(self) -> None:
         """For its delay; a join does not."""
-        events = Events(10)
-        events.take(ada("a"), [Change("b", "1")], 0)
+        events = loaded(10, *of("ada", "a"))
+        events.take(of("ada", "a"), of("bob", "b"), 0)
         assert frame(events, 0) == ([], ["b"])
         assert frame(events, 9.9) is None
         assert not events.is_empty
         assert frame(events, 10) == (["a"], [])
         assert events.is_empty
 
-    def test_join_of_the_same_info_ends_one_leave(self) -> None:
-        """The one that waits longest; the next join is one."""
-        events = Events(10)
-        events.take(ada("a", "b"), [], 0)
-        events.take([], ada("c"), 5)
-        assert frame(events, 10) == (["b"], [])
-        events.take([], ada("d"), 11)
-        assert frame(events, 11) == ([], ["d"])
+    def test_other_connection_of_the_same_info_is_no_event(self) -> None:
+        """Neither its join nor its leave: the first one has joined, and the last one leaves."""
+        events = loaded(10)
+        events.take([], of("ada", "a"), 0)
+        assert frame(events, 0) == ([], ["a"])
+        events.take([], of("ada", "b"), 1)
+        events.take(of("ada", "a"), [], 2)
+        assert events.is_empty
+        events.take(of("ada", "b"), [], 3)
+        assert frame(events, 13) == (["b"], [])
 
-    def test_two_without_info_are_the_same(self) -> None:
-        """Nothing tells them apart."""
-        events = Events(10)
-        events.take([Change("a", "null")], [Change("b", "null")], 0)
+    def test_join_ends_the_leave_of_the_same_info(self) -> None:
+        """Whether it comes before or after it; after its delay it is a join."""
+        events = loaded(10, *of("ada", "a"), *of("bob", "b"))
+        events.take(of("ada", "a"), [], 0)
+        events.take([], of("ada", "c"), 9)
+        events.take([], of("bob", "d"), 9)  # its process was killed: the leave comes later
+        events.take(of("bob", "b"), [], 15)
+        assert events.is_empty
+        events.take(of("bob", "d"), [], 20)
+        assert frame(events, 30) == (["d"], [])
+        events.take([], of("bob", "e"), 30)
+        assert frame(events, 30) == ([], ["e"])
+
+    def test_connections_without_info_are_distinct(self) -> None:
+        """Each of them joins and leaves."""
+        events = loaded(0)
+        events.take([], of(None, "a", "b"), 0)
+        assert frame(events, 0) == ([], ["a", "b"])
+        events.take(of(None, "a"), [], 1)
+        assert frame(events, 1) == (["a"], [])
+
+    def test_changes_that_come_twice_are_one_event(self) -> None:
+        """And a leave of what is no member is none."""
+        events = loaded(0)
+        for _ in range(2):
+            events.take(of("eve", "x"), of("ada", "a"), 0)
+        assert frame(events, 0) == ([], ["a"])
+        for _ in range(2):
+            events.take(of("ada", "a"), [], 1)
+        assert frame(events, 1) == (["a"], [])
         assert events.is_empty
 
     def test_connection_that_leaves_before_its_frame_is_no_event(self) -> None:
         """It has joined since the last one."""
-        events = Events(0)
-        events.take([], ada("a"), 0)
-        events.take(ada("a"), [], 0)
+        events = loaded(0)
+        events.take([], of("ada", "a"), 0)
+        events.take(of("ada", "a"), [], 0)
         assert events.is_empty
 
-    def test_frame_has_a_limit(self) -> None:
-        """The rest is in the next one."""
+    def test_changes_before_the_members_were_read(self) -> None:
+        """The reading may have them already, or not yet."""
         events = Events(0)
-        events.take([], ada(*map(str, range(MAX_CHANGES + 5))), 0)
+        events.take([], of("ada", "a"), 0)
+        events.take(of("bob", "b"), of("eve", "e"), 0)
+        assert (frame(events, 0), events.is_empty) == (None, False)
+        events.load([*of("ada", "a"), *of("bob", "b")], 0)
+        assert frame(events, 0) == (["b"], ["e"])
+
+    def test_missed_changes_are_events(self) -> None:
+        """The members are read again: what differs has changed."""
+        events = loaded(10, *of("ada", "a"), *of("bob", "b"))
+        events.lose()
+        assert not events.is_empty
+        events.take([], of("fay", "f"), 4)
+        events.load([*of("bob", "c"), *of("eve", "e"), *of("fay", "f")], 5)
+        assert sorted((frame(events, 5) or ([], []))[1]) == ["e", "f"]
+        assert frame(events, 15) == (["a"], [])
+        events.take(of("bob", "c"), [], 20)
+        assert frame(events, 30) == (["c"], [])
+
+    def test_frame_has_a_limit(self) -> None:
+        """The rest is in the next one; what joins again meanwhile has not left."""
+        many = [change for number in range(MAX_CHANGES + 5) for change in of(number, str(number))]
+        events = loaded(0)
+        events.take([], many, 0)
         sizes = [len(found[1]) for found in (frame(events, 0), frame(events, 1)) if found is not None]
         assert sizes == [MAX_CHANGES, 5]
+        events.take(many, [], 2)
+        assert len((frame(events, 2) or ([], []))[0]) == MAX_CHANGES
+        events.take([], many[-1:], 2)
+        assert frame(events, 3) == ([str(number) for number in range(MAX_CHANGES, MAX_CHANGES + 4)], [])

@@ -517,7 +517,8 @@ class RedisBackend:
     def exchange(self, table: str, field: str, value: bytes | None) -> list[bytes]:
         """See ``Backend``."""
         had_records = bool(self._records)
-        is_known, *found = self._ask("exchange", table, *self._changes({field: value}))
+        answer: list[Any] = self._ask("exchange", table, *self._changes({field: value}))
+        is_known, *found = answer
         self._keep(table, field, value)
         self._check_known(is_known, had_records)
         return found

@@ -360,14 +360,19 @@ class _Connection:
                 raise CentrifugeError(103, "permission denied: join and leave")
             if not self._has_events(name):
                 raise CentrifugeError(108, "not available: join and leave")
-        info = {key: value for key, value in self._info.items() if key != "client"}  # the same for all pages of a user
-        groups.attach(name, ws, _DELIVERY, command.since, greet, None if groups.presence_of(name) is None else info)
+        groups.attach(name, ws, _DELIVERY, command.since, greet=greet, info=self._visible(name))
         if command.join_leave and name in session.channels:  # else publications were missed, and it has ended
             try:
                 groups.attach(presence_group(name), ws, _DELIVERY_OF_EVENTS)
             except GroupsError as error:
                 log.warning("WebSocket %s: subscribe failed: %s", ascii(ws.path), error)
                 self._end_subscription(name)
+
+    def _visible(self, name: str) -> Any:
+        """What members of a group see of the client: the same for all pages of a user."""
+        info = {key: value for key, value in self._info.items() if key != "client"}
+        is_visible = self._groups.presence_of(name) is not None and info != {"user": ""}
+        return info if is_visible else None
 
     def _presence(self, command: Presence | PresenceStats) -> str:
         groups, name = self._groups, command.channel
