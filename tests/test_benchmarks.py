@@ -348,6 +348,7 @@ class TestMeters:
         assert report.figure(name, "ours") == 3
 
 
+@pytest.mark.database
 def test_presence_measures_each_backend() -> None:
     """All members are written, read and removed; the table has a row for each."""
     figures = presence.main(50)
