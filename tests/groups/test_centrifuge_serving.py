@@ -808,6 +808,25 @@ class TestPresence:
             assert site.groups.count("room.1") == 0
         assert "subscribe failed: the disk is full" in caplog.text
 
+    def test_subscription_that_ends_at_once_has_no_events(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Publications were missed before the client could be a member of their group."""
+        attach = Groups.attach
+
+        def miss(self: Groups, name: str, ws: WebSocket, delivery: Any, *arguments: Any, **keywords: Any) -> Any:
+            joined = attach(self, name, ws, delivery, *arguments, **keywords)
+            if not name.startswith("gws."):
+                delivery.on_gap(ws, name)
+            return joined
+
+        monkeypatch.setattr(Groups, "attach", miss)
+        with site.connect() as client:
+            opened(client)
+            client.send(json.dumps({"id": 1, "subscribe": {"channel": "room.1", "join_leave": True}}))
+            reply, push = [*received(client), *received(client)]
+            assert ("subscribe" in reply, push["push"]["unsubscribe"]["code"]) == (True, 2500)
+            ask(client, {"id": 2, "rpc": {"method": "echo"}})
+            assert site.groups.count(presence_group("room.1")) == 0
+
     def test_missed_publications_end_the_events_too(self, tmp_path: Path) -> None:
         """With the subscription; the next one has them again."""
         site = Site(f"sqlite://{tmp_path / 'groups'}", presence={"room": Presence(events=True)})

@@ -227,6 +227,23 @@ def test_one_write_for_each_group(site: Site) -> None:
     presence.release()
 
 
+def test_release_ends_a_write(site: Site) -> None:
+    """What it has not written yet would open the backend again."""
+    put: list[dict[str, bytes | None]] = []
+    presence = hub.Hub(site.backend, lambda name: None, site.counters, lambda name: Presence())
+
+    def release(values: Any) -> None:
+        put.append(values)
+        if len(put) == 2:
+            presence.release()
+
+    site.backend.on_put = release
+    for name in ("one", "two", "three"):
+        presence.join(name, Fake(), Delivery())  # type: ignore[arg-type]
+    presence.records.flush()
+    assert [list(values.values()) for values in put] == [[b"1"] * 3, [b"null"]]
+
+
 def test_write_that_failed_is_made_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """With what has changed meanwhile, and the changes are published once."""
     monkeypatch.setattr(records, "RETRY", 0.01)
@@ -342,6 +359,7 @@ def test_frames_are_apart(groups: Groups, monkeypatch: pytest.MonkeyPatch) -> No
     for number in range(1, 6):
         members.append(join(groups, ROOM, number))
         groups.count(ROOM)  # so each is published for itself
+        gevent.sleep(0.05)
     assert [change["info"] for change in next(events).data["joined"]] == [1, 2, 3, 4, 5]
     leave(groups, ROOM, *members)
     events.close()
