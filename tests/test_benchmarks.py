@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import echo, frames, lanes, load, meters
+from benchmarks import echo, frames, lanes, load, meters, presence
 from benchmarks.launch import SERVERS, Server
 from benchmarks.report import render
 from benchmarks.results import Report
@@ -353,3 +353,12 @@ class TestMeters:
         report = Report(1, 1, ["ours"], [name], {}, True, {})
         report.result(name, "ours").samples.append(Sample(10, 10, 1, 1, 1, 0, 0, resident=10 * 3 * 1024))
         assert report.figure(name, "ours") == 3
+
+
+@pytest.mark.database
+def test_presence_measures_each_backend() -> None:
+    """All members are written, read and removed; the table has a row for each."""
+    figures = presence.main(50)
+    assert [(one.backend, one.members) for one in figures] == [("sqlite", 50), ("valkey", 50)]
+    assert all(min(one.join_all, one.join_one, one.read, one.count, one.leave_all) > 0 for one in figures)
+    assert presence.render(figures).count("\n| ") == 3

@@ -81,7 +81,7 @@ class CentrifugeView(View):
 
         Returns:
             ``"user"``, a ``str``, and if wanted ``"conn_info"``, which is any JSON. Default: the primary key of the
-            user; empty for an anonymous one.
+            user; empty for an anonymous one. In a group with presence it has 1,024 bytes at most.
 
         """
         key = getattr(getattr(request, "user", None), "pk", None)
@@ -99,6 +99,12 @@ class CentrifugeView(View):
             name: The channel, which is the group.
             data: The value of any JSON.
 
+        """
+        return False
+
+    def may_see_members(self, request: HttpRequest, name: str) -> bool:
+        """Whether the client may read which clients are in a channel that it is in, and get an event when one joins or
+        leaves. The group must have presence. Default: no.
         """
         return False
 
@@ -140,6 +146,10 @@ class _ViewPolicy(Policy):
     def may_publish(self, ws: WebSocket, name: str, data: Any) -> bool:
         with _denied(103):
             return self._view.may_publish(self._request, name, data)
+
+    def may_see_members(self, ws: WebSocket, name: str) -> bool:
+        with _denied(103):
+            return self._view.may_see_members(self._request, name)
 
     def rpc(self, ws: WebSocket, method: str, data: Any) -> Any:
         with _denied(103):

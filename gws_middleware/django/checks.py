@@ -167,10 +167,11 @@ def check_group_directory(app_configs: Any, **arguments: Any) -> Sequence[CheckM
     """
     if not _has_valid_settings():
         return []
-    url, _, project, _ = conf.load_groups()
+    groups = conf.load_groups()
+    url = groups.url
     try:
         if url == "auto":
-            _examine(directory.automatic(project or os.getcwd()))
+            _examine(directory.automatic(groups.project or os.getcwd()))
         elif url.startswith("sqlite://"):
             _examine(Path(url.removeprefix("sqlite://")))
     except GroupsUnavailable as error:

@@ -26,6 +26,7 @@ from ..connection.websocket import WebSocket
 from ..exceptions import ConfigError
 from ..groups.client import Groups
 from ..groups.position import History
+from ..groups.presence import Presence
 from ..protocol.handshake import origin_allowed
 
 __all__ = [
@@ -54,7 +55,7 @@ def _switch(value: object) -> str | None:
 def _groups(value: object) -> str | None:
     wanted = (
         '"auto", "sqlite:///directory", "memory://", a URL of Redis, or a dict with "url" (one of these), "history", '
-        '"prefix"'
+        '"presence", "prefix"'
     )
     if not isinstance(value, (str, Mapping)):
         return wanted
@@ -69,30 +70,37 @@ def _group_arguments(value: str | Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of ``Groups`` that the setting ``groups`` stands for.
 
     Args:
-        value: A URL, or a dict with ``"url"``, ``"history"`` and ``"prefix"``, each of which may be missing.
+        value: A URL, or a dict with ``"url"``, ``"history"``, ``"presence"`` and ``"prefix"``, each of which may be
+            missing.
 
     Returns:
-        Values for ``url``, ``history`` and ``prefix``.
+        Values for these.
 
     Raises:
         ValueError: A key is unknown, or a value is wrong.
 
     """
     given: Mapping[str, Any] = {"url": value} if isinstance(value, str) else value
-    _check_keys(given, ("url", "history", "prefix"), "a key of groups")
-    url, history, prefix = given.get("url", "auto"), given.get("history", {}), given.get("prefix", "gws")
-    if not isinstance(url, str) or not isinstance(history, Mapping) or not isinstance(prefix, str):
-        raise ValueError(
-            f"url is {url!r}, history is {history!r} and prefix is {prefix!r}: wanted a str, a dict and a str"
-        )
-    return {"url": url, "history": {key: _history(key, kept) for key, kept in history.items()}, "prefix": prefix}
+    wanted: dict[str, Any] = {"url": "auto", "history": {}, "presence": {}, "prefix": "gws"}
+    _check_keys(given, list(wanted), "a key of groups")
+    arguments = {**wanted, **given}
+    for key, default in wanted.items():
+        kind = Mapping if isinstance(default, dict) else str
+        if not isinstance(arguments[key], kind):
+            raise ValueError(f"{key} is {arguments[key]!r}: wanted a {'str' if kind is str else 'dict'}")
+    kinds: dict[str, type] = {"history": History, "presence": Presence}
+    for key, of in kinds.items():
+        arguments[key] = {prefix: _of_prefix(key, prefix, each, of) for prefix, each in arguments[key].items()}
+    return arguments
 
 
-def _history(prefix: object, kept: object) -> History:
-    if not isinstance(kept, Mapping):
-        raise ValueError(f"history has {prefix!r}: {kept!r}; wanted is a dict with size, age, or both")
-    _check_keys(kept, [each.name for each in fields(History)], f"a key of the history of {prefix!r}")
-    return History(**kept)
+def _of_prefix(key: str, prefix: object, given: object, kind: type) -> Any:
+    """What ``history`` or ``presence`` has for the groups of a prefix."""
+    known = [each.name for each in fields(kind)]
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{key} has {prefix!r}: {given!r}; wanted is a dict with {known[0]}, {known[1]}, or both")
+    _check_keys(given, known, f"a key of the {key} of {prefix!r}")
+    return kind(**given)
 
 
 def _check_keys(given: Mapping[Any, Any], known: Sequence[str], what: str) -> None:
@@ -126,8 +134,9 @@ class DjangoConfig(Config):
         {"size": 100, "age": 600}}}``, or the URL alone. "auto": a file on this host, for the processes of this user
         that have the project in the same directory. "history": by prefix, which is what precedes the first dot of a
         name, the number of messages (100 unless set) and the seconds (300 unless set) that each group keeps; groups
-        with other prefixes keep nothing. "prefix": what the keys of a Redis server begin with, "gws" unless set. In
-        tests "auto" is "memory://".""",
+        with other prefixes keep nothing. "presence": by prefix the groups whose members are visible, e.g. ``{"room":
+        {"events": True, "leave_delay": 10}}``; each key may be missing, and "events" is False unless set. "prefix":
+        what the keys of a Redis server begin with, "gws" unless set. In tests "auto" is "memory://".""",
     )
 
 
@@ -168,6 +177,8 @@ class GroupSettings(NamedTuple):
     url: str
     history: tuple[tuple[str, History], ...]
     """What groups keep, by prefix."""
+    presence: tuple[tuple[str, Presence], ...]
+    """What is visible of their members, by prefix."""
     project: Path | None
     """The directory that "auto" has a file for; None for the working directory."""
     prefix: str = "gws"
@@ -183,8 +194,8 @@ def load_groups() -> GroupSettings:
 
     """
     arguments = _group_arguments(load().groups)
-    history = tuple(arguments["history"].items())
-    return GroupSettings(arguments["url"], history, _project_directory(), arguments["prefix"])
+    history, presence = tuple(arguments["history"].items()), tuple(arguments["presence"].items())
+    return GroupSettings(arguments["url"], history, presence, _project_directory(), arguments["prefix"])
 
 
 def _project_directory() -> Path | None:

@@ -26,6 +26,7 @@ from ..connection.websocket import WebSocket
 from ..groups.hub import Joined
 from ..groups.message import Publication, check_name
 from ..groups.position import Position
+from ..groups.presence import Member, presence_group
 from ..groups.survey import ConnectionInfo, Survey, WorkerInfo
 from ..protocol.connection import PreparedMessage
 from ..typing import Sendable
@@ -44,7 +45,9 @@ __all__ = [
     "join",
     "leave",
     "listen",
+    "members",
     "position",
+    "presence_group",
     "send",
     "send_many",
     "send_to",
@@ -224,6 +227,7 @@ def join(
     handler: Callable[[WebSocket, Publication], object] | None = None,
     on_gap: Callable[[WebSocket, str], object] | None = None,
     slow: str = "close",
+    info: Any = None,
 ) -> Joined:
     """Make a connection a member of a group, until it ends or ``leave()`` is called. Accepts the handshake.
 
@@ -231,7 +235,7 @@ def join(
     use the ORM; its database connections are closed after each run.
 
     Args:
-        name: The group.
+        name: The group, or the group of its join and leave events (``presence_group()``).
         ws: The connection: ``request.websocket``.
         since: The position that the peer has, or its text: what came after it is sent first.
         wrap: Makes what members get of a publication, once for all that have the same function; where it returns None
@@ -242,6 +246,8 @@ def join(
             wait. Default: in a group with history the connection is closed with 1013, else nothing happens.
         slow: What happens to a peer that does not read: ``"close"`` closes with 1013; ``"skip"`` drops messages, in
             groups without history alone.
+        info: What ``members()`` and the events show of it, in a group with presence: any JSON of 1,024 bytes at most.
+            Members that are the same for others, e.g. two pages of a user, have the same.
 
     Returns:
         The position, and whether all since ``since`` was sent.
@@ -254,7 +260,7 @@ def join(
         TransactionManagementError: The handshake cannot be accepted inside ``transaction.atomic()``.
 
     """
-    return get_groups().join(name, ws, since=since, wrap=wrap, handler=handler, on_gap=on_gap, slow=slow)
+    return get_groups().join(name, ws, since=since, wrap=wrap, handler=handler, on_gap=on_gap, slow=slow, info=info)
 
 
 def leave(name: str, ws: WebSocket) -> bool:
@@ -282,6 +288,21 @@ def count(name: str) -> int:
 
     """
     return get_groups().count(name)
+
+
+def members(name: str, limit: int = 1000) -> list[Member]:
+    """The members of a group with presence, in all processes, in no order.
+
+    Args:
+        name: The group.
+        limit: How many at most; 1 or more. ``count()`` says how many there are.
+
+    Raises:
+        GroupsUnavailable: They cannot be read now.
+        ValueError: The group has no presence, or an argument is wrong.
+
+    """
+    return get_groups().members(name, limit)
 
 
 # --- what was sent ----------------------------------------------------------------------------------------------------
@@ -328,7 +349,7 @@ def listen(name: str, *, since: Position | str | None = None, timeout: float | N
     The subscription is there when this returns. What follows waits, with gevent where that runs in this thread.
 
     Args:
-        name: The group.
+        name: The group, or the group of its join and leave events (``presence_group()``).
         since: Begin after this position.
         timeout: Seconds without a message after which the iteration ends; None for no limit.
 

@@ -36,7 +36,13 @@ def get_groups() -> Groups:
         wanted = wanted._replace(url=_url_in_tests)
     found = _instances.get(wanted)
     if found is None:
-        made = Groups(wanted.url, history=dict(wanted.history), project=wanted.project, prefix=wanted.prefix)
+        made = Groups(
+            wanted.url,
+            history=dict(wanted.history),
+            presence=dict(wanted.presence),
+            project=wanted.project,
+            prefix=wanted.prefix,
+        )
         found = _instances.setdefault(wanted, made)  # another thread may have been faster
     return found
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .hub import Joined
     from .message import Publication
     from .position import History, Position
+    from .presence import Member, Presence, presence_group
     from .survey import ConnectionInfo, Survey, WorkerInfo
 
 __all__ = [
@@ -36,11 +37,14 @@ __all__ = [
     "GroupsUnavailable",
     "History",
     "Joined",
+    "Member",
     "Position",
+    "Presence",
     "Publication",
     "Survey",
     "UnknownOutcome",
     "WorkerInfo",
+    "presence_group",
 ]
 
 _HOMES = {
@@ -50,11 +54,14 @@ _HOMES = {
     "GroupsUnavailable": "errors",
     "History": "position",
     "Joined": "hub",
+    "Member": "presence",
     "Position": "position",
+    "Presence": "presence",
     "Publication": "message",
     "Survey": "survey",
     "UnknownOutcome": "errors",
     "WorkerInfo": "survey",
+    "presence_group": "presence",
 }
 
 

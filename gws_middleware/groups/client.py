@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..codes import CloseCode, may_travel
 from ..connection import control, jsontext
@@ -21,12 +21,14 @@ from .backends.base import Backend, Publish, Want
 from .backends.memory import MemoryBackend
 from .backends.sqlite import SqliteBackend
 from .facts import find
-from .hub import CONTROL_GROUP, COUNTS, Greet, Hub, Joined, hub_if_any, hub_of
+from .hub import CONTROL_GROUP, Greet, Hub, Joined, hub_if_any, hub_of
 from .listening import Listener
 from .members import Delivery
 from .message import BINARY, CONTROL, JSON, RESERVED, Envelope, Publication, check_name, encode, prefix_of
 from .orders import KEPT, ORDERS, Orders
 from .position import Entry, History, Position
+from .presence import Member, Presence, encode_info, group_of_events
+from .records import COUNTS, table_of
 from .survey import ConnectionInfo, Found, Question, Survey, WorkerInfo, answer, ask, register, summary, withdraw
 
 __all__ = ["Groups"]
@@ -36,6 +38,8 @@ AT_ONCE = 200
 """Connections that one order closes."""
 NUMBERS = "slots"
 """The table of numbers that processes add up."""
+
+T = TypeVar("T")
 
 
 class Groups:
@@ -47,11 +51,12 @@ class Groups:
             ``"redis://…"``, ``"rediss://…"``, ``"redis+sentinel://…"``, ``"unix://…"``: a Redis or Valkey server.
         history: What groups keep for members that come later, by the part of their names before the first dot: for
             ``"room.7"`` that is ``"room"``. Groups that are not named keep nothing.
+        presence: What is visible of the members of groups, in the same way. Members of other groups are counted only.
         project: The directory for which ``"auto"`` has a file. Default: the working directory.
         prefix: What all keys on a Redis server begin with; sites with different ones share a server.
 
     Raises:
-        ValueError: The URL is none of these or is wrong, or the history has a wrong name.
+        ValueError: The URL is none of these or is wrong, or the history or the presence has a wrong name.
         ImportError: The URL is one of Redis, and redis-py is not installed.
 
     """
@@ -61,19 +66,13 @@ class Groups:
         url: str = "auto",
         *,
         history: Mapping[str, History] | None = None,
+        presence: Mapping[str, Presence] | None = None,
         project: str | Path | None = None,
         prefix: str = "gws",
     ) -> None:
         self.url = url
-        self._history = dict(history or {})
-        for key, kept in self._history.items():
-            check_name(key)
-            if "." in key or not isinstance(kept, History):
-                raise ValueError(
-                    f"history has {key!r}: {kept!r}; wanted is what precedes the first dot of names, and a History"
-                )
-            if key == RESERVED_PREFIX:
-                raise ValueError(f"history has {key!r}, which begins the names of this package")
+        self._history = _by_prefix("history", history, History)
+        self._presence = _by_prefix("presence", presence, Presence)
         self._backend = _backend(url, project, prefix)
         self._is_alone = isinstance(self._backend, MemoryBackend)
         self.orders = Orders(
@@ -173,13 +172,14 @@ class Groups:
         handler: Callable[[WebSocket, Publication], object] | None = None,
         on_gap: Callable[[WebSocket, str], object] | None = None,
         slow: str = "close",
+        info: Any = None,
     ) -> Joined:
         """Make a connection a member of a group, until it ends or ``leave()`` is called. Accepts the handshake.
 
         A member gets messages also while its view waits or does something else, and after ``detach()``.
 
         Args:
-            name: The group.
+            name: The group, or the group of its join and leave events (``presence_group()``).
             ws: The connection.
             since: The position that the peer has, or its text: what came after it is sent first.
             wrap: Makes what members get of a publication, once for all that have the same function; where it returns
@@ -190,6 +190,8 @@ class Groups:
                 not wait. Default: in a group with history the connection is closed with 1013, else nothing happens.
             slow: What happens to a peer that does not read: ``"close"`` closes with 1013; ``"skip"`` drops messages,
                 in groups without history alone.
+            info: What ``members()`` and the events show of it, in a group with presence: any JSON of 1,024 bytes at
+                most. Members that are the same for others, e.g. two pages of a user, have the same.
 
         Returns:
             The position, and whether all since ``since`` was sent.
@@ -201,7 +203,7 @@ class Groups:
             RuntimeError: The connection belongs to another thread of the operating system.
 
         """
-        check_name(name)
+        self._check_joinable(name)
         since = _position(since)
         if slow not in ("close", "skip"):
             raise ValueError(f"slow is {slow!r}: wanted is 'close' or 'skip'")
@@ -209,14 +211,23 @@ class Groups:
             raise ValueError("slow='skip' is for groups without history, and without a handler: nothing may be missing")
         if wrap is not None and handler is not None:
             raise ValueError("a member has either wrap or handler")
-        return self.attach(name, ws, Delivery(wrap, handler, on_gap, slow == "skip"), since)
+        if info is not None:
+            self._check_presence(name)
+        return self.attach(name, ws, Delivery(wrap, handler, on_gap, slow == "skip"), since, info=info)
 
     def attach(
-        self, name: str, ws: WebSocket, delivery: Delivery, since: Position | None = None, greet: Greet | None = None
+        self,
+        name: str,
+        ws: WebSocket,
+        delivery: Delivery,
+        since: Position | None = None,
+        greet: Greet | None = None,
+        info: Any = None,
     ) -> Joined:
         """Make a connection a member, for protocols that are built upon groups (``centrifuge``); see ``Hub.join``."""
+        encoded = encode_info(info)
         control.open_now(ws)
-        joined = self._hub().join(name, ws, delivery, since, greet)
+        joined = self._hub().join(name, ws, delivery, since, greet, encoded)
         self.follow()
         return joined
 
@@ -227,7 +238,7 @@ class Groups:
             RuntimeError: The connection belongs to another thread of the operating system.
 
         """
-        check_name(name)
+        self._check_joinable(name)
         control.refuse_foreign(ws)
         return self._hub().leave(name, ws)
 
@@ -256,11 +267,53 @@ class Groups:
             GroupsUnavailable: It cannot be read now.
 
         """
+        self._check_joinable(name)
+        self._flush()
+        return sum(map(int, self._backend.get(COUNTS, name)))
+
+    def members(self, name: str, limit: int = 1000) -> list[Member]:
+        """The members of a group with presence, in all processes, in no order.
+
+        Args:
+            name: The group.
+            limit: How many at most; 1 or more. ``count()`` says how many there are.
+
+        Raises:
+            GroupsUnavailable: They cannot be read now.
+            ValueError: The group has no presence, or an argument is wrong.
+
+        """
         check_name(name)
+        self._check_presence(name)
+        if limit < 1:
+            raise ValueError(f"the limit is a number above 0, not {limit!r}")
+        self._flush()
+        found = self._backend.records(table_of(name), limit)
+        return [Member(record.field, jsontext.loads(record.value)) for record in found]
+
+    def _flush(self) -> None:
+        """Let the backend have what this process knows of its members."""
         hub = hub_if_any(self)
         if hub is not None:
-            hub.flush_counts()
-        return sum(map(int, self._backend.get(COUNTS, name)))
+            hub.records.flush()
+
+    def _check_joinable(self, name: str) -> None:
+        """A name that can be joined: of a group, or of the events of one."""
+        watched = group_of_events(name)
+        check_name(name if watched is None else watched)
+        if watched is not None:
+            presence = self.presence_of(watched)
+            if presence is None or not presence.events:
+                raise ValueError(
+                    f"group {watched!r} has no events of its members: wanted is "
+                    f"Groups(presence={{{prefix_of(watched)!r}: Presence(events=True)}})"
+                )
+
+    def _check_presence(self, name: str) -> None:
+        if self.presence_of(name) is None:
+            raise ValueError(
+                f"group {name!r} has no presence: wanted is Groups(presence={{{prefix_of(name)!r}: Presence()}})"
+            )
 
     # --- what was sent -----------------------------------------------------------------------------------------------
 
@@ -318,7 +371,7 @@ class Groups:
         The subscription is there when this returns. What follows waits, with gevent where that runs in this thread.
 
         Args:
-            name: The group.
+            name: The group, or the group of its join and leave events (``presence_group()``).
             since: Begin after this position.
             timeout: Seconds without a message after which the iteration ends; None for no limit.
 
@@ -327,13 +380,17 @@ class Groups:
             GroupsUnavailable: The backend cannot be used now.
 
         """
-        check_name(name)
+        self._check_joinable(name)
         since = _position(since)
         return Listener(self._hub(), name, since, timeout)
 
     def history_of(self, name: str) -> History | None:
         """What a group keeps; None for nothing."""
         return _kept(self._history, name)
+
+    def presence_of(self, name: str) -> Presence | None:
+        """What is visible of the members of a group; None for nothing but their number."""
+        return self._presence.get(prefix_of(name))
 
     # --- all workers -------------------------------------------------------------------------------------------------
 
@@ -523,8 +580,29 @@ class Groups:
         self._backend.close()
 
     def _hub(self) -> Hub:
-        history = self._history  # and not self, which the table of hubs does not keep
-        return hub_of(self, self._backend, lambda name: _kept(history, name))
+        history, presence = self._history, self._presence  # and not self, which the table of hubs does not keep
+        return hub_of(
+            self, self._backend, lambda name: _kept(history, name), lambda name: presence.get(prefix_of(name))
+        )
+
+
+def _by_prefix(what: str, given: Mapping[str, T] | None, kind: type[T]) -> dict[str, T]:
+    """What an argument says of the groups of each prefix.
+
+    Raises:
+        TypeError, ValueError: It has something else, or a wrong name.
+
+    """
+    found = dict(given or {})
+    for key, value in found.items():
+        check_name(key)
+        if "." in key or not isinstance(value, kind):
+            raise ValueError(
+                f"{what} has {key!r}: {value!r}; wanted is what precedes the first dot of names, and a {kind.__name__}"
+            )
+        if key == RESERVED_PREFIX:
+            raise ValueError(f"{what} has {key!r}, which begins the names of this package")
+    return found
 
 
 def _kept(history: Mapping[str, History], name: str) -> History | None:

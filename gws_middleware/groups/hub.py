@@ -4,7 +4,8 @@ Rule: nothing here waits for a peer, except ``join()`` for the peer that joins.
 
 Two greenlets, each of which exists while there is work: the **reader** waits for the feed, checks the order and finds
 which members are to get an entry; the **courier** offers it, to some members of a group at a time, then to some of the
-next group.
+next group. A third one exists with the feed: the **checker** compares what groups have come to with what they keep, and
+removes the records of processes that live no more.
 
 A connection that joins::
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +31,7 @@ from weakref import WeakKeyDictionary
 import gevent
 from gevent import get_hub
 from gevent._hub_local import get_hub_if_exists
+from gevent.event import Event as Signal
 from gevent.lock import BoundedSemaphore
 
 from ..codes import CloseCode
@@ -39,13 +42,15 @@ from ..process import registry
 from ..process.counters import Counters
 from ..protocol.connection import PreparedMessage
 from ..typing import Sendable
-from .backends.base import TIMEOUT, Backend, Confirmed, Event, Feed, Lost, Want
+from .backends.base import TIMEOUT, Backend, Buried, Confirmed, Event, Feed, Lost, Want
 from .errors import GroupsError, GroupsUnavailable
 from .members import Close, Collector, Delivery, Gap, Group, Mailbox
-from .message import CONTROL, Envelope, Publication
+from .message import CONTROL, JSON, Envelope, Publication
 from .position import Entry, History, Page, Position, Tracker, floor_after_gap, is_above, missed
+from .presence import MAX_LOADED, Change, Events, Presence, group_of_events, unpack
+from .records import MemberRecords, table_of
 
-__all__ = ["CONTROL_GROUP", "COUNTS", "Greet", "Hub", "Joined", "hub_if_any", "hub_of"]
+__all__ = ["CONTROL_GROUP", "Greet", "Hub", "Joined", "hub_if_any", "hub_of"]
 
 log = logging.getLogger("gws_middleware.groups")
 
@@ -53,16 +58,22 @@ LINGER = 10.0
 """Seconds that the feed stays open without a member."""
 RETRY = (0.1, 2.0)
 """Seconds until a reading that failed is tried again: the first time, and at most."""
-COUNT_AFTER = 0.1
-"""Seconds after which other processes see how many members there are here."""
 NEW_EPOCH = 0.01
 """Seconds between two readings for a connection that joins while the group begins an epoch."""
 HEAL_AT_ONCE = 500
 """Groups that are read in one call."""
 CONTROL_GROUP = "gws.control"
 """The group of what is for workers, not for members."""
-COUNTS = "members"
-"""The table of the members of each group, by process."""
+EVENTS_EVERY = 1.0
+"""Seconds between two frames of the events of a group."""
+CHECK_EVERY = 5.0
+"""Seconds between two checks for processes that live no more, about: those of several processes spread in time."""
+COMPARE_EVERY = 30.0
+"""Seconds between two comparisons with what groups keep."""
+SETTLE = 15.0
+"""Seconds without a loss before this process takes another one for dead: an outage is one for all of them, and each
+needs some time after it to show that it is living.
+"""
 
 
 class Joined(NamedTuple):
@@ -87,11 +98,18 @@ class Hub:
         backend: Where messages come from.
         history_of: What a group keeps, by its name.
         counters: Where it counts.
+        presence_of: What is visible of the members of a group, by its name. Default: nothing.
 
     """
 
-    def __init__(self, backend: Backend, history_of: Callable[[str], History | None], counters: Counters) -> None:
-        self._backend, self._history_of = backend, history_of
+    def __init__(
+        self,
+        backend: Backend,
+        history_of: Callable[[str], History | None],
+        counters: Counters,
+        presence_of: Callable[[str], Presence | None] = lambda name: None,
+    ) -> None:
+        self._backend, self._history_of, self._presence_of = backend, history_of, presence_of
         self._turns = turns_of(get_hub())
         self._pid = os.getpid()
         self._groups: dict[str, Group] = {}
@@ -104,11 +122,9 @@ class Hub:
         self._busy: set[Group] = set()
         """Groups that are in ``_ready``, or of which the courier offers something."""
         self._courier_runs = False
-        self._counts: dict[str, bytes | None] = {}
-        """Members whose number other processes do not have yet."""
-        self._counts_are_due = False
-        self._putting_counts = BoundedSemaphore()
-        """An older number is not to come after a newer one."""
+        self._bury_at = self._compare_at = 0.0
+        """When the checker may do these (``time.monotonic()``)."""
+        self.records = MemberRecords(backend, presence_of)
         self._counters = counters
 
     @property
@@ -128,7 +144,13 @@ class Hub:
     # --- joining and leaving -----------------------------------------------------------------------------------------
 
     def join(
-        self, name: str, ws: WebSocket, delivery: Delivery, since: Position | None = None, greet: Greet | None = None
+        self,
+        name: str,
+        ws: WebSocket,
+        delivery: Delivery,
+        since: Position | None = None,
+        greet: Greet | None = None,
+        info: bytes = b"null",
     ) -> Joined:
         """Make a connection a member.
 
@@ -138,6 +160,7 @@ class Hub:
             delivery: How it gets what is published.
             since: What it has; what came after that is sent first.
             greet: Makes the first messages, instead of those.
+            info: What is visible of it in a group with presence, as JSON.
 
         Raises:
             ValueError: It is a member.
@@ -148,7 +171,7 @@ class Hub:
         group = self._group(name)
         if ws in group:
             raise ValueError(f"this WebSocket is a member of {name!r} already")
-        collector = Collector()
+        collector = Collector(info)
         control.watch_end(ws, group)
         try:
             joined, publications = self._collect(group, ws, collector, since)
@@ -195,6 +218,8 @@ class Hub:
 
     def _read(self, group: Group, collector: Collector, since: Position | None) -> tuple[Joined, list[Publication]]:
         history, tracker = group.history, group.tracker
+        if group.events is not None:
+            self._load_members(group, group.events)
         if history is None or tracker is None:
             return Joined(None, recovered=False), []
         want = Want(group.name, history, 0 if since is None else since.offset, 0 if since is None else history.size)
@@ -265,6 +290,8 @@ class Hub:
                 del group.collectors[ws]
                 is_member = True
                 self.changed(group)
+                if group.presence is not None:
+                    self.records.joined(group.name, control.id_of(ws), collector.info)
         finally:
             if mailbox is not None and not is_member:
                 mailbox.clear()
@@ -307,10 +334,10 @@ class Hub:
     def _leave(self, group: Group, ws: WebSocket) -> None:
         control.unwatch_end(ws, group)
         group.leave(ws)
-        self.changed(group)
+        self.changed(group, ws)
 
-    def changed(self, group: Group) -> None:
-        """The members of a group are others."""
+    def changed(self, group: Group, left: WebSocket | None = None) -> None:
+        """The members of a group are others; ``left``: this one is none any more."""
         if group.is_empty and self._groups.get(group.name) is group:
             del self._groups[group.name]
             self._unhealed.discard(group)
@@ -318,47 +345,16 @@ class Hub:
             if self._feed is not None:
                 self._feed.unsubscribe([group.name])
         current = self._groups.get(group.name)
-        self._counts[group.name] = b"%d" % current.size if current is not None and current.size else None
-        self._put_counts_after(COUNT_AFTER)
-
-    def _put_counts_after(self, seconds: float) -> None:
-        if not self._counts_are_due:
-            self._counts_are_due = True
-            gevent.spawn_later(seconds, self._put_counts)
-
-    def flush_counts(self) -> None:
-        """Let other processes see how many members there are here.
-
-        Raises:
-            GroupsUnavailable: They do not see it.
-
-        """
-        with self._putting_counts:
-            counts, self._counts = self._counts, {}
-            try:
-                if counts:
-                    self._backend.put(COUNTS, counts)
-            except GroupsUnavailable:
-                self._counts = counts | self._counts
-                raise
-
-    def _put_counts(self) -> None:
-        """Runs in a greenlet of its own."""
-        if self.is_inherited:
-            return
-        self._counts_are_due = False
-        try:
-            self.flush_counts()
-        except GroupsUnavailable as error:
-            log.warning("the number of members is not visible to other processes: %s", error)
-            self._put_counts_after(RETRY[1])
+        self.records.counted(group.name, 0 if current is None else current.size)
+        if left is not None and group.presence is not None:
+            self.records.left(group.name, control.id_of(left))
 
     def release(self) -> None:
         """Close the feed. Connections are members no more, and iterations end."""
         feed, self._feed = self._feed, None
         groups, self._groups = list(self._groups.values()), {}
         self._unhealed.clear()
-        self._counts.clear()  # they end with the backend, which they would open again
+        self.records.clear()
         for group in groups:
             group.clear()
         if feed is not None:
@@ -370,7 +366,12 @@ class Hub:
         """The group of this name, at once: another join finds the same one meanwhile."""
         group = self._groups.get(name)
         if group is None:
-            group = self._groups[name] = Group(name, self._history_of(name), self.changed, self._counters)
+            watched = group_of_events(name)
+            presence = self._presence_of(name if watched is None else watched)
+            events = None if watched is None or presence is None else Events(presence.leave_delay)
+            kept = self._history_of(name)
+            group = Group(name, kept, self.changed, self._counters, presence if watched is None else None, events)
+            self._groups[name] = group
         return group
 
     def _subscribe(self, group: Group) -> None:
@@ -379,14 +380,16 @@ class Hub:
             if self._feed is None:
                 self._feed = self._backend.feed()
                 self._feed.subscribe([CONTROL_GROUP])
-                gevent.spawn(self._run_reader, self._feed)
+                ended = Signal()
+                gevent.spawn(self._run_reader, self._feed, ended)
+                gevent.spawn(self._run_checker, ended)
             if not group.is_subscribed and self._groups.get(group.name) is group:
                 group.is_subscribed = True
                 if self._feed.subscribe([group.name]):
                     group.confirmed.set()
 
-    def _run_reader(self, feed: Feed) -> None:
-        """Runs in a greenlet of its own while there are groups."""
+    def _run_reader(self, feed: Feed, ended: Signal) -> None:
+        """Runs in a greenlet of its own while there are groups. ``ended`` is set when it ends."""
         try:
             while not self.is_inherited and self._feed is feed and (self._read_once(feed) or self._groups):
                 if self._turns.is_over():
@@ -397,6 +400,7 @@ class Hub:
             if not self.is_inherited and self._feed is feed:
                 self._feed = None
                 feed.close()
+            ended.set()
 
     def _read_once(self, feed: Feed) -> bool:
         """Wait for events. Whether there was anything to do."""
@@ -431,17 +435,26 @@ class Hub:
                 self._groups[name].confirmed.set()
         elif isinstance(event, Lost):
             log.warning("messages may be missing: %s", event.reason)
+            self._bury_at = time.monotonic() + SETTLE
             for group in list(self._groups.values()):
-                if group.tracker is None:
+                if group.events is not None:
+                    group.events.lose()
+                    self._make_events(group, group.events)
+                elif group.tracker is None:
                     self._lose(group)
                 else:
                     group.tracker.hold()
                     self._must_heal(group)
+        elif isinstance(event, Buried):
+            log.warning("the members of this process are visible again: %s", event.reason)
+            self.records.return_all()
 
     def _give(self, group: Group, entry: Entry) -> None:
         """An entry is next in its group."""
-        publication = _publication(entry)
-        if publication is not None:
+        publication = _publication(entry, control_too=group.events is not None)
+        if publication is not None and group.events is not None:
+            self._take_changes(group, group.events, publication)
+        elif publication is not None:
             group.put(publication)
             self._start_courier(group)
 
@@ -497,6 +510,81 @@ class Hub:
             if group is not None:
                 group.put(Close(order["code"], order["reason"]))
                 self._start_courier(group)
+
+    # --- events of presence ------------------------------------------------------------------------------------------
+
+    def _take_changes(self, group: Group, events: Events, publication: Publication) -> None:
+        """What a process has published of the members of another group."""
+        try:
+            left, joined = unpack(publication.data)
+        except (TypeError, ValueError):
+            log.error("group %s: %r is not what is published of members", group.name, publication)
+            return
+        events.take(left, joined, time.monotonic())
+        self._make_events(group, events)
+
+    def _load_members(self, group: Group, events: Events) -> None:
+        """Read the members of the group that the events are of, if that is necessary."""
+        watched = group_of_events(group.name)
+        if not events.is_loaded and watched is not None:
+            found = self._backend.records(table_of(watched), MAX_LOADED)
+            members = [Change(record.field, record.value.decode()) for record in found]
+            events.load(members, time.monotonic())
+
+    def _make_events(self, group: Group, events: Events) -> None:
+        if not group.makes_events:
+            group.makes_events = True
+            gevent.spawn(self._run_events, group, events)
+
+    def _run_events(self, group: Group, events: Events) -> None:
+        """Runs in a greenlet of its own while changes wait to become events."""
+        try:
+            while not events.is_empty and not self.is_inherited and self._groups.get(group.name) is group:
+                try:
+                    self._load_members(group, events)
+                except GroupsUnavailable:
+                    pass  # the backend has logged it, and it is done again
+                frame = events.frame(time.monotonic())
+                if frame is not None:
+                    group.put(Publication(Entry(group.name, "", 0, frame), Envelope(JSON, frame)))
+                    self._start_courier(group)
+                gevent.sleep(EVENTS_EVERY)
+        finally:
+            group.makes_events = False
+
+    # --- the checker -------------------------------------------------------------------------------------------------
+
+    def _run_checker(self, ended: Signal) -> None:
+        """Runs in a greenlet of its own while there is a feed."""
+        now = time.monotonic()
+        self._bury_at, self._compare_at = now + SETTLE, now + COMPARE_EVERY
+        while not ended.wait(CHECK_EVERY * random.uniform(0.8, 1.2)) and not self.is_inherited:
+            try:
+                self._check()
+            except GroupsUnavailable:
+                pass  # the backend has logged it, and it is done again
+            except Exception:  # a mistake of ours or of a backend
+                log.exception("groups: a check failed")
+
+    def _check(self) -> None:
+        now = time.monotonic()
+        if now >= self._bury_at:
+            self.records.bury()
+        if now >= self._compare_at:
+            self._compare_at = now + COMPARE_EVERY
+            self._compare()
+
+    def _compare(self) -> None:
+        """Read the tops of groups with history: where the last entry of a group was lost, no other one shows it."""
+        groups = [group for group in self._groups.values() if group.tracker is not None and not group.tracker.holding]
+        for start in range(0, len(groups), HEAL_AT_ONCE):
+            part = groups[start : start + HEAL_AT_ONCE]
+            pages = self._backend.read([Want(group.name, group.history, None, 0) for group in part if group.history])
+            for group, page in zip(part, pages, strict=True):
+                assert group.tracker is not None
+                if not group.tracker.has(page):
+                    group.tracker.hold()
+                    self._must_heal(group)
 
     # --- the courier -------------------------------------------------------------------------------------------------
 
@@ -556,7 +644,12 @@ def hub_if_any(owner: Any) -> Hub | None:
     return None if hub is None or hub.is_inherited else hub
 
 
-def hub_of(owner: Any, backend: Backend, history_of: Callable[[str], History | None]) -> Hub:
+def hub_of(
+    owner: Any,
+    backend: Backend,
+    history_of: Callable[[str], History | None],
+    presence_of: Callable[[str], Presence | None],
+) -> Hub:
     """The members of ``owner``, a ``Groups``, on the event loop of this thread."""
     gevent_hub = get_hub()
     hubs: WeakKeyDictionary[Any, Hub] | None = getattr(gevent_hub, _ATTRIBUTE, None)
@@ -565,5 +658,5 @@ def hub_of(owner: Any, backend: Backend, history_of: Callable[[str], History | N
         setattr(gevent_hub, _ATTRIBUTE, hubs)
     hub = hubs.get(owner)
     if hub is None or hub.is_inherited:
-        hub = hubs[owner] = Hub(backend, history_of, registry.current().counters)
+        hub = hubs[owner] = Hub(backend, history_of, registry.current().counters, presence_of)
     return hub

@@ -22,6 +22,7 @@ from ..protocol.connection import PreparedMessage, prepare
 from ..typing import Sendable
 from .message import Publication
 from .position import History, Position, Tracker, floor_after_gap, is_above
+from .presence import Events, Presence
 
 __all__ = ["Close", "Collector", "Delivery", "Gap", "Group", "Mailbox"]
 
@@ -140,9 +141,15 @@ class Mailbox:
 
 
 class Collector:
-    """What the reader brings for a connection that has not become a member yet, or for an iteration."""
+    """What the reader brings for a connection that has not become a member yet, or for an iteration.
 
-    def __init__(self) -> None:
+    Args:
+        info: What is visible of the connection once it is a member of a group with presence, as JSON.
+
+    """
+
+    def __init__(self, info: bytes = b"null") -> None:
+        self.info = info
         self.items: deque[Item] = deque()
         self.is_full = False
         """More came than can wait: nothing follows what waits."""
@@ -170,13 +177,23 @@ class Group:
         history: What it keeps; None for nothing.
         changed: Is called when a member has ended.
         counters: Where it counts.
+        presence: What is visible of its members; None for nothing.
+        events: Makes the events of another group, of which this one is the group of events; None for any other group.
 
     """
 
     def __init__(
-        self, name: str, history: History | None, changed: Callable[[Group], None], counters: Counters
+        self,
+        name: str,
+        history: History | None,
+        changed: Callable[[Group, WebSocket], None],
+        counters: Counters,
+        presence: Presence | None = None,
+        events: Events | None = None,
     ) -> None:
-        self.name, self.history = name, history
+        self.name, self.history, self.presence, self.events = name, history, presence, events
+        self.makes_events = False
+        """A greenlet makes them."""
         self._changed, self._counters = changed, counters
         self.is_subscribed = False
         """The feed was asked for it."""
@@ -243,7 +260,7 @@ class Group:
     def ended(self, ws: WebSocket) -> None:
         """The connection has ended: what is on the way finds it closed."""
         self._remove(ws)
-        self._changed(self)
+        self._changed(self, ws)
 
     def clear(self) -> None:
         """Nothing is a member any more, and iterations end."""

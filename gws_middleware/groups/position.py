@@ -160,6 +160,11 @@ class Tracker:
         """Whether entries are held until ``heal()`` is called with a page."""
         return self._held is not None
 
+    def has(self, page: Page) -> bool:
+        """Whether this has come to all that the page shows, or is about to."""
+        position = self.position
+        return self.holding or position is None or (position.epoch == page.epoch and position.offset >= page.top)
+
     def hold(self) -> None:
         """Entries may be missing from here on."""
         if self._held is None:

@@ -20,7 +20,7 @@ from gws_middleware.django import groups
 from gws_middleware.django.centrifuge import CentrifugeError, CentrifugeView
 from gws_middleware.django.test import WebSocketTestMixin
 from gws_middleware.django.users import close_user_sockets
-from gws_middleware.groups import Groups, History, hub
+from gws_middleware.groups import Groups, History, Presence, hub
 from gws_middleware.testing import Client
 from tests.support.centrifuge import Driver, Start, javascript, start
 from tests.support.servers import Server, launch
@@ -28,7 +28,7 @@ from tests.support.waiting import eventually
 
 __all__ = ["javascript", "start"]
 
-GROUPS = Groups("memory://", history={"user": History()})
+GROUPS = Groups("memory://", history={"user": History()}, presence={"user": Presence()})
 EVENTS: list[Any] = []
 
 
@@ -49,6 +49,11 @@ class Live(CentrifugeView):
         if name == "denied":
             raise PermissionDenied
         return name == f"user.{request.user.pk}"
+
+    def may_see_members(self, request: HttpRequest, name: str) -> bool:
+        if request.user.get_username() == "eve":
+            raise PermissionDenied("not you")
+        return User.objects.filter(pk=request.user.pk).exists()
 
     def may_publish(self, request: HttpRequest, name: str, data: Any) -> bool:
         return User.objects.filter(pk=request.user.pk, first_name=data).exists()
@@ -147,6 +152,24 @@ class CentrifugeTest(WebSocketTestMixin, TestCase):
             publication = GROUPS.history(mine)[-1]
             assert publication.info["user"] == str(self.ada.pk)
         assert [("connected", self.ada.pk), ("disconnected", 1)] == EVENTS
+
+    def test_members_of_a_channel(self) -> None:
+        """Where the view allows it, which is not the default; a PermissionDenied is the error."""
+        mine = f"user.{self.ada.pk}"
+        with self.client.websocket("/live/") as ws:
+            client = ask(ws, connect={})["connect"]["client"]
+            ask(ws, subscribe={"channel": mine})
+            wanted = {client: {"client": client, "user": str(self.ada.pk)}}
+            assert ask(ws, presence={"channel": mine}) == {"presence": {"presence": wanted}}
+            User.objects.filter(pk=self.ada.pk).update(username="eve")
+        with self.client.websocket("/live/") as ws:
+            ask(ws, connect={})
+            ask(ws, subscribe={"channel": mine})
+            assert ask(ws, presence={"channel": mine})["error"] == {"code": 103, "message": "not you"}
+        with self.client.websocket("/plain/") as ws:
+            ask(ws, connect={})
+            ask(ws, subscribe={"channel": mine})
+            assert ask(ws, presence={"channel": mine})["error"]["code"] == 103
 
     def test_request_stays_usable(self) -> None:
         """It is the handshake's, hours later."""

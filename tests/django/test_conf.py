@@ -15,7 +15,7 @@ from gws_middleware.django import conf
 from gws_middleware.django.instance import get_groups
 from gws_middleware.django.test import WebSocketClient, WebSocketRefused
 from gws_middleware.django.users import user_key
-from gws_middleware.groups import History
+from gws_middleware.groups import History, Presence
 from gws_middleware.protocol.handshake import origin_allowed
 from tests.support.servers import ROOT
 
@@ -102,14 +102,25 @@ class TestSettings:
             ({"close_on_logout": "no"}, "close_on_logout is 'no': wanted True or False"),
             ({"site_limits": "auto"}, "site_limits is 'auto': wanted True or False"),
             ({"site_limits": None}, "site_limits is None: wanted True or False"),
-            ({"groups": 5}, 'groups is 5: wanted "auto", "sqlite:///directory", "memory://", or a dict'),
-            ({"groups": "redis://x"}, "groups is 'redis://x': wanted .*; 'redis://x' is no backend of groups"),
+            ({"groups": 5}, 'groups is 5: wanted "auto", "sqlite:///directory", "memory://", a URL of Redis'),
+            ({"groups": "mysql://x"}, "groups is 'mysql://x': wanted .*; 'mysql://x' is no backend of groups"),
             ({"groups": {"histroy": {}}}, "groups is .*; 'histroy' is not a key of groups: did you mean 'history'[?]"),
-            ({"groups": {"url": 5}}, "groups is .*; url is 5 and history is {}: wanted a str and a dict"),
+            ({"groups": {"url": 5}}, "groups is .*; url is 5: wanted a str"),
+            ({"groups": {"history": ["room"]}}, r"groups is .*; history is \['room'\]: wanted a dict"),
+            ({"groups": {"presence": "room"}}, "groups is .*; presence is 'room': wanted a dict"),
             (
-                {"groups": {"history": ["room"]}},
-                "groups is .*; url is 'auto' and history is .*: wanted a str",
+                {"groups": {"presence": {"room": True}}},
+                "groups is .*; presence has 'room': True; wanted is a dict with",
             ),
+            (
+                {"groups": {"presence": {"room": {"event": True}}}},
+                "groups is .*; 'event' is not a key of the presence of 'room': did you mean 'events'[?]",
+            ),
+            (
+                {"groups": {"presence": {"room": {"events": 1}}}},
+                "groups is .*; the events of presence are True or False",
+            ),
+            ({"groups": {"presence": {"a.b": {}}}}, "groups is .*; presence has 'a.b'.*what precedes the first dot"),
             ({"groups": {"history": {"room": 5}}}, "groups is .*; history has 'room': 5; wanted is a dict with size"),
             (
                 {"groups": {"history": {"room": {"syze": 5}}}},
@@ -153,6 +164,13 @@ class TestGroups:
         """Each key may be missing."""
         with override_settings(GWS=given):
             assert conf.load_groups()[:2] == (url, history)
+
+    def test_presence_is_by_prefix(self) -> None:
+        """As the history; the groups of the project have it."""
+        with override_settings(GWS={"groups": {"presence": {"room": {"events": True}, "user": {}}}}):
+            assert conf.load_groups().presence == (("room", Presence(events=True)), ("user", Presence()))
+            assert get_groups().presence_of("room.7") == Presence(events=True)
+            assert get_groups().presence_of("other.7") is None
 
     def test_environment_is_not_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """As for the other settings that only Django has."""

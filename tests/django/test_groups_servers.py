@@ -26,7 +26,7 @@ from websockets.sync.client import ClientConnection, connect
 from gws_middleware.django import groups, instance
 from gws_middleware.django.groups import user_group
 from gws_middleware.django.liveserver import WebSocketLiveServerTestCase
-from gws_middleware.groups import Groups, History
+from gws_middleware.groups import Groups, History, Presence, hub, presence_group
 from tests.support.grouplogs import automatic_groups
 from tests.support.rawclient import CLOSE, TEXT, RawClient, close_frame, frame, upgrade_request
 from tests.support.servers import Server, eventually, launch
@@ -45,7 +45,8 @@ class Site:
 
     def __init__(self, server: Server, url: str, database: str) -> None:
         self.database = database
-        self.server, self.groups = server, Groups(url, history={"room": History()})
+        presence = {"hall": Presence(events=True, leave_delay=3)}
+        self.server, self.groups = server, Groups(url, history={"room": History()}, presence=presence)
         self.clients: list[RawClient] = []
         self._stack = ExitStack()
 
@@ -76,7 +77,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, s
     """A server, the URL of its groups, and its database."""
     folder = tmp_path_factory.mktemp("site")
     database, url = {"NAME": str(folder / "db.sqlite3")}, f"sqlite://{folder}/groups"
-    env = {"DATABASE": json.dumps(database), "GWS": json.dumps({"groups": {"url": url, "history": {"room": {}}}})}
+    groups = {"url": url, "history": {"room": {}}, "presence": {"hall": {"events": True, "leave_delay": 3}}}
+    env = {"DATABASE": json.dumps(database), "GWS": json.dumps({"groups": groups})}
     with launch("worker", folder / "server", APP, options=["--workers", "2"], env=env) as running:
         yield running, url, database["NAME"]
 
@@ -223,6 +225,55 @@ def test_member_of_a_worker_that_is_killed_resumes_in_another(site: Site, token:
     assert missed == b"two"
     assert texts(again, 1) != [pid.decode()]
     eventually(lambda: site.groups.count(f"room.{token}") == 1, "one member")
+
+
+class TestPresence:
+    def users(self, site: Site, name: str) -> list[str]:
+        """What each of the workers sees; nothing where they differ."""
+        found = {site.server.get(f"/groups/{name}/members/").body for _ in range(8)}
+        users: list[str] = json.loads(found.pop())
+        return [] if found else users
+
+    def test_members_of_all_workers_are_seen_by_each(self, site: Site, token: str) -> None:
+        """And by this process, which is none of them; members get events of others, whatever workers those are in."""
+        name = f"hall.{token}"
+        one, other = site.members(f"/groups/{name}/present/?user=ada")
+        extra = len(site.clients) - 2
+        last, _ = site.join(f"/groups/{name}/present/?user=bob")
+        eventually(lambda: site.groups.count(name) == 3 + extra, "the members")
+        assert self.users(site, name) == ["ada"] * (2 + extra) + ["bob"]
+        assert sorted(member.info["user"] for member in site.groups.members(name))[-2:] == ["ada", "bob"]
+        for client in (one, other):
+            while "bob" not in (joined := [change["info"]["user"] for change in self.event(client)["joined"]]):
+                assert set(joined) == {"ada"}
+        last.reset()
+        for client in (one, other):
+            assert [change["info"]["user"] for change in self.event(client)["left"]] == ["bob"]
+
+    def event(self, client: RawClient) -> Any:
+        """The next one."""
+        [text] = texts(client, 1)
+        return json.loads(text)
+
+    def test_members_of_a_killed_worker(self, site: Site, token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """They are none at once. Their leaves are events later, but for that of a page that has connected again."""
+        monkeypatch.setattr(hub, "SETTLE", 0.1)
+        monkeypatch.setattr(hub, "CHECK_EVERY", 0.1)  # this process removes what a dead worker had
+        name = f"hall.{token}"
+        path = f"/groups/{name}/present/"
+        _, pid = site.join(f"{path}?user=lost")
+        living = 0
+        while site.join(f"{path}?user=back")[1] != pid:
+            living += 1
+        eventually(lambda: site.groups.count(name) == living + 2, "the members")
+        events = site.groups.listen(presence_group(name), timeout=30)
+        os.kill(int(pid), signal.SIGKILL)
+        site.server.log.expect(r"\[ERROR\] Worker \(pid:\d+\) was sent SIGKILL")
+        site.join(f"{path}?user=back")
+        eventually(lambda: self.users(site, name) == ["back"] * (living + 1), "the members that are left")
+        changes = next(events).data
+        assert [change["info"]["user"] for change in changes["left"]] == ["lost"]
+        assert changes["joined"] == []
 
 
 # --- runserver and commands ----------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 import gevent
 
 from gws_middleware import WebSocket, WebSocketMiddleware
-from gws_middleware.groups import Groups, History
+from gws_middleware.groups import Groups, History, Presence
 from gws_middleware.groups.centrifuge import CentrifugeError, Policy, serve
 from gws_middleware.typing import Environ, StartResponse
 
@@ -26,7 +26,11 @@ __all__ = ["app", "wrapped"]
 log = logging.getLogger(__name__)
 app = Router()
 wrapped = WebSocketMiddleware(app)
-groups = Groups(os.environ.get("GROUPS", "memory://"), history={"room": History(size=100)})
+groups = Groups(
+    os.environ.get("GROUPS", "memory://"),
+    history={"room": History(size=100)},
+    presence={"hall": Presence(events=True, leave_delay=0.1)},
+)
 
 
 class Rooms(Policy):
@@ -40,13 +44,16 @@ class Rooms(Policy):
             gevent.sleep(0.5)
 
     def info(self, ws: WebSocket) -> dict[str, Any]:
-        return {"user": "ada"}
+        return {"user": "bob" if ws.path == "/bob" else "ada"}
 
     def may_join(self, ws: WebSocket, name: str) -> bool:
         return name != "secret"
 
     def may_publish(self, ws: WebSocket, name: str, data: Any) -> bool:
         return name != "secret"
+
+    def may_see_members(self, ws: WebSocket, name: str) -> bool:
+        return name.startswith("hall")
 
     def rpc(self, ws: WebSocket, method: str, data: Any) -> Any:
         if method not in METHODS:
@@ -104,4 +111,5 @@ def quick(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 app.at("/live")(live)
 app.at("/refused")(live)
 app.at("/slow")(live)
+app.at("/bob")(live)
 app.at("/quick")(quick)

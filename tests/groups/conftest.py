@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,12 +15,12 @@ from gws_middleware import hooks
 from gws_middleware.connection import control
 from gws_middleware.connection.states import CLOSED, OPEN
 from gws_middleware.connection.websocket import WebSocket
-from gws_middleware.groups import History, Position, hub
+from gws_middleware.groups import History, Position, hub, records
 from gws_middleware.groups.backends.base import Confirmed, Event, Feed, Lost, Publish, Record, Want
 from gws_middleware.groups.backends.memory import MemoryBackend
 from gws_middleware.groups.hub import Hub, Joined
 from gws_middleware.groups.members import Delivery
-from gws_middleware.groups.message import Envelope, Publication, encode
+from gws_middleware.groups.message import CONTROL, Envelope, Publication, encode
 from gws_middleware.groups.position import Entry, Page
 from gws_middleware.process.counters import Counters
 
@@ -152,6 +153,11 @@ class Site:
         envelope = Envelope(*encode(message), sender)
         return self.backend.publish([Publish(name, envelope.pack(), history_of(name))])[0]
 
+    def send_control(self, name: str, message: Any) -> None:
+        """Publish what is for workers."""
+        envelope = Envelope(CONTROL, json.dumps(message).encode())
+        self.backend.publish([Publish(name, envelope.pack(), None)])
+
     def join(self, name: str, ws: Any, since: Position | None = None, greet: Any = None, **delivery: Any) -> Joined:
         """Let it be a member."""
         return self.hub.join(name, ws, Delivery(**delivery), since, greet)
@@ -252,7 +258,7 @@ class Gate:
 def _short_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups that were left leave nothing on the loop for long."""
     monkeypatch.setattr(hub, "LINGER", 0.02)
-    monkeypatch.setattr(hub, "COUNT_AFTER", 0.01)
+    monkeypatch.setattr(records, "COUNT_AFTER", 0.01)
 
 
 @pytest.fixture

@@ -336,6 +336,14 @@ class TestRecords:
         assert all(record.field.encode() == record.value and record.table == "members" for record in found)
         assert len({record.process for record in found}) == 1
 
+    def test_limit_of_records_is_reached(self, backend: Backend) -> None:
+        """Of many records so many are read, each once."""
+        backend.put("members", {str(number): b"" for number in range(10_000)})
+        for limit in (1, 9000, 9999, 10_000):
+            assert len({record.field for record in backend.records("members", limit)}) == limit
+        backend.put("members", {str(number): None for number in range(100, 10_000)})
+        assert len(backend.records("members", 50)) == 50
+
     def test_living_process_is_not_buried(self, backend: Backend) -> None:
         """What it has put stays."""
         backend.put("members", {"a": b"3"})

@@ -174,10 +174,24 @@ class TestChannels:
         assert code_of(lambda: offsets(limit=1, since=lost)) == (112, "unrecoverable position")
 
     def test_presence(self, start: Start, server: Server) -> None:
-        """There is none."""
-        client = start(server)
-        connected(client)
-        assert code_of(lambda: client.do("presence", channel="room.presence")) == (108, "not available")
+        """Clients see each other, and events of joins and leaves; not where the server does not let them."""
+        one, two = start(server), start(server, "/bob")
+        first, second = connected(one), connected(two)
+        channel = "hall.presence"
+        subscribed(one, channel, join_leave=True)
+        one.wait("join", channel=channel, client=first)
+        assert one.do("presence", channel=channel) == {first: "ada"}
+        subscribed(two, channel)
+        one.wait("join", channel=channel, client=second)
+        assert one.do("presence", channel=channel) == {first: "ada", second: "bob"}
+        assert one.do("presence_stats", channel=channel) == [2, 2]
+        two.do("unsubscribe", channel=channel)
+        assert one.wait("leave", channel=channel)["client"] == second
+        assert two.found("join") == two.found("leave") == []
+        subscribed(one, "room.presence")
+        assert code_of(lambda: one.do("presence", channel="room.presence")) == (103, "permission denied")
+        one.do("subscribe", channel="room.events", options={"join_leave": True})
+        assert one.wait("unsubscribed", channel="room.events")["code"] == 103
 
 
 class TestRpc:

@@ -24,18 +24,25 @@ from gws_middleware.groups.centrifuge.protocol import (
     Command,
     Connect,
     History,
+    Presence,
+    PresenceStats,
     Publish,
     Rpc,
     Session,
     Subscribe,
     Unsubscribe,
+    events_push,
     history_result,
+    method_of,
+    presence_result,
+    presence_stats_result,
     publication_push,
     rpc_result,
     subscribe_result,
 )
 from gws_middleware.groups.message import Envelope, Publication, encode
 from gws_middleware.groups.position import Entry, Position
+from gws_middleware.groups.presence import Member
 
 
 def connected(**options: Any) -> Session:
@@ -214,6 +221,9 @@ EXAMPLES: list[tuple[str, Command]] = [
     ),
     ('{"id":5,"subscribe":{"channel":"d","flag":1}}', Subscribe(5, "d", None, False)),
     ('{"id":5,"subscribe":{"channel":"c","flag":2}}', Subscribe(5, "c", None, True)),
+    ('{"id":5,"subscribe":{"channel":"e","join_leave":true}}', Subscribe(5, "e", None, False, True)),
+    ('{"id":5,"presence":{"channel":"e"}}', Presence(5, "e")),
+    ('{"id":5,"presence_stats":{"channel":"e"}}', PresenceStats(5, "e")),
     ('{"id":6,"publish":{"channel":"b","data":{"text":"a\\nb"}}}', Publish(6, "b", {"text": "a\nb"})),
     ('{"id":7,"publish":{"channel":"b","data":null}}', Publish(7, "b", None)),
     ('{"id":8,"history":{"channel":"b","limit":-1}}', History(8, "b", -1, None, False)),
@@ -318,6 +328,7 @@ VIOLATIONS: list[tuple[str | bytes, str]] = [
     ('{"id":3,"subscribe":{"channel":""}}', "a command without channel"),
     ('{"id":3,"subscribe":{"channel":7}}', "channel of a wrong type"),
     ('{"id":3,"subscribe":{"channel":"a","recover":1}}', "recover of a wrong type"),
+    ('{"id":3,"subscribe":{"channel":"a","join_leave":1}}', "join_leave of a wrong type"),
     ('{"id":3,"subscribe":{"channel":"a","offset":-1}}', "offset out of range"),
     ('{"id":3,"subscribe":{"channel":"a","offset":9223372036854775808}}', "offset out of range"),
     ('{"id":3,"subscribe":{"channel":"a","offset":"1"}}', "offset of a wrong type"),
@@ -341,14 +352,19 @@ REFUSALS: list[tuple[str, int, str]] = [
     ('{"id":3,"ping":{}}', 104, "method not found"),
     ('{"id":3,"refresh":{"token":"t"}}', 104, "method not found"),
     ('{"id":3,"sub_refresh":{"channel":"here"}}', 104, "method not found"),
-    ('{"id":3,"presence":{"channel":"here"}}', 108, "not available"),
-    ('{"id":3,"presence_stats":{"channel":"here"}}', 108, "not available"),
     ('{"id":3,"subscribe":{"channel":"here"}}', 105, "already subscribed"),
     ('{"id":3,"subscribe":{"channel":"a","type":1}}', 108, "not available: a subscription of type 1"),
     ('{"id":3,"subscribe":{"channel":"a","tf":{"op":"and"}}}', 108, "not available: a filter by tags"),
     ('{"id":3,"publish":{"channel":"a","type":1,"data":1}}', 108, "not available: a publication of type 1"),
     ('{"id":3,"publish":{"channel":"a"}}', 107, "bad request: a publication without data"),
     ('{"id":3,"history":{"channel":"a"}}', 103, "permission denied: history needs a subscription"),
+    ('{"id":3,"presence":{"channel":"a"}}', 103, "permission denied: presence needs a subscription"),
+    ('{"id":3,"presence_stats":{"channel":"a"}}', 103, "permission denied: presence_stats needs a subscription"),
+    (
+        '{"id":3,"subscribe":{"channel":"gws.presence.here"}}',
+        107,
+        "bad request: 'gws.presence.here' cannot be the name of a group: 'gws.' begins the names of this package",
+    ),
     (
         '{"id":3,"subscribe":{"channel":"a b"}}',
         107,
@@ -601,6 +617,48 @@ class TestResults:
         assert json.loads(history_result(Position("e1", 5), pubs))["publications"] == [{"data": "y", "offset": 5}]
 
 
+MEMBERS = [
+    Member("c1", {"user": "7"}),
+    Member("c2", {"user": "7", "conn_info": {"tab": 2}}),
+    Member("c3", {"user": 8}),
+    Member("c4", None),
+]
+INFOS = [
+    {"client": "c1", "user": "7"},
+    {"client": "c2", "user": "7", "conn_info": {"tab": 2}},
+    {"client": "c3", "user": "", "conn_info": {"user": 8}},
+    {"client": "c4", "user": ""},
+]
+
+
+class TestPresence:
+    def test_clients_of_a_channel(self) -> None:
+        """By identity. A member that is no client of this protocol has its info as ``conn_info``."""
+        assert json.loads(presence_result(MEMBERS)) == {"presence": {info["client"]: info for info in INFOS}}
+        assert json.loads(presence_result([])) == {"presence": {}}
+
+    def test_statistics(self) -> None:
+        """Clients, and the users of those that were read."""
+        assert json.loads(presence_stats_result(9, MEMBERS)) == {"num_clients": 9, "num_users": 2}
+        assert json.loads(presence_stats_result(0, [])) == {"num_clients": 0, "num_users": 0}
+
+    def test_events(self) -> None:
+        """A push of each, leaves first; one message, a line for each."""
+        changes = [{"connection": member.connection, "info": member.info} for member in MEMBERS]
+        lines = events_push("room.1", {"left": changes[:1], "joined": changes[1:]}).split("\n")
+        assert [json.loads(line)["push"] for line in lines] == [
+            {"channel": "room.1", "leave": {"info": INFOS[0]}},
+            *({"channel": "room.1", "join": {"info": info}} for info in INFOS[1:]),
+        ]
+
+    def test_names_of_commands(self) -> None:
+        """As replies have them."""
+        session = connected()
+        commands(session, '{"id":3,"presence":{"channel":"here"}}', '{"id":4,"presence_stats":{"channel":"here"}}')
+        assert sent(session) == [{"id": 3, "presence": {}}, {"id": 4, "presence_stats": {}}]
+        assert [method_of(command) for command in (Connect(1), PresenceStats(1, "a"))] == ["connect", "presence_stats"]
+
+
 # --- anything --------------------------------------------------------------------------------------------------------
 
 VALUES = st.recursive(
@@ -609,10 +667,12 @@ VALUES = st.recursive(
     max_leaves=8,
 )
 FIELDS = ["channel", "data", "recover", "epoch", "offset", "flag", "type", "tf", "limit", "since", "reverse", "method"]
+FIELDS += ["join_leave"]
 CHANNELS = st.sampled_from(["here", "a.b", "", "gws.x", "\ud800"])
 REQUESTS = st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS, VALUES) | {"channel": CHANNELS | VALUES})
+OTHERS = ["presence_stats", "refresh", "other"]
 NAMES_OF_REQUESTS = st.sampled_from(
-    ["connect", "subscribe", "unsubscribe", "publish", "history", "rpc", "ping", "send", "presence", "refresh", "other"]
+    ["connect", "subscribe", "unsubscribe", "publish", "history", "rpc", "ping", "send", "presence", *OTHERS]
 )
 COMMANDS = st.dictionaries(NAMES_OF_REQUESTS, REQUESTS | VALUES, max_size=2).flatmap(
     lambda requests: (

@@ -8,7 +8,7 @@ import logging
 import re
 import shutil
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,15 @@ import pytest
 
 from gws_middleware import WebSocket, WebSocketMiddleware
 from gws_middleware.connection import control
-from gws_middleware.groups import Groups, GroupsUnavailable, History, Joined, hub
+from gws_middleware.groups import (
+    Groups,
+    GroupsUnavailable,
+    History,
+    Joined,
+    Presence,
+    hub,
+    presence_group,
+)
 from gws_middleware.groups.centrifuge import CentrifugeError, Policy, serve
 from gws_middleware.testing import Client, connect
 from gws_middleware.typing import Environ, StartResponse
@@ -59,6 +67,10 @@ class Rooms(Policy):
     def info(self, ws: WebSocket) -> dict[str, Any]:
         if ws.path in WRONG:
             return WRONG[ws.path]
+        if ws.path == "/bob":
+            return {"user": "bob"}
+        if ws.path == "/large":
+            return {"user": "ada", "conn_info": "x" * 2000}
         return {"user": "ada", "conn_info": {"name": "Ada"}}
 
     def may_join(self, ws: WebSocket, name: str) -> bool:
@@ -67,6 +79,10 @@ class Rooms(Policy):
 
     def may_publish(self, ws: WebSocket, name: str, data: Any) -> bool:
         return name.startswith(("room", "live")) and data != "no"
+
+    def may_see_members(self, ws: WebSocket, name: str) -> bool:
+        self.calls.append(("may_see_members", name))
+        return name.endswith(".1")
 
     def rpc(self, ws: WebSocket, method: str, data: Any) -> Any:
         self.calls.append((method, data))
@@ -93,8 +109,14 @@ METHODS: dict[str, Callable[[Any], Any]] = {
 class Site:
     """An application, its groups and its policy."""
 
-    def __init__(self, url: str = "memory://", size: int = 60, **options: Any) -> None:
-        self.groups = Groups(url, history={"room": History(size=size)})
+    def __init__(
+        self,
+        url: str = "memory://",
+        size: int = 60,
+        presence: Mapping[str, Presence] | None = None,
+        **options: Any,
+    ) -> None:
+        self.groups = Groups(url, history={"room": History(size=size)}, presence=presence)
         self.policy = Rooms()
         self.options = options
         self.app = WebSocketMiddleware(self._call)
@@ -313,7 +335,7 @@ class TestSubscribing:
         """The client tries again; one line is logged, without a traceback."""
         with site.connect() as client:
             opened(client)
-            monkeypatch.setattr(site.groups, "attach", lambda *_: _raise(GroupsUnavailable("the disk is full")))
+            monkeypatch.setattr(site.groups, "attach", lambda *_, **__: _raise(GroupsUnavailable("the disk is full")))
             assert ask(client, {"id": 1, "subscribe": {"channel": "room.1"}}) == [{"id": 1, "error": INTERNAL}]
         [record] = [one for one in caplog.records if one.levelno >= logging.WARNING]
         assert record.getMessage() == "WebSocket '/': subscribe failed: the disk is full"
@@ -322,8 +344,8 @@ class TestSubscribing:
     def test_mistake_after_the_reply(self, site: Site, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
         """The client counts on its subscription: the connection is closed, and it tries again."""
 
-        def attach(*arguments: Any) -> None:
-            arguments[-1](Joined(None, recovered=False), [])
+        def attach(*arguments: Any, greet: Any, info: Any) -> None:
+            greet(Joined(None, recovered=False), [])
             raise LookupError("a mistake")
 
         with site.connect() as client:
@@ -678,6 +700,147 @@ class TestHistory:
             assert ask(client, {"id": 1, "history": {"channel": "live.1"}}) == [
                 {"id": 1, "error": error(108, "not available")}
             ]
+
+
+def refused(site: Site, **command: Any) -> Any:
+    """The error of a command of a client in room.1, room.2 and live.1."""
+    with site.connect() as client:
+        opened(client, "room.1", "room.2", "live.1")
+        [reply] = ask(client, {"id": 1, **command})
+    return reply["error"]
+
+
+class TestPresence:
+    @pytest.fixture
+    def site(self, monkeypatch: pytest.MonkeyPatch) -> Site:
+        """One whose rooms have presence with events; "live" has none."""
+        monkeypatch.setattr(hub, "EVENTS_EVERY", 0.02)
+        return Site(presence={"room": Presence(events=True, leave_delay=0)})
+
+    def test_clients_of_a_channel(self, site: Site) -> None:
+        """The client itself, others with what ``info()`` has of them, and members that are no clients."""
+        with site.connect() as one, site.connect("/bob") as two:
+            opened(one, "room.1")
+            opened(two, "room.1")
+            first, second = map(control.id_of, site.policy.sockets)
+            wanted = {
+                "presence": {
+                    first: {"client": first, "user": "ada", "conn_info": {"name": "Ada"}},
+                    second: {"client": second, "user": "bob"},
+                }
+            }
+            assert ask(one, {"id": 1, "presence": {"channel": "room.1"}}) == [{"id": 1, "presence": wanted}]
+            [reply] = ask(one, {"id": 1, "presence_stats": {"channel": "room.1"}})
+            assert reply["presence_stats"] == {"num_clients": 2, "num_users": 2}
+            ask(two, {"id": 2, "unsubscribe": {"channel": "room.1"}})
+            [reply] = ask(one, {"id": 1, "presence": {"channel": "room.1"}})
+            assert list(reply["presence"]["presence"]) == [first]
+
+    def test_events(self, site: Site) -> None:
+        """For the client that wants them, after the reply; as long as it is in the channel."""
+        with site.connect() as one, site.connect("/bob") as two:
+            ask(one, {"id": 1, "connect": {}})
+            first, second = map(control.id_of, site.policy.sockets)
+            [reply] = ask(one, {"id": 2, "subscribe": {"channel": "room.1", "join_leave": True}})
+            assert "subscribe" in reply
+            [push] = received(one)
+            assert (push["push"]["channel"], push["push"]["join"]["info"]["client"]) == ("room.1", first)
+            opened(two, "room.1")
+            [push] = received(one)
+            assert push["push"]["join"]["info"] == {"client": second, "user": "bob"}
+            two.close()
+            [push] = received(one)
+            assert push["push"]["leave"]["info"]["client"] == second
+            assert site.groups.count(presence_group("room.1")) == 1
+            ask(one, {"id": 3, "unsubscribe": {"channel": "room.1"}})
+            assert site.groups.count(presence_group("room.1")) == 0
+
+    def test_client_that_may_not_see_members(self, site: Site) -> None:
+        """Error 103; the subscription without events is possible."""
+        denied = error(103, "permission denied")
+        assert refused(site, presence={"channel": "room.2"}) == denied
+        assert refused(site, presence_stats={"channel": "room.2"}) == denied
+        assert refused(site, subscribe={"channel": "room.3", "join_leave": True}) == error(
+            103, "permission denied: join and leave"
+        )
+        assert site.groups.count("room.3") == 0
+
+    def test_default_is_that_nothing_may_be_seen(self) -> None:
+        """A policy has to allow it."""
+        assert not Policy().may_see_members(object(), "room.1")  # type: ignore[arg-type]
+
+    def test_channel_without_presence(self, site: Site) -> None:
+        """Error 108."""
+        assert refused(site, presence={"channel": "live.1"}) == error(108, "not available")
+        assert refused(site, presence_stats={"channel": "live.1"}) == error(108, "not available")
+        wanted = error(108, "not available: join and leave")
+        with site.connect() as client:
+            opened(client)
+            [reply] = ask(client, {"id": 1, "subscribe": {"channel": "live.1", "join_leave": True}})
+        assert reply["error"] == wanted
+
+    def test_info_that_is_too_large(self, site: Site, caplog: pytest.LogCaptureFixture) -> None:
+        """Error 100, and the log says what is wrong; groups without presence can be joined."""
+        with site.connect("/large") as client:
+            opened(client, "live.1")
+            [reply] = ask(client, {"id": 1, "subscribe": {"channel": "room.1"}})
+        assert reply["error"] == INTERNAL
+        assert "and 1,024 is the most" in caplog.text
+
+    def test_events_that_cannot_be_had_end_the_subscription(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The client subscribes again."""
+        attach = Groups.attach
+
+        def fail(self: Groups, name: str, *arguments: Any, **keywords: Any) -> Any:
+            if name.startswith("gws."):
+                raise GroupsUnavailable("the disk is full")
+            return attach(self, name, *arguments, **keywords)
+
+        monkeypatch.setattr(Groups, "attach", fail)
+        with site.connect() as client:
+            opened(client)
+            client.send(json.dumps({"id": 1, "subscribe": {"channel": "room.1", "join_leave": True}}))
+            reply, push = [*received(client), *received(client)]
+            assert "subscribe" in reply
+            assert push["push"]["unsubscribe"]["code"] == 2500
+            assert site.groups.count("room.1") == 0
+        assert "subscribe failed: the disk is full" in caplog.text
+
+    def test_subscription_that_ends_at_once_has_no_events(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Publications were missed before the client could be a member of their group."""
+        attach = Groups.attach
+
+        def miss(self: Groups, name: str, ws: WebSocket, delivery: Any, *arguments: Any, **keywords: Any) -> Any:
+            joined = attach(self, name, ws, delivery, *arguments, **keywords)
+            if not name.startswith("gws."):
+                delivery.on_gap(ws, name)
+            return joined
+
+        monkeypatch.setattr(Groups, "attach", miss)
+        with site.connect() as client:
+            opened(client)
+            client.send(json.dumps({"id": 1, "subscribe": {"channel": "room.1", "join_leave": True}}))
+            reply, push = [*received(client), *received(client)]
+            assert ("subscribe" in reply, push["push"]["unsubscribe"]["code"]) == (True, 2500)
+            ask(client, {"id": 2, "rpc": {"method": "echo"}})
+            assert site.groups.count(presence_group("room.1")) == 0
+
+    def test_missed_publications_end_the_events_too(self, tmp_path: Path) -> None:
+        """With the subscription; the next one has them again."""
+        site = Site(f"sqlite://{tmp_path / 'groups'}", presence={"room": Presence(events=True)})
+        with site.connect() as client:
+            opened(client)
+            subscribe = {"channel": "room.1", "join_leave": True}
+            ask(client, {"id": 1, "subscribe": subscribe})
+            assert "join" in received(client)[0]["push"]
+            shutil.rmtree(tmp_path / "groups")
+            assert received(client)[0]["push"]["unsubscribe"]["code"] == 2500
+            assert site.groups.count(presence_group("room.1")) == 0
+            [reply] = ask(client, {"id": 2, "subscribe": subscribe})
+            assert "subscribe" in reply
+        site.release()
 
 
 class TestRpc:

@@ -94,7 +94,7 @@ def test_name_of_a_group(groups: Groups, name: str) -> None:
 )
 @pytest.mark.parametrize(
     "call",
-    ["send", "send_many", "asend", "join", "leave", "close", "count", "history", "position", "listen"],
+    ["send", "send_many", "asend", "join", "leave", "close", "count", "members", "history", "position", "listen"],
 )
 def test_wrong_name_of_a_group(groups: Groups, call: str, name: Any, kind: type[Exception], sentence: str) -> None:
     """Each method refuses it with the same sentence."""

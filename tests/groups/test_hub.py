@@ -14,11 +14,12 @@ import gevent
 import pytest
 
 from gws_middleware.exceptions import ConnectionClosed
-from gws_middleware.groups import GroupsUnavailable, Position, hub, members
+from gws_middleware.groups import GroupsUnavailable, Position, hub, members, records
 from gws_middleware.groups.backends.base import Confirmed
-from gws_middleware.groups.hub import CONTROL_GROUP, COUNTS
+from gws_middleware.groups.hub import CONTROL_GROUP
 from gws_middleware.groups.members import Collector
 from gws_middleware.groups.position import Page
+from gws_middleware.groups.records import COUNTS
 
 from ..support.inprocess import Peer, connected, deadline, hub_errors, problems, ticks, unaccepted, until  # noqa: F401
 from .conftest import Attempt, Double, Fake, Gate, Site
@@ -682,6 +683,68 @@ def test_feed_ends_some_time_after_the_last_member(site: Site) -> None:
     assert len(site.backend.feeds) == 2
 
 
+# --- comparisons ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def compares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All the time."""
+    monkeypatch.setattr(hub, "CHECK_EVERY", 0.02)
+    monkeypatch.setattr(hub, "COMPARE_EVERY", 0.0)
+
+
+def test_lost_last_message_of_a_quiet_group_is_found(
+    site: Site, compares: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No later one shows that it is missing; other groups are not read once more for it."""
+    ws, other, live = Fake(), Fake(), Fake()
+    site.join("kept.1", ws)
+    site.join("kept.2", other)
+    site.join("live", live)
+    site.backend.drops = lambda entry: b"lost" in entry.payload
+    for name in ("kept.1", "kept.2", "live"):
+        site.send(name, "first")
+    until(lambda: ws.texts == other.texts == live.texts == ["first"])
+    site.backend.reads.clear()
+    site.send("kept.1", "lost")
+    until(lambda: ws.texts == ["first", "lost"])
+    assert set(map(tuple, site.backend.reads)) == {("kept.1", "kept.2"), ("kept.1",)}
+    site.send("kept.1", "last")
+    until(lambda: ws.texts == ["first", "lost", "last"])
+    assert other.texts == ["first"]
+    assert problems(caplog) == []
+    for name, member in (("kept.1", ws), ("kept.2", other), ("live", live)):
+        site.hub.leave(name, member)  # type: ignore[arg-type]
+
+
+def test_comparison_that_fails_is_made_again(site: Site, compares: None, caplog: pytest.LogCaptureFixture) -> None:
+    """Members get what comes meanwhile; nothing waits for the reading. A mistake of a backend is logged."""
+    ws, errors = Fake(), [LookupError("a mistake"), GroupsUnavailable("no"), GroupsUnavailable("no")]
+
+    def fail() -> None:
+        if errors:
+            raise errors.pop()
+
+    site.join("kept", ws)
+    site.backend.drops = lambda entry: b"lost" in entry.payload
+    site.backend.on_read = fail
+    site.send("kept", "live")
+    until(lambda: ws.texts == ["live"])
+    site.send("kept", "lost")
+    until(lambda: ws.texts == ["live", "lost"])
+    assert [record.getMessage() for record in problems(caplog)] == ["groups: a check failed"]
+    site.hub.leave("kept", ws)  # type: ignore[arg-type]
+
+
+def test_new_epoch_without_messages_is_found(site: Site, compares: None) -> None:
+    """Members are informed that messages may be missing: the group does not go on from where they are."""
+    ws = Fake()
+    site.join("kept", ws)
+    site.backend.changes = lambda page: page._replace(epoch="another")
+    until(lambda: ws.closes == [(1013, "messages were missed")])
+    site.hub.leave("kept", ws)  # type: ignore[arg-type]
+
+
 # --- counts -----------------------------------------------------------------------------------------------------------
 
 
@@ -705,7 +768,7 @@ def test_counts_that_were_not_put_are_put_later(
     site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Also where two greenlets put them at the same time, and the first one fails."""
-    monkeypatch.setattr(hub, "RETRY", (0.01, 0.02))
+    monkeypatch.setattr(records, "RETRY", 0.01)
     gate, ws = Gate(), Fake()
 
     def fail(values: Mapping[str, bytes | None]) -> None:
@@ -715,7 +778,7 @@ def test_counts_that_were_not_put_are_put_later(
 
     site.backend.on_put = fail
     site.join("room", ws)
-    asks = Attempt(site.hub.flush_counts)
+    asks = Attempt(site.hub.records.flush)
     gate.reached()
     gevent.sleep(0.05)  # the timer comes
     gate.open()
@@ -739,10 +802,10 @@ def test_older_count_does_not_overwrite_a_newer_one(site: Site) -> None:
 
     site.backend.on_put = wait
     site.join("room", first)
-    old = Attempt(site.hub.flush_counts)
+    old = Attempt(site.hub.records.flush)
     gate.reached()
     site.join("room", second)
-    new = Attempt(site.hub.flush_counts)
+    new = Attempt(site.hub.records.flush)
     ticks()
     gate.open()
     old.get()

@@ -16,7 +16,7 @@ import gevent
 import pytest
 
 from gws_middleware.groups import Groups, GroupsUnavailable, History, UnknownOutcome
-from gws_middleware.groups.backends.base import Confirmed, Event, Lost, Publish, Want
+from gws_middleware.groups.backends.base import Buried, Confirmed, Event, Lost, Publish, Want
 from gws_middleware.groups.backends.redis import RedisBackend, RedisFeed
 from gws_middleware.groups.position import Entry, Position
 
@@ -380,6 +380,74 @@ class TestLostReply:
         assert kept(backend) == [b"1"]
         assert cut.lost == 1
         backend.close()
+
+
+class TestRecords:
+    def test_process_that_gave_no_sign_is_buried_and_comes_back(
+        self, own: Broker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its records are given out once; when it goes on it is informed, and puts them again."""
+        live_shortly(monkeypatch.setattr)
+        other = RedisBackend(own.url)
+        with connected(own.url) as (backend, feed):
+            backend.put("members", {"a": b"1", "b": b"2"})
+            assert (other.bury(), other.count("members")) == ([], 2)
+            time.sleep(1.2)  # its feed is not waited for
+            buried = other.bury()
+            assert {(record.table, record.field, record.value) for record in buried} == {
+                ("members", "a", b"1"),
+                ("members", "b", b"2"),
+            }
+            assert (other.bury(), other.count("members")) == ([], 0)
+            [event] = until(feed, Buried)
+            assert other.count("members") == 2
+            assert isinstance(event, Buried)
+            assert event.reason == "this process gave no sign for 1 s"
+            assert feed.wait(1.0) == []
+        other.close()
+
+    @pytest.mark.parametrize("first", ["put", "exchange"])
+    def test_write_before_the_next_sign_does_not_hide_that(
+        self, own: Broker, monkeypatch: pytest.MonkeyPatch, first: str
+    ) -> None:
+        """A process that goes on writes before it gives a sign, and is known to the server then."""
+        live_shortly(monkeypatch.setattr)
+        other = RedisBackend(own.url)
+        with connected(own.url) as (backend, feed):
+            backend.put("members", {str(number): b"1" for number in range(1200)})
+            feed.wait(0.5)
+            time.sleep(1.2)
+            assert len(other.bury()) == 1200
+            if first == "put":
+                backend.put("members", {"0": None})
+            else:
+                assert backend.exchange("limits", "a", b"1") == [b"1"]
+                backend.put("members", {"0": None})
+            until(feed, Buried)
+            assert other.count("members") == 1199
+            assert feed.wait(0.5) == []
+        other.close()
+
+    def test_records_of_a_closed_backend_are_buried(self, own: Broker) -> None:
+        """At once: others may have something to do about what it had."""
+        other = RedisBackend(own.url)
+        with connected(own.url) as (backend, _):
+            backend.put("members", {"a": b"1"})
+        assert other.count("members") == 0
+        assert [record.field for record in other.bury()] == ["a"]
+        other.close()
+
+    def test_emptied_server_has_buried_none(self, own: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+        """After a restart the records are put again, and no process has taken them for those of a dead one."""
+        live_shortly(monkeypatch.setattr)
+        with connected(own.url) as (backend, feed):
+            backend.put("members", {"a": b"1"})
+            feed.wait(0.5)
+            own.kill()
+            own.start()
+            events = until(feed, Lost)
+            eventually(lambda: events.extend(feed.wait(0.1)) or backend.count("members") == 1, "the record")
+            assert not any(isinstance(event, Buried) for event in events)
 
 
 class TestUrl:

@@ -137,9 +137,7 @@ class TestProcesses:
         subprocess.run([sys.executable, "-W", "error", "-c", script], cwd=ROOT, check=True, timeout=60)
 
     def test_records_are_those_of_living_processes(self, backend: SqliteBackend, directory: Path) -> None:
-        """A process that is killed contributes nothing from then on; its files are deleted, and its rows are given out
-        once.
-        """
+        """A process that is killed contributes nothing from then on; its files are deleted, its rows given out once."""
         backend.put("members", {"chat": b"2"})
         with child(directory) as other:
             other.put("members", "chat", 3)

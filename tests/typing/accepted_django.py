@@ -35,6 +35,8 @@ def inbox(request: WebSocketRequest) -> None:
     """A member of a group, which the page left at a position."""
     assert request.websocket is not None
     joined = groups.join(groups.user_group(request.user), request.websocket, since=request.GET.get("since"))
+    groups.join("room.1", request.websocket, info={"user": request.user.pk})
+    request.websocket.send_json([member.info for member in groups.members("room.1")])
     groups.send("all", {"joined": str(joined.position)}, exclude=request.websocket, on_commit=False)
     groups.send_many([("all", "text"), ("all", b"bytes")], using="default")
     for publication in groups.listen("all", timeout=1.0):

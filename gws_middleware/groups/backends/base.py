@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from ..position import Entry, History, Page, Position
 
-__all__ = ["TIMEOUT", "Backend", "Confirmed", "Event", "Feed", "Lost", "Publish", "Record", "Want"]
+__all__ = ["TIMEOUT", "Backend", "Buried", "Confirmed", "Event", "Feed", "Lost", "Publish", "Record", "Want"]
 
 TIMEOUT = 5.0
 """Seconds after which a call that could not be done raises GroupsUnavailable."""
@@ -53,7 +53,14 @@ class Lost(NamedTuple):
     """For the log."""
 
 
-Event = Entry | Confirmed | Lost
+class Buried(NamedTuple):
+    """Other processes have taken this one for dead, and have removed its records. They were put again."""
+
+    reason: str
+    """For the log."""
+
+
+Event = Entry | Confirmed | Lost | Buried
 
 
 class Record(NamedTuple):

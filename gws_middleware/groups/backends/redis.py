@@ -40,7 +40,7 @@ from zlib import crc32
 from .. import waiting
 from ..errors import GroupsError, GroupsUnavailable, UnknownOutcome
 from ..position import Entry, Page, Position
-from .base import TIMEOUT, Confirmed, Event, Lost, Publish, Record, Want
+from .base import TIMEOUT, Buried, Confirmed, Event, Lost, Publish, Record, Want
 from .outages import Outages
 from .redislink import Link, LinkError, Server
 from .resp import Command, RefusedError
@@ -166,12 +166,17 @@ local what, prefix, process, table = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local function records_of(name, of_table)
   return prefix .. ':r:' .. name .. ':' .. of_table
 end
-if what == 'sign' then
+local is_known = 0
+if what == 'sign' or what == 'put' or what == 'exchange' then
+  if tonumber(redis.call('ZSCORE', KEYS[1], process) or 0) > 0 then
+    is_known = 1
+  end
   redis.call('ZADD', KEYS[1], now + tonumber(ARGV[5]), process)
-  return redis.call('EXISTS', prefix .. ':t:' .. process)
+end
+if what == 'sign' then
+  return is_known
 elseif what == 'put' or what == 'exchange' then
   local key, tables = records_of(process, table), prefix .. ':t:' .. process
-  redis.call('ZADD', KEYS[1], now + tonumber(ARGV[5]), process)
   for number = 7, #ARGV, 3 do
     if ARGV[number + 1] == '0' then
       redis.call('HDEL', key, ARGV[number])
@@ -189,6 +194,7 @@ elseif what == 'put' or what == 'exchange' then
 elseif what == 'bury' then
   local found, left = {}, tonumber(ARGV[5])
   for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 10)) do
+    redis.call('ZADD', KEYS[1], 0, name)
     for _, each in ipairs(redis.call('SMEMBERS', prefix .. ':t:' .. name)) do
       if left <= 0 then
         return found
@@ -209,23 +215,34 @@ elseif what == 'bury' then
   return found
 end
 if what == 'put' then
-  return 1
+  return is_known
 end
 local found, sum, limit = {}, 0, tonumber(ARGV[5])
+if what == 'exchange' then
+  found[1] = is_known
+end
 for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf')) do
   local key = records_of(name, table)
   if what == 'count' then
     sum = sum + redis.call('HLEN', key)
   elseif what == 'records' then
-    if #found / 3 >= limit then
+    local left, cursor, seen = limit - #found / 3, '0', {}
+    if left <= 0 then
       return found
     end
-    local flat = redis.call('HGETALL', key)
-    for number = 1, #flat, 2 do
-      found[#found + 1] = name
-      found[#found + 1] = flat[number]
-      found[#found + 1] = flat[number + 1]
-    end
+    repeat
+      local page = redis.call('HSCAN', key, cursor, 'COUNT', left)
+      cursor = page[1]
+      for number = 1, #page[2], 2 do
+        local field = page[2][number]
+        if not seen[field] then
+          seen[field] = true
+          found[#found + 1] = name
+          found[#found + 1] = field
+          found[#found + 1] = page[2][number + 1]
+        end
+      end
+    until cursor == '0' or #found / 3 >= limit
   else
     local value = redis.call('HGET', key, what == 'get' and ARGV[5] or ARGV[7])
     if value then
@@ -238,11 +255,13 @@ return what == 'count' and sum or found
 """Everything about records. KEYS: processes. ARGV: what; the prefix; the process; the table; and
 
 =============  ====================================================================================================
-sign           milliseconds. Says that the process is living. Its result is 0 where the server has no record of it
+sign           milliseconds. Says that the process is living. Its result is 0 where the server does not know of it:
+               it is new, or was buried
 put, exchange  milliseconds for which it is living, and for which its records stay without another put; of each: field,
-               "1" to set and "0" to remove it, value. The result of exchange are the values of the first field
+               "1" to set and "0" to remove it, value. The result is that of sign; with exchange the values of the
+               first field follow it
 get            field
-records        how many at most: one process more may be returned
+records        how many at most: some more may be returned
 count
 bury           how many at most: one table more may be returned
 =============  ====================================================================================================
@@ -414,6 +433,8 @@ class RedisBackend:
         self._records: dict[str, dict[str, bytes]] = {}
         """By table and field."""
         self._is_signing = self._has_signer = False
+        self._was_buried = False
+        """The server does not have all of the records: another process has buried them, or it was emptied."""
         self._repeated = "", -math.inf
         """The process of the server that has all of them, and since when."""
         self._token, self._count = secrets.token_hex(6), itertools.count(1)
@@ -471,9 +492,11 @@ class RedisBackend:
     def put(self, table: str, values: Mapping[str, bytes | None]) -> None:
         """See ``Backend``."""
         if values:
-            self._ask("put", table, *self._changes(values))
+            had_records = bool(self._records)
+            is_known = self._ask("put", table, *self._changes(values))
             for field, value in values.items():
                 self._keep(table, field, value)
+            self._check_known(is_known, had_records)
             self._start_signer()
 
     @staticmethod
@@ -499,10 +522,19 @@ class RedisBackend:
 
     def exchange(self, table: str, field: str, value: bytes | None) -> list[bytes]:
         """See ``Backend``."""
-        found: list[bytes] = self._ask("exchange", table, *self._changes({field: value}))
+        had_records = bool(self._records)
+        answer: list[Any] = self._ask("exchange", table, *self._changes({field: value}))
+        is_known, *found = answer
         self._keep(table, field, value)
+        self._check_known(is_known, had_records)
         self._start_signer()
         return found
+
+    def _check_known(self, is_known: int, had_records: bool) -> None:
+        """After a write: the server has the other records of this process, or they are put again."""
+        if had_records and not is_known:
+            self._was_buried = True
+            self.sign()
 
     def records(self, table: str, limit: int) -> list[Record]:
         """See ``Backend``."""
@@ -567,15 +599,19 @@ class RedisBackend:
     def _sign(self) -> None:
         self._is_signing = True
         try:
+            if not self._ask("sign", "", _LIVING):
+                self._was_buried = True
             run_id, now = self.server.run_id, time.monotonic()
-            is_known = self._ask("sign", "", _LIVING)
-            if is_known and run_id == self._repeated[0] and now < self._repeated[1] + REPEAT:
+            if not self._was_buried and run_id == self._repeated[0] and now < self._repeated[1] + REPEAT:
                 return
             for table in list(self._records):
                 fields = list(self._records.get(table, {}).items())
                 for number in range(0, len(fields), BATCH):
                     self._ask("put", table, *self._changes(dict(fields[number : number + BATCH])))
-            self._repeated = run_id, now
+            if self._was_buried and self._repeated[0] in ("", run_id):
+                for feed in list(self.feeds):
+                    feed.report(Buried(f"this process gave no sign for {LIVING:g} s"))
+            self._repeated, self._was_buried = (run_id, now), False
         except GroupsError:
             pass  # it was logged, and is done again
         finally:
@@ -585,15 +621,13 @@ class RedisBackend:
         """See ``Backend``."""
         for feed in list(self.feeds):
             feed.close()
-        tables, self._records = list(self._records), {}
-        if tables:
-            keys = [f"{self._prefix}:t:{self._process}"]
-            keys += [f"{self._prefix}:r:{self._process}:{table}" for table in tables]
-            try:
-                job = _Job(lambda link, again: [("UNLINK", *keys), ("ZREM", f"{self._prefix}:p", self._process)])
+        had_records, self._records = bool(self._records), {}
+        if had_records:
+            try:  # another process buries them
+                job = _Job(lambda link, again: [("ZADD", f"{self._prefix}:p", 0, self._process)])
                 self._call(job, "close")
             except GroupsError:
-                pass  # they end by themselves
+                pass  # it counts as living a little longer
         pipe = getattr(self._pipes, "pipe", None)
         for each in (*self._idle, *([] if pipe is None else [pipe])):
             each.close()
@@ -699,6 +733,8 @@ class RedisFeed:
         """Why entries may be missing, until all groups are subscribed to again."""
         self._held: list[Event] = []
         """What has come meanwhile."""
+        self._reported: deque[Event] = deque()
+        """What has not come by the connection."""
         self._ping_at = self._pong_by = 0.0
         self._sign_at = time.monotonic() + PING * random.random()
         self._woken = self._waiting = self._closed = False
@@ -741,6 +777,8 @@ class RedisFeed:
             while not self._closed:
                 self._silence()
                 events, again_at = self._step()
+                while self._reported:
+                    events.append(self._reported.popleft())
                 woken, self._woken = self._woken, False
                 if events or woken:
                     return events
@@ -786,6 +824,11 @@ class RedisFeed:
             self._bell[1].send(b"\0")
         except OSError:
             pass  # it has bytes to read, or was closed
+
+    def report(self, event: Event) -> None:
+        """Let ``wait()`` return this event. May be called in any thread."""
+        self._reported.append(event)
+        self.ring()
 
     # --- the connection ----------------------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ next ping is sent before the pong to the last one was read; PINGED ends with the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -39,6 +40,7 @@ from ...connection import jsontext
 from ...typing import Message
 from ..message import Publication, check_name
 from ..position import Position
+from ..presence import Member
 
 __all__ = [
     "CLOSED",
@@ -60,12 +62,18 @@ __all__ = [
     "Command",
     "Connect",
     "History",
+    "Presence",
+    "PresenceStats",
     "Publish",
     "Rpc",
     "Session",
     "Subscribe",
     "Unsubscribe",
+    "events_push",
     "history_result",
+    "method_of",
+    "presence_result",
+    "presence_stats_result",
     "publication_push",
     "rpc_result",
     "subscribe_result",
@@ -112,8 +120,8 @@ BAD_REQUEST, STALE, NOT_AVAILABLE, NO_PONG = 3501, 3502, 3508, 3012
 INSUFFICIENT_STATE = 2500
 """The code of an unsubscribe push after which clients subscribe again, with their position."""
 
-_UNSUPPORTED = {"ping": 104, "refresh": 104, "sub_refresh": 104, "presence": 108, "presence_stats": 108}
-"""The errors of the commands that are not served."""
+_UNSUPPORTED = ("ping", "refresh", "sub_refresh")
+"""The commands that are not served."""
 _REJECT_UNRECOVERED = 2
 """The flag of a subscription that is to fail with error 112 where it is not recovered."""
 
@@ -140,6 +148,8 @@ class Subscribe(NamedTuple):
     """What the client has, and wants what follows it; None where it wants to recover nothing."""
     reject_unrecovered: bool
     """Whether error 112 is wanted where the subscription is not recovered."""
+    join_leave: bool = False
+    """Whether pushes of clients that join and leave are wanted."""
 
 
 class Unsubscribe(NamedTuple):
@@ -171,6 +181,20 @@ class History(NamedTuple):
     """Whether the latest comes first."""
 
 
+class Presence(NamedTuple):
+    """Read the clients of a channel, in which the client is."""
+
+    id: int
+    channel: str
+
+
+class PresenceStats(NamedTuple):
+    """Count them, and their users."""
+
+    id: int
+    channel: str
+
+
 class Rpc(NamedTuple):
     """Call a method of the application."""
 
@@ -180,8 +204,13 @@ class Rpc(NamedTuple):
     """The value of any JSON; None where there was none."""
 
 
-Command: TypeAlias = Connect | Subscribe | Unsubscribe | Publish | History | Rpc
+Command: TypeAlias = Connect | Subscribe | Unsubscribe | Publish | History | Presence | PresenceStats | Rpc
 """What the caller answers."""
+
+
+def method_of(command: Command) -> str:
+    """What the protocol calls a command, e.g. ``presence_stats``."""
+    return re.sub("(?<!^)(?=[A-Z])", "_", type(command).__name__).lower()
 
 
 class _ViolationError(Exception):
@@ -306,7 +335,7 @@ class Session:
             self.channels.add(command.channel)
         elif isinstance(command, Unsubscribe):
             self.channels.discard(command.channel)
-        self._reply(command.id, type(command).__name__.lower(), result)
+        self._reply(command.id, method_of(command), result)
 
     def refuse(self, command: Command, code: int, message: str = "") -> None:
         """Answer a command with an error.
@@ -389,7 +418,7 @@ class Session:
 
     def _parse(self, number: int, method: str, value: dict[str, Any]) -> Command | None:
         if method not in _PARSERS:
-            raise _RefusalError(_UNSUPPORTED.get(method, 104))
+            raise _RefusalError(104)
         command = _PARSERS[method](number, _object(value, method))
         if isinstance(command, Subscribe):
             if command.channel in self.channels:
@@ -399,8 +428,8 @@ class Session:
         elif isinstance(command, Unsubscribe) and command.channel not in self.channels:
             self._reply(number, method, "{}")
             return None
-        elif isinstance(command, History) and command.channel not in self.channels:
-            raise _RefusalError(103, "permission denied: history needs a subscription")
+        elif isinstance(command, History | Presence | PresenceStats) and command.channel not in self.channels:
+            raise _RefusalError(103, f"permission denied: {method} needs a subscription")
         return command
 
     def _answered(self, command: Command) -> None:
@@ -490,8 +519,8 @@ def _subscribe(number: int, fields: dict[str, Any]) -> Subscribe:
         raise _RefusalError(108, f"not available: a subscription of type {kind}")
     if _object(fields, "tf"):
         raise _RefusalError(108, "not available: a filter by tags")
-    recover = _field(fields, "recover", False)
-    return Subscribe(number, channel, since if recover else None, bool(flags & _REJECT_UNRECOVERED))
+    recover, join_leave = _field(fields, "recover", False), _field(fields, "join_leave", False)
+    return Subscribe(number, channel, since if recover else None, bool(flags & _REJECT_UNRECOVERED), join_leave)
 
 
 def _publish(number: int, fields: dict[str, Any]) -> Publish:
@@ -520,6 +549,8 @@ _PARSERS: dict[str, Callable[[int, dict[str, Any]], Command]] = {
     "unsubscribe": lambda number, fields: Unsubscribe(number, _channel(fields)),
     "publish": _publish,
     "history": _history,
+    "presence": lambda number, fields: Presence(number, _channel(fields)),
+    "presence_stats": lambda number, fields: PresenceStats(number, _channel(fields)),
     "rpc": lambda number, fields: Rpc(number, _field(fields, "method", ""), fields.get("data")),
 }
 _METHODS = (*_PARSERS, *_UNSUPPORTED)
@@ -587,6 +618,34 @@ def _with_publications(result: dict[str, Any], publications: Iterable[Publicatio
     text = _dumps(result)
     found = _publications(publications)
     return f'{text[:-1]}{"," if result else ""}"publications":[{found}]}}' if found else text
+
+
+def presence_result(members: Iterable[Member]) -> str:
+    """The result of a presence command."""
+    return _dumps({"presence": {member.connection: _client_info(*member) for member in members}})
+
+
+def presence_stats_result(count: int, members: Iterable[Member]) -> str:
+    """The result of a presence_stats command: how many clients there are, and of how many users the members are."""
+    users = {_client_info(*member)["user"] for member in members}
+    return _dumps({"num_clients": count, "num_users": len(users)})
+
+
+def events_push(channel: str, events: Any) -> str:
+    """What all clients in a channel that want it get of the events of its members: a push of each, as one message."""
+    changes = [("leave", change) for change in events["left"]] + [("join", change) for change in events["joined"]]
+    pushes = [
+        {"channel": channel, method: {"info": _client_info(change["connection"], change["info"])}}
+        for method, change in changes
+    ]
+    return "\n".join(_dumps({"push": push}) for push in pushes)
+
+
+def _client_info(connection: str, info: Any) -> dict[str, Any]:
+    """A member as this protocol has it. Of one that is not its client, all that is visible is ``conn_info``."""
+    if type(info) is dict and type(info.get("user")) is str and info.keys() <= {"user", "conn_info"}:
+        return {"client": connection, **info}
+    return {"client": connection, "user": "", **({} if info is None else {"conn_info": info})}
 
 
 def rpc_result(data: Any) -> str:

@@ -25,6 +25,7 @@ from ..hub import Joined
 from ..members import Delivery
 from ..message import Publication
 from ..position import Position
+from ..presence import group_of_events, presence_group
 from .protocol import (
     ERRORS,
     MAX_CHANNELS,
@@ -32,12 +33,18 @@ from .protocol import (
     Command,
     Connect,
     History,
+    Presence,
+    PresenceStats,
     Publish,
     Rpc,
     Session,
     Subscribe,
     Unsubscribe,
+    events_push,
     history_result,
+    method_of,
+    presence_result,
+    presence_stats_result,
     publication_push,
     rpc_result,
     subscribe_result,
@@ -49,6 +56,10 @@ log = logging.getLogger("gws_middleware.groups")
 
 MAX_HISTORY = 300
 """Publications in one reply: what Centrifugo has. A client asks for more with ``since``."""
+MAX_PRESENCE = 1000
+"""Clients in one reply to presence."""
+MAX_COUNTED = 10_000
+"""Clients that are read to count their users."""
 _ATTRIBUTE = "_centrifuge"
 """Of a WebSocket: its ``_Connection``."""
 
@@ -102,7 +113,8 @@ class Policy:
         """Facts about the client, which others get with what it publishes. Called once, after ``connected()``.
 
         Returns:
-            ``"user"``, a ``str``, and if wanted ``"conn_info"``, which is any JSON. Default: an empty user.
+            ``"user"``, a ``str``, and if wanted ``"conn_info"``, which is any JSON. Default: an empty user. In a group
+            with presence it has 1,024 bytes at most.
 
         """
         return {"user": ""}
@@ -119,6 +131,12 @@ class Policy:
             name: The channel, which is the group.
             data: The value of any JSON.
 
+        """
+        return False
+
+    def may_see_members(self, ws: WebSocket, name: str) -> bool:
+        """Whether the client may read which clients are in a channel that it is in, and get an event when one joins or
+        leaves. The group must have presence. Default: no.
         """
         return False
 
@@ -179,8 +197,13 @@ def _warn_binary(name: str) -> None:
     log.warning("group %s has binary messages: clients of Centrifuge's JSON protocol do not get them", name)
 
 
+def _wrap_events(publication: Publication) -> str:
+    return events_push(str(group_of_events(publication.group)), publication.data)
+
+
 _DELIVERY = Delivery(wrap=_wrap, on_gap=_missed)
 """One for all connections, so that they share the encoded frame of a publication."""
+_DELIVERY_OF_EVENTS = Delivery(wrap=_wrap_events)
 
 
 class _Connection:
@@ -251,9 +274,23 @@ class _Connection:
 
     def missed(self, name: str) -> None:
         """Let the client subscribe again, with its position: then it learns what cannot be recovered."""
-        if self._groups.history_of(name) is not None and (push := self._session.unsubscribe(name)):
-            self._groups.leave(name, self._ws)
+        if self._groups.history_of(name) is not None:
+            self._end_subscription(name)
+
+    def _end_subscription(self, name: str) -> None:
+        """The client subscribes again."""
+        if push := self._session.unsubscribe(name):
+            self._leave(name)
             self._ws.offer(push)
+
+    def _leave(self, name: str) -> None:
+        self._groups.leave(name, self._ws)
+        if self._has_events(name):
+            self._groups.leave(presence_group(name), self._ws)
+
+    def _has_events(self, name: str) -> bool:
+        presence = self._groups.presence_of(name)
+        return presence is not None and presence.events
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
@@ -267,7 +304,7 @@ class _Connection:
         except (Exception, gevent.Timeout) as error:
             if session.pending is not command or (isinstance(error, ConnectionClosed) and control.is_closed(self._ws)):
                 raise
-            what = type(command).__name__.lower()
+            what = method_of(command)
             if isinstance(error, GroupsError):
                 log.warning("WebSocket %s: %s failed: %s", ascii(self._ws.path), what, error)
             else:
@@ -288,7 +325,7 @@ class _Connection:
                 self._subscribe(command)
                 return None
             case Unsubscribe():
-                self._groups.leave(command.channel, ws)
+                self._leave(command.channel)
             case Publish():
                 if not policy.may_publish(ws, command.channel, command.data):
                     raise CentrifugeError(103)
@@ -298,12 +335,14 @@ class _Connection:
                     raise CentrifugeError(107, f"bad request: {error}") from None
             case History():
                 return self._history(command)
+            case Presence() | PresenceStats():
+                return self._presence(command)
             case Rpc():
                 return rpc_result(policy.rpc(ws, command.method, command.data))
         return "{}"
 
     def _subscribe(self, command: Subscribe) -> None:
-        session = self._session
+        session, groups, ws, name = self._session, self._groups, self._ws, command.channel
 
         def greet(joined: Joined, publications: Sequence[Publication]) -> list[str]:
             if command.reject_unrecovered and command.since is not None and not joined.recovered:
@@ -314,9 +353,37 @@ class _Connection:
             session.reply(command, subscribe_result(command, joined.position, joined.recovered, publications))
             return [session.take()]
 
-        if not self._policy.may_join(self._ws, command.channel):
+        if not self._policy.may_join(ws, name):
             raise CentrifugeError(103)
-        self._groups.attach(command.channel, self._ws, _DELIVERY, command.since, greet)
+        if command.join_leave:
+            if not self._policy.may_see_members(ws, name):
+                raise CentrifugeError(103, "permission denied: join and leave")
+            if not self._has_events(name):
+                raise CentrifugeError(108, "not available: join and leave")
+        groups.attach(name, ws, _DELIVERY, command.since, greet=greet, info=self._visible(name))
+        if command.join_leave and name in session.channels:  # else publications were missed, and it has ended
+            try:
+                groups.attach(presence_group(name), ws, _DELIVERY_OF_EVENTS)
+            except GroupsError as error:
+                log.warning("WebSocket %s: subscribe failed: %s", ascii(ws.path), error)
+                self._end_subscription(name)
+
+    def _visible(self, name: str) -> Any:
+        """What members of a group see of the client: the same for all pages of a user."""
+        info = {key: value for key, value in self._info.items() if key != "client"}
+        is_visible = self._groups.presence_of(name) is not None and info != {"user": ""}
+        return info if is_visible else None
+
+    def _presence(self, command: Presence | PresenceStats) -> str:
+        groups, name = self._groups, command.channel
+        if not self._policy.may_see_members(self._ws, name):
+            raise CentrifugeError(103)
+        if groups.presence_of(name) is None:
+            raise CentrifugeError(108)
+        if isinstance(command, Presence):
+            return presence_result(groups.members(name, MAX_PRESENCE))
+        members = groups.members(name, MAX_COUNTED)
+        return presence_stats_result(groups.count(name) if len(members) == MAX_COUNTED else len(members), members)
 
     def _history(self, command: History) -> str:
         groups, name, since, limit = self._groups, command.channel, command.since, command.limit

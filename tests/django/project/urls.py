@@ -61,6 +61,8 @@ urlpatterns = [
     path("groups/<name>/", views.room),
     path("groups/<name>/listening/", views.listening),
     path("groups/<name>/handling/", views.handling),
+    path("groups/<name>/present/", views.present),
+    path("groups/<name>/members/", views.members),
     path("groups/<name>/send/", views.send),
     path("groups/<name>/send/by-coroutines/", views.send_by_coroutines),
     path("groups/<name>/send/in-transactions/", views.send_in_transactions),

@@ -14,7 +14,7 @@ from django.contrib.auth.models import User
 from django.contrib.messages import info
 from django.core.exceptions import PermissionDenied
 from django.db import connection, transaction
-from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from gevent import GreenletExit, Timeout, sleep
 
 from gws_middleware import ConnectionClosed, WebSocket
@@ -399,6 +399,21 @@ def handling(request: Any, name: str) -> None:
     groups.join(name, request.websocket, handler=handle)
     request.websocket.send(str(os.getpid()))
     request.websocket.detach()
+
+
+@require_websocket
+def present(request: Any, name: str) -> None:
+    """A member that others see, and that gets the events of all of them."""
+    ws = request.websocket
+    groups.join(groups.presence_group(name), ws)
+    groups.join(name, ws, info={"user": request.GET["user"]})
+    ws.send(str(os.getpid()))
+    ws.detach()
+
+
+def members(request: HttpRequest, name: str) -> JsonResponse:
+    """The users of the members."""
+    return JsonResponse(sorted(member.info["user"] for member in groups.members(name)), safe=False)
 
 
 def send_by_coroutines(request: HttpRequest, name: str) -> HttpResponse:

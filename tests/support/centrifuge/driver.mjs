@@ -17,7 +17,8 @@ client.on("disconnected", ({ code, reason }) => report("disconnected", { code, r
 client.on("error", ({ error }) => report("error", { code: error.code, message: error.message }));
 
 function subscribe({ channel, options }) {
-  const subscription = client.getSubscription(channel) ?? client.newSubscription(channel, options);
+  const { join_leave: joinLeave = false, ...others } = options ?? {};
+  const subscription = client.getSubscription(channel) ?? client.newSubscription(channel, { joinLeave, ...others });
   if (subscription.listenerCount("publication") === 0) {
     subscription.on("subscribing", ({ code }) => report("subscribing", { channel, code }));
     subscription.on("subscribed", ({ wasRecovering, recovered, streamPosition = null }) =>
@@ -26,6 +27,8 @@ function subscribe({ channel, options }) {
     subscription.on("error", ({ error }) => report("error", { channel, code: error.code, message: error.message }));
     subscription.on("publication", ({ data, offset = 0, info }) =>
       report("publication", { channel, data, offset, user: info?.user ?? null }));
+    subscription.on("join", ({ info }) => report("join", { channel, client: info.client }));
+    subscription.on("leave", ({ info }) => report("leave", { channel, client: info.client }));
   }
   subscription.subscribe();
 }
@@ -40,7 +43,14 @@ const METHODS = {
   unsubscribe: ({ channel }) => client.getSubscription(channel).unsubscribe(),
   publish: async ({ channel, data }) => void (await client.publish(channel, data)),
   rpc: async ({ method, data }) => (await client.rpc(method, data)).data,
-  presence: ({ channel }) => client.presence(channel),
+  presence: async ({ channel }) => {
+    const { clients } = await client.presence(channel);
+    return Object.fromEntries(Object.entries(clients).map(([key, { user }]) => [key, user]));
+  },
+  presence_stats: async ({ channel }) => {
+    const { numClients, numUsers } = await client.presenceStats(channel);
+    return [numClients, numUsers];
+  },
   history: async ({ channel, options }) => {
     const { publications, epoch, offset } = await client.history(channel, options);
     return { offsets: publications.map((publication) => publication.offset), epoch, offset };

@@ -75,6 +75,12 @@ class SubscriptionEvents(SubscriptionEventHandler):  # type: ignore[misc]
         user = None if pub.info is None else pub.info.user
         report("publication", channel=self._channel, data=pub.data, offset=pub.offset or 0, user=user)
 
+    async def on_join(self, ctx: Any) -> None:
+        report("join", channel=self._channel, client=ctx.info.client)
+
+    async def on_leave(self, ctx: Any) -> None:
+        report("leave", channel=self._channel, client=ctx.info.client)
+
 
 class Methods:
     """What a line may ask for."""
@@ -113,8 +119,13 @@ class Methods:
     async def rpc(self, method: str, data: Any = None) -> Any:
         return (await self._client.rpc(method, data)).data
 
-    async def presence(self, channel: str) -> None:
-        await self._client.presence(channel)
+    async def presence(self, channel: str) -> dict[str, str]:
+        result = await self._client.presence(channel)
+        return {key: info.user for key, info in result.clients.items()}
+
+    async def presence_stats(self, channel: str) -> list[int]:
+        result = await self._client.presence_stats(channel)
+        return [result.num_clients, result.num_users]
 
     async def history(self, channel: str, options: dict[str, Any] | None = None) -> dict[str, Any]:
         given = dict(options or {})
