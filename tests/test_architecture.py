@@ -147,6 +147,7 @@ FOREIGN = {
     "flask": {"flask", "flaskrun"},
     "werkzeug": {"flask"},
     "click": {"flaskrun"},
+    "redis": {"groups"},
     "typing_extensions": {"connection", "middleware", "testing"},
 }
 """Packages of others, and what may import them. Nothing imports a package that is not here or in Python itself."""
@@ -286,6 +287,15 @@ class TestImports:
         """gunicorn, gevent-websocket and frameworks are imported where they are adapted, and nowhere else."""
         foreign = [found for found in imports() if not found.ours and found.of not in sys.stdlib_module_names]
         assert [found for found in foreign if found.package not in FOREIGN.get(found.of, ())] == []
+
+    def test_redis_is_imported_in_one_module(self) -> None:
+        """When a URL of Redis is given, and not before: it is an extra."""
+        found = {
+            (found.where.partition(".py:")[0], found.kind)
+            for found in imports()
+            if found.of == "redis" and not found.ours
+        }
+        assert found == {("groups/backends/redislink", "late")}
 
     def test_typing_extensions_are_for_type_checkers(self) -> None:
         """Type checkers bring their own; the package does not depend on it."""

@@ -19,6 +19,7 @@ from ..protocol.connection import PreparedMessage
 from ..typing import Sendable
 from .backends.base import Backend, Publish, Want
 from .backends.memory import MemoryBackend
+from .backends.redis import RedisBackend
 from .backends.sqlite import SqliteBackend
 from .facts import find
 from .hub import CONTROL_GROUP, Greet, Hub, Joined, hub_if_any, hub_of
@@ -654,8 +655,6 @@ def _backend(url: str, project: str | Path | None, prefix: str) -> Backend:
     if url == "memory://":
         return MemoryBackend()
     if scheme in ("redis", "rediss", "redis+sentinel", "valkey", "valkeys", "unix"):
-        from .backends.redis import RedisBackend
-
         return RedisBackend(url, prefix=prefix)
     raise ValueError(
         f"{url!r} is no backend of groups: wanted is 'auto', 'sqlite:///directory', 'memory://', or a URL of Redis"

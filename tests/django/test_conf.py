@@ -193,12 +193,12 @@ class TestGroups:
         """The directory of its top package, or the one that it is in."""
         (tmp_path / "site_settings.py").touch()
         monkeypatch.syspath_prepend(tmp_path)
-        with override_settings(SETTINGS_MODULE=module, GWS={}):
+        with override_settings(BASE_DIR=None, SETTINGS_MODULE=module, GWS={}):
             assert conf.load_groups().project == (project or tmp_path)
 
     def test_settings_without_a_module_have_the_working_directory(self) -> None:
         """Those of ``settings.configure()``."""
-        with override_settings(SETTINGS_MODULE=None, GWS={}):
+        with override_settings(BASE_DIR=None, SETTINGS_MODULE=None, GWS={}):
             assert conf.load_groups().project is None
 
 
