@@ -264,7 +264,7 @@ def answering(groups: Groups) -> list[int]:
         return []
 
 
-OUTAGE = "groups: (the )?outage|messages may be missing|messages are missing|number of members is not visible"
+OUTAGE = "groups: (the )?outage|messages may be missing|messages are missing|the members of this process are"
 
 
 def expect_outage(log: Log) -> None:
