@@ -150,27 +150,30 @@ class _Call(Generic[T]):
     def __init__(self, awaitable: Awaitable[T]) -> None:
         self._awaitable = awaitable
         self._task: asyncio.Task[T] | None = None
-        self._hub = hub = get_hub()
-        self._waiter: Any = Waiter(hub)
-        self._watcher: Any = hub.loop.async_()
+        self._hub: Any = get_hub()
+        self._waiter: Any = Waiter(self._hub)
+        self._watcher: Any = None
+        """What wakes the greenlet from the asyncio thread, while it waits."""
         self._in_use = _lock()  # the watcher must not be closed while the other thread uses it
 
     def result(self, loop: asyncio.AbstractEventLoop, timeout: float | None) -> T:
-        timer = end = None
+        end = None
         try:
-            self._watcher.start(self._waiter.switch, _DONE)
-            if timeout is not None:
-                timer = self._hub.loop.timer(timeout)
-                # "update": gevent's loop does not update its clock while a view computes.
-                timer.start(self._waiter.switch, _TIMED_OUT, update=True)
-            loop.call_soon_threadsafe(self._begin)
-            end = self._waiter.get()
+            # Nested, so that an exception of a signal handler in the middle of one end does not leave out the others.
+            with self._hub.loop.async_() as watcher, self._hub.loop.timer(timeout or 0) as timer:
+                try:
+                    watcher.start(self._waiter.switch, _DONE)
+                    self._watcher = watcher
+                    if timeout is not None:
+                        # "update": gevent's loop does not update its clock while a view computes.
+                        timer.start(self._waiter.switch, _TIMED_OUT, update=True)
+                    loop.call_soon_threadsafe(self._begin)
+                    end = self._waiter.get()
+                finally:
+                    self._watcher = None
+                    with self._in_use:
+                        pass
         finally:
-            if timer is not None:
-                timer.close()
-            with self._in_use:
-                watcher, self._watcher = self._watcher, None
-            watcher.close()
             if end is not _DONE:
                 loop.call_soon_threadsafe(self._cancel)
         if end is _TIMED_OUT:
@@ -195,8 +198,9 @@ class _Call(Generic[T]):
 
     def _done(self, task: asyncio.Task[T]) -> None:
         with self._in_use:
-            if self._watcher is not None:
-                self._watcher.send()
+            watcher = self._watcher
+            if watcher is not None:
+                watcher.send()
 
 
 async def _await(awaitable: Awaitable[T]) -> T:

@@ -22,6 +22,7 @@ from gevent.server import StreamServer
 from gws_middleware.coroutines import THREADS, iterate, run
 
 from .support.inprocess import deadline, hub_errors, no_collector, package_path, until
+from .support.interrupting import raised_at_call
 
 __all__ = ["hub_errors"]
 
@@ -382,6 +383,26 @@ def test_call_that_ends_before_its_coroutine_has_begun(caplog: pytest.LogCapture
     coroutine.close()
     assert run(value(5)) == 5  # the thread calls in order: what the call above asked it for comes first
     assert caplog.messages == []
+
+
+def test_exception_in_the_middle_leaves_nothing_behind() -> None:
+    """Of a signal handler's, at any call: no watcher stays on the loop (``hub_errors``), and what has begun ends."""
+    for number in range(1, 60):
+        waiting = Waiting()
+        coroutine = waiting.coroutine()
+
+        def call(coroutine: Coroutine[Any, Any, str] = coroutine) -> None:
+            with pytest.raises(TimeoutError):
+                run(coroutine, timeout=0.001)
+
+        is_cut = raised_at_call(number, call, "/coroutines.py")
+        run(value())  # the thread calls in order: what the call above asked it for comes first
+        run(value())  # and a task that was cancelled has ended by now
+        assert waiting.ended_by is (asyncio.CancelledError if waiting.began else None)
+        coroutine.close()
+        if not is_cut:
+            break
+    assert 5 < number < 59
 
 
 def test_cancelled_coroutine_is_an_ordinary_exception() -> None:

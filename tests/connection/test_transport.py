@@ -525,6 +525,19 @@ class TestBrokenWrites:
         until(lambda: link.owner.losses)
         assert link.owner.data == b"last words"
 
+    def test_all_that_came_before_a_reset_is_read(self, make_link: MakeLink) -> None:
+        """It is more than one read takes; a write that waits for the socket meets the RST first. A loop on libuv
+        reports the error of a socket once only.
+        """
+        link = make_link()
+        link.transport.start()
+        fill(link)
+        sent = bytes(READ_SIZE + 1000)
+        link.peer.sendall(sent)
+        reset(link.peer)
+        until(lambda: link.owner.losses)
+        assert link.owner.data == sent
+
     def test_frames_after_a_refused_write_are_dropped(self, link: Link) -> None:
         """Nothing is kept for a peer that has disconnected, however they are sent."""
         link.channel.send = link.channel.sendmsg = refuse(BrokenPipeError)
