@@ -33,7 +33,8 @@ A setting has a value from one of four sources:
 A keyword argument wins over Django's settings, those over an environment variable, and that over the default. A misspelt
 name or a wrong value raises `gws_middleware.ConfigError` when the application is wrapped, so that a worker does not start
 with it; in Django's settings it is an error of `manage.py check`, too. Type checkers and editors know the names and the
-types of all keyword arguments (`gws_middleware.config.Options`).
+types of all keyword arguments (`gws_middleware.config.Options`), and of Django's settings where they are declared with
+their type: `from gws_middleware.django import Settings`, `GWS: Settings = {…}`.
 
 A setting that is marked "Per view" can also be set for one connection, before it is accepted:
 `request.websocket.limits(max_message_size=2**24, message_rate=5)`.

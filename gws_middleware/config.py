@@ -25,6 +25,7 @@ __all__ = [
     "Config",
     "Options",
     "SharedNumbers",
+    "SharedOptions",
     "ViewOptions",
     "closest",
     "hashable",
@@ -105,8 +106,8 @@ class ViewOptions(TypedDict, total=False):
     rate_burst: float
 
 
-class ClientOptions(ViewOptions, total=False):
-    """The settings that ``testing.connect`` takes: all but ``compression``, which there is what the client offers."""
+class SharedOptions(ViewOptions, total=False):
+    """The settings that have the same name and type wherever they are set, Django's settings too."""
 
     allowed_origins: Origins
     shutdown_close_code: int
@@ -116,6 +117,11 @@ class ClientOptions(ViewOptions, total=False):
     client_address: Callable[..., Hashable] | str | None
     max_connections_per_user: int | None
     user_key: Callable[..., Hashable] | str | None
+
+
+class ClientOptions(SharedOptions, total=False):
+    """The settings that ``testing.connect`` takes: all but ``compression``, which there is what the client offers."""
+
     site_limits: SharedNumbers | str | None
 
 

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .decorators import accept_websocket, require_websocket
+    from .options import Settings
     from .users import close_user_sockets
     from .views import WebSocketView
 
-__all__ = ["WebSocketView", "accept_websocket", "close_user_sockets", "require_websocket"]
+__all__ = ["Settings", "WebSocketView", "accept_websocket", "close_user_sockets", "require_websocket"]
 
 _MODULES = {
+    "Settings": "options",
     "WebSocketView": "views",
     "accept_websocket": "decorators",
     "close_user_sockets": "users",

@@ -6,9 +6,15 @@ from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
 
-from gws_middleware.django import WebSocketView, accept_websocket, groups, require_websocket
+from gws_middleware.django import Settings, WebSocketView, accept_websocket, groups, require_websocket
 from gws_middleware.django.serving import WebSocketRequest
 from gws_middleware.typing import Message
+
+GWS: Settings = {
+    "max_message_size": 65_536,
+    "site_limits": True,
+    "groups": {"url": "redis://valkey", "history": {"room": {"age": 60}}, "presence": {"room": {"events": True}}},
+}
 
 
 @login_required

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from django.http import HttpRequest, HttpResponse
 
-from gws_middleware.django import WebSocketView, accept_websocket, require_websocket
+from gws_middleware.django import Settings, WebSocketView, accept_websocket, require_websocket
 from gws_middleware.django.serving import WebSocketRequest
 from gws_middleware.typing import Message
+
+misspelt: Settings = {"max_mesage_size": 5}  # error: Extra key "max_mesage_size" for TypedDict "Settings"
+GWS: Settings = {
+    "max_message_size": "5",  # error: Incompatible types (expression has type "str"
+    "site_limits": None,  # error: Incompatible types (expression has type "None"
+    "groups": {"history": {"room": {"sise": 5}}},  # error: Incompatible types (expression has type "dict[str, dict
+}
 
 
 @require_websocket
