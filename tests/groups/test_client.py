@@ -421,7 +421,7 @@ def test_release_ends_memberships(every: Groups) -> None:
 
 
 def test_release_ends_what_signs(every: Groups, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that keeps numbers says at intervals that it lives. After the release nothing waits for the next one."""
+    """A process that keeps numbers says at intervals that it lives. After the release nothing waits for that."""
     monkeypatch.setattr(redis, "PING", 3600.0)
     every.put_numbers({"site": 1})
     ticks()
