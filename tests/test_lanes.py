@@ -83,6 +83,6 @@ def test_test_with_a_marker_may_start_one() -> None:
 
 def test_files_of_long_tests_come_first(request: pytest.FixtureRequest) -> None:
     """They exist, the longest is the first, and whatever else was collected comes after them."""
-    assert [path for path in lanes.PLACES if not path.is_file()] == []
-    places = [lanes.PLACES.get(item.path, len(lanes.LONG)) for item in request.session.items]
-    assert places == sorted(places)
+    assert [path for path in lanes.ORDER if not path.is_file()] == []
+    numbers = [lanes.ORDER.get(item.path, len(lanes.LONG)) for item in request.session.items]
+    assert numbers == sorted(numbers)

@@ -27,7 +27,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["LONG", "MARKERS", "PLACES", "pytest_collection_modifyitems", "pytest_configure", "pytest_runtest_protocol"]
+__all__ = ["LONG", "MARKERS", "ORDER", "pytest_collection_modifyitems", "pytest_configure", "pytest_runtest_protocol"]
 
 MARKERS = {
     "real_server": "starts a server process",
@@ -68,7 +68,7 @@ LONG = (
     "groups/test_writers.py",
 )
 """Files that take half a minute or more, the longest first."""
-PLACES = {Path(__file__).parents[1] / name: place for place, name in enumerate(LONG)}
+ORDER = {Path(__file__).parents[1] / name: number for number, name in enumerate(LONG)}
 OWN = ("tests.", "stress.", "benchmarks.", "gws_middleware.django.liveserver")
 """Packages whose functions are searched for these calls."""
 
@@ -168,7 +168,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             reached[key] = markers_of(functions)
         for marker in reached[key] | {FIXTURES[name] for name in item.fixturenames if name in FIXTURES}:
             item.add_marker(marker)
-    items.sort(key=lambda item: PLACES.get(item.path, len(LONG)))
+    items.sort(key=lambda item: ORDER.get(item.path, len(LONG)))
 
 
 # --- the check ------------------------------------------------------------------------------------------------------
