@@ -15,6 +15,8 @@ SOURCES := pyproject.toml setup.py gws_middleware/__init__.py $(wildcard gws_mid
 # By file, because the tests of one file share their servers. They wait more than they compute, so four processes go well
 # on two cores.
 PARALLEL := --numprocesses 4 --dist loadfile --no-loadscope-reorder
+# Test processes and servers load the same modules hundreds of times: without bytecode each of them compiles them anew.
+unexport PYTHONDONTWRITEBYTECODE
 FAST := not real_server and not browser and not database and not slow
 STRICT_C := -Wall -Wextra -Werror -Wno-missing-field-initializers -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
 SANITIZED := build/sanitized

@@ -44,6 +44,8 @@ MISSING = ", ".join(version for version, interpreter in FOUND.items() if interpr
 PARALLEL = ("--numprocesses=4", "--dist=loadfile", "--no-loadscope-reorder")
 """As ``make test``."""
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # as there, too
+
 nox.options.error_on_missing_interpreters = True
 
 

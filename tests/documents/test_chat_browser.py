@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, WebSocketRoute, expect
@@ -45,14 +46,18 @@ class Person:
 
     def __init__(self, context: BrowserContext, page: Page, name: str) -> None:
         self.context, self.page, self.name = context, page, name
+        self.is_known = False
+        """Whether this browser is logged in."""
 
     def visit(self, chat: Chat, room: str = "") -> None:
-        """Open the chat as a newcomer does: fill in the form, and wait to be connected."""
+        """Open the chat, and wait to be connected. A newcomer fills in the form first."""
         self.page.goto(url(chat.server, f"/rooms/{room}/" if room else "/", "http"))
-        self.page.get_by_label("Name").fill(self.name)
-        self.page.get_by_label("Password").fill("secret")
-        self.page.get_by_role("button", name="Start chatting").click()
+        if not self.is_known:
+            self.page.get_by_label("Name").fill(self.name)
+            self.page.get_by_label("Password").fill("secret")
+            self.page.get_by_role("button", name="Start chatting").click()
         self.is_connected()
+        self.is_known = True
 
     def is_connected(self) -> None:
         """The page says so."""
@@ -83,6 +88,22 @@ class Person:
         return self.page.locator(".notice")
 
 
+def open_browser(
+    browser: Browser, errors: list[str], name: str = "", expected: str | tuple[str, ...] = "", **options: object
+) -> Person:
+    """A browser of its own; errors on its console, unless they begin like one of ``expected``, are added to a list."""
+
+    def note(text: str) -> None:
+        if not expected or not text.startswith(expected):
+            errors.append(text)
+
+    context = browser.new_context(**options)  # type: ignore[arg-type]
+    context.set_default_timeout(TIMEOUT)
+    context.on("console", lambda message: note(message.text) if message.type == "error" else None)
+    context.on("weberror", lambda error: note(str(error.error)))
+    return Person(context, context.new_page(), name or f"user-{uuid.uuid4().hex[:6]}")
+
+
 Newcomer = Callable[..., Person]
 
 
@@ -91,25 +112,48 @@ def newcomer(browser: Browser) -> Iterator[Newcomer]:
     """``newcomer(name)``: a browser of their own for each. An error on a page's console fails the test, unless it is
     one that ``expected`` names.
     """
-    contexts: list[BrowserContext] = []
+    people: list[Person] = []
     errors: list[str] = []
 
-    def come(name: str = "", expected: str | tuple[str, ...] = "", **options: object) -> Person:
-        def note(text: str) -> None:
-            if not expected or not text.startswith(expected):
-                errors.append(text)
-
-        context = browser.new_context(**options)  # type: ignore[arg-type]
-        context.set_default_timeout(TIMEOUT)
-        context.on("console", lambda message: note(message.text) if message.type == "error" else None)
-        context.on("weberror", lambda error: note(str(error.error)))
-        contexts.append(context)
-        return Person(context, context.new_page(), name or f"user-{uuid.uuid4().hex[:6]}")
+    def come(name: str = "", **options: object) -> Person:
+        people.append(open_browser(browser, errors, name, **options))  # type: ignore[arg-type]
+        return people[-1]
 
     yield come
-    for context in contexts:
-        context.close()
+    for person in people:
+        person.context.close()
     assert errors == []
+
+
+class Regulars:
+    """Users who log in once for all tests: a browser that starts and a password's hash take a second of the processor
+    for each.
+    """
+
+    def __init__(self, browser: Browser, chat: Chat, *names: str) -> None:
+        self._errors: list[str] = []
+        self._people = [open_browser(browser, self._errors, name) for name in names]
+        for person in self._people:
+            person.visit(chat)
+
+    def begin(self) -> list[Person]:
+        """Each with one page, which is empty."""
+        for person in self._people:
+            for page in person.context.pages:
+                page.close()
+            person.page = person.context.new_page()
+        return self._people
+
+    def end(self) -> None:
+        """An error on the console of a page fails the test."""
+        errors, self._errors[:] = list(self._errors), []
+        assert errors == []
+
+
+@pytest.fixture(scope="module")
+def regulars(browser: Browser, chat: Chat) -> Regulars:
+    """Two of them."""
+    return Regulars(browser, chat, "", "")
 
 
 @pytest.fixture
@@ -122,12 +166,19 @@ Pair = tuple[Person, Person]
 
 
 @pytest.fixture
-def pair(chat: Chat, newcomer: Newcomer, room: str) -> Pair:
+def couple(regulars: Regulars) -> Iterator[Pair]:
+    """Two users, who are not in a room yet."""
+    ada, bob = regulars.begin()
+    yield ada, bob
+    regulars.end()
+
+
+@pytest.fixture
+def pair(chat: Chat, couple: Pair, room: str) -> Pair:
     """Two users in that room; the first one came first."""
-    ada, bob = newcomer(), newcomer()
-    for person in (ada, bob):
+    for person in couple:
         person.visit(chat, room)
-    return ada, bob
+    return couple
 
 
 def test_two_people_talk(pair: Pair) -> None:
@@ -165,14 +216,16 @@ def test_reload_keeps_the_history_and_is_not_announced(pair: Pair) -> None:
     bob.say("two")
     ada.shows("one", "two")
     expect(ada.notices).to_have_text([f"{bob.name} joined"])
-    bob.context.close()
+    bob.page.close()
     expect(ada.notices).to_have_text([f"{bob.name} joined", f"{bob.name} left"])
     expect(ada.page.locator("#count")).to_have_text("1")
 
 
-def test_logout_ends_the_other_tab(chat: Chat, pair: Pair, room: str) -> None:
+def test_logout_ends_the_other_tab(chat: Chat, newcomer: Newcomer, room: str) -> None:
     """It says so and stays disconnected; other users go on."""
-    ada, bob = pair
+    ada, bob = newcomer(), newcomer()
+    ada.visit(chat, room)
+    bob.visit(chat, room)
     tab = ada.context.new_page()
     tab.goto(url(chat.server, "/rooms/lobby/", "http"))
     tab.get_by_role("button", name="Log out").click()
@@ -325,9 +378,9 @@ def test_messages_of_two_workers_are_sorted_by_id(pair: Pair) -> None:
     expect(ada.page.locator(".message.first")).to_have_count(2)  # a block of hers, and one of eve's
 
 
-def test_page_that_was_away_for_too_long_shows_each_message_once(chat: Chat, newcomer: Newcomer, room: str) -> None:
+def test_page_that_was_away_for_too_long_shows_each_message_once(chat: Chat, couple: Pair, room: str) -> None:
     """Its position is not kept any more: it gets the newest messages, and says that some are not shown."""
-    ada, bob = newcomer(), newcomer()
+    ada, bob = couple
     line = Line(ada.page)
     ada.visit(chat, room)
     bob.visit(chat, room)
@@ -433,9 +486,9 @@ class Line:
         self.opened[-1].close(code=1012)
 
 
-def test_what_was_missed_comes_when_the_line_is_back(chat: Chat, newcomer: Newcomer, room: str) -> None:
+def test_what_was_missed_comes_when_the_line_is_back(chat: Chat, couple: Pair, room: str) -> None:
     """1012 is no end: the page tries again, until it has all messages, each once."""
-    ada, bob = newcomer(), newcomer()
+    ada, bob = couple
     line = Line(ada.page)
     ada.visit(chat, room)
     bob.visit(chat, room)
@@ -456,9 +509,9 @@ def test_what_was_missed_comes_when_the_line_is_back(chat: Chat, newcomer: Newco
     bob.shows("one", "two", "three", "written meanwhile")
 
 
-def test_what_was_lost_on_the_way_is_in_the_composer_again(chat: Chat, newcomer: Newcomer, room: str) -> None:
+def test_what_was_lost_on_the_way_is_in_the_composer_again(chat: Chat, couple: Pair, room: str) -> None:
     """A message that the server has not sent back is not forgotten; one that it has is not offered again."""
-    ada = newcomer()
+    ada, _ = couple
     line = Line(ada.page)
     ada.visit(chat, room)
     ada.say("arrives")
@@ -511,9 +564,10 @@ def test_long_history_is_read_in_peace(pair: Pair) -> None:
     expect(button).to_be_hidden()
 
 
-def test_button_for_new_messages_covers_nothing(chat: Chat, newcomer: Newcomer, room: str) -> None:
+def test_button_for_new_messages_covers_nothing(chat: Chat, couple: Pair, room: str) -> None:
     """It is one line above the composer, however much is written there, on the smallest of phones too."""
-    ada, bob = newcomer(viewport={"width": 320, "height": 568}), newcomer()
+    ada, bob = couple
+    ada.page.set_viewport_size({"width": 320, "height": 568})
     ada.visit(chat, room)
     bob.visit(chat, room)
     for number in range(20):
@@ -550,18 +604,32 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chat]:
         yield chat
 
 
+@pytest.fixture(scope="module")
+def sitters(browser: Browser, gallery: Chat) -> Regulars:
+    """The users on the pictures."""
+    return Regulars(browser, gallery, "Ada.Lovelace", "grace", "katherine.j")
+
+
+@pytest.fixture
+def three(sitters: Regulars) -> Iterator[list[Person]]:
+    """They, who are not in a room yet."""
+    yield sitters.begin()
+    sitters.end()
+
+
 @pytest.mark.parametrize(
     ("size", "scheme", "room"),
     [("desktop", "light", "lobby"), ("desktop", "dark", "coffee"), ("phone", "light", "help")],
 )
-def test_page_fits_the_screen(gallery: Chat, newcomer: Newcomer, size: str, scheme: str, room: str) -> None:
+def test_page_fits_the_screen(
+    gallery: Chat, three: list[Person], size: str, scheme: Literal["light", "dark"], room: str
+) -> None:
     """Everything can be reached without scrolling the page, and a picture is taken."""
-    ada = newcomer("Ada.Lovelace", viewport=SIZES[size], color_scheme=scheme)
-    others = [newcomer("grace"), newcomer("katherine.j")]
-    ada.visit(gallery, room)
-    for other in others:
-        other.visit(gallery, room)
-    grace, katherine = others
+    ada, grace, katherine = three
+    ada.page.set_viewport_size(SIZES[size])
+    ada.page.emulate_media(color_scheme=scheme)
+    for person in three:
+        person.visit(gallery, room)
     for speaker, text in (
         (ada, "Good morning! Did you try the new build?"),
         (ada, "It starts in about a second here."),
@@ -581,9 +649,10 @@ def test_page_fits_the_screen(gallery: Chat, newcomer: Newcomer, size: str, sche
     assert ada.page.evaluate(f"[{root}.scrollWidth - innerWidth, {root}.scrollHeight - innerHeight]") == [0, 0]
 
 
-def test_side_slides_in_on_a_phone(gallery: Chat, newcomer: Newcomer) -> None:
+def test_side_slides_in_on_a_phone(gallery: Chat, three: list[Person]) -> None:
     """A button shows rooms, users and the logout; Escape hides them."""
-    ada = newcomer("Ada.Lovelace", viewport=SIZES["phone"])
+    ada = three[0]
+    ada.page.set_viewport_size(SIZES["phone"])
     ada.visit(gallery)
     logout, menu = ada.page.locator("#logout"), ada.page.locator("#menu")
     expect(logout).to_be_hidden()
@@ -611,9 +680,10 @@ def test_side_slides_in_on_a_phone(gallery: Chat, newcomer: Newcomer) -> None:
 
 
 @pytest.mark.parametrize("width", [640, 844])
-def test_users_can_be_reached_on_a_phone_on_its_side(gallery: Chat, newcomer: Newcomer, width: int) -> None:
+def test_users_can_be_reached_on_a_phone_on_its_side(gallery: Chat, three: list[Person], width: int) -> None:
     """With and without a menu: the list and the logout are below the rooms, and the side scrolls."""
-    ada = newcomer("Ada.Lovelace", viewport={"width": width, "height": 360})
+    ada = three[0]
+    ada.page.set_viewport_size({"width": width, "height": 360})
     ada.visit(gallery, gallery.room())
     if width == 640:
         ada.page.locator("#menu").click()

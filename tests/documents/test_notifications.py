@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, WebSocketRoute, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, StorageState, WebSocketRoute, expect
 
 from ..support.brokers import broker
 from ..support.browsing import SIZES, TIMEOUT, browser, needs_chromium, process_of, reload_until
@@ -129,13 +129,14 @@ def site(running: Site) -> Site:
 class User:
     """A user in a browser."""
 
-    def __init__(self, context: BrowserContext, site: Site, name: str) -> None:
+    def __init__(self, context: BrowserContext, site: Site, name: str, is_known: bool = False) -> None:
         self.context, self.site, self.name = context, site, name
         self.page = context.new_page()
         self.page.goto(site.address())
-        self.page.get_by_label("Username").fill(name)
-        self.page.get_by_label("Password").fill("demo")
-        self.page.get_by_role("button", name="Log in").click()
+        if not is_known:
+            self.page.get_by_label("Username").fill(name)
+            self.page.get_by_label("Password").fill("demo")
+            self.page.get_by_role("button", name="Log in").click()
 
     def tab(self, path: str = "/") -> Page:
         """Another page of the same session."""
@@ -147,17 +148,34 @@ class User:
 Login = Callable[..., User]
 
 
+@pytest.fixture(scope="module")
+def sessions(browser: Browser, running: Site) -> dict[str, StorageState]:
+    """The cookies of users who have logged in: to compute a password's hash takes long."""
+    found = {}
+    for name in ("ada", "grace"):
+        context = browser.new_context()
+        context.route(re.compile("^https:"), lambda route: route.abort())
+        user = User(context, running, name)
+        expect(user.page.get_by_role("button", name="Log out")).to_be_visible()
+        found[name] = context.storage_state()
+        context.close()
+    return found
+
+
 @pytest.fixture
-def login(browser: Browser, site: Site, javascript: Path) -> Iterator[Login]:
-    """``login(name)``: a browser of its own for each user. In place of the CDN the package of npm is served."""
+def login(browser: Browser, site: Site, javascript: Path, sessions: dict[str, StorageState]) -> Iterator[Login]:
+    """``login(name)``: a browser of its own for each user. In place of the CDN the package of npm is served.
+    ``is_fresh``: the session is no other test's.
+    """
     contexts: list[BrowserContext] = []
 
-    def come(name: str, **options: Any) -> User:
-        context = browser.new_context(**options)
+    def come(name: str, is_fresh: bool = False, **options: Any) -> User:
+        session = None if is_fresh else sessions.get(name)
+        context = browser.new_context(storage_state=session, **options)
         context.set_default_timeout(TIMEOUT)
         context.route(re.compile("^https:"), lambda route: from_package(route, javascript))
         contexts.append(context)
-        return User(context, site, name)
+        return User(context, site, name, is_known=session is not None)
 
     yield come
     for context in contexts:
@@ -326,7 +344,7 @@ def test_page_whose_position_is_lost_loads_itself_again(site: Site, login: Login
 
 def test_logout_ends_the_other_tabs(site: Site, login: Login) -> None:
     """In both workers; they do not connect again. The other user's pages go on."""
-    ada, grace = login("ada"), login("grace")
+    ada, grace = login("ada", is_fresh=True), login("grace")
     tabs = [ada.tab() for _ in range(4)] + [ada.tab("/dashboard/")]
     for page in (*tabs, grace.page):
         connected(page)

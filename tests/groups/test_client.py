@@ -21,10 +21,11 @@ import pytest
 from gws_middleware.codes import CloseCode
 from gws_middleware.exceptions import ConnectionClosed, HandshakeRefused
 from gws_middleware.groups import Groups, History, Position
+from gws_middleware.groups.backends import redis
 from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, StartResponse
 
-from ..support.inprocess import connected, hub_errors, in_a_thread, package_path, until  # noqa: F401
+from ..support.inprocess import connected, hub_errors, in_a_thread, package_path, ticks, until  # noqa: F401
 
 NAMES = "wanted are 1 to 200 of the characters A-Z a-z 0-9 _ . : @ -"
 HISTORY = {"kept": History(size=5000, age=60.0)}
@@ -417,6 +418,14 @@ def test_release_ends_memberships(every: Groups) -> None:
         every.join("room", ws)
         every.send("room", "x")
         assert peer.receive() == "x"
+
+
+def test_release_ends_what_signs(every: Groups, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that keeps numbers says at intervals that it lives. After the release nothing waits for that."""
+    monkeypatch.setattr(redis, "PING", 3600.0)
+    every.put_numbers({"site": 1})
+    ticks()
+    every.release()  # hub_errors waits for the loop to be empty
 
 
 def test_numbers_are_set_and_added_up(every: Groups) -> None:

@@ -23,6 +23,7 @@ ARGUMENTS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--renderer-process-limit=1",  # no process is started in advance for a page that may come: a third of the CPU time
 ]
 TIMEOUT = 20_000
 """Milliseconds that a page may take for anything."""

@@ -8,7 +8,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from .documents import TIMEOUT, blocks, command, serve
 from .programs import run_python
@@ -38,17 +40,21 @@ class Chat:
 def serve_chat(directory: Path, **env: str) -> Iterator[Chat]:
     """The chat with a database of its own, as README's two commands start it."""
     database = directory / "chat.sqlite3"
+    database.write_bytes(migrated())
     env = {"CHAT_DATABASE": str(database), **env}
-    migrate(env)
     with serve(command(CHAT / "README.md", "gunicorn"), directory / "server", env=env) as server:
         yield Chat(server, database)
 
 
-def migrate(env: dict[str, str]) -> None:
-    """README's first command."""
+@cache
+def migrated() -> bytes:
+    """The database that README's first command makes. It runs once in a process of the tests."""
     lines = [line for block in blocks(CHAT / "README.md", "sh") for line in block.splitlines()]
     (line,) = [line for line in lines if "migrate" in line]
     words = shlex.split(line)
     assert words[0] == ".venv-run/bin/python"
-    ended = run_python(*words[1:], env=env)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    with TemporaryDirectory() as directory:
+        database = Path(directory) / "chat.sqlite3"
+        ended = run_python(*words[1:], env={"CHAT_DATABASE": str(database)})
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return database.read_bytes()

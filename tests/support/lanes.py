@@ -21,12 +21,13 @@ import unittest
 from collections.abc import Generator, Iterable, Iterator
 from functools import cache
 from inspect import isclass, isfunction, ismethod, ismodule, unwrap
+from pathlib import Path
 from types import CodeType
 from typing import Any
 
 import pytest
 
-__all__ = ["LONG", "MARKERS", "pytest_collection_modifyitems", "pytest_configure", "pytest_runtest_protocol"]
+__all__ = ["LONG", "MARKERS", "ORDER", "pytest_collection_modifyitems", "pytest_configure", "pytest_runtest_protocol"]
 
 MARKERS = {
     "real_server": "starts a server process",
@@ -39,19 +40,35 @@ FIXTURES = {"postgres": "database", "redis": "database", "valkey": "database"}
 """Which fixture gives which marker."""
 CALLS = {"Popen": "real_server", "check_call": "slow", "check_output": "slow", "run": "slow"}
 """Which function of ``subprocess`` gives which marker."""
-LONG = {
+LONG = (
     "test_stress.py",
-    "test_chat_browser.py",
-    "test_chat.py",
-    "test_shutdown.py",
-    "test_databases.py",
-    "test_released.py",
-    "test_notifications.py",
-    "test_stream.py",
-    "test_proxies.py",
-    "test_admin.py",
-}
-"""Files that take more than a minute."""
+    "documents/test_chat_browser.py",
+    "process/test_shutdown.py",
+    "hostile/test_released.py",
+    "documents/test_stream.py",
+    "test_middleware.py",
+    "servers/test_servers.py",
+    "groups/test_survey_servers.py",
+    "servers/test_accesslog.py",
+    "django/test_databases.py",
+    "servers/test_rawsocket.py",
+    "groups/test_centrifuge_clients.py",
+    "process/test_site_workers.py",
+    "groups/test_presence.py",
+    "documents/test_chat.py",
+    "django/test_admin.py",
+    "documents/test_notifications.py",
+    "documents/test_proxies.py",
+    "test_interrupted.py",
+    "hostile/test_production.py",
+    "connection/test_loops.py",
+    "test_leaks.py",
+    "django/test_websockets_command.py",
+    "django/test_runserver.py",
+    "groups/test_writers.py",
+)
+"""Files that take half a minute or more, the longest first."""
+ORDER = {Path(__file__).parents[1] / name: number for number, name in enumerate(LONG)}
 OWN = ("tests.", "stress.", "benchmarks.", "gws_middleware.django.liveserver")
 """Packages whose functions are searched for these calls."""
 
@@ -139,7 +156,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Set the markers, before ``-m`` selects by them.
 
-    ``LONG`` comes first: one process of a run would otherwise go on for minutes after the others.
+    ``LONG`` comes first, in its order: one process of a run would otherwise go on for minutes after the others.
     """
     reached: dict[tuple[int, ...], set[str]] = {}
     for item in items:
@@ -151,7 +168,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             reached[key] = markers_of(functions)
         for marker in reached[key] | {FIXTURES[name] for name in item.fixturenames if name in FIXTURES}:
             item.add_marker(marker)
-    items.sort(key=lambda item: item.path.name not in LONG)
+    items.sort(key=lambda item: ORDER.get(item.path, len(LONG)))
 
 
 # --- the check ------------------------------------------------------------------------------------------------------

@@ -432,7 +432,9 @@ class RedisBackend:
         self._process = f"{self._hosts_name}-{os.getpid()}-{secrets.token_hex(4)}"
         self._records: dict[str, dict[str, bytes]] = {}
         """By table and field."""
-        self._is_signing = self._has_signer = False
+        self._is_signing = False
+        self._signer_ends: Any = None
+        """The event that ends the signer, where there is one."""
         self._was_buried = False
         """The server does not have all of the records: another process has buried them, or it was emptied."""
         self._repeated = "", -math.inf
@@ -577,24 +579,22 @@ class RedisBackend:
 
     def _start_signer(self) -> None:
         """A feed signs every few seconds. A process without one has a greenlet for that, where greenlets can run."""
-        if self._records and not self._has_signer and waiting.can_switch():
+        if self._records and self._signer_ends is None and waiting.can_switch():
             import gevent
+            from gevent.event import Event
 
-            gevent.spawn(self._run_signer, self._process)
-            self._has_signer = True
+            self._signer_ends = Event()
+            gevent.spawn(self._run_signer, self._signer_ends)
 
-    def _run_signer(self, process: str) -> None:
-        """Runs in a greenlet of its own while this process has records."""
-        import gevent
-
+    def _run_signer(self, ends: Any) -> None:
+        """Runs in a greenlet of its own while this process has records. In a forked child it ends."""
         try:
-            while process == self._process and self._records:
-                gevent.sleep(PING)
-                if process == self._process and not self.feeds:
+            while self._records and not ends.wait(PING) and self._signer_ends is ends:
+                if self._records and not self.feeds:
                     self._sign()
         finally:
-            if process == self._process:
-                self._has_signer = False
+            if self._signer_ends is ends:
+                self._signer_ends = None
 
     def _sign(self) -> None:
         self._is_signing = True
@@ -628,6 +628,8 @@ class RedisBackend:
                 self._call(job, "close")
             except GroupsError:
                 pass  # it counts as living a little longer
+        if self._signer_ends is not None:
+            self._signer_ends.set()
         pipe = getattr(self._pipes, "pipe", None)
         for each in (*self._idle, *([] if pipe is None else [pipe])):
             each.close()
