@@ -532,7 +532,9 @@ class RedisBackend:
 
     def _check_known(self, is_known: int, had_records: bool) -> None:
         """After a write: the server has the other records of this process, or they are put again."""
-        if had_records and not is_known:
+        if not had_records:
+            self._repeated = self.server.run_id, time.monotonic()
+        elif not is_known:
             self._was_buried = True
             self.sign()
 
@@ -608,9 +610,9 @@ class RedisBackend:
                 fields = list(self._records.get(table, {}).items())
                 for number in range(0, len(fields), BATCH):
                     self._ask("put", table, *self._changes(dict(fields[number : number + BATCH])))
-            if self._was_buried and self._repeated[0] in ("", run_id):
+            if self._was_buried and self._repeated[0] == run_id:
                 for feed in list(self.feeds):
-                    feed.report(Buried(f"this process gave no sign for {LIVING:g} s"))
+                    feed.report(Buried(f"this process gave no sign for {LIVING:g} s, or the server was emptied"))
             self._repeated, self._was_buried = (run_id, now), False
         except GroupsError:
             pass  # it was logged, and is done again
