@@ -50,8 +50,9 @@ LONG = {
     "test_stream.py",
     "test_proxies.py",
     "test_admin.py",
+    "test_stopped_worker.py",
 }
-"""Files that take more than a minute."""
+"""Files that take more than a minute, or that wait for half of one."""
 OWN = ("tests.", "stress.", "benchmarks.", "gws_middleware.django.liveserver")
 """Packages whose functions are searched for these calls."""
 
