@@ -84,7 +84,7 @@ WANTED_OF_REDIS = [
     r"groups: the members of this process are not visible to other processes:",
 ]
 WANTED_AFTER_FLUSHALL = r"groups: the members of this process are visible again:"
-"""A worker finds that its records are not there. Where Redis is not emptied, and no worker is stopped for long, none is."""
+"""A worker finds that its records are not there: nowhere else, where no worker is stopped for long."""
 
 
 class Run(Protocol):

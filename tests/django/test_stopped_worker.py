@@ -13,7 +13,7 @@ import pytest
 
 from ..support.brokers import Broker, broker
 from ..support.programs import run_python
-from ..support.rawclient import CLOSE, TEXT, Frame, RawClient, upgrade_request
+from ..support.rawclient import CLOSE, TEXT, RawClient, upgrade_request
 from ..support.servers import Server, launch
 from ..support.waiting import eventually
 
