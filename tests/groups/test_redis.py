@@ -350,6 +350,24 @@ class TestLostReply:
         assert kept(backend) == [b"1", b"no-reply 2"]
         backend.close()
 
+    @pytest.mark.parametrize("number", [1, 2], ids=["one", "after another group's"])
+    def test_repetition_after_the_end_of_the_epoch_is_not_published(self, own: Broker, cut: Cut, number: int) -> None:
+        """The first one may have been, as here: members would get it twice."""
+        with connected(own.url, "kept") as (_, feed):
+            backend = RedisBackend(cut.url)
+            publish(backend, "kept", b"1")
+            publish(backend, "other", b"1")
+            cut.marker = b"no-reply"
+            cut.then = lambda: own.ask("DEL", backend.key("m", "kept"))
+            batch = [Publish("other", b"2", KEPT), Publish("kept", b"no-reply", KEPT)]
+            with pytest.raises(UnknownOutcome, match="new epoch"):
+                backend.publish(batch[-number:])
+            publish(backend, "kept", b"3")
+            found: list[Event] = []
+            eventually(lambda: found.extend(feed.wait(0.1)) or len(found) >= 3, "three messages")
+            assert [event.payload for event in found if isinstance(event, Entry)] == [b"1", b"no-reply", b"3"]
+            backend.close()
+
     def test_outcome_of_a_message_without_history_is_unknown(self, own: Broker, cut: Cut) -> None:
         """It is not sent again: members would get it twice."""
         with connected(own.url, "live") as (_, feed):
