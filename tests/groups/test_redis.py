@@ -21,9 +21,11 @@ from gws_middleware.groups.backends.redis import RedisBackend, RedisFeed
 from gws_middleware.groups.position import Entry, Position
 
 from ..support.brokers import REDIS, Broker, broker, free_port, needs_redis, sentinels, tls_options
+from ..support.inprocess import until as until_true
 from ..support.seam import live_shortly
 from ..support.servers import ROOT, Certificate
 from ..support.waiting import eventually
+from .conftest import Fake
 
 pytestmark = pytest.mark.database
 KEPT = History(size=100, age=60)
@@ -257,6 +259,77 @@ def test_failover_of_sentinels(tmp_path: Path) -> None:
         publish(backend, "kept", b"3")
         assert b"3" in [event.payload for event in until(feed, Entry) if isinstance(event, Entry)]
         assert kept(backend) == [b"2", b"3"]
+
+
+def evict(server: Broker, *keys: str, used: Sequence[str] = ()) -> None:
+    """Fill the memory of a server with other keys, as a cache does, until these have been deleted for them.
+
+    Those that are used meanwhile are not the first to be deleted.
+    """
+    gevent.sleep(1.1)  # the server counts the time since a key was used in seconds
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        for number in range(2000):
+            commands = [f"SET cache:{number}:{each} {'x' * 1000} EX 1000\r\n" for each in range(10)]
+            commands += [f"TOUCH {key}\r\n" for key in used]
+            sock.sendall("".join(commands).encode())
+            replies = b""
+            while replies.count(b"\r\n") < len(commands):
+                replies += sock.recv(65536)
+            if server.ask("EXISTS", *keys) == b":0\r\n":
+                return
+    raise AssertionError(f"some of {keys} are still there")
+
+
+class TestEviction:
+    @pytest.fixture(params=["allkeys-lru", "volatile-lru"])
+    def full(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker]:
+        """A server that deletes what was not used for long."""
+        options = ["--maxmemory", "6mb", "--maxmemory-policy", request.param, "--maxmemory-samples", "64"]
+        with broker(tmp_path / "valkey", *options) as running:
+            yield running
+
+    @pytest.mark.parametrize("what", ["s", "m", "sm"], ids=["entries", "epoch", "both"])
+    def test_history_that_was_deleted_is_reported(self, full: Broker, what: str) -> None:
+        """To a member that resumes, and to one that stays where the epoch is another one; nothing comes twice."""
+        groups = Groups(full.url, history={"kept": KEPT})
+        backend = RedisBackend(full.url)
+        gaps: list[str] = []
+        ws, late, last = Fake(), Fake(), Fake()
+        begin = groups.join("kept.1", ws, on_gap=lambda ws, name: gaps.append(name)).position  # type: ignore[arg-type]
+        for number in range(3):
+            groups.send("kept.1", str(number))
+        until_true(lambda: len(ws.texts) == 3)
+        keys = {kind: backend.key(kind, "kept.1") for kind in "sm"}
+        evict(full, *(keys[kind] for kind in what), used=[key for kind, key in keys.items() if kind not in what])
+        before = groups.position("kept.1")
+        assert not groups.join("kept.1", late, since=begin).recovered  # type: ignore[arg-type]
+        groups.send("kept.1", "3")
+        until_true(lambda: ws.texts == ["0", "1", "2", "3"] and late.texts == ["3"])
+        assert gaps == ["kept.1"] * ("m" in what)
+        assert groups.join("kept.1", last, since=before).recovered  # type: ignore[arg-type]
+        assert last.texts == ["3"]
+        groups.release()
+        backend.close()
+
+    def test_records_that_were_deleted_are_put_again(self, full: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of members and of limits; by a process that changes nothing meanwhile."""
+        live_shortly(monkeypatch.setattr)
+        other = RedisBackend(full.url)
+        with connected(full.url) as (backend, feed):
+            backend.put("members", {"a": b"1"})
+            backend.exchange("slots", "address", b"2")
+            process = other.records("members", 5)[0].process
+            evict(full, *(f"gws:{kind}" for kind in (f"r:{process}:members", f"r:{process}:slots", f"t:{process}")))
+            found: list[Event] = []
+
+            def is_back() -> bool:
+                found.extend(feed.wait(0.1))
+                return (other.count("members"), other.get("slots", "address")) == (1, [b"2"])
+
+            eventually(is_back, "the records again")
+            assert full.ask("EXISTS", f"gws:t:{process}") == b":1\r\n"
+            assert not any(isinstance(event, Lost) for event in found)
+        other.close()
 
 
 class TestWithoutAFeed:

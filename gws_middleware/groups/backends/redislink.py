@@ -157,7 +157,7 @@ class Server:
         return str(facts["run_id"])
 
     def _warn_of_eviction(self, policy: str) -> None:
-        """All that is kept for groups expires, so that the volatile policies delete it, too."""
+        """Nearly all that is kept for groups expires, so that the volatile policies delete it, too."""
         if not self._has_warned:
             self._has_warned = True
             sentence = "groups: %s may delete what it keeps for groups: set its maxmemory-policy to noeviction, not %s"
