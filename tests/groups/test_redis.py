@@ -19,6 +19,7 @@ from gws_middleware.groups import Groups, GroupsUnavailable, History, UnknownOut
 from gws_middleware.groups.backends.base import Buried, Confirmed, Event, Lost, Publish, Want
 from gws_middleware.groups.backends.redis import RedisBackend, RedisFeed
 from gws_middleware.groups.position import Entry, Position
+from gws_middleware.process import registry
 
 from ..support.brokers import REDIS, Broker, broker, free_port, needs_redis, sentinels, tls_options
 from ..support.inprocess import until as until_true
@@ -259,6 +260,166 @@ def test_failover_of_sentinels(tmp_path: Path) -> None:
         publish(backend, "kept", b"3")
         assert b"3" in [event.payload for event in until(feed, Entry) if isinstance(event, Entry)]
         assert kept(backend) == [b"2", b"3"]
+
+
+class Crowd:
+    """Groups with a member of each kind, and numbered messages for both; ``gap`` is what a member learns of a loss."""
+
+    def __init__(self, url: str, size: int) -> None:
+        self.groups = Groups(url, history={"kept": History(size=size, age=60)})
+        self.got: dict[str, list[str]] = {"kept.1": [], "live.1": []}
+        self.sent: dict[str, list[str]] = {"kept.1": [], "live.1": []}
+        """What was acknowledged."""
+        self._count = 0
+        for name, got in self.got.items():
+            self.groups.join(name, Fake(got.append), on_gap=lambda ws, name: self.got[name].append("gap"))  # type: ignore[arg-type]
+        self.begin = self.groups.position("kept.1")
+
+    def send(self, count: int, size: int = 0) -> None:
+        """So many to each group; those that cannot be sent are not."""
+        for _ in range(count):
+            self._count += 1
+            for name, sent in self.sent.items():
+                try:
+                    self.groups.send(name, f"{self._count}{' ' * size}")
+                except GroupsUnavailable:
+                    continue
+                except UnknownOutcome:
+                    continue
+                sent.append(str(self._count))
+
+    def settle(self) -> None:
+        """Send until each member has got a message that was sent after all that has happened."""
+
+        pairs = self.sent.values(), self.got.values()
+
+        def has_come() -> bool:
+            self.send(1)
+            gevent.sleep(0.1)
+            newest = str(self._count)
+            return all(sent[-1] == got[-1].strip() == newest for sent, got in zip(*pairs, strict=True))
+
+        eventually(has_come, "a message for each member", timeout=30, sleep=gevent.sleep)
+
+    def losses(self, name: str) -> int:
+        """How often a member was told that messages are missing. Whatever else it has missed, or got twice, or in another
+        order, fails.
+        """
+        got = [text.strip() for text in self.got[name]]
+        numbers = [int(text) for text in got if text != "gap"]
+        assert numbers == sorted(set(numbers)), got
+        for part in " ".join(got).split("gap"):
+            here = part.split()
+            if here:
+                between = [one for one in self.sent[name] if int(here[0]) <= int(one) <= int(here[-1])]
+                assert set(between) <= set(here), got
+        if "gap" not in got:
+            assert set(self.sent[name]) <= set(got), got
+        return got.count("gap")
+
+
+@pytest.fixture
+def make_crowd() -> Iterator[Callable[..., Crowd]]:
+    """Makes a crowd, which is released after the test."""
+    made: list[Crowd] = []
+
+    def make(url: str, size: int = 100) -> Crowd:
+        made.append(Crowd(url, size))
+        return made[-1]
+
+    yield make
+    for crowd in made:
+        crowd.groups.release()
+
+
+class TestPromise:
+    """With history no message is lost, doubled or out of order within it, and every other case is reported; without
+    history every loss is reported, and counted.
+    """
+
+    def test_subscriptions_that_the_server_ends(self, own: Broker, make_crowd: Callable[..., Crowd]) -> None:
+        """CLIENT KILL TYPE pubsub, with messages before the worker has subscribed again."""
+        crowd = make_crowd(own.url)
+        counters = registry.current().counters
+        before = counters.group_gaps
+        for _ in range(3):
+            crowd.send(5)
+            own.ask("CLIENT", "KILL", "TYPE", "pubsub")
+            crowd.send(5)
+        crowd.settle()
+        assert crowd.losses("kept.1") == 0
+        assert 1 <= crowd.losses("live.1") == counters.group_gaps - before <= 3
+
+    def test_server_that_was_emptied(self, own: Broker, make_crowd: Callable[..., Crowd]) -> None:
+        """FLUSHALL: the epoch has ended; messages without history are not kept, and none is lost."""
+        crowd = make_crowd(own.url)
+        crowd.send(5)
+        own.ask("FLUSHALL")
+        crowd.settle()
+        assert (crowd.losses("kept.1"), crowd.losses("live.1")) == (1, 0)
+        assert not crowd.groups.join("kept.1", Fake(), since=crowd.begin).recovered  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("snapshot", [False, True])
+    def test_server_that_was_restarted(self, own: Broker, make_crowd: Callable[..., Crowd], snapshot: bool) -> None:
+        """SIGKILL; with the data of some time before, whose offsets are given to other messages then."""
+        crowd = make_crowd(own.url)
+        crowd.send(5)
+        if snapshot:
+            own.ask("SAVE")
+        crowd.send(5)
+        before = crowd.groups.position("kept.1")
+        own.kill()
+        crowd.send(2)
+        own.start()
+        crowd.settle()
+        crowd.send(10)
+        crowd.settle()
+        assert crowd.losses("kept.1") >= 1
+        assert crowd.losses("live.1") >= 1
+        late = Fake()
+        assert not crowd.groups.join("kept.1", late, since=before).recovered  # type: ignore[arg-type]
+        assert late.texts == []
+
+    @pytest.mark.parametrize("size", [1000, 20])
+    def test_worker_that_reads_too_late(self, own: Broker, make_crowd: Callable[..., Crowd], size: int) -> None:
+        """It is stopped, and the server ends its subscriptions at the limit of their output buffers: it reads what it has
+        missed, if the history has it.
+        """
+        own.ask("CONFIG", "SET", "client-output-buffer-limit", "pubsub 65536 0 0")
+        crowd = make_crowd(own.url, size)
+        crowd.send(5)
+        gevent.sleep(0.2)
+        publisher = threading.Thread(target=crowd.send, args=(300, 60_000))
+        publisher.start()
+        publisher.join()  # the event loop of this thread stands still
+        assert b"sub=" not in own.ask("CLIENT", "LIST", "TYPE", "pubsub")
+        crowd.settle()
+        assert crowd.losses("kept.1") == (size < 300)
+        assert crowd.losses("live.1") == 1
+
+    def test_replica_that_had_fewer_messages(self, tmp_path: Path, make_crowd: Callable[..., Crowd]) -> None:
+        """Its link was frozen, and it is promoted: its offsets go back, and stand for other messages."""
+        with sentinels(tmp_path) as group:
+            crowd = make_crowd(group.url)
+            crowd.send(20)
+            eventually(lambda: group.replica.ask("EXISTS", "gws:p") == b":1\r\n", "the replica to have something")
+            group.master.ask("ACL", "SETUSER", "default", "-psync", "-sync")
+            group.master.ask("CLIENT", "KILL", "TYPE", "replica")
+            crowd.send(30)
+            before = crowd.groups.position("kept.1")
+            assert before is not None and before.offset == 50
+            group.master.kill()
+            crowd.settle()
+            crowd.send(60)
+            crowd.settle()
+            after = crowd.groups.position("kept.1")
+            assert after is not None and after.epoch != before.epoch
+            assert crowd.losses("kept.1") >= 1
+            assert crowd.losses("live.1") >= 1
+            late = Fake()
+            assert not crowd.groups.join("kept.1", late, since=before).recovered  # type: ignore[arg-type]
+            assert late.texts == []
+            crowd.groups.release()
 
 
 def evict(server: Broker, *keys: str, used: Sequence[str] = ()) -> None:
