@@ -383,8 +383,8 @@ class TestPromise:
 
     @pytest.mark.parametrize("size", [1000, 20])
     def test_worker_that_reads_too_late(self, own: Broker, make_crowd: Callable[..., Crowd], size: int) -> None:
-        """It is stopped, and the server ends its subscriptions, whose output buffers have a limit: then it reads what it
-        has missed, if the history has it.
+        """It is stopped, and the server ends its subscriptions, whose output buffers have a limit: then it reads what
+        it has missed, if the history has it.
         """
         own.ask("CONFIG", "SET", "client-output-buffer-limit", "pubsub 65536 0 0")
         crowd = make_crowd(own.url, size)
