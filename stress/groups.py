@@ -81,8 +81,10 @@ WANTED_OF_REDIS = [
     *WANTED,
     r"groups: messages may be missing:",
     r"groups: group \S+: messages are missing, and the history does not have them",
-    r"groups: the number of members is not visible to other processes:",
+    r"groups: the members of this process are not visible to other processes:",
 ]
+WANTED_AFTER_FLUSHALL = r"groups: the members of this process are visible again:"
+"""A worker finds that its records are not there: nowhere else, where no worker is stopped for long."""
 
 
 class Run(Protocol):
@@ -639,7 +641,9 @@ def main(
             redis = stack.enter_context(broker(directory / "redis", program=program))
             url = redis.url
             hosts = [directory / "one", directory / "two"]
-            start = partial(start, env={**env, "STRESS_GROUPS": url}, expected=WANTED_OF_REDIS)
+            start = partial(
+                start, env={**env, "STRESS_GROUPS": url}, expected=[*WANTED_OF_REDIS, WANTED_AFTER_FLUSHALL]
+            )
             running = [stack.enter_context(start(report, host, WORKERS)) for host in hosts]
         Groups(report, running, redis, seconds, size, seed).run(url, bound)
 

@@ -41,6 +41,7 @@ from gevent import getcurrent  # noqa: E402
 from gevent.event import Event  # noqa: E402
 
 from gws_middleware import WebSocketMiddleware  # noqa: E402
+from gws_middleware.django import groups  # noqa: E402
 from gws_middleware.django.decorators import require_websocket  # noqa: E402
 from gws_middleware.django.users import close_user_sockets  # noqa: E402
 
@@ -182,6 +183,15 @@ def forget(request: Any) -> HttpResponse:
     return HttpResponse("done")
 
 
+@require_websocket
+def room(request: Any) -> None:
+    """A member of the user's room; each message is answered with the process."""
+    name = request.user.get_username()
+    groups.join(f"room.{name}", request.websocket, info=name)
+    for _ in request.websocket:
+        request.websocket.send(str(os.getpid()))
+
+
 def process(request: HttpRequest) -> HttpResponse:
     """Which worker answers."""
     return HttpResponse(str(os.getpid()))
@@ -189,6 +199,7 @@ def process(request: HttpRequest) -> HttpResponse:
 
 urlpatterns = [
     path("process/", process),
+    path("room/", room),
     path("log-in/<name>/", log_in),
     path("log-out/", log_out),
     path("withdraw/<name>/", withdraw),

@@ -19,11 +19,14 @@ from gws_middleware.groups import Groups, GroupsUnavailable, History, UnknownOut
 from gws_middleware.groups.backends.base import Buried, Confirmed, Event, Lost, Publish, Want
 from gws_middleware.groups.backends.redis import RedisBackend, RedisFeed
 from gws_middleware.groups.position import Entry, Position
+from gws_middleware.process import registry
 
 from ..support.brokers import REDIS, Broker, broker, free_port, needs_redis, sentinels, tls_options
+from ..support.inprocess import until as until_true
 from ..support.seam import live_shortly
 from ..support.servers import ROOT, Certificate
 from ..support.waiting import eventually
+from .conftest import Fake
 
 pytestmark = pytest.mark.database
 KEPT = History(size=100, age=60)
@@ -49,8 +52,10 @@ def connected(url: str, *groups: str) -> Iterator[tuple[RedisBackend, RedisFeed]
         for event in feed.wait(5):
             assert isinstance(event, Confirmed)
             confirmed |= event.groups
-    yield backend, feed
-    backend.close()
+    try:
+        yield backend, feed
+    finally:
+        backend.close()
 
 
 def until(feed: RedisFeed, kind: type[Event], timeout: float = 10) -> list[Event]:
@@ -257,6 +262,238 @@ def test_failover_of_sentinels(tmp_path: Path) -> None:
         assert kept(backend) == [b"2", b"3"]
 
 
+class Crowd:
+    """Groups with a member of each kind, and numbered messages for both; ``gap`` is what a member learns of a loss."""
+
+    def __init__(self, url: str, size: int) -> None:
+        self.groups = Groups(url, history={"kept": History(size=size, age=60)})
+        self.got: dict[str, list[str]] = {"kept.1": [], "live.1": []}
+        self.sent: dict[str, list[str]] = {"kept.1": [], "live.1": []}
+        """What was acknowledged."""
+        self._count = 0
+        for name, got in self.got.items():
+            self.groups.join(name, Fake(got.append), on_gap=lambda ws, name: self.got[name].append("gap"))  # type: ignore[arg-type]
+        self.begin = self.groups.position("kept.1")
+
+    def send(self, count: int, size: int = 0) -> None:
+        """So many to each group; those that cannot be sent are not."""
+        for _ in range(count):
+            self._count += 1
+            for name, sent in self.sent.items():
+                try:
+                    self.groups.send(name, f"{self._count}{' ' * size}")
+                except GroupsUnavailable:
+                    continue
+                except UnknownOutcome:
+                    continue
+                sent.append(str(self._count))
+
+    def settle(self) -> None:
+        """Send until each member has got a message that was sent after all that has happened."""
+        pairs = self.sent.values(), self.got.values()
+
+        def has_come() -> bool:
+            self.send(1)
+            gevent.sleep(0.1)
+            newest = str(self._count)
+            return all(sent[-1] == got[-1].strip() == newest for sent, got in zip(*pairs, strict=True))
+
+        eventually(has_come, "a message for each member", timeout=30, sleep=gevent.sleep)
+
+    def losses(self, name: str) -> int:
+        """How often a member was informed that messages are missing. What it has missed otherwise, or got twice, or in
+        another order, fails.
+        """
+        got = [text.strip() for text in self.got[name]]
+        numbers = [int(text) for text in got if text != "gap"]
+        assert numbers == sorted(set(numbers)), got
+        for part in " ".join(got).split("gap"):
+            here = part.split()
+            if here:
+                between = [one for one in self.sent[name] if int(here[0]) <= int(one) <= int(here[-1])]
+                assert set(between) <= set(here), got
+        if "gap" not in got:
+            assert set(self.sent[name]) <= set(got), got
+        return got.count("gap")
+
+
+@pytest.fixture
+def make_crowd() -> Iterator[Callable[..., Crowd]]:
+    """Makes a crowd, which is released after the test."""
+    made: list[Crowd] = []
+
+    def make(url: str, size: int = 100) -> Crowd:
+        made.append(Crowd(url, size))
+        return made[-1]
+
+    yield make
+    for crowd in made:
+        crowd.groups.release()
+
+
+class TestPromise:
+    """With history no message is lost, doubled or out of order within it, and every other case is reported; without
+    history every loss is reported, and counted.
+    """
+
+    def test_subscriptions_that_the_server_ends(self, own: Broker, make_crowd: Callable[..., Crowd]) -> None:
+        """CLIENT KILL TYPE pubsub, with messages before the worker has subscribed again."""
+        crowd = make_crowd(own.url)
+        counters = registry.current().counters
+        before = counters.group_gaps
+        for _ in range(3):
+            crowd.send(5)
+            own.ask("CLIENT", "KILL", "TYPE", "pubsub")
+            crowd.send(5)
+        crowd.settle()
+        assert crowd.losses("kept.1") == 0
+        assert (
+            1 <= crowd.losses("live.1") <= counters.group_gaps - before
+        )  # the group of live orders has lost some, too
+
+    def test_server_that_was_emptied(self, own: Broker, make_crowd: Callable[..., Crowd]) -> None:
+        """FLUSHALL: the epoch has ended; messages without history are not kept, and none is lost."""
+        crowd = make_crowd(own.url)
+        crowd.send(5)
+        own.ask("FLUSHALL")
+        crowd.settle()
+        assert (crowd.losses("kept.1"), crowd.losses("live.1")) == (1, 0)
+        assert not crowd.groups.join("kept.1", Fake(), since=crowd.begin).recovered  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("snapshot", [False, True])
+    def test_server_that_was_restarted(self, own: Broker, make_crowd: Callable[..., Crowd], snapshot: bool) -> None:
+        """SIGKILL; with the data of some time before, whose offsets are given to other messages then."""
+        crowd = make_crowd(own.url)
+        crowd.send(5)
+        if snapshot:
+            own.ask("SAVE")
+        crowd.send(5)
+        before = crowd.groups.position("kept.1")
+        own.kill()
+        crowd.send(2)
+        own.start()
+        crowd.settle()
+        crowd.send(10)
+        crowd.settle()
+        assert crowd.losses("kept.1") >= 1
+        assert crowd.losses("live.1") >= 1
+        late = Fake()
+        assert not crowd.groups.join("kept.1", late, since=before).recovered  # type: ignore[arg-type]
+        assert late.texts == []
+
+    @pytest.mark.parametrize("size", [1000, 20])
+    def test_worker_that_reads_too_late(self, own: Broker, make_crowd: Callable[..., Crowd], size: int) -> None:
+        """It is stopped, and the server ends its subscriptions, whose output buffers have a limit: then it reads what
+        it has missed, if the history has it.
+        """
+        own.ask("CONFIG", "SET", "client-output-buffer-limit", "pubsub 65536 0 0")
+        crowd = make_crowd(own.url, size)
+        crowd.send(5)
+        gevent.sleep(0.2)
+        publisher = threading.Thread(target=crowd.send, args=(300, 60_000))
+        publisher.start()
+        publisher.join()  # the event loop of this thread stands still
+        assert b"sub=" not in own.ask("CLIENT", "LIST", "TYPE", "pubsub")
+        crowd.settle()
+        assert crowd.losses("kept.1") == (size < 300)
+        assert crowd.losses("live.1") == 1
+
+    def test_replica_that_had_fewer_messages(self, tmp_path: Path, make_crowd: Callable[..., Crowd]) -> None:
+        """Its link was frozen, and it is promoted: its offsets go back, and stand for other messages."""
+        with sentinels(tmp_path) as group:
+            crowd = make_crowd(group.url)
+            crowd.send(20)
+            eventually(lambda: group.replica.ask("EXISTS", "gws:p") == b":1\r\n", "the replica to have something")
+            group.master.ask("ACL", "SETUSER", "default", "-psync", "-sync")
+            group.master.ask("CLIENT", "KILL", "TYPE", "replica")
+            crowd.send(30)
+            before = crowd.groups.position("kept.1")
+            assert before is not None and before.offset == 50
+            group.master.kill()
+            crowd.settle()
+            crowd.send(60)
+            crowd.settle()
+            after = crowd.groups.position("kept.1")
+            assert after is not None and after.epoch != before.epoch
+            assert crowd.losses("kept.1") >= 1
+            assert crowd.losses("live.1") >= 1
+            late = Fake()
+            assert not crowd.groups.join("kept.1", late, since=before).recovered  # type: ignore[arg-type]
+            assert late.texts == []
+            crowd.groups.release()
+
+
+def evict(server: Broker, *keys: str, used: Sequence[str] = ()) -> None:
+    """Fill the memory of a server with other keys, as a cache does, until these have been deleted for them.
+
+    Those that are used meanwhile are not the first to be deleted.
+    """
+    gevent.sleep(1.1)  # the server counts the time since a key was used in seconds
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        for number in range(2000):
+            commands = [f"SET cache:{number}:{each} {'x' * 1000} EX 1000\r\n" for each in range(10)]
+            commands += [f"TOUCH {key}\r\n" for key in used]
+            sock.sendall("".join(commands).encode())
+            replies = b""
+            while replies.count(b"\r\n") < len(commands):
+                replies += sock.recv(65536)
+            if server.ask("EXISTS", *keys) == b":0\r\n":
+                return
+    raise AssertionError(f"some of {keys} are still there")
+
+
+class TestEviction:
+    @pytest.fixture(params=["allkeys-lru", "volatile-lru"])
+    def full(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker]:
+        """A server that deletes what was not used for long."""
+        options = ["--maxmemory", "6mb", "--maxmemory-policy", request.param, "--maxmemory-samples", "64"]
+        with broker(tmp_path / "valkey", *options) as running:
+            yield running
+
+    @pytest.mark.parametrize("what", ["s", "m", "sm"], ids=["entries", "epoch", "both"])
+    def test_history_that_was_deleted_is_reported(self, full: Broker, what: str) -> None:
+        """To a member that resumes, and to one that stays where the epoch is another one; nothing comes twice."""
+        groups = Groups(full.url, history={"kept": KEPT})
+        backend = RedisBackend(full.url)
+        gaps: list[str] = []
+        ws, late, last = Fake(), Fake(), Fake()
+        begin = groups.join("kept.1", ws, on_gap=lambda ws, name: gaps.append(name)).position  # type: ignore[arg-type]
+        for number in range(3):
+            groups.send("kept.1", str(number))
+        until_true(lambda: len(ws.texts) == 3)
+        keys = {kind: backend.key(kind, "kept.1") for kind in "sm"}
+        evict(full, *(keys[kind] for kind in what), used=[key for kind, key in keys.items() if kind not in what])
+        before = groups.position("kept.1")
+        assert not groups.join("kept.1", late, since=begin).recovered  # type: ignore[arg-type]
+        groups.send("kept.1", "3")
+        until_true(lambda: ws.texts == ["0", "1", "2", "3"] and late.texts == ["3"])
+        assert gaps == ["kept.1"] * ("m" in what)
+        assert groups.join("kept.1", last, since=before).recovered  # type: ignore[arg-type]
+        assert last.texts == ["3"]
+        groups.release()
+        backend.close()
+
+    def test_records_that_were_deleted_are_put_again(self, full: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of members and of limits; by a process that changes nothing meanwhile."""
+        live_shortly(monkeypatch.setattr)
+        other = RedisBackend(full.url)
+        with connected(full.url) as (backend, feed):
+            backend.put("members", {"a": b"1"})
+            backend.exchange("slots", "address", b"2")
+            process = other.records("members", 5)[0].process
+            evict(full, *(f"gws:{kind}" for kind in (f"r:{process}:members", f"r:{process}:slots", f"t:{process}")))
+            found: list[Event] = []
+
+            def is_back() -> bool:
+                found.extend(feed.wait(0.1))
+                return (other.count("members"), other.get("slots", "address")) == (1, [b"2"])
+
+            eventually(is_back, "the records again")
+            assert full.ask("EXISTS", f"gws:t:{process}") == b":1\r\n"
+            assert not any(isinstance(event, Lost) for event in found)
+        other.close()
+
+
 class TestWithoutAFeed:
     @pytest.mark.parametrize("way", ["put", "exchange"])
     def test_process_keeps_its_records(self, own: Broker, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
@@ -348,6 +585,24 @@ class TestLostReply:
         assert kept(backend) == [b"1", b"no-reply 2"]
         backend.close()
 
+    @pytest.mark.parametrize("number", [1, 2], ids=["one", "after another group's"])
+    def test_repetition_after_the_end_of_the_epoch_is_not_published(self, own: Broker, cut: Cut, number: int) -> None:
+        """The first one may have been, as here: members would get it twice."""
+        with connected(own.url, "kept") as (_, feed):
+            backend = RedisBackend(cut.url)
+            publish(backend, "kept", b"1")
+            publish(backend, "other", b"1")
+            cut.marker = b"no-reply"
+            cut.then = lambda: own.ask("DEL", backend.key("m", "kept"))
+            batch = [Publish("other", b"2", KEPT), Publish("kept", b"no-reply", KEPT)]
+            with pytest.raises(UnknownOutcome, match="new epoch"):
+                backend.publish(batch[-number:])
+            publish(backend, "kept", b"3")
+            found: list[Event] = []
+            eventually(lambda: found.extend(feed.wait(0.1)) or len(found) >= 3, "three messages")
+            assert [event.payload for event in found if isinstance(event, Entry)] == [b"1", b"no-reply", b"3"]
+            backend.close()
+
     def test_outcome_of_a_message_without_history_is_unknown(self, own: Broker, cut: Cut) -> None:
         """It is not sent again: members would get it twice."""
         with connected(own.url, "live") as (_, feed):
@@ -402,7 +657,7 @@ class TestRecords:
             [event] = until(feed, Buried)
             assert other.count("members") == 2
             assert isinstance(event, Buried)
-            assert event.reason == "this process gave no sign for 1 s"
+            assert event.reason == "this process gave no sign for 1 s, or the server was emptied"
             assert feed.wait(1.0) == []
         other.close()
 
@@ -437,12 +692,19 @@ class TestRecords:
         assert [record.field for record in other.bury()] == ["a"]
         other.close()
 
-    def test_emptied_server_has_buried_none(self, own: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-        """After a restart the records are put again, and no process has taken them for those of a dead one."""
+    @pytest.mark.parametrize("signs_before", [True, False])
+    @pytest.mark.parametrize("way", ["put", "exchange"])
+    def test_restarted_server_has_buried_none(
+        self, own: Broker, monkeypatch: pytest.MonkeyPatch, way: str, signs_before: bool
+    ) -> None:
+        """The records are put again, and no process has taken them for those of a dead one; also where the server has
+        ended before the first sign.
+        """
         live_shortly(monkeypatch.setattr)
         with connected(own.url) as (backend, feed):
-            backend.put("members", {"a": b"1"})
-            feed.wait(0.5)
+            backend.put("members", {"a": b"1"}) if way == "put" else backend.exchange("members", "a", b"1")
+            if signs_before:
+                feed.wait(0.5)
             own.kill()
             own.start()
             events = until(feed, Lost)

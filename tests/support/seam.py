@@ -373,11 +373,11 @@ def leave_transaction_open(backend: SqliteBackend) -> None:
 
 
 def live_shortly(set_attribute: Callable[[Any, str, Any], object] = setattr) -> None:
-    """Let this process count as dead a second after its last sign, and sign more often.
+    """Let this process count as dead a second after its last sign, and sign and put its records again more often.
 
     Args:
         set_attribute: ``monkeypatch.setattr``, for the time of a test.
 
     """
-    for name, value in (("LIVING", 1.0), ("_LIVING", 1000), ("PING", 0.3)):
+    for name, value in (("LIVING", 1.0), ("_LIVING", 1000), ("PING", 0.3), ("REPEAT_WHERE_EVICTED", 0.5)):
         set_attribute(redis, name, value)

@@ -54,7 +54,9 @@ class Lost(NamedTuple):
 
 
 class Buried(NamedTuple):
-    """Other processes have taken this one for dead, and have removed its records. They were put again."""
+    """The records of this process were removed: by others, which have taken it for dead, or with all others. They were
+    put again.
+    """
 
     reason: str
     """For the log."""

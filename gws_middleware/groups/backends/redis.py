@@ -58,6 +58,8 @@ LIVING = 15.0
 _LIVING = round(LIVING * 1000)
 REPEAT = 3600.0
 """Seconds after which a process puts its records again."""
+REPEAT_WHERE_EVICTED = 60.0
+"""The same where the server may delete them when its memory is full."""
 _STAYING = round(3 * REPEAT * 1000)
 """Milliseconds after which the server deletes records that no process has buried."""
 BURIED = 1000
@@ -82,6 +84,9 @@ for number = 1, #KEYS / 3 do
     local found = redis.call('HMGET', meta, 'epoch', 'run')
     local epoch, offset = found[1], nil
     if not epoch or found[2] ~= run then
+      if repeated then
+        return redis.error_reply('the group has begun a new epoch, and what it had is not known')
+      end
       redis.call('DEL', stream, meta)
       epoch = fresh .. string.format('x%x', number)
       redis.call('HSET', meta, 'epoch', epoch, 'run', run)
@@ -92,6 +97,7 @@ for number = 1, #KEYS / 3 do
           break
         end
       end
+      repeated = offset ~= nil
     end
     if not offset then
       offset = string.format('%.0f', redis.call('HINCRBY', meta, 'top', 1))
@@ -119,6 +125,9 @@ end
 return results
 """
 """Publishes messages, all in one step.
+
+What was sent before was published whole or not at all: the first message says which. If its epoch has ended since then,
+that is not known, and nothing is published.
 
 KEYS: of each: fields, stream, channel. ARGV: run_id; the beginning of new epochs; "1" where it was sent before; of
 each: entries to keep (0 for a group without history), milliseconds to keep them, id, message; milliseconds to keep the
@@ -534,7 +543,9 @@ class RedisBackend:
 
     def _check_known(self, is_known: int, had_records: bool) -> None:
         """After a write: the server has the other records of this process, or they are put again."""
-        if had_records and not is_known:
+        if not had_records:
+            self._repeated = self.server.run_id, time.monotonic()
+        elif not is_known:
             self._was_buried = True
             self.sign()
 
@@ -602,15 +613,16 @@ class RedisBackend:
             if not self._ask("sign", "", _LIVING):
                 self._was_buried = True
             run_id, now = self.server.run_id, time.monotonic()
-            if not self._was_buried and run_id == self._repeated[0] and now < self._repeated[1] + REPEAT:
+            every = REPEAT_WHERE_EVICTED if self.server.evicts else REPEAT
+            if not self._was_buried and run_id == self._repeated[0] and now < self._repeated[1] + every:
                 return
             for table in list(self._records):
                 fields = list(self._records.get(table, {}).items())
                 for number in range(0, len(fields), BATCH):
                     self._ask("put", table, *self._changes(dict(fields[number : number + BATCH])))
-            if self._was_buried and self._repeated[0] in ("", run_id):
+            if self._was_buried and self._repeated[0] == run_id:
                 for feed in list(self.feeds):
-                    feed.report(Buried(f"this process gave no sign for {LIVING:g} s"))
+                    feed.report(Buried(f"this process gave no sign for {LIVING:g} s, or the server was emptied"))
             self._repeated, self._was_buried = (run_id, now), False
         except GroupsError:
             pass  # it was logged, and is done again

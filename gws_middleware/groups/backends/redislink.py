@@ -79,6 +79,8 @@ class Server:
         self._failures, self._retry_at, self._reason = 0, 0.0, ""
         self.run_id = ""
         """Of the process that was connected to last. Epochs belong to it."""
+        self.evicts = False
+        """Whether it may delete what it keeps when its memory is full."""
         self._has_warned = False
         self.on_change: Callable[[], object] = lambda: None
         """Is called when that is another one."""
@@ -148,12 +150,15 @@ class Server:
             raise OSError("this is a replica, and messages are published at the master")
         if not facts.get("run_id"):
             raise OSError("INFO has no run_id")
-        self._warn_of_eviction(facts.get("maxmemory", "0"), facts.get("maxmemory_policy", "noeviction"))
+        policy = facts.get("maxmemory_policy", "noeviction")
+        self.evicts = facts.get("maxmemory", "0") != "0" and policy != "noeviction"
+        if self.evicts:
+            self._warn_of_eviction(policy)
         return str(facts["run_id"])
 
-    def _warn_of_eviction(self, most: str, policy: str) -> None:
-        """All that is kept for groups expires, so that the volatile policies delete it, too."""
-        if most != "0" and policy != "noeviction" and not self._has_warned:
+    def _warn_of_eviction(self, policy: str) -> None:
+        """Nearly all that is kept for groups expires, so that the volatile policies delete it, too."""
+        if not self._has_warned:
             self._has_warned = True
             sentence = "groups: %s may delete what it keeps for groups: set its maxmemory-policy to noeviction, not %s"
             log.warning(sentence, self, policy)
