@@ -24,6 +24,7 @@ from ..support.brokers import REDIS, Broker, broker, free_port, needs_redis, sen
 from ..support.seam import live_shortly
 from ..support.servers import ROOT, Certificate
 from ..support.waiting import eventually
+from .conftest import Attempt
 
 pytestmark = pytest.mark.database
 KEPT = History(size=100, age=60)
@@ -255,6 +256,19 @@ def test_failover_of_sentinels(tmp_path: Path) -> None:
         publish(backend, "kept", b"3")
         assert b"3" in [event.payload for event in until(feed, Entry) if isinstance(event, Entry)]
         assert kept(backend) == [b"2", b"3"]
+
+
+def test_call_that_waits_while_groups_are_released_fails(own: Broker) -> None:
+    """It would open the connection again, and its record would stay."""
+    backend, other = RedisBackend(own.url), RedisBackend(own.url)
+    publish(backend, "live", b"1", None)
+    putting = Attempt(backend.put, "members", {"b": b"1"})
+    gevent.sleep(0)
+    backend.close()
+    with pytest.raises(GroupsUnavailable, match="groups were released"):
+        putting.get()
+    assert other.get("members", "b") == []
+    other.close()
 
 
 class TestWithoutAFeed:
