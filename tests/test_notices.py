@@ -34,6 +34,7 @@ def test_untested_names_each_thing_that_is_missing(monkeypatch: pytest.MonkeyPat
         ("nginx", "apt-get install nginx"),
         ("haproxy", "apt-get install haproxy"),
         ("caddy", "apt-get install caddy"),
+        ("redis-server", "apt-get install redis-server"),
         ("systemd-analyze", "apt-get install systemd"),
         ("systemd-socket-activate", "apt-get install systemd"),
         ("gunicorn_h1c", ".venv/bin/pip install 'gunicorn_h1c>=0.6.6'"),

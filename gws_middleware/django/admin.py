@@ -15,7 +15,6 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
-from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -61,7 +60,7 @@ class FilterForm(forms.Form):
     def clean_user(self) -> str:
         """The primary key of the user with this name or primary key."""
         text = self.cleaned_data["user"]
-        found = _user(text) if text else ""
+        found = users.find_key(text) if text else ""
         if found is None:
             raise ValidationError("There is no such user.")
         return found
@@ -82,16 +81,6 @@ class FilterForm(forms.Form):
             return groups.survey(limit=0)._replace(more=False)
         wanted: dict[str, Any] = {name: value for name, value in self.cleaned_data.items() if value}
         return groups.survey(**wanted, limit=LIMIT)
-
-
-def _user(text: str) -> str | None:
-    """The primary key of the user with this name, or else the text as a primary key; None where it is neither."""
-    model: Any = get_user_model()
-    try:
-        named = model._default_manager.filter(**{model.USERNAME_FIELD: text}).first()
-        return str(users.primary_key(text) if named is None else named.pk)
-    except ValueError:
-        return None
 
 
 class CloseForm(forms.Form):

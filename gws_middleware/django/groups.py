@@ -387,13 +387,13 @@ def survey(
         worker: Those of the worker with this name, ``"host:pid"``.
         group: The members of this group.
         limit: How many at most, the ones that were opened first; 0 for the workers alone.
-        timeout: Seconds to wait for the answers.
+        timeout: Seconds that this takes at most, whatever the backend does.
 
     Returns:
         What the workers have answered in time, and which have not.
 
     Raises:
-        GroupsUnavailable: They cannot be asked now.
+        GroupsUnavailable: They cannot be asked now, or not in this time.
         ValueError: The user is anonymous, not stored, or neither a user nor a primary key; or a wrong number.
 
     """

@@ -42,6 +42,7 @@ __all__ = [
     "check_close",
     "close_user_sockets",
     "connect",
+    "find_key",
     "keep_login",
     "load_rotated_session",
     "login_of",
@@ -315,6 +316,32 @@ def primary_key(user: Any) -> Any:
         return model._meta.pk.to_python(user)
     except ValidationError:
         raise ValueError(f"{user!r} is neither a user nor a primary key of {model._meta.label}") from None
+
+
+def find_key(text: str) -> str | None:
+    """The primary key of a user that is named by that, or else by the username.
+
+    Args:
+        text: Either of them. Where it is both, of two users, it is the primary key.
+
+    Returns:
+        The primary key as text, also that of a user who was deleted and may have connections; None where it is neither.
+
+    """
+    if not apps.is_installed("django.contrib.auth"):
+        return text
+    model: Any = get_user_model()
+    try:
+        key = primary_key(text)
+    except ValueError:
+        key = None
+    # Where keys are texts, every name could be one.
+    if key is not None and model._default_manager.filter(pk=key).exists():
+        return str(key)
+    named = model._default_manager.filter(**{model.USERNAME_FIELD: text}).first()
+    if named is not None:
+        return str(named.pk)
+    return None if key is None else str(key)
 
 
 def _logged_in(*, request: HttpRequest | None = None, user: Any, **arguments: Any) -> None:

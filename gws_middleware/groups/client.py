@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from ..connection import control, jsontext
 from ..connection.websocket import WebSocket
 from ..protocol.connection import PreparedMessage
 from ..typing import Sendable
-from .backends.base import Backend, Publish, Want
+from .backends.base import TIMEOUT, Backend, Publish, Want
 from .backends.memory import MemoryBackend
 from .backends.redis import RedisBackend
 from .backends.sqlite import SqliteBackend
@@ -28,7 +29,7 @@ from .members import Delivery
 from .message import BINARY, CONTROL, JSON, RESERVED, Envelope, Publication, check_name, encode, prefix_of
 from .orders import KEPT, ORDERS, Orders
 from .position import Entry, History, Position
-from .presence import Member, Presence, encode_info, group_of_events
+from .presence import Change, Member, Presence, encode_info, group_of_events, with_those
 from .records import COUNTS, table_of
 from .survey import ConnectionInfo, Found, Question, Survey, WorkerInfo, answer, ask, register, summary, withdraw
 
@@ -269,11 +270,15 @@ class Groups:
 
         """
         self._check_joinable(name)
-        self._flush()
-        return sum(map(int, self._backend.get(COUNTS, name)))
+        deadline = self._flush()
+        return sum(map(int, self._backend.get(COUNTS, name, deadline - time.monotonic())))
 
     def members(self, name: str, limit: int = 1000) -> list[Member]:
         """The members of a group with presence, in all processes, in no order.
+
+        Where the events of the group come to this process, because a connection has joined them here or something
+        listens to them, who was not reported as left is still a member. So a page that gets the events first, and
+        then the members, misses none: one that loads again meanwhile is no event.
 
         Args:
             name: The group.
@@ -288,15 +293,21 @@ class Groups:
         self._check_presence(name)
         if limit < 1:
             raise ValueError(f"the limit is a number above 0, not {limit!r}")
-        self._flush()
-        found = self._backend.records(table_of(name), limit)
-        return [Member(record.field, jsontext.loads(record.value)) for record in found]
-
-    def _flush(self) -> None:
-        """Let the backend have what this process knows of its members."""
+        deadline = self._flush()
+        found = self._backend.records(table_of(name), limit, deadline - time.monotonic())
+        members = [Change(record.field, record.value.decode()) for record in found]
         hub = hub_if_any(self)
         if hub is not None:
-            hub.records.flush()
+            members = with_those(members, hub.present(name))[:limit]
+        return [Member(change.connection, jsontext.loads(change.info)) for change in members]
+
+    def _flush(self) -> float:
+        """Let the backend have what this process knows of its members. Until when the caller may use the backend."""
+        deadline = time.monotonic() + TIMEOUT
+        hub = hub_if_any(self)
+        if hub is not None:
+            hub.records.flush(deadline)
+        return deadline
 
     def _check_joinable(self, name: str) -> None:
         """A name that can be joined: of a group, or of the events of one."""
@@ -422,13 +433,13 @@ class Groups:
             worker: Those of the worker with this name, ``"host:pid"``.
             group: The members of this group.
             limit: How many at most, the ones that were opened first; 0 for the workers alone.
-            timeout: Seconds to wait for the answers.
+            timeout: Seconds that this takes at most, whatever the backend does.
 
         Returns:
             What the workers have answered in time, and which have not.
 
         Raises:
-            GroupsUnavailable: They cannot be asked now.
+            GroupsUnavailable: They cannot be asked now, or not in this time.
             ValueError: The limit is negative, or the time is not above 0.
 
         """
@@ -438,8 +449,8 @@ class Groups:
         if self._is_alone:
             return summary(self._find(question), limit)
 
-        def give() -> None:
-            self.orders.publish({"do": "survey", "question": question}, live=True)
+        def give(seconds: float) -> None:
+            self.orders.publish({"do": "survey", "question": question}, live=True, timeout=seconds)
 
         return ask(self._backend, question, give, lambda: self._find(question), self.orders.worker.id)
 
@@ -528,9 +539,9 @@ class Groups:
             return find(worker, question, lambda ws: (), 0)
         return find(worker, question, hub.groups_of, len(hub.sizes()))
 
-    def _publish_order(self, group: str, order: dict[str, Any]) -> None:
+    def _publish_order(self, group: str, order: dict[str, Any], timeout: float) -> None:
         envelope = Envelope(JSON, jsontext.dumps(order).encode())
-        self._backend.publish([Publish(group, envelope.pack(), self.history_of(group))])
+        self._backend.publish([Publish(group, envelope.pack(), self.history_of(group))], timeout)
 
     def _carry_out(self, order: dict[str, Any]) -> bool:
         """What another process has ordered. Whether it is one of these. Runs in a greenlet."""

@@ -47,7 +47,7 @@ from .errors import GroupsError, GroupsUnavailable
 from .members import Close, Collector, Delivery, Gap, Group, Mailbox
 from .message import CONTROL, JSON, Envelope, Publication
 from .position import Entry, History, Page, Position, Tracker, floor_after_gap, is_above, missed
-from .presence import MAX_LOADED, Change, Events, Presence, group_of_events, unpack
+from .presence import MAX_LOADED, Change, Events, Presence, group_of_events, presence_group, unpack
 from .records import MemberRecords, table_of
 
 __all__ = ["CONTROL_GROUP", "Greet", "Hub", "Joined", "hub_if_any", "hub_of"]
@@ -382,7 +382,7 @@ class Hub:
                 self._feed.subscribe([CONTROL_GROUP])
                 ended = Signal()
                 gevent.spawn(self._run_reader, self._feed, ended)
-                gevent.spawn(self._run_checker, ended)
+                gevent.spawn(self._run_checker, self._feed, ended)
             if not group.is_subscribed and self._groups.get(group.name) is group:
                 group.is_subscribed = True
                 if self._feed.subscribe([group.name]):
@@ -531,6 +531,13 @@ class Hub:
             members = [Change(record.field, record.value.decode()) for record in found]
             events.load(members, time.monotonic())
 
+    def present(self, name: str) -> list[Change]:
+        """Of a group whose events come to this process: one connection of each info that was not reported as
+        left.
+        """
+        group = self._groups.get(presence_group(name))
+        return [] if group is None or group.events is None else list(group.events.present())
+
     def _make_events(self, group: Group, events: Events) -> None:
         if not group.makes_events:
             group.makes_events = True
@@ -554,11 +561,13 @@ class Hub:
 
     # --- the checker -------------------------------------------------------------------------------------------------
 
-    def _run_checker(self, ended: Signal) -> None:
+    def _run_checker(self, feed: Feed, ended: Signal) -> None:
         """Runs in a greenlet of its own while there is a feed."""
         now = time.monotonic()
         self._bury_at, self._compare_at = now + SETTLE, now + COMPARE_EVERY
         while not ended.wait(CHECK_EVERY * random.uniform(0.8, 1.2)) and not self.is_inherited:
+            if self._feed is not feed:  # released, and the reader has not ended yet
+                return
             try:
                 self._check()
             except GroupsUnavailable:
@@ -570,7 +579,7 @@ class Hub:
         now = time.monotonic()
         if now >= self._bury_at:
             self.records.bury()
-        if now >= self._compare_at:
+        if now >= self._compare_at and self._feed is not None:
             self._compare_at = now + COMPARE_EVERY
             self._compare()
 

@@ -22,6 +22,7 @@ import gevent
 
 from ..connection.turns import turns_of
 from . import waiting
+from .backends.base import TIMEOUT
 from .errors import GroupsError
 from .listening import Listener
 from .message import Publication
@@ -68,7 +69,7 @@ class Orders:
 
     def __init__(
         self,
-        publish: Callable[[str, Order], object],
+        publish: Callable[[str, Order, float], object],
         listen: Callable[[str], Listener],
         register: Callable[[Worker], object],
         withdraw: Callable[[Worker], object],
@@ -104,14 +105,19 @@ class Orders:
         """Whether this process is a worker, whose connections are the site's."""
         return self.worker is not None and len(self._following) > 0
 
-    def publish(self, order: Order, *, live: bool = False) -> None:
+    def publish(self, order: Order, *, live: bool = False, timeout: float = TIMEOUT) -> None:
         """Have an order carried out by all other workers.
+
+        Args:
+            order: What to do.
+            live: Whether it is a live one.
+            timeout: Seconds to wait for the backend at most.
 
         Raises:
             GroupsUnavailable, UnknownOutcome: It was not given; that is not known.
 
         """
-        self._publish(LIVE_ORDERS if live else ORDERS, {**order, "by": self.worker.id})
+        self._publish(LIVE_ORDERS if live else ORDERS, {**order, "by": self.worker.id}, timeout)
 
     def give(self, order: Order) -> None:
         """Have an order carried out by all other workers. Where the backend cannot be used now, this is logged, and it
@@ -122,7 +128,7 @@ class Orders:
             self._keep(order)
             return
         try:
-            self._publish(ORDERS, order)
+            self._publish(ORDERS, order, TIMEOUT)
         except GroupsError as error:
             log.error("an order for all workers (%s) could not be given: %s", order.get("do"), error)
             self._keep(order)
@@ -144,7 +150,7 @@ class Orders:
                 gevent.sleep(AGAIN)
                 try:
                     while self._unsent:
-                        self._publish(ORDERS, self._unsent[0])
+                        self._publish(ORDERS, self._unsent[0], TIMEOUT)
                         self._unsent.popleft()
                 except GroupsError:
                     pass  # it was logged

@@ -32,6 +32,7 @@ __all__ = [
     "group_of_events",
     "presence_group",
     "unpack",
+    "with_those",
 ]
 
 MAX_INFO = 1024
@@ -199,6 +200,14 @@ class Events:
         """Whether nothing waits to become an event."""
         return self.is_loaded and not (self._joined or self._left or self._leaving)
 
+    def present(self) -> Iterator[Change]:
+        """One connection of each info that was not reported as left."""
+        for key, connections in (self._present or {}).items():
+            yield Change(next(iter(connections)), key.info)
+        for _, change in self._leaving.values():
+            yield change
+        yield from self._left.values()
+
     def load(self, members: Iterable[Change], now: float) -> None:
         """All members were read, after changes have begun to come. What differs from before is events."""
         if self.is_loaded:
@@ -274,6 +283,17 @@ class Key(NamedTuple):
 
 def _key(change: Change) -> Key:
     return Key(change.info, change.connection if change.info == "null" else "")
+
+
+def with_those(members: Iterable[Change], others: Iterable[Change]) -> list[Change]:
+    """Members, and after them one of each info that only others have."""
+    found = list(members)
+    known = set(map(_key, found))
+    for change in others:
+        if (key := _key(change)) not in known:
+            known.add(key)
+            found.append(change)
+    return found
 
 
 def _taken(changes: dict[Key, Change], limit: int) -> list[str]:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import gevent
 from gevent.lock import BoundedSemaphore
 
 from . import waiting
-from .backends.base import Backend, Publish
+from .backends.base import TIMEOUT, Backend, Publish
 from .errors import GroupsUnavailable, UnknownOutcome
 from .message import CONTROL, Envelope
 from .presence import Changes, Presence, presence_group
@@ -104,7 +106,10 @@ class MemberRecords:
             GroupsUnavailable: Nothing was removed.
 
         """
-        while buried := self._backend.bury():
+        life = self._life
+        while self._life is life and (buried := self._backend.bury()):
+            if self._life is not life:  # released meanwhile: to publish them would open the backend again
+                return
             for record in buried:
                 if record.table.startswith(_MEMBERS):
                     name = record.table.removeprefix(_MEMBERS)
@@ -136,31 +141,46 @@ class MemberRecords:
             log.warning("the members of this process are not visible to other processes: %s", error)
             self._write_after(RETRY)
 
-    def flush(self) -> None:
+    def flush(self, until: float | None = None) -> None:
         """Let other processes see the members that there are here.
+
+        Args:
+            until: When (``time.monotonic()``) this fails at the latest; None for ``TIMEOUT`` seconds for each write.
 
         Raises:
             GroupsUnavailable: They do not see all of them.
 
         """
-        with self._writing:
+        with self._alone(until):
             life = self._life
             counts, self._counts = self._counts, {}
             members, self._members = self._members, {}
             changes, self._changes = self._changes, {}
             try:
                 if counts:
-                    self._backend.put(COUNTS, counts)
+                    self._backend.put(COUNTS, counts, _left(until))
                 for name, values in members.items():
                     if self._life is not life:
                         return
-                    self._backend.put(table_of(name), values)
+                    self._backend.put(table_of(name), values, _left(until))
                     waiting.pause(0)  # there may be many groups
-                self._publish(changes)
+                if self._life is not life:
+                    return
+                self._publish(changes, until)
             except BaseException:
                 if self._life is life:
                     self._restore(counts, members, changes)
                 raise
+
+    @contextmanager
+    def _alone(self, until: float | None) -> Iterator[None]:
+        """One write after the other."""
+        if not self._writing.acquire(timeout=None if until is None else _left(until)):
+            raise GroupsUnavailable("the members of this process are being written, and that has not ended in time")
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     def _restore(
         self,
@@ -175,7 +195,7 @@ class MemberRecords:
             changes.setdefault(name, Changes()).add(newer)
         self._changes = changes
 
-    def _publish(self, changes: dict[str, Changes]) -> None:
+    def _publish(self, changes: dict[str, Changes], until: float | None) -> None:
         batch = [
             Publish(presence_group(name), Envelope(CONTROL, message).pack(), None)
             for name, each in changes.items()
@@ -183,6 +203,11 @@ class MemberRecords:
         ]
         try:
             if batch:
-                self._backend.publish(batch)
+                self._backend.publish(batch, _left(until))
         except UnknownOutcome as error:  # sent again they could come twice
             log.warning("joins and leaves of members were published or not: %s", error)
+
+
+def _left(until: float | None) -> float:
+    """The seconds that a write may take."""
+    return TIMEOUT if until is None else max(0.0, until - time.monotonic())

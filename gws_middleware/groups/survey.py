@@ -237,7 +237,11 @@ def _unpack(data: bytes) -> tuple[str, Found]:
 
 
 def ask(
-    backend: Backend, question: Question, give: Callable[[], object], own: Callable[[], Iterable[Found]], own_id: str
+    backend: Backend,
+    question: Question,
+    give: Callable[[float], object],
+    own: Callable[[], Iterable[Found]],
+    own_id: str,
 ) -> Survey:
     """Ask all workers, and wait for their answers until the time of the question is over.
 
@@ -246,7 +250,7 @@ def ask(
     Args:
         backend: Moves the question and the answers.
         question: What is asked.
-        give: Gives the question to all other workers.
+        give: Gives the question to all other workers, in so many seconds.
         own: What this process finds itself.
         own_id: Of this process, if it is a worker.
 
@@ -255,15 +259,17 @@ def ask(
 
     """
     deadline = time.monotonic() + question.seconds
-    workers = [Worker(*jsontext.loads(record.value)) for record in backend.records(WORKERS, MAX_WORKERS)]
+    workers = [
+        Worker(*jsontext.loads(record.value)) for record in backend.records(WORKERS, MAX_WORKERS, question.seconds)
+    ]
     names = {one.id: one.name for one in workers if one.id != own_id and question.worker in (None, one.name)}
     if not names:
         return summary(own(), question.limit)
-    with closing(backend.feed()) as feed:
+    with closing(backend.feed(deadline)) as feed:
         is_subscribed = _subscribe(feed, question.to, deadline)
         if is_subscribed:
             with suppress(UnknownOutcome):  # those that have got it answer
-                give()
+                give(deadline - time.monotonic())
         found = list(own())
         if is_subscribed:
             found += _answers(feed, question.to, deadline, names)

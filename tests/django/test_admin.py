@@ -29,6 +29,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from gws_middleware.django import admin as page_module
 from gws_middleware.django import groups, models
 from gws_middleware.django.test import WebSocketClient, WebSocketTestMixin
+from gws_middleware.django.users import find_key
 from gws_middleware.groups import GroupsUnavailable
 from gws_middleware.groups.survey import ConnectionInfo, Survey, WorkerInfo
 from tests.support.browsing import SIZES, TIMEOUT, browser, needs_chromium
@@ -123,6 +124,14 @@ class TestPermissions(AdminCase):
             self.post(number_of(self.page(), "/ws/room/7/"), do="close", code=4000)
             assert ws.receive() is None
 
+    def test_permissions_are_those_of_the_documentation(self) -> None:
+        """All of them, by their names."""
+        names = re.findall(r"gws_middleware\.\w+_connection", (ROOT / "docs" / "django.md").read_text("utf-8"))
+        assert sorted(set(names)) == sorted(f"gws_middleware.{action}_connection" for action in ("change", "view"))
+        assert self.ada.has_perms(names) and set(names) <= {
+            f"{one.content_type.app_label}.{one.codename}" for one in Permission.objects.all()
+        }
+
     def test_form_of_another_site_is_refused(self) -> None:
         """By the token against forged requests."""
         client = WebSocketClient(enforce_csrf_checks=True)
@@ -174,6 +183,7 @@ class TestList(AdminCase):
                 (f"?user={self.ada.pk}", True, False),
                 ("?user=clerk", False, True),
                 ("?user=unknown", False, False),
+                ("?user=" + "9" * 40, False, False),
                 ("?path=/ws/room/8/", False, True),
                 (f"?worker={worker}", True, True),
                 ("?worker=other:1", False, False),
@@ -186,6 +196,16 @@ class TestList(AdminCase):
             with self.client.websocket(f"{LIVE}?group=room.7") as live:
                 html = live.receive()
                 assert (">/ws/room/7/<" in html, ">/ws/room/8/<" in html) == (True, False)
+
+    def test_primary_key_comes_before_a_name(self) -> None:
+        """A user who is called like the key of another one does not take its place; a deleted user is found."""
+        other = User.objects.create_user(str(self.ada.pk))
+        assert find_key(str(self.ada.pk)) == str(self.ada.pk)
+        assert find_key("ada") == str(self.ada.pk)
+        other.username = "123456"
+        other.save()
+        assert find_key("123456") == str(other.pk)
+        assert (find_key("654321"), find_key("nemo")) == ("654321", None)
 
     def test_hostile_texts_are_text(self) -> None:
         """Of clients, users, workers and fields, in the page and over its WebSocket."""

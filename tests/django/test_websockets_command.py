@@ -144,6 +144,13 @@ class TestList:
         assert names("--user", "bob") == names("--user", bob["user"]) == [("bob", "/private/"), ("bob", "/who/")]
         assert names("--path", "/pri") == [("bob", "/private/"), ("eve", "/private/")]
         assert names("--path", "/pri", "--user", "bob") == [("bob", "/private/")]
+        room = site.open("eve", "/ws/room/7/")
+        assert names("--group", "room.7") == [("eve", "/ws/room/7/")]
+        assert names("--group", "room.7", "--user", "bob") == names("--group", "no such group; x") == []
+        ended = site.run("close", "--group", "room.7", "--no-input")
+        assert (ended.returncode, ended.stdout.strip()) == (0, "1 WebSocket closed with code 1008."), ended.stderr
+        assert is_closed(room, 1008)
+        eventually(lambda: len(site.listed()) == 3, "the others stay")
         workers = {each["worker"] for each in site.listed()}
         by_worker = [each for worker in workers for each in site.listed("--worker", worker)]
         assert sorted(each["id"] for each in by_worker) == sorted(each["id"] for each in site.listed())
@@ -199,7 +206,10 @@ class TestClose:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("close", "--no-input"), "nothing says which WebSockets to close: name ids, --user, --path or --worker"),
+        (
+            ("close", "--no-input"),
+            "nothing says which WebSockets to close: name ids, --user, --path, --worker or",
+        ),
         (("close", "abc", "--no-input"), "no such WebSocket: abc; `list` shows the ids of all"),
         (("close", "abc", "--code", "1005"), "code 1005 and reason '': wanted a code of"),
         (("close", "--user", "bob"), "there is no terminal to confirm it: use --no-input"),
@@ -269,9 +279,11 @@ def test_watch_draws_until_it_is_interrupted(site: Site) -> None:
         text=True,
     ) as process:
         assert process.stdout is not None
-        drawn = [process.stdout.readline() for _ in range(12)]  # three times four lines
+        drawn: list[str] = []
+        while sum("/private/" in line for line in drawn) < 3:  # a busy worker may be missing in one of them
+            drawn.append(process.stdout.readline())
+            assert drawn[-1]
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (0, "")
-    assert [line.split()[0] for line in drawn if line.startswith("ID")] == ["ID"] * 3
-    assert sum("/private/" in line for line in drawn) == 3
+    assert sum(line.startswith("ID") for line in drawn) >= 3

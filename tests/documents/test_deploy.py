@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,22 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from redis import Redis
 
 from gws_middleware.config import Config
-from gws_middleware.groups import Groups, GroupsUnavailable, History
+from gws_middleware.groups import Groups, GroupsUnavailable, History, Presence, presence_group
+from gws_middleware.groups.backends import redis as redis_backend
+from gws_middleware.groups.backends.redis import RedisBackend
+from gws_middleware.testing import connect
+from gws_middleware.typing import Environ, StartResponse
 
 from ..support.brokers import broker
 from ..support.documents import serve
+from ..support.inprocess import until
 from ..support.notices import find
 from ..support.proxies import DEPLOY, PROXIES
 from ..support.rawclient import CLOSE, TEXT, Frame, RawClient, close_frame
+from ..support.seam import live_shortly
 from ..support.servers import ROOT, STOP_TIMEOUT
 from ..support.waiting import eventually
 
@@ -295,12 +303,123 @@ def test_groups_work_on_valkey_as_it_is_configured(tmp_path: Path, name: str) ->
     assert "maxmemory-policy noeviction" in configuration.splitlines()
 
 
-@brokers
-def test_user_of_valkey_may_do_what_the_documentation_says(name: str) -> None:
-    """No more, and no less."""
-    [wanted] = re.findall(r"ACL SETUSER .* -@all ([^`]*)`", (ROOT / "docs" / "groups.md").read_text("utf-8"))
-    [granted] = re.findall(r"^user site on .* -@all (.*)$", configured(name)[0], re.MULTILINE)
-    assert granted.split() == wanted.split()
+RIGHTS = re.compile(r"(?:^ACL SETUSER|user) site on >\S+ ~gws:\* &gws:\* -@all (.*)$", re.MULTILINE)
+OF_THE_TEST = {"auth", "config|get", "config|resetstat", "client|kill", "client|list", "client|pause", "client|unpause"}
+ADMIN = "\nuser admin on nopass ~* &* +@all\n"
+
+
+def granted(source: str) -> set[str]:
+    """The commands that the user of groups may call."""
+    [found] = RIGHTS.findall(source)
+    return {each.removeprefix("+") for each in found.split()}
+
+
+def documented() -> str:
+    """The command of docs/groups.md that makes the user, in one line."""
+    [found] = re.findall(r"`(ACL SETUSER [^`]*)`", (ROOT / "docs" / "groups.md").read_text("utf-8"))
+    return " ".join(found.split())
+
+
+def called(admin: Redis) -> tuple[set[str], set[str]]:
+    """The commands that were called, also those that scripts call; and those of them that were refused."""
+    statistics = {name.removeprefix("cmdstat_"): one for name, one in admin.info("commandstats").items()}
+    return {name for name, one in statistics.items() if one["calls"]}, {
+        name for name, one in statistics.items() if one["rejected_calls"] or one["failed_calls"]
+    }
+
+
+@pytest.fixture(params=["groups.md", "compose.yaml", "kubernetes.yaml"])
+def restricted(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Redis, set[str]]]:
+    """A server with the user of one of the three places: the URL, a client that may do everything, and the rights."""
+    source = documented() if request.param == "groups.md" else configured(request.param)[0]
+    rights = source.removeprefix("ACL SETUSER ") if request.param == "groups.md" else ""
+    configuration = f"user {rights}" if rights else source
+    (tmp_path / "valkey.conf").write_text(configuration + ADMIN)
+    with broker(tmp_path / "valkey", "--include", str(tmp_path / "valkey.conf")) as valkey:
+        password = "password" if rights else PASSWORD
+        with Redis(port=valkey.port, username="admin", password="any", protocol=2) as admin:
+            admin.config_resetstat()
+            yield f"redis://site:{password}@127.0.0.1:{valkey.port}/0", admin, granted(source)
+
+
+@pytest.mark.database
+def test_user_of_valkey_may_do_all_that_groups_do(
+    restricted: tuple[str, Redis, set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no more: the documentation and both files name the commands that are called, and none of them is refused."""
+    url, admin, rights = restricted
+    live_shortly(monkeypatch.setattr)
+    sites = [
+        Groups(url, history={"kept": History(size=100, age=0.5)}, presence={"kept": Presence(events=True)})
+        for _ in range(2)
+    ]
+    use_everything(sites[0], sites[1], admin)
+    for each in sites:
+        each.release()
+    backend = RedisBackend(url)  # what only a worker does that finds another one dead
+    assert backend.bury() != []
+    for value in (b"1", None):
+        backend.put("own", {"one": value, "other": b"1"})
+    assert backend.count("own") == 1
+    backend.close()
+    was_called, was_refused = called(admin)
+    assert (sorted(was_called - OF_THE_TEST), was_refused) == (sorted(rights), set())
+
+
+def use_everything(groups: Groups, other: Groups, admin: Redis) -> None:
+    """History, presence, its events, listening, survey, control, limits of the site, and a lost reply."""
+
+    def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        ws = environ["wsgi.websocket"]
+        groups.join("kept.1", ws, info="ada")
+        groups.join("live", ws)
+        for _ in ws:
+            groups.leave("live", ws)
+        return []
+
+    events = groups.listen(presence_group("kept.1"), timeout=TIMEOUT)
+    received = other.listen("live", timeout=TIMEOUT)
+    other.follow()
+    with connect(application, "/", max_connections=3, site_limits=groups) as client:
+        assert next(iter(events)).data["joined"][0]["info"] == "ada"
+        groups.send_many([("kept.1", "one"), ("live", "two")])
+        other.send("live", "three")
+        assert [client.receive() for _ in range(3)] == ["one", "two", "three"]
+        assert [next(received).data for _ in range(2)] == ["two", "three"]
+        assert [each.data for each in other.history("kept.1")] == ["one"]
+        assert other.position("kept.1") == groups.position("kept.1")
+        assert ([each.info for each in other.members("kept.1")], other.count("live")) == (["ada"], 1)
+        [connection] = other.connections(group="kept.1", timeout=TIMEOUT)
+        other.send_to(connection.id, "to one")
+        assert client.receive() == "to one"
+        lose_a_reply(groups, admin)
+        until(
+            lambda: other.send_many([("kept.1", "many")] * 20) and "xtrim" in called(admin)[0],
+            "a history that is trimmed",
+        )
+        client.send("leave")
+        until(lambda: {"unsubscribe", "ping"} <= called(admin)[0], "the feed asks for less, and pings")
+        other.close_connections([connection.id])
+        groups.close("kept.1")
+
+
+def lose_a_reply(groups: Groups, admin: Redis) -> None:
+    """A message with history is sent, and the connection ends before the server has carried it out."""
+    admin.client_pause(60_000, all=False)
+    publishing = threading.Thread(target=groups.send, args=("kept.1", "lost"))
+    publishing.start()
+    until(lambda: any("b" in one["flags"] for one in admin.client_list()), "the message waits")
+    admin.client_kill_filter(_type="normal", skipme=True)
+    admin.client_unpause()
+    publishing.join()
+
+
+def test_scripts_call_what_the_user_may_call() -> None:
+    """Also what they call in rare cases; all three places name the same."""
+    scripts = Path(redis_backend.__file__).read_text("utf-8")
+    rights = granted(documented())
+    assert {each.lower() for each in re.findall(r"redis\.call\('(\w+)'", scripts)} <= rights
+    assert [granted(configured(name)[0]) for name in ("compose.yaml", "kubernetes.yaml")] == [rights] * 2
 
 
 @brokers

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import pkgutil
 import re
 import runpy
 import shutil
@@ -26,7 +25,7 @@ from gws_middleware.groups import Groups
 from gws_middleware.groups.backends.directory import automatic
 
 from ..support.documents import TIMEOUT, blocks, close_frame, command, opened, serve, url
-from ..support.programs import environment, run_pytest
+from ..support.programs import environment, run_pytest, run_python
 from ..support.servers import ROOT, Server
 from ..support.waiting import eventually
 
@@ -241,12 +240,16 @@ def test_page_links_to_files_that_exist(page: Path) -> None:
 
 @pages
 def test_page_names_symbols_that_exist(page: Path) -> None:
-    """Every fully named symbol of the package can be imported."""
-    text = page.read_text("utf-8")
-    for name in sorted(set(re.findall(r"\bgws_middleware(?:\.\w+)+", text))):
-        # Neither a path like gws_middleware/config.py nor the identifier of a system check is a symbol.
-        if not (ROOT / name.replace(".", "/", 1)).exists() and not re.search(r"\.[EW]\d{3}$", name):
-            pkgutil.resolve_name(name)
+    """Every fully named symbol of the package can be imported, in a process in which Django is set up."""
+    names = sorted(set(re.findall(r"\bgws_middleware(?:\.\w+)+", page.read_text("utf-8"))))
+    # Neither a path like gws_middleware/config.py nor the identifier of a system check nor a permission (of which
+    # test_admin.py has a test) is a symbol.
+    others = re.compile(r".*\.([EW]\d{3}|(view|change)_connection)")
+    symbols = [name for name in names if not others.fullmatch(name) and not (ROOT / name.replace(".", "/", 1)).exists()]
+    script = "import sys, pkgutil, django; django.setup(); list(map(pkgutil.resolve_name, sys.argv[1:]))"
+    settings = {"DJANGO_SETTINGS_MODULE": "tests.django.project.settings"}
+    ended = run_python("-c", script, *symbols, env=settings)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_table_of_methods_is_right() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -16,7 +17,7 @@ from gws_middleware.connection import control
 from gws_middleware.connection.states import CLOSED, OPEN
 from gws_middleware.connection.websocket import WebSocket
 from gws_middleware.groups import History, Position, hub, records
-from gws_middleware.groups.backends.base import Confirmed, Event, Feed, Lost, Publish, Record, Want
+from gws_middleware.groups.backends.base import TIMEOUT, Confirmed, Event, Feed, Lost, Publish, Record, Want
 from gws_middleware.groups.backends.memory import MemoryBackend
 from gws_middleware.groups.hub import Hub, Joined
 from gws_middleware.groups.members import Delivery
@@ -56,7 +57,7 @@ class Double:
         self.reads: list[list[str]] = []
         """The groups of each reading."""
 
-    def publish(self, batch: Sequence[Publish]) -> list[Position | None]:
+    def publish(self, batch: Sequence[Publish], timeout: float = TIMEOUT) -> list[Position | None]:
         return self.memory.publish(batch)
 
     def read(self, wants: Sequence[Want]) -> list[Page]:
@@ -66,23 +67,23 @@ class Double:
         self.after_read()
         return pages
 
-    def feed(self) -> DoubleFeed:
+    def feed(self, until: float = math.inf) -> DoubleFeed:
         self.on_feed()
         feed = DoubleFeed(self, self.memory.feed())
         self.feeds.append(feed)
         return feed
 
-    def put(self, table: str, values: Mapping[str, bytes | None]) -> None:
+    def put(self, table: str, values: Mapping[str, bytes | None], timeout: float = TIMEOUT) -> None:
         self.on_put(values)
         self.memory.put(table, values)
 
-    def get(self, table: str, field: str) -> list[bytes]:
+    def get(self, table: str, field: str, timeout: float = TIMEOUT) -> list[bytes]:
         return self.memory.get(table, field)
 
     def exchange(self, table: str, field: str, value: bytes | None) -> list[bytes]:
         return self.memory.exchange(table, field, value)
 
-    def records(self, table: str, limit: int) -> list[Record]:
+    def records(self, table: str, limit: int, timeout: float = TIMEOUT) -> list[Record]:
         return self.memory.records(table, limit)
 
     def count(self, table: str) -> int:

@@ -30,7 +30,7 @@ class Site:
         self.on_listen: Callable[[str], object] = lambda group: None
         self.listeners: list[str] = []
         self.orders = Orders(
-            lambda group, order: self.published.append((group, order)),
+            lambda group, order, timeout: self.published.append((group, order)),
             self.listen,
             self.registered.append,
             lambda worker: None,

@@ -15,7 +15,7 @@ import pytest
 
 from gws_middleware.exceptions import ConnectionClosed
 from gws_middleware.groups import Groups, GroupsUnavailable, Member, Presence, hub, presence_group, records
-from gws_middleware.groups.backends.base import Buried
+from gws_middleware.groups.backends.base import Buried, Record
 from gws_middleware.groups.listening import Listener
 from gws_middleware.groups.members import Delivery
 from gws_middleware.groups.presence import MAX_CHANGES, Change, Changes, Events, unpack
@@ -244,6 +244,24 @@ def test_release_ends_a_write(site: Site) -> None:
     assert [list(values.values()) for values in put] == [[b"1"] * 3, [b"null"]]
 
 
+def test_release_ends_a_burial(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is published of it would open the backend again."""
+    presence = hub.Hub(site.backend, lambda name: None, site.counters, lambda name: Presence(events=True))
+    published = site.backend.memory.feed()
+    published.subscribe([presence_group("room")])
+    asked: list[int] = []
+
+    def bury() -> list[Record]:
+        asked.append(1)
+        presence.release()
+        return [Record("dead", "members:room", "c1", b"1")]
+
+    monkeypatch.setattr(site.backend, "bury", bury)
+    presence.records.bury()
+    assert (published.wait(0.2), asked) == ([], [1])
+    published.close()
+
+
 def test_write_that_failed_is_made_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """With what has changed meanwhile, and the changes are published once."""
     monkeypatch.setattr(records, "RETRY", 0.01)
@@ -348,6 +366,24 @@ def test_page_that_loads_again_in_another_process_is_no_event(several: list[Grou
     leave(here, ROOM, marker)
     for events in lists:
         events.close()
+
+
+def test_page_that_loads_again_is_missed_by_no_other_page(several: list[Groups]) -> None:
+    """One that gets the events first, and the members while the leave waits: no event brings the user back later."""
+    here, there, _ = several
+    events = listen(here)
+    ws = join(there, ROOM, "ada")
+    assert changes(events, 1) == [("joined", "ada")]
+    leave(there, ROOM, ws)
+    there.count(ROOM)
+    until(lambda: there.members(ROOM) == [])
+    assert infos(here, ROOM) == ["ada"]
+    again = join(there, ROOM, "ada")
+    assert infos(here, ROOM) == ["ada"]
+    leave(there, ROOM, again)
+    assert changes(events, 1) == [("left", "ada")]
+    assert infos(here, ROOM) == []
+    events.close()
 
 
 def test_frames_are_apart(groups: Groups, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -459,6 +495,23 @@ def test_members_of_a_killed_process_are_none(several: list[Groups], dying: Star
     leave(here, ROOM, mine)
 
 
+def test_members_of_a_killed_process_are_some_until_their_leaves_are_events(
+    several: list[Groups], dying: Start
+) -> None:
+    """Where the events come to; without them they are none sooner."""
+    here, _, other = several
+    events = listen(here)
+    process = dying(ROOM, 3)
+    changes(events, 3)
+    process.kill()
+    process.wait()
+    until(lambda: other.members(ROOM) == [])
+    assert infos(here, ROOM) == [{"user": n} for n in range(3)]
+    changes(events, 3)
+    assert infos(here, ROOM) == []
+    events.close()
+
+
 def test_leaves_of_a_killed_process_are_events_once(several: list[Groups], dying: Start) -> None:
     """Though several processes look for it; and a page that has connected to another one has not left."""
     here, there, other = several
@@ -536,6 +589,23 @@ def test_process_that_has_just_begun_buries_none(site: Site, monkeypatch: pytest
     gevent.sleep(0.2)
     assert buried == []
     site.hub.leave("room", ws)  # type: ignore[arg-type]
+
+
+def test_release_ends_the_checks(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that is due in the same moment: it would open the backend again."""
+    buried: list[int] = []
+    monkeypatch.setattr(hub, "CHECK_EVERY", 0.02)
+    monkeypatch.setattr(hub, "SETTLE", 0.0)
+    monkeypatch.setattr(hub, "LINGER", 0.2)
+    monkeypatch.setattr(site.backend, "bury", lambda: buried.append(1))
+    site.join("room", Fake())
+    feed = site.backend.feeds[-1]
+    monkeypatch.setattr(feed, "close", lambda: None)  # the reader ends later
+    site.hub.release()
+    buried.clear()
+    gevent.sleep(0.1)
+    assert buried == []
+    feed.feed.close()
 
 
 def test_loss_is_no_death(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

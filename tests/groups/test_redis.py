@@ -26,7 +26,7 @@ from ..support.inprocess import until as until_true
 from ..support.seam import live_shortly
 from ..support.servers import ROOT, Certificate
 from ..support.waiting import eventually
-from .conftest import Fake
+from .conftest import Attempt, Fake
 
 pytestmark = pytest.mark.database
 KEPT = History(size=100, age=60)
@@ -492,6 +492,19 @@ class TestEviction:
             assert full.ask("EXISTS", f"gws:t:{process}") == b":1\r\n"
             assert not any(isinstance(event, Lost) for event in found)
         other.close()
+
+
+def test_call_that_waits_while_groups_are_released_fails(own: Broker) -> None:
+    """It would open the connection again, and its record would stay."""
+    backend, other = RedisBackend(own.url), RedisBackend(own.url)
+    publish(backend, "live", b"1", None)
+    putting = Attempt(backend.put, "members", {"b": b"1"})
+    gevent.sleep(0)
+    backend.close()
+    with pytest.raises(GroupsUnavailable, match="groups were released"):
+        putting.get()
+    assert other.get("members", "b") == []
+    other.close()
 
 
 class TestWithoutAFeed:

@@ -272,7 +272,7 @@ class TestAsk:
         question = asked()
         parts = [Found([info(3)], None), Found([info(1)], FACTS)]
         own = [Found([info(2)], FACTS._replace(name="here:1"))]
-        found = ask(asker, question, lambda: answer(other, ELSEWHERE, question, parts), lambda: own, "own")
+        found = ask(asker, question, lambda seconds: answer(other, ELSEWHERE, question, parts), lambda: own, "own")
         assert found == Survey([info(1), info(2), info(3)], [FACTS, FACTS._replace(name="here:1")], [], more=False)
 
     def test_limit_is_that_of_all_workers(self, backends: tuple[Backend, Backend]) -> None:
@@ -282,9 +282,11 @@ class TestAsk:
         question = asked(limit=2)
         parts = [Found([info(3), info(4)], FACTS)]
         own = [Found([info(1), info(2)], None)]
-        found = ask(asker, question, lambda: answer(other, ELSEWHERE, question, parts), lambda: own, "own")
+        found = ask(asker, question, lambda seconds: answer(other, ELSEWHERE, question, parts), lambda: own, "own")
         assert ([each.id for each in found.connections], found.more) == (["id1", "id2"], True)
-        found = ask(asker, question, lambda: answer(other, ELSEWHERE, question, [Found([], FACTS, True)]), list, "own")
+        found = ask(
+            asker, question, lambda seconds: answer(other, ELSEWHERE, question, [Found([], FACTS, True)]), list, "own"
+        )
         assert (found.connections, found.more) == ([], True)
 
     @pytest.mark.parametrize("seconds", [0.05, 0.3])
@@ -294,7 +296,9 @@ class TestAsk:
         register(other, ELSEWHERE)
         question = asked(seconds=seconds)
         begin = time.monotonic()
-        found = ask(asker, question, lambda: answer(other, ELSEWHERE, question, [Found([info(1)], None)]), list, "own")
+        found = ask(
+            asker, question, lambda seconds: answer(other, ELSEWHERE, question, [Found([info(1)], None)]), list, "own"
+        )
         assert time.monotonic() - begin >= seconds
         assert found == Survey([info(1)], [], ["elsewhere:1"], more=False)
 
@@ -313,7 +317,7 @@ class TestAsk:
         register(other, ELSEWHERE)
         question = asked(seconds=0.3)
 
-        def give() -> None:
+        def give(seconds: float) -> None:
             other.publish([Publish(question.to, Envelope(BINARY, data).pack(), None)])
             answer(other, ELSEWHERE, question, [Found([info(1)], None)])
 
@@ -352,7 +356,7 @@ class TestAsk:
         register(other, ELSEWHERE)
         question = asked()
 
-        def give() -> None:
+        def give(seconds: float) -> None:
             answer(other, ELSEWHERE, question, [Found([], FACTS)])
             raise UnknownOutcome
 
@@ -363,7 +367,7 @@ class TestAsk:
         asker, other = backends
         register(other, ELSEWHERE)
 
-        def give() -> None:
+        def give(seconds: float) -> None:
             raise GroupsUnavailable("not now")
 
         with pytest.raises(GroupsUnavailable, match="not now"):
@@ -376,12 +380,12 @@ class TestAsk:
         question = asked()
         answering = [Found([], FACTS)]
         found = in_a_thread(
-            lambda: ask(asker, question, lambda: answer(other, ELSEWHERE, question, answering), list, "own")
+            lambda: ask(asker, question, lambda seconds: answer(other, ELSEWHERE, question, answering), list, "own")
         )
         assert found.workers == [FACTS]
 
 
-def refuse() -> None:
+def refuse(seconds: float) -> None:
     """Nothing is to be asked."""
     raise AssertionError("a question was given")
 

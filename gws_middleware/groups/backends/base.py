@@ -2,13 +2,15 @@
 
 Rule 1: all methods of a backend may be called in any thread and any greenlet, in a process
 that gevent has patched or not, and before and after a fork: a child has nothing of its parent's.
-Rule 2: what cannot be done is ``GroupsUnavailable``, within ``TIMEOUT`` seconds; nothing waits without an end.
+Rule 2: what cannot be done is ``GroupsUnavailable``, within ``TIMEOUT`` seconds, or ``timeout`` where a method has that
+argument; nothing waits without an end.
 Rule 3: a feed belongs to one greenlet. It has the entries of each group in the order in which they were published, the
 same in all processes, those that this process has published too; or it says that some may be missing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -110,7 +112,7 @@ class Feed(Protocol):
 class Backend(Protocol):
     """Moves entries between processes."""
 
-    def publish(self, batch: Sequence[Publish]) -> list[Position | None]:
+    def publish(self, batch: Sequence[Publish], timeout: float = TIMEOUT) -> list[Position | None]:
         """Publish messages, all of them or none.
 
         Returns:
@@ -130,15 +132,18 @@ class Backend(Protocol):
 
         """
 
-    def feed(self) -> Feed:
+    def feed(self, until: float = math.inf) -> Feed:
         """A new feed.
+
+        Args:
+            until: When (``time.monotonic()``) it is of no use any more: it does not wait for a connection after that.
 
         Raises:
             GroupsUnavailable: There can be none now.
 
         """
 
-    def put(self, table: str, values: Mapping[str, bytes | None]) -> None:
+    def put(self, table: str, values: Mapping[str, bytes | None], timeout: float = TIMEOUT) -> None:
         """Set values of this process, by field; None removes one. They end with the process, however it ends.
 
         Raises:
@@ -146,7 +151,7 @@ class Backend(Protocol):
 
         """
 
-    def get(self, table: str, field: str) -> list[bytes]:
+    def get(self, table: str, field: str, timeout: float = TIMEOUT) -> list[bytes]:
         """The values of a field, of all living processes.
 
         Raises:
@@ -163,7 +168,7 @@ class Backend(Protocol):
 
         """
 
-    def records(self, table: str, limit: int) -> list[Record]:
+    def records(self, table: str, limit: int, timeout: float = TIMEOUT) -> list[Record]:
         """Records of a table, of all living processes; not more than ``limit``.
 
         Raises:

@@ -85,6 +85,8 @@ class Handle:
         self._process: Process | None = None
         self._siblings: Siblings | None = None
         self._lock = waiting.new_lock()
+        self._closed = 0
+        """How often: what waits for its next attempt meanwhile does not open the log again."""
         self._unusable = ""
         """Why nothing can be done any more in this process."""
         self._notices: list[tuple[int, str]] = []
@@ -93,19 +95,20 @@ class Handle:
 
     # --- attempts -------------------------------------------------------------------------------------------------
 
-    def run(self, kind: str, work: Callable[[Opened], T]) -> T:
+    def run(self, kind: str, work: Callable[[Opened], T], timeout: float = TIMEOUT) -> T:
         """Do something, with as many attempts as it needs.
 
         Args:
             kind: ``"read"`` or ``"write"``: their outages are reported apart, because one can work without the other.
             work: One transaction.
+            timeout: Seconds for all attempts; one is made in any case.
 
         Raises:
-            GroupsUnavailable: It was not done in ``TIMEOUT`` seconds, or cannot be.
+            GroupsUnavailable: It was not done in time, or cannot be.
 
         """
-        deadline = time.monotonic() + TIMEOUT
-        tries = 0
+        deadline = time.monotonic() + timeout
+        tries, closed = 0, self._closed
         while True:
             tries += 1
             try:
@@ -113,8 +116,10 @@ class Handle:
             except BusyError as again:
                 if time.monotonic() < deadline:
                     waiting.pause(random.uniform(0.0005, min(0.001 * tries, 0.005)))
+                    if closed != self._closed:
+                        raise GroupsUnavailable("groups were released") from None
                     continue
-                error = self.timed_out(str(again))
+                error = self.timed_out(str(again), timeout)
             except GroupsUnavailable as unavailable:
                 error = unavailable
             else:
@@ -152,13 +157,13 @@ class Handle:
             while self._notices:
                 logger.log(*self._notices.pop(0))
 
-    def timed_out(self, obstacle: str) -> GroupsUnavailable:
-        """What to say of something that has been in the way for ``TIMEOUT`` seconds."""
+    def timed_out(self, obstacle: str, seconds: float = TIMEOUT) -> GroupsUnavailable:
+        """What to say of something that has been in the way for so long."""
         database = self._database
         process = holder(database.path) if database is not None and "locked" in obstacle else ""
         by = f" by {process}" if process else ""
         return GroupsUnavailable(
-            f"the log of groups in {self.directory} could not be used for {TIMEOUT:g} s: {obstacle}{by}"
+            f"the log of groups in {self.directory} could not be used for {max(seconds, 0):.3g} s: {obstacle}{by}"
         )
 
     def report(self, kind: str, error: GroupsUnavailable | None) -> None:
@@ -256,6 +261,7 @@ class Handle:
             GroupsUnavailable: Another thread, or what a signal handler has interrupted, uses it for too long.
 
         """
+        self._closed += 1
         for dependent in list(self.dependents):
             dependent.close()
         lock = self._lock

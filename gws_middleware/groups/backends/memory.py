@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import time
@@ -14,7 +15,7 @@ from gevent.event import Event as Signal
 from gevent.monkey import get_original
 
 from ..position import Entry, History, Page, Position
-from .base import Event, Publish, Record, Want
+from .base import TIMEOUT, Event, Publish, Record, Want
 
 __all__ = ["MemoryBackend"]
 
@@ -68,7 +69,7 @@ class MemoryBackend:
         self._records: dict[str, dict[str, bytes]] = {}
         """By table and field."""
 
-    def publish(self, batch: Sequence[Publish]) -> list[Position | None]:
+    def publish(self, batch: Sequence[Publish], timeout: float = TIMEOUT) -> list[Position | None]:
         """See ``Backend``."""
         positions: list[Position | None] = []
         with self._lock:
@@ -88,7 +89,7 @@ class MemoryBackend:
         with self._lock:
             return [self._groups.setdefault(want.group, _Group()).page(want) for want in wants]
 
-    def feed(self) -> _Feed:
+    def feed(self, until: float = math.inf) -> _Feed:
         """See ``Backend``."""
         feed = _Feed(self)
         with self._lock:
@@ -109,7 +110,7 @@ class MemoryBackend:
             if feed in self._feeds:
                 function()
 
-    def put(self, table: str, values: Mapping[str, bytes | None]) -> None:
+    def put(self, table: str, values: Mapping[str, bytes | None], timeout: float = TIMEOUT) -> None:
         """See ``Backend``."""
         with self._lock:
             for field, value in values.items():
@@ -124,7 +125,7 @@ class MemoryBackend:
         if not fields:
             del self._records[table]
 
-    def get(self, table: str, field: str) -> list[bytes]:
+    def get(self, table: str, field: str, timeout: float = TIMEOUT) -> list[bytes]:
         """See ``Backend``."""
         with self._lock:
             value = self._records.get(table, {}).get(field)
@@ -135,7 +136,7 @@ class MemoryBackend:
         self.put(table, {field: value})
         return [] if value is None else [value]
 
-    def records(self, table: str, limit: int) -> list[Record]:
+    def records(self, table: str, limit: int, timeout: float = TIMEOUT) -> list[Record]:
         """See ``Backend``."""
         with self._lock:
             fields = list(self._records.get(table, {}).items())[:limit]

@@ -283,11 +283,18 @@ class _Job:
     Args:
         commands: Makes the commands for a link; its second argument is True where they were sent before.
         repeatable: Whether they may be sent again to the same process of the server: None for "to any process".
+        timeout: Seconds after which the call fails.
 
     """
 
-    def __init__(self, commands: Callable[[Link, bool], list[Command]], repeatable: bool | None = None) -> None:
+    def __init__(
+        self,
+        commands: Callable[[Link, bool], list[Command]],
+        repeatable: bool | None = None,
+        timeout: float = TIMEOUT,
+    ) -> None:
         self.commands, self.repeatable = commands, repeatable
+        self.deadline = time.monotonic() + timeout
         self.replies: list[Any] = []
         self.is_repeated = False
         """Whether it was sent more than once."""
@@ -303,10 +310,10 @@ class _Pipe:
         self._server, self._outages = server, outages
         self._link: Link | None = None
         self._waiting: deque[_Job] = deque()
-        self._is_running = False
+        self._is_running = self._is_over = False
 
-    def submit(self, job: _Job) -> None:
-        """Have it done by a greenlet; ``job.done`` is set then. Never waits."""
+    def call(self, job: _Job) -> None:
+        """Have it done by a greenlet, and wait for that."""
         import gevent
         from gevent.event import Event as Done
 
@@ -315,6 +322,14 @@ class _Pipe:
         if not self._is_running:
             self._is_running = True
             gevent.spawn(self._run)
+        if job.done.wait(max(0.0, job.deadline - time.monotonic())):
+            return
+        reason = "the server has not answered in time"
+        if job in self._waiting:  # the connection is used by others, which wait for the server
+            self._waiting.remove(job)
+            job.error = GroupsUnavailable(f"{self._server}: {reason}")
+        else:  # its replies are read, and dropped, when they come
+            self._fail([job], f"{self._server}: {reason}")
 
     def _run(self) -> None:
         """Runs in a greenlet of its own while something waits."""
@@ -322,7 +337,7 @@ class _Pipe:
         try:
             while self._waiting:
                 jobs, self._waiting = list(self._waiting), deque()
-                self.exchange(jobs)
+                self.exchange(jobs, time.monotonic() + TIMEOUT)
                 for job in jobs:
                     job.done.set()
         finally:
@@ -333,9 +348,8 @@ class _Pipe:
                     job.error = job.error or UnknownOutcome("the greenlet that sends was killed")
                     job.done.set()
 
-    def exchange(self, jobs: list[_Job]) -> None:
-        """Send what these ask for, and read the replies."""
-        deadline = time.monotonic() + TIMEOUT
+    def exchange(self, jobs: list[_Job], deadline: float) -> None:
+        """Send what these ask for, and read the replies, before a ``time.monotonic()``."""
         left = self._try(jobs, deadline, None)
         if left:
             # Those of which the replies are missing, to the same process of the server.
@@ -345,7 +359,7 @@ class _Pipe:
         """Send, and read. Those that are to be sent again."""
         left = jobs
         try:
-            link = self._connected()
+            link = self._connected(deadline)
             if sent_to is not None:
                 left = [job for job in jobs if job.repeatable is None or link.run_id == sent_to]
                 self._fail([job for job in jobs if job not in left], "the server is another process now")
@@ -388,18 +402,25 @@ class _Pipe:
             else:
                 job.error = UnknownOutcome(f"the message was published or not: {reason}")
 
-    def _connected(self) -> Link:
+    def _connected(self, deadline: float) -> Link:
         link = self._link
+        if self._is_over:
+            raise LinkError(f"{self._server}: groups were released")
         if link is None or link.run_id != self._server.run_id:
             self.close()
-            link = self._link = self._server.connect()
+            link = self._link = self._server.connect(deadline - time.monotonic())
             link.send([("SCRIPT", "LOAD", script) for script in _SCRIPTS])
             for _ in _SCRIPTS:
-                reply = link.read(TIMEOUT)
+                reply = link.read(deadline - time.monotonic())
                 if isinstance(reply, RefusedError):
                     self.close()
                     raise LinkError(f"{self._server}: SCRIPT LOAD: {reply}")
         return link
+
+    def end(self) -> None:
+        """Close the connection. What waits for its turn here fails."""
+        self._is_over = True
+        self.close()
 
     def close(self) -> None:
         """Close the connection; the next call opens another one."""
@@ -456,13 +477,13 @@ class RedisBackend:
 
     # --- calls -------------------------------------------------------------------------------------------------------
 
-    def publish(self, batch: Sequence[Publish]) -> list[Position | None]:
+    def publish(self, batch: Sequence[Publish], timeout: float = TIMEOUT) -> list[Position | None]:
         """See ``Backend``."""
         if not batch:
             return []
         if len(batch) == 1 and batch[0].history is None:
             command: Command = ("PUBLISH", self.key("c", batch[0].group), b"l" + batch[0].payload)
-            self._call(_Job(lambda link, again: [command], repeatable=False), "PUBLISH")
+            self._call(_Job(lambda link, again: [command], repeatable=False, timeout=timeout), "PUBLISH")
             return [None]
         keys: list[str] = []
         fields: list[str | bytes | int] = []
@@ -476,7 +497,8 @@ class RedisBackend:
             head: Command = ("EVALSHA", _SHA[_PUBLISH], len(keys), *keys, link.run_id, fresh, int(again))
             return [(*head, *fields, AFTERWARDS * 1000)]
 
-        [found] = self._call(_Job(commands, repeatable=all(each.history for each in batch)), "publish")
+        is_kept = all(each.history for each in batch)
+        [found] = self._call(_Job(commands, repeatable=is_kept, timeout=timeout), "publish")
         return [None if each is None else Position(each[0].decode(), int(each[1])) for each in found]
 
     def read(self, wants: Sequence[Want]) -> list[Page]:
@@ -496,15 +518,15 @@ class RedisBackend:
         given = -1 if after is None else min(after, 2**53), min(limit, history.size), history.size
         return ("EVALSHA", _SHA[_READ], *keys, run_id, self._new_name(), *given, age, AFTERWARDS * 1000)
 
-    def feed(self) -> RedisFeed:
+    def feed(self, until: float = math.inf) -> RedisFeed:
         """See ``Backend``."""
-        return RedisFeed(self)
+        return RedisFeed(self, until)
 
-    def put(self, table: str, values: Mapping[str, bytes | None]) -> None:
+    def put(self, table: str, values: Mapping[str, bytes | None], timeout: float = TIMEOUT) -> None:
         """See ``Backend``."""
         if values:
             had_records = bool(self._records)
-            is_known = self._ask("put", table, *self._changes(values))
+            is_known = self._ask("put", table, *self._changes(values), timeout=timeout)
             for field, value in values.items():
                 self._keep(table, field, value)
             self._check_known(is_known, had_records)
@@ -526,9 +548,9 @@ class RedisBackend:
         if not fields:
             del self._records[table]
 
-    def get(self, table: str, field: str) -> list[bytes]:
+    def get(self, table: str, field: str, timeout: float = TIMEOUT) -> list[bytes]:
         """See ``Backend``."""
-        found: list[bytes] = self._ask("get", table, field)
+        found: list[bytes] = self._ask("get", table, field, timeout=timeout)
         return found
 
     def exchange(self, table: str, field: str, value: bytes | None) -> list[bytes]:
@@ -549,9 +571,9 @@ class RedisBackend:
             self._was_buried = True
             self.sign()
 
-    def records(self, table: str, limit: int) -> list[Record]:
+    def records(self, table: str, limit: int, timeout: float = TIMEOUT) -> list[Record]:
         """See ``Backend``."""
-        flat = self._ask("records", table, limit)
+        flat = self._ask("records", table, limit, timeout=timeout)
         parts = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
         return [Record(name.decode(), table, field.decode(), value) for name, field, value in parts][:limit]
 
@@ -565,9 +587,9 @@ class RedisBackend:
         parts = zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
         return [Record(name.decode(), table.decode(), field.decode(), value) for name, table, field, value in parts]
 
-    def _ask(self, what: str, table: str, *arguments: str | bytes | int) -> Any:
+    def _ask(self, what: str, table: str, *arguments: str | bytes | int, timeout: float = TIMEOUT) -> Any:
         """Run the script of records."""
-        [found] = self._call(_Job(lambda link, again: [self._command(what, table, *arguments)]), what)
+        [found] = self._call(_Job(lambda link, again: [self._command(what, table, *arguments)], timeout=timeout), what)
         return found
 
     def _command(self, what: str, table: str, *arguments: str | bytes | int) -> Command:
@@ -644,7 +666,7 @@ class RedisBackend:
             self._signer_ends.set()
         pipe = getattr(self._pipes, "pipe", None)
         for each in (*self._idle, *([] if pipe is None else [pipe])):
-            each.close()
+            each.end()
         self._begin()
 
     # --- how ---------------------------------------------------------------------------------------------------------
@@ -683,15 +705,14 @@ class RedisBackend:
             if attempt or not str(refused).startswith("NOSCRIPT "):
                 raise GroupsUnavailable(f"{self.server}: {what}: {refused}")
             # The server's scripts were removed, so nothing was done.
-            load = _Job(lambda link, again: [("SCRIPT", "LOAD", script) for script in _SCRIPTS])
+            left = job.deadline - time.monotonic()
+            load = _Job(lambda link, again: [("SCRIPT", "LOAD", script) for script in _SCRIPTS], timeout=left)
             self._exchange(load)
         raise AssertionError("the loop has returned or raised")
 
     def _exchange(self, job: _Job) -> None:
         if waiting.can_switch():
-            pipe = self._pipe()
-            pipe.submit(job)
-            job.done.wait()
+            self._pipe().call(job)
             return
         if waiting.in_hub():
             raise GroupsUnavailable("groups cannot wait for Redis in a callback of the event loop: use gevent.spawn()")
@@ -701,7 +722,7 @@ class RedisBackend:
         except IndexError:
             pipe = _Pipe(self.server, self.outages)
         try:
-            pipe.exchange([job])
+            pipe.exchange([job], job.deadline)
         finally:
             if len(self._idle) < IDLE:
                 self._idle.append(pipe)
@@ -733,8 +754,8 @@ def _page(want: Want, reply: Any) -> Page:
 class RedisFeed:
     """The channels of the groups that are subscribed to; see ``base.Feed``."""
 
-    def __init__(self, backend: RedisBackend) -> None:
-        self._backend = backend
+    def __init__(self, backend: RedisBackend, until: float) -> None:
+        self._backend, self._until = backend, until
         self._groups: set[str] = set()
         self._names: dict[bytes, str] = {}
         """The same by their channels."""
@@ -869,7 +890,7 @@ class RedisFeed:
         return events, min(self._ping_at, self._sign_at)
 
     def _connect(self) -> Link:
-        link = self._link = self._backend.server.connect()
+        link = self._link = self._backend.server.connect(min(TIMEOUT, self._until - time.monotonic()))
         self._ping_at, self._pong_by = time.monotonic() + PING, 0.0
         # All of them anew: what was to be changed on the last connection has been, by that.
         self._changes = deque(("SUBSCRIBE", group) for group in self._groups)

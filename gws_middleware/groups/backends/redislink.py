@@ -88,8 +88,11 @@ class Server:
     def __str__(self) -> str:
         return self._address.text
 
-    def connect(self) -> Link:
+    def connect(self, timeout: float = TIMEOUT) -> Link:
         """A new connection. For some time after a failure this fails at once.
+
+        Args:
+            timeout: Seconds to wait at most for the connection, and then for each answer of the server.
 
         Raises:
             LinkError: There is none now.
@@ -99,7 +102,7 @@ class Server:
         if now < self._retry_at:
             raise LinkError(self._reason)
         try:
-            link = self._connect()
+            link = self._connect(timeout)
         except LinkError as error:
             least, most = RETRY
             seconds = min(least * 2 ** min(self._failures, 10), most)
@@ -119,8 +122,10 @@ class Server:
         """Seconds for which ``connect()`` fails at once."""
         return max(0.0, self._retry_at - time.monotonic())
 
-    def _connect(self) -> Link:
+    def _connect(self, timeout: float) -> Link:
         address, options = self._address, dict(self._address.options)
+        for name in ("socket_timeout", "socket_connect_timeout"):
+            options[name] = max(min(options[name], timeout), 0.001)
         errors = (self._redis.RedisError, OSError)
         try:
             if address.sentinels:

@@ -55,7 +55,7 @@ class SqliteBackend:
         home = Path(project or os.getcwd())
         self._handle = Handle(lambda: automatic(home) if directory is None else Path(directory), retention)
 
-    def publish(self, batch: Sequence[Publish]) -> list[Position | None]:
+    def publish(self, batch: Sequence[Publish], timeout: float = TIMEOUT) -> list[Position | None]:
         """See ``Backend``."""
 
         def work(opened: Opened) -> list[Position | None]:
@@ -68,17 +68,17 @@ class SqliteBackend:
                 pass  # the directory was removed: the next transaction finds out, and this one was committed
             return positions
 
-        return self._handle.run("write", work) if batch else []
+        return self._handle.run("write", work, timeout) if batch else []
 
     def read(self, wants: Sequence[Want]) -> list[Page]:
         """See ``Backend``."""
         return self._handle.run("read", lambda opened: opened.database.read(wants)) if wants else []
 
-    def feed(self) -> SqliteFeed:
+    def feed(self, until: float = math.inf) -> SqliteFeed:
         """See ``Backend``."""
-        return SqliteFeed(self._handle)
+        return SqliteFeed(self._handle, until)
 
-    def put(self, table: str, values: Mapping[str, bytes | None]) -> None:
+    def put(self, table: str, values: Mapping[str, bytes | None], timeout: float = TIMEOUT) -> None:
         """See ``Backend``."""
 
         def work(opened: Opened) -> None:
@@ -87,7 +87,7 @@ class SqliteBackend:
                 self._keep(table, field, value)
 
         if values:
-            self._handle.run("write", work)
+            self._handle.run("write", work, timeout)
 
     def _keep(self, table: str, field: str, value: bytes | None) -> None:
         if value is None:
@@ -95,9 +95,9 @@ class SqliteBackend:
         else:
             self._handle.records[table, field] = value
 
-    def get(self, table: str, field: str) -> list[bytes]:
+    def get(self, table: str, field: str, timeout: float = TIMEOUT) -> list[bytes]:
         """See ``Backend``."""
-        return self._of_living(self._handle.run("read", lambda opened: opened.database.get(table, field)))
+        return self._of_living(self._handle.run("read", lambda opened: opened.database.get(table, field), timeout))
 
     def exchange(self, table: str, field: str, value: bytes | None) -> list[bytes]:
         """See ``Backend``."""
@@ -112,9 +112,13 @@ class SqliteBackend:
     def _of_living(self, found: list[tuple[str, bytes]]) -> list[bytes]:
         return [value for process, value in found if is_living(self._handle.directory, process)]
 
-    def records(self, table: str, limit: int) -> list[Record]:
+    def records(self, table: str, limit: int, timeout: float = TIMEOUT) -> list[Record]:
         """See ``Backend``."""
-        found = self._handle.run("read", lambda opened: opened.database.records(table, self._living(opened), limit))
+
+        def work(opened: Opened) -> list[tuple[str, str, bytes]]:
+            return opened.database.records(table, self._living(opened), limit)
+
+        found = self._handle.run("read", work, timeout)
         return [Record(process, table, field, value) for process, field, value in found]
 
     def count(self, table: str) -> int:
@@ -144,7 +148,7 @@ class SqliteBackend:
 class SqliteFeed:
     """A feed of the log; see ``base.Feed``."""
 
-    def __init__(self, handle: Handle) -> None:
+    def __init__(self, handle: Handle, until: float) -> None:
         self._handle = handle
         self._groups: dict[str, int] = {}
         """Those that are subscribed to; of each, the ``seq`` after which it is."""
@@ -167,7 +171,7 @@ class SqliteFeed:
         self._socket: _socket.socket | None = None
         self._waker: _socket.socket | None = None
         try:
-            handle.run("read", self._begin)
+            handle.run("read", self._begin, min(TIMEOUT, until - time.monotonic()))
         except BaseException:
             self._release()
             raise

@@ -11,9 +11,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from typing import Any
 
-from django.apps import apps
 from django.contrib.auth import get_user_model
-from django.core.exceptions import ObjectDoesNotExist
 from django.core.management.base import BaseCommand, CommandError
 
 from ....groups.errors import GroupsError
@@ -58,6 +56,7 @@ class Command(BaseCommand):
             each.add_argument("--user", help="Those of this user: the primary key or the name.")
             each.add_argument("--path", help="Those whose path begins with this.")
             each.add_argument("--worker", help="Those of this worker: host:pid.")
+            each.add_argument("--group", help="The members of this group.")
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:
         """Do what was asked for."""
@@ -66,7 +65,7 @@ class Command(BaseCommand):
                 'the setting GWS["groups"] is "memory://", so no other process can be asked: '
                 'use "auto", a directory, or Redis'
             )
-        wanted = {"user": _user(options["user"]), "path": options["path"], "worker": options["worker"]}
+        wanted = {"user": _user(options["user"]), **{name: options[name] for name in ("path", "worker", "group")}}
         if action == "list":
             self._list(wanted, as_json=options["json"])
         elif action == "close":
@@ -95,7 +94,8 @@ class Command(BaseCommand):
         ids, code, reason = options["ids"], options["code"], options["reason"]
         if not ids and not any(wanted.values()):
             raise CommandError(
-                "nothing says which WebSockets to close: name ids, --user, --path or --worker; `list` shows them"
+                "nothing says which WebSockets to close: name ids, --user, --path, --worker or --group; "
+                "`list` shows them"
             )
         try:
             users.check_close(code, reason)
@@ -145,17 +145,11 @@ class Command(BaseCommand):
 
 def _user(given: str | None) -> str | None:
     """The primary key of a user that is named by that or by the username."""
-    if given is None or not apps.is_installed("django.contrib.auth"):
-        return given
-    try:
-        return str(users.primary_key(given))
-    except ValueError:
-        pass
-    model = get_user_model()
-    try:
-        return str(model._default_manager.get_by_natural_key(given).pk)
-    except (ObjectDoesNotExist, AttributeError):
-        raise CommandError(f"no user {given!r}: wanted is a primary key or a {model.USERNAME_FIELD}") from None
+    found = None if given is None else users.find_key(given)
+    if given is not None and found is None:
+        field = get_user_model().USERNAME_FIELD
+        raise CommandError(f"no user {given!r}: wanted is a primary key or a {field}")
+    return found
 
 
 def _survey(wanted: dict[str, Any], limit: int) -> Survey:
@@ -186,7 +180,9 @@ def _missing(found: Survey) -> list[str]:
     if found.missing:
         sentences.append(f"Not answered in time, and missing here: {', '.join(found.missing)}.")
     if found.more:
-        sentences.append(f"There are more than these {len(found.connections)}: use --user, --path or --worker.")
+        sentences.append(
+            f"There are more than these {len(found.connections)}: use --user, --path, --worker or --group."
+        )
     return sentences
 
 
