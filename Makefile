@@ -10,6 +10,7 @@ RUN_VENV := .venv-run
 RUN_BIN := $(RUN_VENV)/bin
 RUN := $(RUN_VENV)/.installed
 PORT ?= 8000
+REV ?= HEAD
 
 SOURCES := pyproject.toml setup.py gws_middleware/__init__.py $(wildcard gws_middleware/*.h gws_middleware/*/*.c)
 # By file, because the tests of one file share their servers. They wait more than they compute, so four processes go well
@@ -23,7 +24,7 @@ NATIVE_TESTS := tests/protocol tests/connection/test_channel.py tests/connection
 # Per cent of lines and branches that the suite has to reach in its own process. The fast tests alone reach 88.
 FLOOR := 88
 
-.PHONY: help run test test-fast test-pure sanitize test-all lint words types docs dist check coverage bench chaos soak restart \
+.PHONY: help run test test-fast test-pure sanitize test-all lint words types docs dist check coverage bench bench-compare chaos soak restart \
         responsive fair groups groups-redis logout clean
 
 help: ## Show this list
@@ -102,6 +103,9 @@ coverage: $(INSTALLED) ## Branch coverage of the suite, with a floor
 	$(BIN)/python -m coverage run -m pytest
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --fail-under=$(FLOOR)
+
+bench-compare: $(INSTALLED) ## This checkout beside another revision of it in one run (REV=…, default HEAD)
+	$(BIN)/python -m benchmarks.compare $(REV)
 
 bench: $(BENCH) ## Our echo beside other servers', in one run
 	$(BIN)/python -m benchmarks.echo

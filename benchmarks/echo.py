@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from .report import render
 from .results import Report, environment
 from .scenarios import SCENARIOS, Scale, Scenario
 
-__all__ = ["DEFAULT_SERVERS", "main"]
+__all__ = ["DEFAULT_SERVERS", "main", "names"]
 
 DEFAULT_SERVERS = ("ours", "ours-4", "ours-redis", "ours-redis-4", "gevent-websocket", "uvicorn", "picows", "channels")
 
@@ -33,10 +33,13 @@ def main(
     servers: Sequence[str] = DEFAULT_SERVERS,
     scenarios: Sequence[str] = tuple(SCENARIOS),
     rounds: int | None = None,
+    known: Mapping[str, Server] = SERVERS,
 ) -> Report:
-    """Measure, and return the results. ``scale`` 1 takes minutes; 0.01 takes seconds and does one round."""
+    """Measure, and return the results. ``scale`` 1 takes minutes; 0.01 takes seconds and does one round. ``known`` has
+    the servers by their names.
+    """
     rounds = rounds or (3 if scale >= 0.1 else 1)
-    absent = {name: reason for name in servers if (reason := SERVERS[name].absence())}
+    absent = {name: reason for name in servers if (reason := known[name].absence())}
     absent |= {name: reason for name in scenarios if (reason := SCENARIOS[name].absence())}
     present = [name for name in servers if name not in absent]
     scenarios = [name for name in scenarios if name not in absent]
@@ -48,7 +51,7 @@ def main(
             for scenario in (SCENARIOS[name] for name in scenarios):
                 for name in _in_turn(present, number):
                     progress.show(f"round {number + 1}/{rounds}: {scenario.title}: {name}")
-                    _measure(report, fleet, scenario, SERVERS[name])
+                    _measure(report, fleet, scenario, known[name])
     return report
 
 
@@ -89,7 +92,7 @@ class _Progress:
         self.show("")
 
 
-def _names(text: str, known: Iterable[str]) -> list[str]:
+def names(text: str, known: Iterable[str]) -> list[str]:
     """Comma-separated names or shell patterns, in the order of ``known``."""
     known = list(known)
     patterns = text.split(",")
@@ -102,8 +105,8 @@ def _names(text: str, known: Iterable[str]) -> list[str]:
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.echo", description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="1 for figures, 0.01 to see that it works")
-    parser.add_argument("--servers", type=lambda text: _names(text, SERVERS), default=list(DEFAULT_SERVERS))
-    parser.add_argument("--scenarios", type=lambda text: _names(text, SCENARIOS), default=list(SCENARIOS))
+    parser.add_argument("--servers", type=lambda text: names(text, SERVERS), default=list(DEFAULT_SERVERS))
+    parser.add_argument("--scenarios", type=lambda text: names(text, SCENARIOS), default=list(SCENARIOS))
     parser.add_argument("--rounds", type=int, help="default 3, or 1 below scale 0.1")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
     return parser.parse_args(arguments)

@@ -25,9 +25,9 @@ from .frames import TEXT_64, WrongReplyError, client_frame
 from .lanes import Address, opened
 from .meters import Cores, pinned
 
-__all__ = ["SERVERS", "Fleet", "Running", "Server", "ServerError", "Valkey", "absence", "stop_all"]
+__all__ = ["ROOT", "SERVERS", "Fleet", "Running", "Server", "ServerError", "Valkey", "absence", "stop_all"]
 
-_ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 _START_WITHIN = 30.0
 _STOP_WITHIN = 10.0
 
@@ -51,6 +51,10 @@ class Server:
     """Whether it takes part only in scenarios that name it."""
     redis: bool = False
     """Whether it works with the Valkey of the run, which is then measured with it."""
+    root: Path = ROOT
+    """The directory whose ``gws_middleware`` and ``benchmarks`` it imports."""
+    stands_for: str = ""
+    """The server in whose scenarios it takes part."""
 
     def absence(self) -> str | None:
         """Why this server cannot be measured here, or None."""
@@ -169,8 +173,13 @@ class Running(AbstractContextManager["Running"]):
             environment["BENCHMARK_REDIS"] = self._valkey.url
         return subprocess.Popen(
             [sys.executable, *self.server.command(fd, application)],
-            cwd=_ROOT,
-            env={**environment, **self.server.env, "BENCHMARK_DIRECTORY": self._directory.name},
+            cwd=self.server.root,
+            env={
+                **environment,
+                **self.server.env,
+                "BENCHMARK_DIRECTORY": self._directory.name,
+                "BENCHMARK_ROOT": str(self.server.root),
+            },
             pass_fds=[fd],
             stdin=subprocess.DEVNULL,
             stdout=self._log,

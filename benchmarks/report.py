@@ -10,8 +10,9 @@ from .results import Report, Result
 from .scenarios import SCENARIOS, Cycle, Echo, Fanout, Hop, Resume
 from .targets import TARGETS
 
-__all__ = ["render"]
+__all__ = ["render", "render_comparison"]
 
+_UNITS = {"cpu_us": "µs of CPU", "resident_kib": "KiB", "p99_ms": "ms"}
 _LATENCY = "one connection, so both sides wait for each other: no core is full, and the rate is a latency"
 
 
@@ -30,6 +31,19 @@ def render(report: Report) -> str:
         _targets(report),
         _notes(report),
     )
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def render_comparison(report: Report, before: str, revision: str) -> str:
+    """The cost of this checkout beside that of a revision of it, which has the name ``before`` in the report."""
+    rows = [["", revision, "this checkout", "ratio", "of the best rounds", "unit"]]
+    for name in report.scenarios:
+        old, new = report.figure(name, before), report.figure(name, "ours")
+        if old and new is not None:
+            least = (report.least(name, "ours") or 0) / (report.least(name, before) or old)
+            unit = _UNITS[SCENARIOS[name].quantity]
+            rows.append([SCENARIOS[name].title, _number(old), _number(new), _number(new / old), _number(least), unit])
+    sections = (_heading(report), _section("This checkout divided by the revision", rows), _notes(report))
     return "\n\n".join(section for section in sections if section) + "\n"
 
 

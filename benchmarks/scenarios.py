@@ -152,7 +152,7 @@ class Scenario:
         return absence(self.needs)
 
     def takes(self, server: Server) -> bool:
-        return not server.own if self.only is None else server.name in self.only
+        return not server.own if self.only is None else (server.stands_for or server.name) in self.only
 
     def measure(self, fleet: Fleet, server: Server, scale: Scale) -> Sample:
         return self.work(fleet.shared(server), scale)

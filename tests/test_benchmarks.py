@@ -9,12 +9,13 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from benchmarks import echo, frames, lanes, load, meters, presence
-from benchmarks.launch import SERVERS, Server
-from benchmarks.report import render
+from benchmarks import compare, echo, frames, lanes, load, meters, presence
+from benchmarks.launch import ROOT, SERVERS, Server
+from benchmarks.report import render, render_comparison
 from benchmarks.results import Report
 from benchmarks.scenarios import SCENARIOS, Idle, Sample, Scale
 from benchmarks.targets import TARGETS, Target
@@ -353,6 +354,63 @@ class TestMeters:
         report = Report(1, 1, ["ours"], [name], {}, True, {})
         report.result(name, "ours").samples.append(Sample(10, 10, 1, 1, 1, 0, 0, resident=10 * 3 * 1024))
         assert report.figure(name, "ours") == 3
+
+
+@pytest.fixture(scope="module")
+def revision() -> Iterator[Path]:
+    """The last commit, built."""
+    with compare.built("HEAD") as root:
+        yield root
+
+
+def revisions(root: Path) -> dict[str, Server]:
+    """This checkout and another directory."""
+    before = replace(SERVERS["ours"], name="before", root=root, stands_for="ours")
+    return {"before": before, "ours": SERVERS["ours"]}
+
+
+class TestComparison:
+    def test_both_revisions_are_measured(self, revision: Path) -> None:
+        """In the scenarios of ours alone, too, and with modules in C."""
+        servers, scenarios = revisions(revision), ["100x64B", "idle-django"]
+        found = echo.main(SMALLEST, list(servers), scenarios, 1, servers)
+        assert found.failures == []
+        assert {key for key, result in found.results.items() if result.samples} == {
+            (scenario, server) for scenario in scenarios for server in servers
+        }
+        text = render_comparison(found, "before", "v1")
+        assert [text.count(f"| {SCENARIOS[name].title}") for name in scenarios] == [1, 1]
+        assert len(list((revision / "gws_middleware").rglob("*.so"))) == len(
+            list((ROOT / "gws_middleware").rglob("*.c"))
+        )
+
+    def test_revision_is_the_one_that_runs(self, revision: Path) -> None:
+        """A change of its files changes its server, and not ours."""
+        path = revision / "gws_middleware" / "worker.py"
+        text = path.read_text()
+        path.write_text("raise RuntimeError('of the revision')\n")
+        try:
+            servers = revisions(revision)
+            found = echo.main(SMALLEST, list(servers), ["1x64B"], 1, servers)
+        finally:
+            path.write_text(text)
+        assert [(result.server, "of the revision" in str(result.failure)) for result in found.failures] == [
+            ("before", True)
+        ]
+
+    def test_package_of_another_place_is_refused(self, tmp_path: Path) -> None:
+        """Without a package in the directory Python finds the one that is installed."""
+        (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+        servers = revisions(tmp_path)
+        found = echo.main(SMALLEST, list(servers), ["1x64B"], 1, servers)
+        assert [(result.server, f"is not in {tmp_path}" in str(result.failure)) for result in found.failures] == [
+            ("before", True)
+        ]
+
+    def test_unknown_revision_is_an_error(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """What git says, and no traceback."""
+        assert compare.run(["no-such-revision"]) == 1
+        assert "no-such-revision" in capsys.readouterr().err
 
 
 @pytest.mark.database
