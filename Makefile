@@ -107,8 +107,8 @@ coverage: $(INSTALLED) ## Branch coverage of the suite, with a floor
 bench-compare: $(INSTALLED) ## This checkout beside another revision of it in one run (REV=…, default HEAD)
 	$(BIN)/python -m benchmarks.compare $(REV)
 
-bench: $(BENCH) ## Our echo beside other servers', in one run
-	$(BIN)/python -m benchmarks.echo
+bench: $(BENCH) ## Our echo beside other servers', in one run; charts in benchmarks/report.html
+	$(BIN)/python -m benchmarks.echo --html benchmarks/report.html
 
 chaos: $(INSTALLED) ## Five minutes of honest and hostile peers while workers are killed, stopped and reloaded
 	$(BIN)/python -m stress chaos

@@ -16,6 +16,7 @@ from pathlib import Path
 from .frames import WrongReplyError
 from .launch import SERVERS, Fleet, Server, ServerError
 from .meters import Cores, allow_files, pinned
+from .page import page
 from .report import render
 from .results import Report, environment
 from .scenarios import SCENARIOS, Scale, Scenario
@@ -109,6 +110,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--scenarios", type=lambda text: names(text, SCENARIOS), default=list(SCENARIOS))
     parser.add_argument("--rounds", type=int, help="default 3, or 1 below scale 0.1")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the report there as a page with charts")
     return parser.parse_args(arguments)
 
 
@@ -117,6 +119,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     options = _arguments(arguments)
     report = main(options.scale, options.servers, options.scenarios, options.rounds)
     print(render(report), end="")
+    if options.html:
+        options.html.write_text(page(report), "utf-8")
+        print(f"\nOpen {options.html}")
     if options.json:
         options.json.write_text(json.dumps(report.as_json(), indent=1, ensure_ascii=False) + "\n")
     return 1 if report.failures else 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from operator import attrgetter
 from pathlib import Path
@@ -93,13 +93,23 @@ class Report:
     def failures(self) -> list[Result]:
         return [result for result in self.results.values() if result.failure]
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Report:
+        """The report that ``as_json()`` has made this of."""
+        report = cls(**{each.name: data[each.name] for each in fields(cls) if each.name != "results"})
+        for each in data["results"]:
+            result = report.result(each["scenario"], each["server"])
+            result.failure = each["failure"]
+            result.samples += [Sample(**{**sample, "delays": tuple(sample["delays"])}) for sample in each["samples"]]
+        return report
+
     def as_json(self) -> dict[str, Any]:
-        fields = {name: value for name, value in vars(self).items() if name != "results"}
+        whole = {name: value for name, value in vars(self).items() if name != "results"}
         targets = [
             {**asdict(target), "reached": target.reached(self.figure), "best": target.reached(self.least)}
             for target in TARGETS
         ]
-        return {**fields, "results": [_plain(result) for result in self.results.values()], "targets": targets}
+        return {**whole, "results": [_plain(result) for result in self.results.values()], "targets": targets}
 
 
 def _plain(result: Result) -> dict[str, Any]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import re
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import compare, echo, frames, lanes, load, meters, presence
+from benchmarks import compare, echo, frames, lanes, load, meters, page, presence
 from benchmarks.launch import ROOT, SERVERS, Server
 from benchmarks.report import render, render_comparison
 from benchmarks.results import Report
@@ -92,6 +96,36 @@ class TestRun:
         assert len(found["results"]) == len(report.results)
         assert all(result["samples"] and result["figure"] is not None for result in found["results"])
         assert len(found["targets"]) == len(TARGETS)
+
+    def test_page_has_a_bar_for_each_figure(self, report: Report) -> None:
+        """And all text of the report: it says what the terminal says."""
+        drawn = {chart.name: ElementTree.fromstring(page.draw(report, chart)) for chart in page.CHARTS}
+        texts = Counter(text for each in drawn.values() for text in each.itertext())
+        for server in MEASURED:
+            assert texts[server] == len([1 for (_, name) in report.results if name == server])
+        for name, scenario in SCENARIOS.items():
+            assert (texts[scenario.title] > 0) == any(key[0] == name for key in report.results), name
+        whole = html.unescape(page.page(report))
+        for line in render(report).splitlines():
+            assert line.removeprefix("- ").removeprefix("## ") in whole or line.startswith("python "), line
+
+    def test_page_loads_nothing(self, report: Report) -> None:
+        """One file, without scripts."""
+        whole = page.page(report)
+        assert not re.search(r"<script|<link|<img|\bsrc=|@import|url\((?!#)", whole)
+
+    def test_json_is_a_report_again(self, report: Report, tmp_path: Path) -> None:
+        """The page of a kept run is drawn from it."""
+        path = tmp_path / "figures.json"
+        path.write_text(json.dumps(report.as_json()))
+        assert Report.from_json(json.loads(path.read_text())) == report
+        assert page.run([str(path), str(tmp_path / "report.html"), "--images", str(tmp_path)]) == 0
+        assert (tmp_path / "report.html").read_text("utf-8") == page.page(report)
+        assert sorted(each.name for each in tmp_path.glob("*.svg")) == [
+            "benchmark-cpu.svg",
+            "benchmark-delay.svg",
+            "benchmark-memory.svg",
+        ]
 
     def test_the_test_process_keeps_its_cores(self, report: Report) -> None:
         """Pinning ends with the run."""
