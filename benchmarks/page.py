@@ -20,7 +20,7 @@ from .report import about, notes, number, tables, targets, title_of
 from .results import Report
 from .scenarios import SCENARIOS
 
-__all__ = ["CHARTS", "Chart", "draw", "page"]
+__all__ = ["CHARTS", "Chart", "draw", "draw_growth", "page"]
 
 COLORS = {
     "ours": "#0b6e99",
@@ -30,7 +30,10 @@ COLORS = {
     "ours-redis-4": "#56a3c4",
     "gevent-websocket": "#b0b0b0",
     "uvicorn": "#e0a458",
+    "gunicorn-asgi": "#8a9a5b",
+    "granian": "#6b8f71",
     "picows": "#c8553d",
+    "bun": "#3d3d3d",
     "channels": "#8c7aa9",
 }
 """One colour for each server, in all charts; a server that is not named has ``OTHER``."""
@@ -38,6 +41,9 @@ OTHER = "#707070"
 COLUMNS = 3
 WIDTH, ROW = 11.0, 0.22
 """Inches: of a chart, and of one bar."""
+
+_DRAWING: dict[str, Any] = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 8}
+"""Text stays text. With a salt, the same figures make the same file."""
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -74,6 +80,11 @@ def page(report: Report) -> str:
         for chart in CHARTS
         if (drawn := draw(report, chart))
     ]
+    growth = [
+        f"<h2>Cost while {escape(what)} grow</h2>\n<p>CPU time of the server for each message, µs.</p>\n{drawn}"
+        for what in dict.fromkeys(one.grows[0] for one in SCENARIOS.values() if one.grows is not None)
+        if (drawn := draw_growth(report, what))
+    ]
     facts = "\n".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in report.environment.items())
     return "\n".join(
         (
@@ -83,6 +94,7 @@ def page(report: Report) -> str:
             "<h1>Benchmarks of gws_middleware</h1>",
             f"<p>{'<br>'.join(map(escape, about(report)))}</p>",
             *charts,
+            *growth,
             f"<h2>The machine</h2>\n<dl>\n{facts}\n</dl>",
             *_list("Notes", notes(report)),
             *_list("Targets", targets(report)),
@@ -106,16 +118,46 @@ def draw(report: Report, chart: Chart) -> str:
         return ""
     rows = -(-len(names) // COLUMNS)
     most = max(len(_bars(report, name)) for name in names)
-    # Text stays text, and the same figures make the same file.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": chart.name, "font.family": "sans-serif", "font.size": 8}):
+    with rc_context({**_DRAWING, "svg.hashsalt": chart.name}):
         figure = Figure(figsize=(WIDTH, rows * (most * ROW + 0.55)), layout="constrained")
         axes = figure.subplots(rows, COLUMNS, squeeze=False).flat
         for axis, name in zip(axes, [*names, *[""] * (rows * COLUMNS - len(names))], strict=True):
             axis.set_axis_off()
             if name:
                 _draw_bars(axis, name, _bars(report, name), most)
-        text = StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
+        return _svg(figure)
+
+
+def draw_growth(report: Report, what: str) -> str:
+    """A line for each server, over how much there is of what grows, as SVG; empty where there are no two points."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for name in report.scenarios:
+        grows = SCENARIOS[name].grows
+        if grows is not None and grows[0] == what:
+            for server, figure in _bars(report, name):
+                lines.setdefault(server, []).append((grows[1], figure))
+    if not any(len(points) > 1 for points in lines.values()):
+        return ""
+    with rc_context({**_DRAWING, "svg.hashsalt": what}):
+        drawn = Figure(figsize=(WIDTH, 4), layout="constrained")
+        axis = drawn.subplots()
+        for server, points in lines.items():
+            at, figures = zip(*sorted(points), strict=True)
+            axis.plot(at, figures, marker="o", label=server, gid=f"line-{server}", color=COLORS.get(server, OTHER))
+        axis.set_xscale("symlog", linthresh=1)
+        axis.set_yscale("log")
+        axis.set_xlabel(what)
+        axis.grid(visible=True, color="#e4e4e4")
+        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        return _svg(drawn)
+
+
+def _svg(figure: Any) -> str:
+    text = StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 

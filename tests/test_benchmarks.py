@@ -18,12 +18,19 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks import compare, echo, frames, lanes, load, meters, page, presence
-from benchmarks.launch import ROOT, SERVERS, Server
+from benchmarks.launch import ROOT, SERVERS, Fleet, Server
+from benchmarks.meters import Cores
 from benchmarks.report import render, render_comparison
 from benchmarks.results import Report
 from benchmarks.scenarios import SCENARIOS, Idle, Sample, Scale
 from benchmarks.targets import TARGETS, Target
 
+OPTIONS = (
+    "--config",
+    "python:benchmarks.servers.gunicorn_options",
+    "--worker-class",
+    "gws_middleware.worker.GeventWebSocketWorker",
+)
 MEASURED = ("ours", "ours-4", "ours-redis", "ours-redis-4", "gevent-websocket")
 SMALLEST = 0.01
 
@@ -38,9 +45,9 @@ class TestRun:
         """No cell is missing, failed or empty but those that are ours alone."""
         expected = {
             (name, server)
-            for name, scenario in SCENARIOS.items()
+            for name in echo.USUAL_SCENARIOS
             for server in MEASURED
-            if scenario.takes(SERVERS[server])
+            if SCENARIOS[name].takes(SERVERS[server])
         }
         assert report.absent == {}
         assert [(result.scenario, result.server, result.failure) for result in report.failures] == []
@@ -86,7 +93,8 @@ class TestRun:
     def test_report_has_a_row_per_scenario_and_a_line_per_target(self, report: Report) -> None:
         """What was measured is printed; what was not (picows) has no verdict."""
         text = render(report)
-        assert [scenario.title for scenario in SCENARIOS.values() if f"| {scenario.title} " not in text] == []
+        titles = [SCENARIOS[name].title for name in echo.USUAL_SCENARIOS]
+        assert [title for title in titles if f"| {title} " not in text] == []
         assert "- holds" in text or "- MISSED" in text
         assert "picows (it is" not in text
 
@@ -103,8 +111,8 @@ class TestRun:
         texts = Counter(text for each in drawn.values() for text in each.itertext())
         for server in MEASURED:
             assert texts[server] == len([1 for (_, name) in report.results if name == server])
-        for name, scenario in SCENARIOS.items():
-            assert (texts[scenario.title] > 0) == any(key[0] == name for key in report.results), name
+        for name in echo.USUAL_SCENARIOS:
+            assert (texts[SCENARIOS[name].title] > 0) == any(key[0] == name for key in report.results), name
         whole = html.unescape(page.page(report))
         for line in render(report).splitlines():
             assert line.removeprefix("- ").removeprefix("## ") in whole or line.startswith("python "), line
@@ -401,6 +409,68 @@ def revisions(root: Path) -> dict[str, Server]:
     """This checkout and another directory."""
     before = replace(SERVERS["ours"], name="before", root=root, stands_for="ours")
     return {"before": before, "ours": SERVERS["ours"]}
+
+
+@pytest.fixture(scope="module")
+def large() -> Report:
+    """Two rounds of what is large or grows."""
+    names = [name for name, scenario in SCENARIOS.items() if scenario.long or scenario.grows]
+    return echo.main(SMALLEST, ["ours"], names, 2)
+
+
+class TestLongScenarios:
+    """They take part in ``make bench-all``."""
+
+    def test_all_are_measured(self, large: Report) -> None:
+        """With connections of several addresses of the client, and with messages of 16 MiB."""
+        assert large.absent == {}
+        assert [(result.scenario, result.failure) for result in large.failures] == []
+        assert {len(result.samples) for result in large.results.values()} == {2}
+
+    def test_growth_is_a_line_with_a_point_for_each_scenario(self, large: Report) -> None:
+        """For the members of a group, and for connections that wait."""
+        kinds = Counter(scenario.grows[0] for scenario in SCENARIOS.values() if scenario.grows is not None)
+        assert set(kinds) == {"idle connections", "members"}
+        for kind, points in kinds.items():
+            svg = ElementTree.fromstring(page.draw_growth(large, kind))
+            [line] = svg.findall(".//*[@id='line-ours']")
+            assert len(list(line.iter("{http://www.w3.org/2000/svg}use"))) == points
+            assert page.draw_growth(large, kind) in page.page(large)
+
+    def test_without_two_points_there_is_no_line(self, report: Report) -> None:
+        """One fan-out is among the usual scenarios."""
+        assert page.draw_growth(report, "members") == ""
+
+    def test_scenario_with_too_many_connections_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The others are measured: a limit of open files is no reason to lose them."""
+        monkeypatch.setattr(echo, "too_many_files", lambda count: "too many" if count > 2000 else None)
+        found = echo.main(SMALLEST, ["ours"], ["1x64B", "beside-50000"])
+        assert found.absent == {"beside-50000": "too many"}
+        assert found.scenarios == ["1x64B"]
+
+    def test_more_connections_than_ports_of_one_address(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The client has one address more for each 20,000."""
+        monkeypatch.setattr(lanes, "PORTS", 2)
+        with Fleet(Cores()) as fleet, lanes.opened(fleet.shared(SERVERS["ours"]).address, "/echo", 5) as sockets:
+            addresses = [sock.getsockname()[0] for sock in sockets]
+        assert addresses == ["127.0.0.2"] * 2 + ["127.0.0.3"] * 2 + ["127.0.0.4"]
+
+
+class TestServersThatBind:
+    def test_one_that_binds_the_port_itself_is_measured(self) -> None:
+        """It gets the port, and is asked until it answers."""
+
+        def command(port: int, application: str) -> list[str]:
+            return ["-m", "gunicorn", "--bind", f"127.0.0.1:{port}", *OPTIONS, f"{application}:application"]
+
+        server = replace(SERVERS["ours"], name="binds", command=command, binds=True)
+        found = echo.main(SMALLEST, ["binds"], ["1x64B"], known={"binds": server})
+        assert found.failures == []
+
+    def test_program_that_is_not_installed_is_named(self) -> None:
+        """With the command that installs it."""
+        server = replace(SERVERS["bun"], program="no-such-program")
+        assert server.absence() == "not installed: no-such-program (npm install --prefix benchmarks no-such-program)"
 
 
 class TestComparison:
