@@ -10,6 +10,7 @@ RUN_VENV := .venv-run
 RUN_BIN := $(RUN_VENV)/bin
 RUN := $(RUN_VENV)/.installed
 PORT ?= 8000
+REV ?= HEAD
 
 SOURCES := pyproject.toml setup.py gws_middleware/__init__.py $(wildcard gws_middleware/*.h gws_middleware/*/*.c)
 # By file, because the tests of one file share their servers. They wait more than they compute, so four processes go well
@@ -25,7 +26,7 @@ NATIVE_TESTS := tests/protocol tests/connection/test_channel.py tests/connection
 # Per cent of lines and branches that the suite has to reach in its own process. The fast tests alone reach 88.
 FLOOR := 88
 
-.PHONY: help run test test-fast test-pure sanitize test-all lint words types docs dist check coverage bench chaos soak restart \
+.PHONY: help run test test-fast test-pure sanitize test-all lint words types docs dist check coverage bench bench-all bench-compare chaos soak restart \
         responsive fair groups groups-redis logout clean
 
 help: ## Show this list
@@ -41,6 +42,7 @@ $(INSTALLED): $(SOURCES)
 
 $(BENCH): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	-@npm install --silent --no-save --prefix benchmarks bun >/dev/null 2>&1 || echo "Bun was not installed (no npm): the report will say so"
 	@touch $@
 
 $(RUN): $(SOURCES)
@@ -105,8 +107,14 @@ coverage: $(INSTALLED) ## Branch coverage of the suite, with a floor
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --fail-under=$(FLOOR)
 
-bench: $(BENCH) ## Our echo beside other servers', in one run
-	$(BIN)/python -m benchmarks.echo
+bench-compare: $(INSTALLED) ## This checkout beside another revision of it in one run (REV=…, default HEAD)
+	$(BIN)/python -m benchmarks.compare $(REV)
+
+bench: $(BENCH) ## Our echo beside other servers', in one run; charts in benchmarks/report.html
+	$(BIN)/python -m benchmarks.echo --html benchmarks/report.html
+
+bench-all: $(BENCH) ## All scenarios: large messages, and what grows up to 50,000 connections (about an hour)
+	$(BIN)/python -m benchmarks.echo --scenarios '*' --html benchmarks/report.html --json benchmarks/figures.json
 
 chaos: $(INSTALLED) ## Five minutes of honest and hostile peers while workers are killed, stopped and reloaded
 	$(BIN)/python -m stress chaos

@@ -9,47 +9,62 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from .frames import WrongReplyError
 from .launch import SERVERS, Fleet, Server, ServerError
-from .meters import Cores, allow_files, pinned
+from .meters import Cores, allow_files, pinned, too_many_files
+from .page import page
 from .report import render
 from .results import Report, environment
 from .scenarios import SCENARIOS, Scale, Scenario
 
-__all__ = ["DEFAULT_SERVERS", "main"]
+__all__ = ["DEFAULT_SERVERS", "USUAL_SCENARIOS", "main", "names"]
 
-DEFAULT_SERVERS = ("ours", "ours-4", "ours-redis", "ours-redis-4", "gevent-websocket", "uvicorn", "picows", "channels")
+DEFAULT_SERVERS = (
+    *("ours", "ours-4", "ours-redis", "ours-redis-4", "gevent-websocket", "uvicorn", "gunicorn-asgi", "granian"),
+    *("picows", "bun", "channels"),
+)
 
-_MOST_CONNECTIONS = max(getattr(scenario, "connections", 1) for scenario in SCENARIOS.values())
+USUAL_SCENARIOS = tuple(name for name, scenario in SCENARIOS.items() if not scenario.long)
 _SPARE_FILES = 500
 
 
 def main(
     scale: float = 1.0,
     servers: Sequence[str] = DEFAULT_SERVERS,
-    scenarios: Sequence[str] = tuple(SCENARIOS),
+    scenarios: Sequence[str] = USUAL_SCENARIOS,
     rounds: int | None = None,
+    known: Mapping[str, Server] = SERVERS,
 ) -> Report:
-    """Measure, and return the results. ``scale`` 1 takes minutes; 0.01 takes seconds and does one round."""
+    """Measure, and return the results. ``scale`` 1 takes minutes; 0.01 takes seconds and does one round. ``known`` has
+    the servers by their names.
+    """
     rounds = rounds or (3 if scale >= 0.1 else 1)
-    absent = {name: reason for name in servers if (reason := SERVERS[name].absence())}
+    absent = {name: reason for name in servers if (reason := known[name].absence())}
     absent |= {name: reason for name in scenarios if (reason := SCENARIOS[name].absence())}
+    absent |= {name: reason for name in scenarios if (reason := too_many_files(_files(name, scale)))}
     present = [name for name in servers if name not in absent]
     scenarios = [name for name in scenarios if name not in absent]
     cores = Cores()
     report = Report(scale, rounds, present, scenarios, absent, cores.apart, environment())
-    allow_files(_SPARE_FILES + 2 * Scale(scale).connections(_MOST_CONNECTIONS))
+    allow_files(max((_files(name, scale) for name in scenarios), default=0))
     with pinned(cores.load), Fleet(cores) as fleet, _Progress() as progress:
         for number in range(rounds):
             for scenario in (SCENARIOS[name] for name in scenarios):
                 for name in _in_turn(present, number):
                     progress.show(f"round {number + 1}/{rounds}: {scenario.title}: {name}")
-                    _measure(report, fleet, scenario, SERVERS[name])
+                    _measure(report, fleet, scenario, known[name])
     return report
+
+
+def _files(scenario: str, scale: float) -> int:
+    """The open files of a process that has all connections of a scenario, and some before them."""
+    found = SCENARIOS[scenario]
+    connections = getattr(found, "connections", 1) + getattr(found, "idle", 0)
+    return _SPARE_FILES + round(1.2 * Scale(scale).connections(connections))
 
 
 def _in_turn(servers: Sequence[str], number: int) -> Sequence[str]:
@@ -89,7 +104,7 @@ class _Progress:
         self.show("")
 
 
-def _names(text: str, known: Iterable[str]) -> list[str]:
+def names(text: str, known: Iterable[str]) -> list[str]:
     """Comma-separated names or shell patterns, in the order of ``known``."""
     known = list(known)
     patterns = text.split(",")
@@ -102,10 +117,11 @@ def _names(text: str, known: Iterable[str]) -> list[str]:
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.echo", description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="1 for figures, 0.01 to see that it works")
-    parser.add_argument("--servers", type=lambda text: _names(text, SERVERS), default=list(DEFAULT_SERVERS))
-    parser.add_argument("--scenarios", type=lambda text: _names(text, SCENARIOS), default=list(SCENARIOS))
+    parser.add_argument("--servers", type=lambda text: names(text, SERVERS), default=list(DEFAULT_SERVERS))
+    parser.add_argument("--scenarios", type=lambda text: names(text, SCENARIOS), default=list(USUAL_SCENARIOS))
     parser.add_argument("--rounds", type=int, help="default 3, or 1 below scale 0.1")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the report there as a page with charts")
     return parser.parse_args(arguments)
 
 
@@ -114,6 +130,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     options = _arguments(arguments)
     report = main(options.scale, options.servers, options.scenarios, options.rounds)
     print(render(report), end="")
+    if options.html:
+        options.html.write_text(page(report), "utf-8")
+        print(f"\nOpen {options.html}")
     if options.json:
         options.json.write_text(json.dumps(report.as_json(), indent=1, ensure_ascii=False) + "\n")
     return 1 if report.failures else 0

@@ -14,9 +14,14 @@ from dataclasses import dataclass
 __all__ = [
     "BINARY_1M",
     "BINARY_16K",
+    "BINARY_16M",
+    "BINARY_64K",
     "TEXT",
+    "TEXT_1M",
     "TEXT_4K",
+    "TEXT_16M",
     "TEXT_64",
+    "TEXT_64K",
     "Payload",
     "WrongReplyError",
     "check_close",
@@ -56,9 +61,9 @@ def _ascii() -> bytes:
     return b"The quick brown fox jumps over the lazy dog; 64 bytes of ASCII.."
 
 
-def _multibyte() -> bytes:
+def _multibyte(size: int) -> Callable[[], bytes]:
     """Cyrillic and Chinese: two and three bytes per character, no ASCII shortcut anywhere."""
-    return "Жизнь世界".encode() * 256
+    return lambda: "Жизнь世界".encode() * (size // 16)
 
 
 def _noise(size: int) -> Callable[[], bytes]:
@@ -66,9 +71,14 @@ def _noise(size: int) -> Callable[[], bytes]:
 
 
 TEXT_64 = Payload("64 B text", TEXT, _ascii)
-TEXT_4K = Payload("4 KiB non-ASCII text", TEXT, _multibyte)
+TEXT_4K = Payload("4 KiB non-ASCII text", TEXT, _multibyte(4 * 1024))
+TEXT_64K = Payload("64 KiB non-ASCII text", TEXT, _multibyte(64 * 1024))
+TEXT_1M = Payload("1 MiB non-ASCII text", TEXT, _multibyte(1024 * 1024))
+TEXT_16M = Payload("16 MiB non-ASCII text", TEXT, _multibyte(16 * 1024 * 1024))
 BINARY_16K = Payload("16 KiB binary", BINARY, _noise(16 * 1024))
+BINARY_64K = Payload("64 KiB binary", BINARY, _noise(64 * 1024))
 BINARY_1M = Payload("1 MiB binary", BINARY, _noise(1024 * 1024))
+BINARY_16M = Payload("16 MiB binary", BINARY, _noise(16 * 1024 * 1024))
 
 
 def _header(opcode: int, size: int, mask_bit: int) -> bytes:

@@ -33,6 +33,8 @@ REPLY_TIMEOUT = 30.0
 
 _TOGETHER = 64
 """Handshakes in progress at a time while many connections are opened."""
+PORTS = 20_000
+"""Connections from one address."""
 _SMALL, _LARGE, _MESSAGES = 4096, 32768, 24
 """Bytes of a small buffer, bytes of a large message, and how many of those are more than a kernel takes for a peer with
 such a buffer, and less than the server stores (1 MiB).
@@ -111,13 +113,15 @@ def echo_lanes(sockets: Sequence[socket.socket], payload: Payload, in_flight: in
     ]
 
 
-def connect(address: Address, receive_buffer: int | None = None) -> socket.socket:
+def connect(address: Address, receive_buffer: int | None = None, source: str = "") -> socket.socket:
     """A TCP connection to a server on this machine; ``receive_buffer`` is that of the kernel, in bytes."""
     sock = socket.socket()
     if receive_buffer is not None:  # before connect(), so that the window is small
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     sock.settimeout(REPLY_TIMEOUT)
     try:
+        if source:
+            sock.bind((source, 0))
         sock.connect(address)
     except BaseException:
         sock.close()
@@ -132,7 +136,8 @@ def open_all(address: Address, path: str, count: int, receive_buffer: int | None
     sockets: list[socket.socket] = []
     try:
         for size in _portions(count):
-            newest = [connect(address, receive_buffer) for _ in range(size)]
+            numbers = range(len(sockets), len(sockets) + size)
+            newest = [connect(address, receive_buffer, _source(number) if count > PORTS else "") for number in numbers]
             sockets += newest
             for sock in newest:
                 sock.sendall(request)
@@ -142,6 +147,11 @@ def open_all(address: Address, path: str, count: int, receive_buffer: int | None
         _discard(sockets)
         raise
     return sockets
+
+
+def _source(number: int) -> str:
+    """The address of a connection: one has ports for some 28,000."""
+    return f"127.0.0.{2 + number // PORTS}"
 
 
 def _portions(count: int) -> Iterator[int]:

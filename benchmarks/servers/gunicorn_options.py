@@ -4,7 +4,7 @@ A file and not the command line, because older versions of gunicorn skip a name 
 """
 
 workers = 1
-worker_connections = 10_000
+worker_connections = 100_000
 accesslog = None
 loglevel = "warning"
 graceful_timeout = 1

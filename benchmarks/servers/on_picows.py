@@ -95,7 +95,7 @@ def listener(request: WSUpgradeRequest) -> WSListener:
 async def serve(fd: int) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    server = await ws_create_server(listener, sock=socket.socket(fileno=fd))
+    server = await ws_create_server(listener, sock=socket.socket(fileno=fd), max_frame_size=2**24)
     await stop.wait()
     server.close()
 

@@ -1,50 +1,14 @@
-"""The echo of a bare ASGI application on uvicorn: uvloop, its default WebSocket code, no deflate, no logs."""
+"""uvicorn: uvloop, its default WebSocket code, no deflate, no logs."""
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import uvicorn
 
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-
-MEMBERS: set[Send] = set()
-
-
-async def echo(receive: Receive, send: Send) -> None:
-    while (event := await receive())["type"] == "websocket.receive":
-        if (text := event.get("text")) is not None:
-            await send({"type": "websocket.send", "text": text})
-        else:
-            await send({"type": "websocket.send", "bytes": event["bytes"]})
-
-
-async def fanout(receive: Receive, send: Send) -> None:
-    MEMBERS.add(send)
-    while (event := await receive())["type"] == "websocket.receive":
-        message = {"type": "websocket.send", "text": event["text"]}
-        for member in tuple(MEMBERS):
-            await member(message)
-    MEMBERS.discard(send)
-
-
-async def pid(receive: Receive, send: Send) -> None:
-    while (await receive())["type"] == "websocket.receive":
-        await send({"type": "websocket.send", "text": str(os.getpid())})
-
-
-PATHS: dict[str, Callable[[Receive, Send], Awaitable[None]]] = {"/echo": echo, "/fanout": fanout, "/pid": pid}
-
-
-async def application(scope: dict[str, Any], receive: Receive, send: Send) -> None:
-    await receive()
-    await send({"type": "websocket.accept"})
-    await PATHS[scope["path"]](receive, send)
+from .asgi import application
 
 
 def serve(served: Any, listener: socket.socket) -> None:

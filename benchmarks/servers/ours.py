@@ -6,10 +6,15 @@ import os
 from collections.abc import Callable, Iterable
 from functools import cache
 from itertools import count
+from pathlib import Path
 from typing import Any
 
+import gws_middleware
 from gws_middleware import prepare
 from gws_middleware.groups import Groups, History
+
+if not Path(gws_middleware.__file__).is_relative_to(os.environ["BENCHMARK_ROOT"]):  # else another one is measured
+    raise ImportError(f"{gws_middleware.__file__} is not in {os.environ['BENCHMARK_ROOT']}")
 
 MEMBERS: set[Any] = set()
 numbers = count()
