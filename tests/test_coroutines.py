@@ -385,7 +385,7 @@ def test_call_that_ends_before_its_coroutine_has_begun(caplog: pytest.LogCapture
     assert caplog.messages == []
 
 
-def test_exception_in_the_middle_leaves_nothing_behind() -> None:
+def test_exception_in_the_middle_leaves_no_watcher() -> None:
     """Of a signal handler's, at any call: no watcher stays on the loop (``hub_errors``), and what has begun ends."""
     for number in range(1, 60):
         waiting = Waiting()
