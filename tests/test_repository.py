@@ -205,6 +205,7 @@ PUBLIC = [
         for name in (
             "decorators",
             "views",
+            "options",
             "users",
             "signals",
             "groups",
