@@ -516,6 +516,7 @@ class RedisBackend:
         if values:
             had_records = bool(self._records)
             is_known = self._ask("put", table, *self._changes(values), timeout=timeout)
+            self._note_first(had_records)
             for field, value in values.items():
                 self._keep(table, field, value)
             self._check_known(is_known, had_records)
@@ -547,10 +548,16 @@ class RedisBackend:
         had_records = bool(self._records)
         answer: list[Any] = self._ask("exchange", table, *self._changes({field: value}))
         is_known, *found = answer
+        self._note_first(had_records)
         self._keep(table, field, value)
         self._check_known(is_known, had_records)
         self._start_signer()
         return found
+
+    def _note_first(self, had_records: bool) -> None:
+        """Before the first record is kept: this process of the server has all of them."""
+        if not had_records:
+            self._repeated = self.server.run_id, time.monotonic()
 
     def _check_known(self, is_known: int, had_records: bool) -> None:
         """After a write: the server has the other records of this process, or they are put again."""
@@ -630,7 +637,7 @@ class RedisBackend:
                 fields = list(self._records.get(table, {}).items())
                 for number in range(0, len(fields), BATCH):
                     self._ask("put", table, *self._changes(dict(fields[number : number + BATCH])))
-            if self._was_buried and self._repeated[0] in ("", run_id):
+            if self._was_buried and self._repeated[0] == run_id:
                 for feed in list(self.feeds):
                     feed.report(Buried(f"this process gave no sign for {LIVING:g} s"))
             self._repeated, self._was_buried = (run_id, now), False
