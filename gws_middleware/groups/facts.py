@@ -49,7 +49,7 @@ def find(
     connections = registry.current()
     turns = turns_of(get_hub()) if len(connections) and waiting.can_switch() else None
     part: list[ConnectionInfo] = []
-    found, more = 0, False
+    found, more, since = 0, False, 0.0
     for ws in connections:
         if turns is not None and turns.is_over():
             turns.give_way()
@@ -62,13 +62,16 @@ def find(
             more = True
             break
         found += 1
-        part.append(_info(ws, worker.name, names))
+        info = _info(ws, worker.name, names)
+        # In the order in which they were opened, also where this process was stopped between two readings of a clock.
+        since = max(since, info.since)
+        part.append(info._replace(since=since))
         if len(part) == SLICE:
             yield Found(part, None)
             part = []
     lag = connections.keepalive.lag
-    _, name, host, pid, since, version = worker
-    yield Found(part, WorkerInfo(name, host, pid, since, len(connections), groups, lag, version), more)
+    _, name, host, pid, began, version = worker
+    yield Found(part, WorkerInfo(name, host, pid, began, len(connections), groups, lag, version), more)
 
 
 def _is_wanted(ws: WebSocket, question: Question) -> bool:

@@ -301,7 +301,8 @@ def _answers(feed: Feed, group: str, deadline: float, missing: dict[str, str]) -
 def summary(parts: Iterable[Found], limit: int, missing: Iterable[str] = ()) -> Survey:
     """What these parts say together; of the connections those that were opened first."""
     found = list(parts)
-    connections = sorted((each for part in found for each in part.connections), key=lambda each: (each.since, each.id))
+    # Those of one worker that were opened at the same time stay in its order.
+    connections = sorted((each for part in found for each in part.connections), key=lambda each: each.since)
     workers = sorted((part.worker for part in found if part.worker is not None), key=lambda worker: worker.name)
     more = len(connections) > limit or any(part.more for part in found)
     return Survey(connections[:limit], workers, sorted(missing), more)

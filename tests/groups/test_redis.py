@@ -494,6 +494,22 @@ class TestEviction:
         other.close()
 
 
+def test_server_that_was_started_again_has_buried_nothing(own: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no records; they are put again, and no process has taken this one for dead."""
+    live_shortly(monkeypatch.setattr)
+    with connected(own.url, "live") as (backend, feed):
+        backend.put("members", {"a": b"1"})
+        own.kill()
+        own.start()
+        events = until(feed, Lost)
+        counts = RedisBackend(own.url)
+        eventually(lambda: events.extend(feed.wait(0.1)) or counts.count("members") == 1, "the record")
+        for _ in range(5):
+            events += feed.wait(0.1)
+        assert [event for event in events if isinstance(event, Buried)] == []
+        counts.close()
+
+
 def test_call_that_waits_while_groups_are_released_fails(own: Broker) -> None:
     """It would open the connection again, and its record would stay."""
     backend, other = RedisBackend(own.url), RedisBackend(own.url)

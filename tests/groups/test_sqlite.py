@@ -1075,3 +1075,20 @@ def count_of(directory: Path, query: str) -> int:
 
 def size(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.iterdir() if path.name.startswith("log-"))
+
+
+def test_number_of_a_killed_process_is_removed_where_nothing_buries(tmp_path: Path) -> None:
+    """E.g. limits of a site whose connections join no group: it counts no more, and its row does not stay."""
+    script = "import sys; from gws_middleware.groups.backends.sqlite import SqliteBackend as B; b = B(sys.argv[1]); "
+    script += "b.exchange('slots', 'site', b'7'); print('put', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", script, str(tmp_path / "log")]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"put\n"
+        backend = SqliteBackend(tmp_path / "log")
+        assert sorted(backend.exchange("slots", "site", b"1")) == [b"1", b"7"]
+        process.kill()
+        process.wait()
+        assert backend.exchange("slots", "site", b"1") == [b"1"]
+        assert backend.bury() == []
+        backend.close()

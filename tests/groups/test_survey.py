@@ -19,7 +19,7 @@ from gws_middleware.groups.backends.memory import MemoryBackend
 from gws_middleware.groups.backends.redis import RedisBackend
 from gws_middleware.groups.backends.sqlite import SqliteBackend
 from gws_middleware.groups.message import BINARY, Envelope
-from gws_middleware.groups.survey import Found, Question, Worker, answer, ask, register
+from gws_middleware.groups.survey import Found, Question, Worker, answer, ask, register, summary
 from gws_middleware.process.registry import Registry
 from gws_middleware.testing import Client, connect
 from gws_middleware.typing import Environ, StartResponse, WSGIApp
@@ -388,6 +388,12 @@ class TestAsk:
 def refuse(seconds: float) -> None:
     """Nothing is to be asked."""
     raise AssertionError("a question was given")
+
+
+def test_connections_of_the_same_moment_keep_their_order() -> None:
+    """That of their worker: of ids, which are numbers, the text has another one."""
+    found = [info(9)._replace(since=1.0), info(10)._replace(since=1.0)]
+    assert summary([Found(found, FACTS)], 10).connections == found
 
 
 class TestAnswer:

@@ -18,7 +18,7 @@ import pytest
 from ..support.brokers import Broker, broker
 from ..support.rawclient import CLOSE, RawClient, upgrade_request
 from ..support.servers import Server, launch
-from ..support.waiting import eventually
+from ..support.waiting import SPARE, eventually
 
 APP = "tests.fixtureapps.sites:wrapped"
 LIMITS = {"max_connections": 40, "max_connections_per_address": 8, "max_connections_per_user": 5}
@@ -210,6 +210,21 @@ def test_whole_site_has_a_limit(site: Site) -> None:
     fills_and_refills(site, *WHOLE)
     site.close()
     comes_at_once(site, *WHOLE)
+
+
+def test_slots_of_a_killed_worker_are_free_at_once_on_one_host(tmp_path: Path) -> None:
+    """Though no connection is a member of a group, so that nothing looks for processes that live no more."""
+    env = {"LIMITS": json.dumps({"max_connections": 4}), "GROUPS": f"sqlite://{tmp_path}/log"}
+    with launch("worker", tmp_path / "a", APP, options=["--workers", "2"], env=env) as server:
+        site = Site([server])
+        site.fill(4)
+        assert site.open()[0] == 503
+        killed = site.kill_a_worker()
+        begun = time.monotonic()
+        site.fill(4)
+        assert time.monotonic() - begun < 1.0 + SPARE  # what a worker keeps of a limit that was reached
+        assert killed > 0 and site.open()[0] == 503
+        site.close()
 
 
 @pytest.mark.database

@@ -468,6 +468,13 @@ class Database:
             else:
                 self._execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?)", (table, field, process, value))
 
+    def drop(self, table: str, field: str, processes: Iterable[str]) -> None:
+        """Remove the values of a field that these processes have."""
+        with self._writing():
+            for process in processes:
+                self._change(process, [(table, field, None)])
+        self._count_transaction()
+
     def get(self, table: str, field: str) -> list[tuple[str, bytes]]:
         """The values of a field, also of dead processes: process, value."""
         return self._execute(

@@ -527,6 +527,7 @@ class RedisBackend:
         if values:
             had_records = bool(self._records)
             is_known = self._ask("put", table, *self._changes(values), timeout=timeout)
+            self._note_first(had_records)
             for field, value in values.items():
                 self._keep(table, field, value)
             self._check_known(is_known, had_records)
@@ -558,10 +559,16 @@ class RedisBackend:
         had_records = bool(self._records)
         answer: list[Any] = self._ask("exchange", table, *self._changes({field: value}))
         is_known, *found = answer
+        self._note_first(had_records)
         self._keep(table, field, value)
         self._check_known(is_known, had_records)
         self._start_signer()
         return found
+
+    def _note_first(self, had_records: bool) -> None:
+        """Before the first record is kept: this process of the server has all of them."""
+        if not had_records:
+            self._repeated = self.server.run_id, time.monotonic()
 
     def _check_known(self, is_known: int, had_records: bool) -> None:
         """After a write: the server has the other records of this process, or they are put again."""

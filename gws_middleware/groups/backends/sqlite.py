@@ -107,7 +107,12 @@ class SqliteBackend:
             self._keep(table, field, value)
             return found
 
-        return self._of_living(self._handle.run("write", work))
+        found = self._handle.run("write", work)
+        living = [each for each in found if is_living(self._handle.directory, each[0])]
+        if len(living) < len(found):  # where there is no feed, nothing buries them
+            dead = [process for process, _ in found if process not in dict(living)]
+            self._handle.run("write", lambda opened: opened.database.drop(table, field, dead))
+        return [value for _, value in living]
 
     def _of_living(self, found: list[tuple[str, bytes]]) -> list[bytes]:
         return [value for process, value in found if is_living(self._handle.directory, process)]
