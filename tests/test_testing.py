@@ -22,18 +22,11 @@ from gws_middleware.protocol.deflate import Parameters
 from gws_middleware.testing import Client, connect
 from gws_middleware.typing import Environ, StartResponse
 
-from .support.inprocess import PING_FRAME, forever, hub_errors, masked_frame, problems, ticks, until
+from .support.inprocess import PING_FRAME, echo, forever, hub_errors, masked_frame, problems, ticks, until
 from .support.programs import IGNORE_WARNINGS, run_pytest, run_python
 from .support.seam import application_of, descriptor_of, limit_messages, socket_of, transport_of
 
 __all__ = ["hub_errors"]
-
-
-def echo(environ: Environ, start_response: StartResponse) -> list[bytes]:
-    ws = environ["wsgi.websocket"]
-    for message in ws:
-        ws.send(message)
-    return []
 
 
 def close_with_4001(environ: Environ, start_response: StartResponse) -> list[bytes]:

@@ -15,7 +15,7 @@ from gws_middleware.connection import logs
 from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, StartResponse
 
-from ..support.inprocess import hub_errors, ticks, until
+from ..support.inprocess import echo, hub_errors, ticks, until
 from ..support.seam import cut
 
 __all__ = ["hub_errors"]
@@ -54,20 +54,13 @@ def log() -> Iterator[Listener]:
     logger.setLevel(before)
 
 
-def attached(environ: Environ, start_response: StartResponse) -> list[bytes]:
-    ws = environ["wsgi.websocket"]
-    for message in ws:
-        ws.send(message)
-    return []
-
-
 def detached(environ: Environ, start_response: StartResponse) -> list[bytes]:
     environ["wsgi.websocket"].detach(lambda ws, message: ws.send(message))
     return []
 
 
 PEER = {"REMOTE_ADDR": "10.0.0.7", "REMOTE_PORT": "4711"}
-BOTH = pytest.mark.parametrize("app", [attached, detached])
+BOTH = pytest.mark.parametrize("app", [echo, detached])
 
 
 def talk(app: Any, path: str = "/chat", code: int = 4001, reason: str = "bye") -> None:
@@ -207,7 +200,7 @@ class TestPeer:
 
 def test_line_about_a_refusal_is_bounded(log: Listener) -> None:
     """As long as a path and an Origin may be."""
-    with pytest.raises(Exception, match="403"), connect(attached, "/" + "%F0" * 4000, origin="https://" + "a" * 8000):
+    with pytest.raises(Exception, match="403"), connect(echo, "/" + "%F0" * 4000, origin="https://" + "a" * 8000):
         pass
     [(level, line)] = log.lines()
     assert level == "WARNING"

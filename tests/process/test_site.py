@@ -27,7 +27,7 @@ from gws_middleware.process.shutdown import drain
 from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, StartResponse
 
-from ..support.inprocess import hub_errors, until
+from ..support.inprocess import echo, hub_errors, until
 from ..support.programs import run_python
 from ..support.registries import here
 
@@ -521,13 +521,6 @@ while not registry.current().is_finished():
 
 
 # --- the middleware --------------------------------------------------------------------------------------------------
-
-
-def echo(environ: Environ, start_response: StartResponse) -> list[bytes]:
-    ws = environ["wsgi.websocket"]
-    for message in ws:
-        ws.send(message)
-    return []
 
 
 class TestRefusals:

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
-__all__ = ["Memory", "measured"]
+__all__ = ["Memory", "bomb", "measured"]
+
+
+@cache
+def bomb() -> bytes:
+    """A message that inflates to 64 MiB, as RFC 7692 7.2.1 compresses it. Not made where tests are only collected."""
+    compressor = zlib.compressobj(wbits=-15)
+    return (compressor.compress(bytes(2**26)) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
 class Memory:

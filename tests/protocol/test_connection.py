@@ -27,7 +27,7 @@ from gws_middleware.protocol.connection import (
     prepare,
 )
 from gws_middleware.protocol.deflate import Deflate, Parameters
-from tests.protocol.measuring import measured
+from tests.protocol.measuring import bomb, measured
 from tests.protocol.reading import (
     End,
     Message,
@@ -1057,7 +1057,6 @@ def packed(payload: bytes, level: int = 6) -> bytes:
     return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
-BOMB = packed(bytes(2**26))
 RESET = Parameters(server_no_context_takeover=True, client_no_context_takeover=True)
 RSV1 = 4
 
@@ -1424,7 +1423,7 @@ class TestMemory:
     @pytest.mark.parametrize("opcode", DATA)
     def test_bomb_in_one_frame(self, end: End, opcode: int) -> None:
         """A frame that would inflate to 64 MiB costs the limit, twice while zlib joins its blocks (attack 2)."""
-        engine, data = self.bomb_engine(end), end.frame(opcode, BOMB, rsv=RSV1)
+        engine, data = self.bomb_engine(end), end.frame(opcode, bomb(), rsv=RSV1)
         with measured() as memory:
             engine.feed(data)
         assert engine.sent_close == (1009, f"a message has more than {self.LIMIT} bytes")
@@ -1433,7 +1432,7 @@ class TestMemory:
     @pytest.mark.parametrize("size", [100, 1000])
     def test_bomb_in_fragments(self, end: End, size: int) -> None:
         """In fragments it is stopped at the same place (attack 2)."""
-        engine, data = self.bomb_engine(end), BOMB
+        engine, data = self.bomb_engine(end), bomb()
         pieces = [data[i : i + size] for i in range(0, len(data), size)]
         with measured() as memory:
             engine.feed(end.frame(BINARY, pieces[0], rsv=RSV1, fin=False))

@@ -31,7 +31,7 @@ from gws_middleware.protocol.deflate import (
     offer,
 )
 from gws_middleware.protocol.headers import parse_extensions
-from tests.protocol.measuring import measured
+from tests.protocol.measuring import bomb, measured
 
 MODES = ["shared", "dedicated"]
 FLAGS = list(itertools.product([False, True], repeat=2))
@@ -74,9 +74,6 @@ def _judge_answer(header: str, mode: str, server_bits: int | None, client_bits: 
     else:
         assert agreed.server_max_window_bits <= DEDICATED_BITS, header
         assert client_bits is None or agreed.client_max_window_bits <= DEDICATED_BITS, header
-
-
-BOMB = raw(bytes(2**26))
 
 
 class TestSection7_1:
@@ -511,19 +508,19 @@ class TestLimit:
 
     def test_bomb_makes_no_more_than_the_limit(self) -> None:
         """A message that would inflate to 64 MiB costs what the limit allows, twice while zlib joins its blocks."""
-        bomb, limit = BOMB, 2**20
+        data, limit = bomb(), 2**20
         codec = Deflate(Parameters())
         with measured() as memory, pytest.raises(InflateError) as caught:
-            codec.inflate(bomb, limit, True)
-        assert caught.value.too_big and memory.peak < 2 * limit + len(bomb) + 2**18
+            codec.inflate(data, limit, True)
+        assert caught.value.too_big and memory.peak < 2 * limit + len(data) + 2**18
 
     def test_bomb_after_a_final_block(self) -> None:
         """The limit holds after a final block too."""
-        bomb, limit = raw(b"x", finish=zlib.Z_FINISH) + BOMB, 2**20
+        data, limit = raw(b"x", finish=zlib.Z_FINISH) + bomb(), 2**20
         codec = Deflate(Parameters())
         with measured() as memory, pytest.raises(InflateError):
-            codec.inflate(bomb, limit, True)
-        assert memory.peak < 3 * limit + 3 * len(bomb) + 2**18
+            codec.inflate(data, limit, True)
+        assert memory.peak < 3 * limit + 3 * len(data) + 2**18
 
     def test_errors_say_which(self) -> None:
         """Too big and broken can be distinguished."""

@@ -54,6 +54,17 @@ def package_path() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": root, "PYTHONWARNINGS": "error"}
 
 
+# --- applications ----------------------------------------------------------------------------------------------------
+
+
+def echo(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    """Sends what it receives."""
+    ws = environ["wsgi.websocket"]
+    for message in ws:
+        ws.send(message)
+    return []
+
+
 # --- applications that refuse ----------------------------------------------------------------------------------------
 
 
