@@ -64,6 +64,8 @@ BUFFER = 8 * 1024
 """Bytes of the kernel's buffers: with these a peer that reads nothing is too slow after few messages."""
 CHILDREN = 2
 TOO_SLOW = 1013
+MISSED = "messages were missed"
+"""The reason with the same code, where a group with history has lost some."""
 KINDS = ("detached", "attached", "handler")
 QUIET = 0.3
 """The last part of the run, in which nothing happens to workers and to Redis."""
@@ -239,11 +241,14 @@ class Crowd:
         try:
             while (received := _next(peer)).opcode != CLOSE:
                 pass
-            code = received.code
+            code, reason = received.code, received.payload[2:].decode()
         except Ended as ended:
-            code = ended.code
+            code, reason = ended.code, ""
         except TimeoutError:
-            code = 0
+            code, reason = 0, ""
+        if (code, reason) == (TOO_SLOW, MISSED):  # Redis has lost something before it was too slow
+            self.slow[f"{code} {MISSED}"] += 1
+            return
         self.slow[str(code)] += 1
         # A stopping worker cannot send its close frame to a peer that reads nothing.
         allowed = code in (SHUTDOWN, 1006) and peer.worker in self.run.signalled

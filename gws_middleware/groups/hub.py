@@ -87,6 +87,9 @@ class Joined(NamedTuple):
     """
 
 
+_END = object()
+"""An iterator has ended."""
+
 Greet = Callable[[Joined, Sequence[Publication]], Sequence[Sendable]]
 """Makes the first messages of a connection that joins, instead of the publications that it has missed."""
 
@@ -610,15 +613,15 @@ class Hub:
         try:
             while self._ready:
                 group, steps = self._ready.popleft()
+                is_left = False
                 try:
-                    next(steps)
-                except BaseException as error:
-                    self._busy.discard(group)
-                    self._start_courier(group)  # something has come in the last moment, or is left
-                    if not isinstance(error, StopIteration):
-                        raise
-                else:
-                    self._ready.append((group, steps))
+                    is_left = next(steps, _END) is not _END
+                finally:
+                    if is_left:
+                        self._ready.append((group, steps))
+                    else:
+                        self._busy.discard(group)
+                        self._start_courier(group)  # where it was interrupted, something is left
                 if self._turns.is_over():
                     self._turns.give_way()
         finally:

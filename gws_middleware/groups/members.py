@@ -29,7 +29,7 @@ __all__ = ["Close", "Collector", "Delivery", "Gap", "Group", "Mailbox"]
 log = logging.getLogger("gws_middleware.groups")
 
 SLICE = 500
-"""Members that an entry is offered to before another group has its turn."""
+"""Members that entries are offered to before another group has its turn, about."""
 MAX_WAITING = 1000
 """Entries that wait for one ``handler``, or for one connection that joins, before it is closed with 1013."""
 
@@ -307,9 +307,10 @@ class Group:
     # --- what the courier does ---------------------------------------------------------------------------------------
 
     def fan_out(self, is_over: Callable[[], bool]) -> Iterator[None]:
-        """Offer what waits. Others may run at each step of the iterator, which comes after a slice, and where the turn
-        of the event loop is over.
+        """Offer what waits. Others may run at each step of the iterator, which comes where the turn of the event loop
+        is over, and between slices: a message for one member costs no step.
         """
+        left = SLICE
         while self.items:
             item, recipients = self.items.popleft()
             removed: set[WebSocket] = set()
@@ -321,19 +322,21 @@ class Group:
                 if deliver is None:
                     continue
                 for start in range(0, len(members), SLICE):
-                    for ws in members[start : start + SLICE]:
+                    if left <= 0:
+                        yield
+                        left = SLICE
+                    some = members[start : start + SLICE]
+                    left -= len(some)
+                    for ws in some:
                         if is_over():
                             yield  # here, because offer() would wait after it was checked that this is a member
                         if ws is not sender and ws not in removed:
-                            self._deliver(deliver, ws)
-                    yield
+                            try:
+                                deliver(ws)
+                            except Exception:  # a mistake of ours: the other members get it
+                                sentence = "WebSocket %s: a message of group %s was not delivered"
+                                log.exception(sentence, ascii(ws.path), self.name)
         self._removed = None
-
-    def _deliver(self, deliver: Callable[[WebSocket], object], ws: WebSocket) -> None:
-        try:
-            deliver(ws)
-        except Exception:  # a mistake of ours: the other members get it
-            log.exception("WebSocket %s: a message of group %s was not delivered", ascii(ws.path), self.name)
 
     def _step(
         self, item: Item, delivery: Delivery, frames: dict[Any, PreparedMessage | None]

@@ -287,6 +287,8 @@ class _Job:
 
     """
 
+    __slots__ = ("commands", "deadline", "done", "error", "is_repeated", "repeatable", "replies")
+
     def __init__(
         self,
         commands: Callable[[Link, bool], list[Command]],
@@ -314,10 +316,9 @@ class _Pipe:
 
     def call(self, job: _Job) -> None:
         """Have it done by a greenlet, and wait for that."""
-        import gevent
-        from gevent.event import Event as Done
+        import gevent.event
 
-        job.done = Done()
+        job.done = gevent.event.Event()
         self._waiting.append(job)
         if not self._is_running:
             self._is_running = True
@@ -357,7 +358,7 @@ class _Pipe:
 
     def _try(self, jobs: list[_Job], deadline: float, sent_to: str | None) -> list[_Job]:
         """Send, and read. Those that are to be sent again."""
-        left = jobs
+        left, done = jobs, 0
         try:
             link = self._connected(deadline)
             if sent_to is not None:
@@ -376,11 +377,11 @@ class _Pipe:
             return []
         try:
             link.send([command for each in commands for command in each])
-            while left:
-                replies = [link.read(deadline - time.monotonic()) for _ in commands[0]]
-                left[0].replies = replies
-                left, commands = left[1:], commands[1:]
+            for job, asked in zip(left, commands, strict=True):
+                job.replies = [link.read(deadline) for _ in asked]
+                done += 1
         except LinkError as error:
+            left = left[done:]
             self.close()
             self._outages.report("publish", error)
             if sent_to is not None or time.monotonic() >= deadline:
@@ -411,7 +412,7 @@ class _Pipe:
             link = self._link = self._server.connect(deadline - time.monotonic())
             link.send([("SCRIPT", "LOAD", script) for script in _SCRIPTS])
             for _ in _SCRIPTS:
-                reply = link.read(deadline - time.monotonic())
+                reply = link.read(deadline)
                 if isinstance(reply, RefusedError):
                     self.close()
                     raise LinkError(f"{self._server}: SCRIPT LOAD: {reply}")

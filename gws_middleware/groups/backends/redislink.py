@@ -217,21 +217,19 @@ class Link:
         except OSError as error:
             raise self._ended(error) from error
 
-    def read(self, timeout: float) -> Any:
+    def read(self, deadline: float) -> Any:
         """The next reply; a ``RefusedError`` is returned, and not raised.
 
         Args:
-            timeout: Seconds to wait at most.
+            deadline: When it has to be there (``time.monotonic()``).
 
         Raises:
             LinkError: The connection has ended, or none has come.
 
         """
         unread = self._unread
-        if not unread:
-            deadline = time.monotonic() + timeout
-            while not unread:
-                self._receive(max(deadline - time.monotonic(), 0.001))
+        while not unread:
+            self._receive(max(deadline - time.monotonic(), 0.001))
         return unread.popleft()
 
     def received(self, enough: int) -> list[Any]:
