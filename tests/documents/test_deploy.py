@@ -350,7 +350,7 @@ def test_user_of_valkey_may_do_all_that_groups_do(
     url, admin, rights = restricted
     live_shortly(monkeypatch.setattr)
     sites = [
-        Groups(url, history={"kept": History(size=100, age=0.5)}, presence={"kept": Presence(events=True)})
+        Groups(url, history={"kept": History(size=100_000, age=0.5)}, presence={"kept": Presence(events=True)})
         for _ in range(2)
     ]
     use_everything(sites[0], sites[1], admin)

@@ -423,22 +423,33 @@ class TestPromise:
             crowd.groups.release()
 
 
+def memory(server: Broker, what: str) -> str:
+    """A line of its INFO."""
+    [found] = re.findall(rf"^{what}:(\d+)", server.ask("INFO", "memory").decode(), re.MULTILINE)
+    return str(found)
+
+
 def evict(server: Broker, *keys: str, used: Sequence[str] = ()) -> None:
     """Fill the memory of a server with other keys, as a cache does, until these have been deleted for them.
 
     Those that are used meanwhile are not the first to be deleted.
     """
-    gevent.sleep(1.1)  # the server counts the time since a key was used in seconds
-    with socket.create_connection(("127.0.0.1", server.port)) as sock:
-        for number in range(2000):
-            commands = [f"SET cache:{number}:{each} {'x' * 1000} EX 1000\r\n" for each in range(10)]
-            commands += [f"TOUCH {key}\r\n" for key in used]
-            sock.sendall("".join(commands).encode())
-            replies = b""
-            while replies.count(b"\r\n") < len(commands):
-                replies += sock.recv(65536)
-            if server.ask("EXISTS", *keys) == b":0\r\n":
-                return
+    # The server counts the time since a key was used in seconds, and compares as many keys as there are here. Those
+    # to be deleted are the oldest; then come the ones that fill the memory, then those that are used.
+    gevent.sleep(1.1)
+    most, value = int(memory(server, "maxmemory")), "x" * 100_000
+    number = 0
+    while int(memory(server, "used_memory")) < most - 3 * len(value):
+        number += 1
+        server.ask("SET", f"cache:{number}", value, "EX", "1000")
+    gevent.sleep(1.1)
+    for _ in range(20):
+        number += 1
+        if used:
+            server.ask("TOUCH", *used)
+        server.ask("SET", f"cache:{number}", value, "EX", "1000")
+        if server.ask("EXISTS", *keys) == b":0\r\n":
+            return
     raise AssertionError(f"some of {keys} are still there")
 
 

@@ -23,7 +23,7 @@ import gevent.threadpool
 import pytest
 
 from gws_middleware.groups.backends import database
-from gws_middleware.groups.backends.base import Lost, Publish, Want
+from gws_middleware.groups.backends.base import TIMEOUT, Lost, Publish, Want
 from gws_middleware.groups.backends.sqlite import SqliteBackend, SqliteFeed
 from gws_middleware.groups.errors import GroupsUnavailable, UnknownOutcome
 from gws_middleware.groups.position import Entry, History, Page, Position
@@ -59,9 +59,13 @@ def feed(backend: SqliteBackend) -> Iterator[SqliteFeed]:
 
 
 def send(
-    backend: SqliteBackend, payload: bytes, history: History | None = HISTORY, group: str = "chat"
+    backend: SqliteBackend,
+    payload: bytes,
+    history: History | None = HISTORY,
+    group: str = "chat",
+    timeout: float = TIMEOUT,
 ) -> Position | None:
-    [position] = backend.publish([Publish(group, payload, history)])
+    [position] = backend.publish([Publish(group, payload, history)], timeout)
     return position
 
 
@@ -130,7 +134,7 @@ class TestProcesses:
         """A command or a task has no use for it."""
         script = (
             "import sys; from gws_middleware.groups.backends.sqlite import SqliteBackend as B\n"
-            "from gws_middleware.groups.backends.base import Publish\n"
+            "from gws_middleware.groups.backends.base import TIMEOUT, Publish\n"
             f"B({str(directory)!r}).publish([Publish('a', b'1', None)])\n"
             "assert not {'gevent', 'greenlet', 'asyncio'} & {*sys.modules}"
         )
@@ -231,12 +235,11 @@ class TestCallers:
         self, backend: SqliteBackend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """It cannot wait for what it has interrupted. The publish goes on after that."""
-        monkeypatch.setattr("gws_middleware.groups.backends.handle.TIMEOUT", 0.2)
         failed = []
 
         def interrupt(*_: object) -> None:
             try:
-                send(backend, b"inner")
+                send(backend, b"inner", timeout=0.2)
             except GroupsUnavailable as error:
                 failed.append(str(error))
 
@@ -815,7 +818,6 @@ class TestDamage:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         """A process was stopped while it wrote. Reading goes on; the beginning and the end of an outage are logged."""
-        monkeypatch.setattr("gws_middleware.groups.backends.handle.TIMEOUT", 0.3)
         send(backend, b"one")
         assert receive(feed, 1) == [b"one"]
         with child(directory) as other, caplog.at_level(logging.INFO, LOGGER):
@@ -824,7 +826,7 @@ class TestDamage:
             for _ in range(3):
                 before = time.monotonic()
                 with pytest.raises(GroupsUnavailable, match=f"locked by process {other.process.pid}"):
-                    send(backend, b"two")
+                    send(backend, b"two", timeout=0.3)
                 assert 0.3 <= time.monotonic() - before < 2
             assert payloads(page(backend)) == [b"one"]
             assert list(feed.wait(0.1)) == []
@@ -998,7 +1000,7 @@ class TestDamage:
         """No crash, no traceback, and no file of the process is left."""
         script = (
             "import threading, time; from gws_middleware.groups.backends.sqlite import SqliteBackend as B\n"
-            "from gws_middleware.groups.backends.base import Publish\n"
+            "from gws_middleware.groups.backends.base import TIMEOUT, Publish\n"
             "from gws_middleware.groups.errors import GroupsUnavailable\n"
             f"backend = B({str(directory)!r}); feed = backend.feed(); feed.subscribe(['a'])\n"
             "def work():\n"
