@@ -12,7 +12,7 @@ misspelt: Settings = {"max_mesage_size": 5}  # error: Extra key "max_mesage_size
 GWS: Settings = {
     "max_message_size": "5",  # error: Incompatible types (expression has type "str"
     "site_limits": None,  # error: Incompatible types (expression has type "None"
-    "groups": {"history": {"room": {"sise": 5}}},  # error: Incompatible types (expression has type "dict[str, dict
+    "groups": {"history": {"room": {"length": 5}}},  # error: Incompatible types (expression has type "dict[str, dict
 }
 
 
