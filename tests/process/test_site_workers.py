@@ -238,6 +238,7 @@ def test_slots_of_a_killed_worker_are_free_at_once_on_one_host(tmp_path: Path) -
             return bool(site.numbers() - known)
 
         eventually(is_new_one_there, "the next worker: gunicorn loses a stop that comes while it starts", interval=0.2)
+        site.close()
 
 
 @pytest.mark.database
