@@ -115,7 +115,7 @@ bench-compare: $(INSTALLED) ## This checkout beside another revision of it in on
 bench: $(BENCH) ## Our echo beside other servers', in one run; charts in benchmarks/report.html
 	$(BIN)/python -m benchmarks.echo --html benchmarks/report.html
 
-bench-all: $(BENCH) ## All scenarios: large messages, and what grows up to 50,000 connections (about an hour)
+bench-all: $(BENCH) ## All scenarios: large messages, and what grows up to 50,000 connections
 	$(BIN)/python -m benchmarks.echo --scenarios '*' --html benchmarks/report.html --json benchmarks/figures.json
 
 chaos: $(INSTALLED) ## Five minutes of honest and hostile peers while workers are killed, stopped and reloaded

@@ -64,9 +64,9 @@ class Server:
     redis: bool = False
     """Whether it works with the Valkey of the run, which is then measured with it."""
     program: str = ""
-    """What is started instead of Python. It binds the port itself, and ``command`` takes the port."""
+    """What is started instead of Python."""
     binds: bool = False
-    """The same for a program in Python."""
+    """Whether it binds the port itself: then ``command`` takes the port."""
     root: Path = ROOT
     """The directory whose ``gws_middleware`` and ``benchmarks`` it imports."""
     stands_for: str = ""
@@ -152,7 +152,7 @@ SERVERS: dict[str, Server] = {
         ),
         Server("gunicorn-asgi", ("gunicorn.workers.gasgi", "uvloop"), _gunicorn("asgi"), "benchmarks.servers.asgi"),
         Server("granian", ("granian", "uvloop"), _granian, "benchmarks.servers.asgi", binds=True),
-        Server("bun", (), _script, "benchmarks/servers/on_bun.js", program="bun"),
+        Server("bun", (), _script, "benchmarks/servers/on_bun.js", program="bun", binds=True),
         Server("picows", ("picows", "uvloop"), _module, "benchmarks.servers.on_picows"),
         Server(
             "channels",
@@ -198,7 +198,7 @@ class Running(AbstractContextManager["Running"]):
         self._directory = tempfile.TemporaryDirectory()
         with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
             self.address: Address = listener.getsockname()
-            if server.binds or server.program:
+            if server.binds:
                 listener.close()
             self._process = self._spawn(listener, application)
         try:
@@ -256,7 +256,7 @@ class Running(AbstractContextManager["Running"]):
                     sock.sendall(client_frame(TEXT_64.opcode, b"pid?"))
                     found.update(map(int, sock.recv(64)[2:].split()))
             except ConnectionRefusedError:  # of a server that binds the port itself, and has not done so yet
-                if not (self.server.binds or self.server.program) or self._process.poll() is not None:
+                if not self.server.binds or self._process.poll() is not None:
                     raise
                 time.sleep(0.05)
         return sorted(found)

@@ -582,7 +582,7 @@ class Hub:
         now = time.monotonic()
         if now >= self._bury_at:
             self.records.bury()
-        if now >= self._compare_at and self._feed is not None:
+        if now >= self._compare_at:
             self._compare_at = now + COMPARE_EVERY
             self._compare()
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent.event import Event as Signal
 
 from gws_middleware.exceptions import ConnectionClosed
 from gws_middleware.groups import Groups, GroupsUnavailable, Member, Presence, hub, presence_group, records
@@ -592,20 +593,22 @@ def test_process_that_has_just_begun_buries_none(site: Site, monkeypatch: pytest
 
 
 def test_release_ends_the_checks(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also one that is due in the same moment: it would open the backend again."""
+    """Also one that is due before the reader has ended: it would open the backend again."""
     buried: list[int] = []
+    reader = Signal()
     monkeypatch.setattr(hub, "CHECK_EVERY", 0.02)
     monkeypatch.setattr(hub, "SETTLE", 0.0)
-    monkeypatch.setattr(hub, "LINGER", 0.2)
     monkeypatch.setattr(site.backend, "bury", lambda: buried.append(1))
     site.join("room", Fake())
     feed = site.backend.feeds[-1]
-    monkeypatch.setattr(feed, "close", lambda: None)  # the reader ends later
+    monkeypatch.setattr(feed, "wait", lambda timeout: reader.wait() and [])
+    feed.wake()
+    until(lambda: buried)
     site.hub.release()
     buried.clear()
-    gevent.sleep(0.1)
+    gevent.sleep(0.1)  # five checks
     assert buried == []
-    feed.feed.close()
+    reader.set()
 
 
 def test_loss_is_no_death(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
