@@ -337,7 +337,7 @@ def test_close_frames_of_a_reload_have_1012(server_directory: Path) -> None:
         before = server.status()["pid"]
         server.kill(signal.SIGHUP)
         codes, seconds = leave(clients)
-        eventually(lambda: server.status()["pid"] != before, "a new worker")
+        server.next_worker(before)
     assert codes == [1012] * CROWD
     assert seconds > 0.5 * CROWD / 500  # half: the test may read the first frame late
 

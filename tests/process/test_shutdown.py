@@ -402,7 +402,7 @@ def test_worker_that_has_served_enough_closes_all(server_directory: Path, first:
         before = server.status()["pid"]
         with open_clients(server, f"/{first}?id=one", "/detached?id=two") as clients:
             codes = close_codes(clients)
-        eventually(lambda: server.status()["pid"] != before, "the next worker")
+        server.next_worker(before)
         server.log.find("(finally|on_close) of .* after 1012", 2)
     assert codes == [1012, 1012]
 
@@ -414,7 +414,7 @@ def test_new_worker_serves_while_the_old_one_waits_for_peers(server_directory: P
         with open_clients(server, "/waiting?id=one", "/detached?id=two") as clients:
             server.kill(signal.SIGHUP)
             codes = [client.read_frame().code for client in clients]
-            eventually(lambda: server.status()["pid"] != before, "a new worker")
+            server.next_worker(before)
             with server.connect() as client:
                 client.upgrade("/echo")
                 client.text("x")
@@ -436,7 +436,7 @@ def test_changed_code_closes_all(server_directory: Path) -> None:
         with open_clients(server, "/waiting?id=one", "/detached?id=two") as clients:
             os.utime(watched, (time.time() + 60,) * 2)
             codes = close_codes(clients)
-            eventually(lambda: server.status()["pid"] != before, "the next worker")
+            server.next_worker(before)
         server.log.find("(finally|on_close) of .* after 1012", 2)
         server.log.expect("Reloader is on")
     assert codes == [1012, 1012]
@@ -449,7 +449,7 @@ def test_blocked_worker_closes_all_before_it_is_killed(server_directory: Path) -
         with open_clients(server, "/waiting?id=one", "/detached?id=two") as clients, server.connect() as culprit:
             culprit.upgrade("/blocking")
             codes = close_codes(clients)
-            eventually(lambda: server.status()["pid"] != before, "the next worker")
+            server.next_worker(before)
         server.log.find("(finally|on_close) of .* after 1012", 2)
         server.log.expect("WORKER TIMEOUT")
         server.log.expect("Error handling request.*in blocking.*SystemExit")  # gunicorn logs which view it was
@@ -487,7 +487,7 @@ def test_view_that_ignores_the_end_is_killed(server_directory: Path, how: str) -
         if how == "signal to the arbiter":
             server.wait(STOP_TIMEOUT)
         else:
-            eventually(lambda: server.status()["pid"] != before, "a new worker")
+            server.next_worker(before)
         server.log.find("finally of one$")
     assert codes == [1012]
 

@@ -300,6 +300,13 @@ class Server:
         counts: dict[str, int] = _json(self.get("/status"))
         return counts
 
+    def next_worker(self, before: int) -> int:
+        """The number of the worker that serves when this one, the only one, has ended. It is asked once it has started:
+        a request that waits in the listening socket from before would wait for that end, too.
+        """
+        self.log.find(rf"Booting worker with pid: (?!{before}\b)")
+        return eventually(lambda: (now := self.status()["pid"]) != before and now, "the next worker")
+
     def events(self, token: str, until: str = "") -> list[str]:
         """What the application recorded for ``?id=<token>``, once ``until`` is among it."""
         events: list[str] = _json(self.get(f"/events?id={token}&until={quote(until)}"))
