@@ -2,7 +2,8 @@
 
 Rule 1: a write has all that has changed of a table. Nothing is written again while a member stays.
 Rule 2: a write that has failed is made again, and an older value never comes after a newer one.
-Rule 3: a change is published after the records show it.
+Rule 3: what is counted can be read: the count of a group is written after its members.
+Rule 4: a change is published after the records show it.
 """
 
 from __future__ import annotations
@@ -157,8 +158,6 @@ class MemberRecords:
             members, self._members = self._members, {}
             changes, self._changes = self._changes, {}
             try:
-                if counts:
-                    self._backend.put(COUNTS, counts, _left(until))
                 for name, values in members.items():
                     if self._life is not life:
                         return
@@ -166,6 +165,8 @@ class MemberRecords:
                     waiting.pause(0)  # there may be many groups
                 if self._life is not life:
                     return
+                if counts:
+                    self._backend.put(COUNTS, counts, _left(until))
                 self._publish(changes, until)
             except BaseException:
                 if self._life is life:

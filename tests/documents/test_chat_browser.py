@@ -301,7 +301,8 @@ def test_ten_seconds_without_a_line_while_a_worker_is_killed(newcomer: Newcomer,
         ada.visit(chat, room)
         bob.visit(chat, room)
         ada.say("before")
-        bob.shows("before")
+        for person in (ada, bob):
+            person.shows("before")
         ada.context.set_offline(True)  # keeps requests from the server, but not an open WebSocket
         line.cut()
         begun, texts = time.monotonic(), ["before"]

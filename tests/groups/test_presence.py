@@ -293,6 +293,19 @@ def test_write_that_failed_is_made_again(site: Site, monkeypatch: pytest.MonkeyP
     published.close()
 
 
+def test_member_is_counted_after_it_can_be_read(site: Site) -> None:
+    """A process that has seen the count, and reads the members then, has them all."""
+    written: list[list[bytes | None]] = []
+    site.backend.on_put = lambda values: written.append(list(values.values()))
+    presence = hub.Hub(site.backend, lambda name: None, site.counters, PRESENCE.get)
+    for info in (b'"first"', b'"second"'):
+        ws: Any = Fake()
+        presence.join("room", ws, Delivery(), info=info)
+    until(lambda: len(written) == 2)
+    assert written == [[b'"first"', b'"second"'], [b"2"]]
+    presence.release()
+
+
 # --- events -----------------------------------------------------------------------------------------------------------
 
 

@@ -173,6 +173,19 @@ def count_of(kind: type) -> int:
     return sum(type(thing) is kind for thing in gc.get_objects())
 
 
+def still_running() -> list[str]:
+    """What keeps a loop busy, for an error: watchers that are active, and greenlets that have not ended."""
+    found = []
+    for thing in gc.get_objects():
+        if isinstance(thing, gevent.Greenlet):
+            is_left = not thing.ready()
+        else:
+            is_left = type(thing).__module__.startswith("gevent.") and getattr(thing, "active", None) is True
+        if is_left:
+            found.append(repr(thing))
+    return found
+
+
 @pytest.fixture(autouse=True)
 def hub_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BaseException]]:
     """Fails a test that leaves an error in the hub, a watcher on the loop or an open descriptor.
@@ -193,7 +206,10 @@ def hub_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BaseException]]
     monkeypatch.setattr(hub, "handle_error", collect)
     yield errors
     until(lambda: open_descriptors() <= descriptors, "every descriptor is closed")
-    until(lambda: hub.loop.activecnt <= watchers, "every watcher is stopped")
+    try:
+        until(lambda: hub.loop.activecnt <= watchers, "every watcher is stopped")
+    except AssertionError as error:
+        raise AssertionError(f"{error}; {hub.loop.activecnt} instead of {watchers}: {still_running()}") from None
     assert errors == []
 
 
