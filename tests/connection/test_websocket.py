@@ -752,7 +752,8 @@ class TestPing:
             waiting = transport_of(ws).outbox_size
             flood = PING_FRAME * (MAX_PINGS_DROPPED + MAX_PONGS + more)
             sending = gevent.spawn(peer.sock.sendall, flood)
-            until(lambda: ws.closed or ws.stats.bytes_received == len(flood))
+            what = "all pings are read, which is seconds of work in Python"
+            until(lambda: ws.closed or ws.stats.bytes_received == len(flood), what, 30)
             ticks()
             sending.kill()
             assert (ws.close_code, ws.close_reason) == (code, "a flood of pings" if code else None)
