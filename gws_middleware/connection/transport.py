@@ -27,7 +27,7 @@ READ_SIZE = 65536 + 14
 """Bytes of one read: a message of 64 KiB and its header (RFC 6455 5.2). It also bounds by how much the inbox can
 overshoot.
 """
-BIG_READ = 2**20
+BIG_READ = 2**19
 """Bytes of one read that lies inside one big frame, so that no inbox can overshoot by it: fewer wake-ups."""
 JOIN_UP_TO = 131072
 """Bytes of outbox that are cheaper to join than to hand over as a vector."""
