@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import select
 import socket
+import ssl
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from .frames import (
     client_close,
     upgrade_request,
 )
-from .lanes import REPLY_TIMEOUT, Address, Lane, connect
+from .lanes import REPLY_TIMEOUT, Address, Lane, connect, encrypted
 
 __all__ = ["broadcast", "cycles", "paced", "saturate"]
 
@@ -111,11 +112,19 @@ def paced(lanes: Sequence[Lane], seconds: float, rate: float) -> list[float]:
                         delays.append(perf_counter() - due[number])
 
 
-def cycles(address: Address, path: str, request: bytes, expected: bytes, slots: int, seconds: float) -> int:
+def cycles(
+    address: Address,
+    path: str,
+    request: bytes,
+    expected: bytes,
+    slots: int,
+    seconds: float,
+    tls: ssl.SSLContext | None = None,
+) -> int:
     """Connect, upgrade, send the request, await the answer, close cleanly, again and again in each slot; at least one
-    cycle each.
+    cycle each. With ``tls`` each begins with a full handshake: no session is resumed.
     """
-    script = _Script(upgrade_request("{}:{}".format(*address), path), request, expected)
+    script = _Script(upgrade_request("{}:{}".format(*address), path), request, expected, tls)
     in_progress: dict[int, _Cycle] = {}
     done = 0
     with select.epoll() as poll:
@@ -144,13 +153,15 @@ class _Script(NamedTuple):
     upgrade: bytes
     request: bytes
     expected: bytes
+    tls: ssl.SSLContext | None
 
 
 def _start(address: Address, script: _Script, poll: select.epoll, in_progress: dict[int, _Cycle]) -> None:
-    cycle = _Cycle(connect(address), script)
+    sock = connect(address)
+    cycle = _Cycle(sock, script) if script.tls is None else _TLSCycle(sock, script)
     in_progress[cycle.sock.fileno()] = cycle
     poll.register(cycle.sock, _IN)
-    cycle.sock.sendall(script.upgrade)
+    cycle.begin()
 
 
 class _Cycle:
@@ -163,6 +174,9 @@ class _Cycle:
         self._script = script
         self._received = b""
         self._phase: Callable[[bool], bool] = self._upgrade
+
+    def begin(self) -> None:
+        self.sock.sendall(self._script.upgrade)
 
     def receive(self) -> bool:
         """Read once. True when the server has closed the connection as it should."""
@@ -192,3 +206,28 @@ class _Cycle:
         self._received = b""
         self._phase = phase
         self.sock.sendall(request)
+
+
+class _TLSCycle(_Cycle):
+    """The same after a handshake of TLS, which does not wait either: others go on meanwhile."""
+
+    __slots__ = ("_encrypted",)
+
+    def __init__(self, sock: socket.socket, script: _Script) -> None:
+        assert script.tls is not None
+        self._encrypted = encrypted(sock, script.tls, wait=False)
+        self._encrypted.setblocking(False)
+        super().__init__(self._encrypted, script)
+
+    def begin(self) -> None:
+        self.receive()
+
+    def receive(self) -> bool:
+        try:
+            if self._encrypted.version() is not None:
+                return super().receive()
+            self._encrypted.do_handshake()
+            super().begin()
+        except ssl.SSLWantReadError:
+            pass
+        return False

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from statistics import median
 
+from .kinds import Cycle, Echo, Fanout, Hop, Resume
 from .results import Report, Result
-from .scenarios import SCENARIOS, Cycle, Echo, Fanout, Hop, Resume
+from .scenarios import SCENARIOS
 from .targets import TARGETS
 
 __all__ = ["about", "notes", "number", "render", "render_comparison", "tables", "targets", "title_of"]

@@ -7,8 +7,11 @@ import json
 import os
 import re
 import socket
+import ssl
+import struct
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,12 +20,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import compare, echo, frames, lanes, load, meters, page, presence
+from benchmarks import compare, deflate, echo, frames, lanes, load, meters, page, presence
+from benchmarks.certificate import Certificate
+from benchmarks.kinds import Idle, Sample, Scale
 from benchmarks.launch import ROOT, SERVERS, Fleet, Server
 from benchmarks.meters import Cores
 from benchmarks.report import render, render_comparison
 from benchmarks.results import Report
-from benchmarks.scenarios import SCENARIOS, Idle, Sample, Scale
+from benchmarks.scenarios import SCENARIOS
 from benchmarks.targets import TARGETS, Target
 
 OPTIONS = (
@@ -170,7 +175,14 @@ def _dying(fd: int, application: str) -> list[str]:
 
 
 class _Corrupting:
-    """A server that upgrades correctly and answers each message with its last byte changed; for a ``with`` block."""
+    """A server that upgrades correctly and answers each message with its last byte changed; for a ``with`` block.
+
+    ``reply`` may be another answer, ``tls`` a context.
+    """
+
+    def __init__(self, reply: bytes | None = None, tls: ssl.SSLContext | None = None) -> None:
+        self._reply = WRONG_REPLIES["another byte"] if reply is None else reply
+        self._tls = tls
 
     def __enter__(self) -> lanes.Address:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -182,13 +194,17 @@ class _Corrupting:
     def _serve(self) -> None:
         while True:
             sock, _ = self._listener.accept()
-            with sock:
-                if not sock.recv(4096).startswith(b"GET"):
-                    return
-                sock.sendall(RIGHT_HEAD)
-                if sock.recv(4096):
-                    sock.sendall(WRONG_REPLIES["another byte"])
-                    sock.recv(4096)
+            try:
+                with sock if self._tls is None else self._tls.wrap_socket(sock, server_side=True) as sock:
+                    if not sock.recv(4096).startswith(b"GET"):
+                        return
+                    sock.sendall(RIGHT_HEAD)
+                    if sock.recv(4096):
+                        sock.sendall(self._reply)
+                        if sock.recv(4096):
+                            sock.sendall(CLOSE)
+            except ssl.SSLError:
+                return
 
     def __exit__(self, *error: object) -> None:
         with socket.create_connection(self._listener.getsockname()) as sock:
@@ -205,6 +221,8 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 RIGHT_HEAD = b"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+DEFLATE_HEAD = RIGHT_HEAD[:-2] + b"sec-websocket-extensions: permessage-deflate\r\n\r\n"
+CLOSE = b"\x88\x02\x03\xe8"
 REPLY = frames.server_frame(frames.TEXT, frames.TEXT_64.build())
 
 WRONG_REPLIES = {
@@ -261,14 +279,21 @@ class TestChecker:
         [
             b"HTTP/1.1 403 Forbidden\r\n\r\n",
             b"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: AAAA\r\n\r\n",
+            DEFLATE_HEAD,
             RIGHT_HEAD + b"\x89\x00",
             b"",
         ],
     )
     def test_wrong_handshakes_are_refused(self, head: bytes) -> None:
-        """Only a 101 that answers our key, and no byte after it."""
+        """Only a 101 that answers our key, with no extension that was not offered, and no byte after it."""
         with pytest.raises(frames.WrongReplyError):
             frames.check_upgrade(head)
+
+    def test_handshake_without_the_extension_that_was_offered_is_refused(self) -> None:
+        """Else a scenario of compression would measure none."""
+        frames.check_upgrade(DEFLATE_HEAD, deflate.OFFER)
+        with pytest.raises(frames.WrongReplyError):
+            frames.check_upgrade(RIGHT_HEAD, deflate.OFFER)
 
     def test_a_server_that_corrupts_fails_in_every_driver(self) -> None:
         """Against a real port: neither an echo nor a cycle passes with one wrong byte."""
@@ -314,6 +339,158 @@ class TestChecker:
             lanes.stuck(address, "/stuck", 1),
         ):
             pass
+
+
+@pytest.fixture(scope="module")
+def certificate() -> Iterator[Certificate]:
+    made = Certificate()
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def context(certificate: Certificate) -> ssl.SSLContext:
+    """That of a server."""
+    made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    made.load_cert_chain(certificate.path)
+    return made
+
+
+MESSAGE = frames.client_frame(frames.TEXT, frames.TEXT_64.build())
+
+
+class TestTLS:
+    def test_every_scenario_is_measured_on_other_servers(self) -> None:
+        """``TestLongScenarios`` has ours."""
+        names = [name for name, scenario in SCENARIOS.items() if scenario.mode == "tls"]
+        found = echo.main(SMALLEST, ["gevent-websocket"], names)
+        assert found.failures == [] and found.absent == {}
+        assert {name for (name, _), result in found.results.items() if len(result.samples) == 1} == set(names)
+
+    def test_each_cycle_has_a_full_handshake(self, certificate: Certificate, context: ssl.SSLContext) -> None:
+        """The server has offered sessions, and none was resumed."""
+        with _Corrupting(REPLY, context) as address:
+            done = [load.cycles(address, "/echo", MESSAGE, REPLY, 1, 0, certificate.client) for _ in range(3)]
+            stats = context.session_stats()
+        assert done == [1, 1, 1]
+        assert (stats["accept_good"], stats["hits"]) == (3, 0)
+
+    def test_a_server_that_corrupts_fails_in_every_driver(
+        self, certificate: Certificate, context: ssl.SSLContext
+    ) -> None:
+        """As without TLS."""
+        with _Corrupting(tls=context) as address:
+            with (
+                pytest.raises(frames.WrongReplyError, match="wrong reply"),
+                lanes.opened(address, "/echo", 1, certificate.client) as sockets,
+            ):
+                load.saturate(lanes.echo_lanes(sockets, frames.TEXT_64), 0)
+            with pytest.raises(frames.WrongReplyError, match="wrong reply"):
+                load.cycles(address, "/echo", MESSAGE, REPLY, 1, 0, certificate.client)
+
+    def test_a_server_without_tls_fails(self, certificate: Certificate) -> None:
+        """An error that is reported as FAILED."""
+        with (
+            _Corrupting() as address,
+            pytest.raises(OSError, match=r"(?i)ssl|reset"),
+            lanes.opened(address, "/echo", 1, certificate.client),
+        ):
+            pass
+
+
+DOCUMENTS = deflate.documents(1024)
+
+
+def compressed(text: bytes, rsv1: int = deflate.RSV1) -> bytes:
+    """A message of a server."""
+    compressor = zlib.compressobj(wbits=-15)
+    data = compressor.compress(text) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    return frames.server_frame(frames.TEXT | rsv1, data[:-4])
+
+
+NOT_DOCUMENTS = {
+    "another text": ("wrong reply", compressed(DOCUMENTS[1])),
+    "a part of the text": ("wrong reply", compressed(DOCUMENTS[0][:-1])),
+    "not compressed": ("no compressed text", frames.server_frame(frames.TEXT, DOCUMENTS[0])),
+    "RSV1 is missing": ("no compressed text", compressed(DOCUMENTS[0], rsv1=0)),
+    "not deflate": ("cannot be inflated", frames.server_frame(frames.TEXT | deflate.RSV1, b"\xff" * 200)),
+    "a byte more": ("1 bytes more than the reply", compressed(DOCUMENTS[0]) + b"\x89"),
+    "the end within it": ("closed the connection", compressed(DOCUMENTS[0])[:100]),
+}
+
+
+class TestDeflate:
+    @pytest.mark.parametrize("size", [1024, 16 * 1024])
+    def test_documents_are_different_and_of_their_size(self, size: int) -> None:
+        """And more than the largest window, together."""
+        texts = deflate.documents(size)
+        assert {len(text) for text in texts} == {size}
+        assert len({json.dumps(json.loads(text)) for text in texts}) == len(texts)
+        assert sum(map(len, texts)) > 2**15
+
+    @pytest.mark.parametrize("size", [1024, 16 * 1024])
+    @pytest.mark.parametrize("bits", [9, 12, 15])
+    @pytest.mark.parametrize("takeover", [True, False])
+    def test_frames_are_right_as_often_as_they_are_sent(self, size: int, bits: int, takeover: bool) -> None:
+        """Inflated by another zlib object: the first ones once, the later ones again and again."""
+        first, later = deflate.client_frames(size, deflate.Agreed(bits, takeover))
+        inflater = zlib.decompressobj(-bits)
+        for frame, text in zip(first + later * 3, deflate.documents(size) * 4, strict=True):
+            if not takeover:
+                inflater = zlib.decompressobj(-bits)
+            assert inflater.decompress(_unmasked(frame) + b"\0\0\xff\xff") == text
+
+    @pytest.mark.parametrize(
+        ("answer", "expected"),
+        [
+            ("", (15, True)),
+            ("; client_max_window_bits=12; server_max_window_bits=10", (12, True)),
+            ('; client_max_window_bits="11"', (11, True)),
+            ("; server_no_context_takeover; client_no_context_takeover", (15, False)),
+            ("; server_no_context_takeover", (15, True)),
+        ],
+    )
+    def test_answer_decides_how_the_client_compresses(self, answer: str, expected: tuple[int, bool]) -> None:
+        """RFC 7692 7.1: only the client's parameters concern it."""
+        head = DEFLATE_HEAD.replace(b"permessage-deflate", f"permessage-deflate{answer}".encode())
+        assert deflate.agreed(head) == expected
+
+    def test_right_replies_pass(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        """In pieces, and with references to the reply before, as a server with context takeover makes them."""
+        client, server = pair
+        lane = deflate.DeflateLane(client, 1024, deflate.Agreed(15, True))
+        compressor = zlib.compressobj(wbits=-15)
+        for number in range(2 * len(DOCUMENTS) + 1):
+            text = DOCUMENTS[number % len(DOCUMENTS)]
+            assert lane.send()
+            assert deflate.client_frames(1024, deflate.Agreed(15, True))[number >= len(DOCUMENTS)][
+                number % len(DOCUMENTS)
+            ] == server.recv(4096)
+            data = (compressor.compress(text) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+            reply = frames.server_frame(frames.TEXT | deflate.RSV1, data)
+            received = []
+            for piece in (reply[:1], reply[1:3], reply[3:50], reply[50:]):
+                server.sendall(piece)
+                received.append(bool(piece) and lane.receive())
+            assert received.count(True) == 1
+
+    @pytest.mark.parametrize(("error", "reply"), NOT_DOCUMENTS.values(), ids=NOT_DOCUMENTS)
+    def test_wrong_replies_are_refused(
+        self, pair: tuple[socket.socket, socket.socket], error: str, reply: bytes
+    ) -> None:
+        """The whole text is compared, and it must have been compressed."""
+        client, server = pair
+        server.sendall(reply)
+        server.shutdown(socket.SHUT_WR)
+        with pytest.raises(frames.WrongReplyError, match=error):
+            load.saturate([deflate.DeflateLane(client, 1024, deflate.Agreed(15, True))], 0)
+
+
+def _unmasked(frame: bytes) -> bytes:
+    """The payload of a client's frame that has less than 64 KiB."""
+    at = 2 if frame[1] & 0x7F < 126 else 4
+    assert at == 2 or struct.unpack("!H", frame[2:4])[0] == len(frame) - 8
+    return bytes(byte ^ frame[at + index % 4] for index, byte in enumerate(frame[at + 4 :]))
 
 
 class TestFrames:

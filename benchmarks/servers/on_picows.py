@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 import sys
 
 import uvloop
@@ -92,10 +93,18 @@ def listener(request: WSUpgradeRequest) -> WSListener:
     return PATHS[request.path.decode()]()
 
 
+def tls() -> ssl.SSLContext | None:
+    if (certificate := os.environ.get("BENCHMARK_CERTIFICATE")) is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    return context
+
+
 async def serve(fd: int) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    server = await ws_create_server(listener, sock=socket.socket(fileno=fd), max_frame_size=2**24)
+    server = await ws_create_server(listener, sock=socket.socket(fileno=fd), max_frame_size=2**24, ssl=tls())
     await stop.wait()
     server.close()
 
