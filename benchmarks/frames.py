@@ -16,6 +16,8 @@ __all__ = [
     "BINARY_16K",
     "BINARY_16M",
     "BINARY_64K",
+    "PING",
+    "PONG",
     "TEXT",
     "TEXT_1M",
     "TEXT_4K",
@@ -35,6 +37,8 @@ __all__ = [
 TEXT = 0x1
 BINARY = 0x2
 CLOSE = 0x8
+PING = 0x9
+PONG = 0xA
 
 _FIN = 0x80
 _MASKED = 0x80

@@ -17,10 +17,11 @@ from typing import ClassVar
 
 from .deflate import OFFER, DeflateLane, agreed
 from .frames import TEXT_64, Payload, WrongReplyError, client_frame, server_frame
-from .lanes import REPLY_TIMEOUT, Address, Lane, answer, echo_lanes, opened, stuck
+from .lanes import REPLY_TIMEOUT, Address, Lane, answer, echo_lanes, open_all, opened, stuck
 from .launch import Fleet, Running, Server, absence
-from .load import broadcast, cycles, paced, saturate
+from .load import Waiting, broadcast, cycles, paced, saturate
 from .meters import cpu_seconds, resident_bytes, stolen_seconds, waited_seconds, waits
+from .storm import Clients
 
 __all__ = [
     "Beside",
@@ -32,10 +33,12 @@ __all__ = [
     "Hop",
     "Idle",
     "IdleDeflated",
+    "Pinged",
     "Resume",
     "Sample",
     "Scale",
     "Scenario",
+    "Storm",
 ]
 
 
@@ -76,7 +79,7 @@ class Sample:
     resident: int = 0
     """Bytes by which the server has grown, in the idle scenarios."""
     delays: tuple[float, ...] = ()
-    """Seconds from a message to its last delivery, in scenarios with a steady rate."""
+    """Seconds from a message to its last delivery, or of a request, in scenarios with a steady rate."""
     base_cpu: float = 0.0
     """Seconds of ``server_cpu`` that are not the subject."""
 
@@ -321,6 +324,31 @@ class Fanout(Scenario):
 
 
 @dataclass(frozen=True)
+class Storm(Scenario):
+    """Very many clients connect at once, echo one message and stay; how long it takes until all are served.
+
+    ``delays`` are those of plain HTTP requests to the same server meanwhile. The server is a fresh one.
+    """
+
+    quantity: ClassVar[str] = "seconds"
+    connections: int = 10_000
+    path: str = "/echo"
+
+    def measure(self, fleet: Fleet, server: Server, scale: Scale) -> Sample:
+        with fleet.fresh(server, mode=self.mode) as target:
+            return self.work(target, scale)
+
+    def work(self, target: Running, scale: Scale) -> Sample:
+        count = scale.connections(self.connections)
+        data = TEXT_64.build()
+        request, expected = client_frame(TEXT_64.opcode, data), server_frame(TEXT_64.opcode, data)
+        cycles(target.address, self.path, request, expected, 16, scale.warm_up)
+        with Clients(target.address, self.path, request, expected) as clients:
+            sample = _measure(target.pids, count, lambda: clients.run(count))
+            return replace(sample, seconds=clients.seconds, delays=tuple(clients.delays))
+
+
+@dataclass(frozen=True)
 class Delay(Scenario):
     """A group in several workers, and messages at a steady rate: how long one takes to its last member.
 
@@ -398,6 +426,48 @@ class IdleDeflated(Idle):
 
     def _lanes(self, target: Running, sockets: Sequence[socket.socket]) -> Sequence[Lane]:
         return _deflate_lanes(target, sockets, 1024)
+
+
+@dataclass(frozen=True)
+class Pinged(Idle):
+    """Very many connections that have echoed once, and from then on answer pings.
+
+    CPU is what they cost for longer than all need to be pinged; ``delays`` are those of echoes on one connection more,
+    afterwards and for as long.
+    """
+
+    rate: ClassVar[float] = 50.0
+    interval: float = 20.0
+    """Seconds of the server's ``ping_interval``, which is the default. Pings are up to an eighth of it late."""
+
+    def work(self, target: Running, scale: Scale) -> Sample:
+        count, seconds = scale.connections(self.connections), 1.25 * self.interval * scale.seconds
+
+        def answer_pings() -> int:
+            waiting.wait(seconds)
+            return count
+
+        with Waiting() as waiting:
+            self._open(target, max(20, count // 10), waiting)
+            before = _settled(target.pid, scale)
+            self._open(target, count, waiting)
+            resident = _settled(target.pid, scale) - before
+            sample = _measure(target.pids, count, answer_pings)
+            with opened(target.address, self.path, 1) as sockets:
+                delays = paced(echo_lanes(sockets, TEXT_64), seconds, self.rate, waiting)
+            if seconds > self.interval and waiting.pings < count:
+                raise WrongReplyError(f"{waiting.pings} pings to {count} connections came in {2 * seconds:g} s")
+        return replace(sample, resident=resident, delays=tuple(delays))
+
+    def _open(self, target: Running, count: int, waiting: Waiting) -> None:
+        """The first ones are pinged while the last ones are opened."""
+
+        def echo(newest: Sequence[socket.socket]) -> None:
+            saturate(echo_lanes(newest, TEXT_64), 0)
+            waiting.add(newest)
+            waiting.receive()
+
+        open_all(target.address, self.path, count, each=echo)
 
 
 def _settled(pid: int, scale: Scale) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -35,6 +35,7 @@ __all__ = [
     "connect",
     "echo_lanes",
     "encrypted",
+    "open_all",
     "opened",
     "stuck",
 ]
@@ -179,8 +180,9 @@ def open_all(
     receive_buffer: int | None = None,
     tls: ssl.SSLContext | None = None,
     offer: str = "",
+    each: Callable[[list[socket.socket]], None] | None = None,
 ) -> list[socket.socket]:
-    """Open ``count`` WebSockets, some handshakes at a time; each 101 is checked."""
+    """Open ``count`` WebSockets, some at a time; each 101 is checked. ``each`` is called with those that are open."""
     request = upgrade_request("{}:{}".format(*address), path, offer)
     sockets: list[socket.socket] = []
     try:
@@ -196,6 +198,8 @@ def open_all(
                 sock.sendall(request)
             for sock in newest:
                 check_upgrade(_read_head(sock), offer)
+            if each is not None:
+                each(newest)
     except BaseException:
         _discard(sockets)
         raise

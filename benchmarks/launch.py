@@ -129,7 +129,7 @@ def _script(port: int, application: str) -> Sequence[str]:
 def _granian(port: int, application: str) -> Sequence[str]:
     where = ("--host", "127.0.0.1", "--port", str(port))
     options = ("--interface", "asginl", "--loop", "uvloop", "--workers", "1", "--no-access-log", "--log-level", "error")
-    return "-m", "granian", *where, *options, f"{application}:application"
+    return "-m", "granian", *where, *options, "--backlog", "4096", f"{application}:application"
 
 
 MODES: dict[str, dict[str, str]] = {

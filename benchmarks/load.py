@@ -9,23 +9,31 @@ from __future__ import annotations
 import select
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from time import perf_counter
+from types import TracebackType
 from typing import NamedTuple
 
 from .frames import (
+    PING,
+    PONG,
     WrongReplyError,
     check_close,
     check_upgrade,
     client_close,
+    client_frame,
+    server_frame,
     upgrade_request,
 )
 from .lanes import REPLY_TIMEOUT, Address, Lane, connect, encrypted
 
-__all__ = ["broadcast", "cycles", "paced", "saturate"]
+__all__ = ["Waiting", "broadcast", "cycles", "paced", "saturate"]
 
 _IN = select.EPOLLIN
 _OUT = select.EPOLLOUT
+_AT_ONCE = 64
+"""Pings that are answered before a message that is due is sent."""
 
 
 def _wait(poll: select.epoll) -> list[tuple[int, int]]:
@@ -75,19 +83,70 @@ def broadcast(lanes: Sequence[Lane], seconds: float) -> int:
     return delivered
 
 
-def paced(lanes: Sequence[Lane], seconds: float, rate: float) -> list[float]:
-    """Send on the first lane at a steady rate for ``seconds``, and await each message on all; at least one.
+class Waiting(AbstractContextManager["Waiting"]):
+    """Open connections that send nothing but pongs, closed at the end of a ``with`` block.
+
+    For ``paced`` it is a lane on which no reply ever comes.
+    """
+
+    def __init__(self) -> None:
+        self._poll = select.epoll()
+        self._by_fd: dict[int, socket.socket] = {}
+        self.fd = self._poll.fileno()
+        self.pings = 0
+        """How many were answered."""
+
+    def add(self, sockets: Iterable[socket.socket]) -> None:
+        for sock in sockets:
+            sock.setblocking(False)
+            self._by_fd[sock.fileno()] = sock
+            self._poll.register(sock, _IN)
+
+    def wait(self, seconds: float) -> None:
+        """Answer pings for so long."""
+        deadline = perf_counter() + seconds
+        while (rest := deadline - perf_counter()) > 0:
+            self._answer(self._poll.poll(rest, _AT_ONCE))
+
+    def receive(self) -> bool:
+        """Answer pings that have come."""
+        self._answer(self._poll.poll(0, _AT_ONCE))
+        return False
+
+    def _answer(self, ready: Iterable[tuple[int, int]]) -> None:
+        for fd, _ in ready:
+            sock = self._by_fd[fd]
+            frame = sock.recv(200)
+            payload = frame[2:]
+            if frame != server_frame(PING, payload):
+                raise WrongReplyError(f"a ping was expected, not {frame!r}")
+            sock.sendall(client_frame(PONG, payload))
+            self.pings += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._poll.close()
+        for sock in self._by_fd.values():
+            sock.close()
+
+
+def paced(lanes: Sequence[Lane], seconds: float, rate: float, beside: Waiting | None = None) -> list[float]:
+    """Send on the first lane at a steady rate for ``seconds``, and await each message on all; at least one. Pings to
+    ``beside`` are answered.
 
     Returns the seconds from the time at which each was to be sent to the last lane that had it.
     """
-    by_fd = {lane.fd: lane for lane in lanes}
+    by_fd: dict[int, Lane | Waiting] = {lane.fd: lane for lane in lanes}
     due: list[float] = []
     received = dict.fromkeys(by_fd, 0)
     missing: list[int] = []
     delays: list[float] = []
     with select.epoll() as poll:
-        for lane in lanes:
-            poll.register(lane.fd, _IN)
+        if beside is not None:
+            by_fd[beside.fd] = beside
+        for fd in by_fd:
+            poll.register(fd, _IN)
         begin = perf_counter()
         while True:
             now = perf_counter()

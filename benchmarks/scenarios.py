@@ -14,11 +14,27 @@ from .frames import (
     TEXT_64K,
     Payload,
 )
-from .kinds import Beside, Cycle, Deflated, Delay, Echo, Fanout, Hop, Idle, IdleDeflated, Resume, Scenario
+from .kinds import (
+    Beside,
+    Cycle,
+    Deflated,
+    Delay,
+    Echo,
+    Fanout,
+    Hop,
+    Idle,
+    IdleDeflated,
+    Pinged,
+    Resume,
+    Scenario,
+    Storm,
+)
 
 __all__ = ["SCENARIOS"]
 
 _OURS = ("ours", "ours-pure")
+_WITH_A_LONG_QUEUE = (*_OURS, "gevent-websocket", "uvicorn", "granian", "picows", "bun")
+"""The queue of gunicorn's ASGI worker is 100: the kernel drops the clients above, which try again after seconds."""
 _OURS_4 = ("ours-4", "ours-redis-4")
 
 
@@ -48,6 +64,11 @@ def _large(connections: int) -> tuple[Echo, ...]:
 def _beside(idle: int) -> Beside:
     title = f"100 × 64 B text beside {idle:,} idle"
     return Beside(f"beside-{idle}", title, grows=("idle connections", idle), long=True, connections=100, idle=idle)
+
+
+def _pinged(count: int) -> Pinged:
+    title = f"{count:,} idle, detached, with pings"
+    return Pinged(f"idle-detached-{count}", title, _OURS, long=True, connections=count, path="/detached")
 
 
 def _members(count: int) -> Fanout:
@@ -99,6 +120,9 @@ _TABLE: tuple[Scenario, ...] = (
     Cycle("tls-cycle", "TLS: connect–echo–close", needs=("trustme",), long=True, mode="tls"),
     *_deflated("shared"),
     *_deflated("dedicated"),
+    *map(_pinged, (9000, 50_000)),
+    Storm("storm", "10,000 clients at once", _WITH_A_LONG_QUEUE, long=True),
+    Storm("storm-detached", "10,000 at once, detached", _OURS, long=True, path="/detached"),
     *map(_beside, (0, 100, 1000, 10_000, 50_000)),
     *map(_members, (1, 10, 100, 10_000)),
 )

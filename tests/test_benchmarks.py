@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+import socketserver
 import ssl
 import struct
 import threading
@@ -20,7 +21,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import compare, deflate, echo, frames, lanes, load, meters, page, presence
+from benchmarks import compare, deflate, echo, frames, lanes, load, meters, page, presence, storm
 from benchmarks.certificate import Certificate
 from benchmarks.kinds import Idle, Sample, Scale
 from benchmarks.launch import ROOT, SERVERS, Fleet, Server
@@ -112,7 +113,12 @@ class TestRun:
 
     def test_page_has_a_bar_for_each_figure(self, report: Report) -> None:
         """And all text of the report: it says what the terminal says."""
-        drawn = {chart.name: ElementTree.fromstring(page.draw(report, chart)) for chart in page.CHARTS}
+        quantities = {SCENARIOS[name].quantity for name in report.scenarios}
+        drawn = {
+            chart.name: ElementTree.fromstring(page.draw(report, chart))
+            for chart in page.CHARTS
+            if chart.quantity in quantities
+        }
         texts = Counter(text for each in drawn.values() for text in each.itertext())
         for server in MEASURED:
             assert texts[server] == len([1 for (_, name) in report.results if name == server])
@@ -222,6 +228,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 RIGHT_HEAD = b"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
 DEFLATE_HEAD = RIGHT_HEAD[:-2] + b"sec-websocket-extensions: permessage-deflate\r\n\r\n"
+PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CLOSE = b"\x88\x02\x03\xe8"
 REPLY = frames.server_frame(frames.TEXT, frames.TEXT_64.build())
 
@@ -491,6 +498,180 @@ def _unmasked(frame: bytes) -> bytes:
     at = 2 if frame[1] & 0x7F < 126 else 4
     assert at == 2 or struct.unpack("!H", frame[2:4])[0] == len(frame) - 8
     return bytes(byte ^ frame[at + index % 4] for index, byte in enumerate(frame[at + 4 :]))
+
+
+class _Site(socketserver.ThreadingTCPServer):
+    """A server that answers /plain with ``plain`` after ``wait`` seconds, and a message elsewhere with ``reply``."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, plain: bytes = PLAIN, reply: bytes = REPLY, wait: float = 0.0) -> None:
+        self.plain, self.reply, self.wait = plain, reply, wait
+        self.clients: list[str] = []
+        self.unserved = self.most_unserved = 0
+        self.lock = threading.Lock()
+        super().__init__(("127.0.0.1", 0), _Answer)
+
+    def __enter__(self) -> _Site:
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+    def count(self, number: int) -> None:
+        """So many more are not served yet."""
+        with self.lock:
+            self.unserved += number
+            self.most_unserved = max(self.most_unserved, self.unserved)
+
+    @property
+    def address(self) -> lanes.Address:
+        host, port = self.server_address[:2]
+        return str(host), int(port)
+
+
+class _Answer(socketserver.BaseRequestHandler):
+    server: _Site
+
+    def handle(self) -> None:
+        sock: socket.socket = self.request
+        if sock.recv(4096).startswith(b"GET /plain "):
+            time.sleep(self.server.wait)
+            sock.sendall(self.server.plain)
+            return
+        self.server.count(1)
+        self.server.clients.append(self.client_address[0])
+        sock.sendall(RIGHT_HEAD)
+        if sock.recv(4096) == MESSAGE:
+            time.sleep(0.05)  # others may be begun meanwhile
+            self.server.count(-1)
+            sock.sendall(self.server.reply)
+            assert sock.recv(4096) == b"", "nothing but the end comes after the message"
+
+
+class TestStorm:
+    def test_all_clients_are_served(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """From all addresses, no more at a time than allowed, and plain requests meanwhile."""
+        monkeypatch.setattr(storm, "IN_FLIGHT", 8)
+        with _Site() as site, storm.Clients(site.address, "/echo", MESSAGE, REPLY) as clients:
+            begin = time.perf_counter()
+            assert clients.run(50) == 50
+            seconds = time.perf_counter() - begin
+        assert Counter(site.clients) == {"127.0.0.2": 13, "127.0.0.3": 13, "127.0.0.4": 12, "127.0.0.5": 12}
+        assert 2 <= site.most_unserved <= 8
+        assert 0 < clients.seconds <= seconds
+        assert 1 <= len(clients.delays) <= seconds / storm.INTERVAL + 1
+
+    def test_delay_of_a_plain_request_ends_with_its_response(self) -> None:
+        """Also of one that ends after the last client."""
+        with _Site(wait=0.1) as site, storm.Clients(site.address, "/echo", MESSAGE, REPLY) as clients:
+            clients.run(2)
+        assert clients.delays and min(clients.delays) >= 0.1 > clients.seconds
+
+    @pytest.mark.parametrize(
+        ("error", "answers"),
+        [
+            ("wrong reply", {"reply": REPLY[:-1] + b"!"}),
+            ("wrong reply", {"reply": REPLY + b"!"}),
+            ("the plain request was answered", {"plain": b"HTTP/1.1 503 Busy\r\n\r\nok"}),
+            ("the plain request was answered", {"plain": b"HTTP/1.1 200 OK\r\n\r\n"}),
+            ("0 of 2 clients were served", {"reply": b""}),
+        ],
+    )
+    def test_wrong_answers_are_refused(
+        self, monkeypatch: pytest.MonkeyPatch, error: str, answers: dict[str, bytes]
+    ) -> None:
+        """To a client, to a plain request, or none at all."""
+        monkeypatch.setattr(storm, "WITHIN", 0.3)
+        with (
+            _Site(**answers) as site,  # type: ignore[arg-type]
+            storm.Clients(site.address, "/echo", MESSAGE, REPLY) as clients,
+            pytest.raises(frames.WrongReplyError, match=error),
+        ):
+            clients.run(2)
+
+    def test_report_has_all_three_figures(self) -> None:
+        """Seconds, CPU for a client, and the p99 of plain requests."""
+        report = Report(1, 1, ["ours"], ["storm"], {}, True, {})
+        delays = tuple(number / 100 for number in range(100))
+        report.result("storm", "ours").samples.append(Sample(1000, 1000, 3, 0.25, 1, 0, 0, delays=delays))
+        assert report.figure("storm", "ours") == 3
+        assert re.search(r"\| 10,000 clients at once +\| +3 \(250 / 990\) \|", render(report))
+        assert [chart.name for chart in page.CHARTS if "10,000 clients at once" in page.draw(report, chart)] == [
+            "storm"
+        ]
+
+
+class TestWaiting:
+    def test_pings_are_answered(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        """With their payload (RFC 6455 5.5.3), and masked."""
+        client, server = pair
+        with load.Waiting() as waiting:
+            waiting.add([client])
+            for payload in (b"", b"payload"):
+                server.sendall(frames.server_frame(frames.PING, payload))
+                assert waiting.receive() is False
+                assert server.recv(100) == frames.client_frame(frames.PONG, payload)
+            assert waiting.pings == 2
+
+    @pytest.mark.parametrize("sent", [REPLY, CLOSE, b"", b"\x89\x01", b"\x89\x00\x89\x00"])
+    def test_anything_else_is_refused(self, pair: tuple[socket.socket, socket.socket], sent: bytes) -> None:
+        """A connection that waits is open, and is sent pings alone."""
+        client, server = pair
+        server.sendall(sent)
+        server.shutdown(socket.SHUT_WR)
+        with load.Waiting() as waiting:
+            waiting.add([client])
+            with pytest.raises(frames.WrongReplyError, match="a ping was expected"):
+                waiting.wait(5)
+
+    def test_they_are_answered_beside_messages_at_a_steady_rate(self) -> None:
+        """While each message waits for its reply."""
+        (client, server), (idle, other) = socket.socketpair(), socket.socketpair()
+        with client, server, idle, other, load.Waiting() as waiting:
+            waiting.add([idle])
+
+            def answer() -> None:
+                assert server.recv(4096) == MESSAGE
+                other.sendall(b"\x89\x00")
+                assert other.recv(100) == frames.client_frame(frames.PONG, b"")
+                server.sendall(REPLY)
+
+            thread = threading.Thread(target=answer)
+            thread.start()
+            delays = load.paced(lanes.echo_lanes([client], frames.TEXT_64), 0, 1, waiting)
+            thread.join()
+        assert (len(delays), waiting.pings) == (1, 1)
+
+    @pytest.mark.parametrize(("interval", "failure"), [("0.2", None), ("20", "0 pings to 10 connections")])
+    def test_scenario_needs_a_ping_to_each_connection(self, interval: str, failure: str | None) -> None:
+        """Else it would measure connections without pings."""
+        server = replace(SERVERS["ours"], env={"GWS_PING_INTERVAL": interval})
+        scenario = replace(SCENARIOS["idle-detached-9000"], connections=10, interval=0.2)
+        with Fleet(Cores()) as fleet:
+            if failure is None:
+                assert len(scenario.measure(fleet, server, Scale(1)).delays) == 0.25 * 50 // 1 + 1
+            else:
+                with pytest.raises(frames.WrongReplyError, match=failure):
+                    scenario.measure(fleet, server, Scale(1))
+
+    def test_report_has_all_three_figures(self) -> None:
+        """Memory, CPU while idle, and the p99 of an echo; other idle connections have memory alone."""
+        report = Report(1, 1, ["ours"], ["idle", "idle-detached-9000"], {}, True, {})
+        report.result("idle", "ours").samples.append(Sample(10, 10, 1, 1, 1, 0, 0, resident=10240))
+        sample = Sample(10, 10, 20, 0.3, 1, 0, 0, resident=20480, delays=(0.25,))
+        report.result("idle-detached-9000", "ours").samples.append(sample)
+        rows = re.findall(r"\| (idle connection|9,000 idle, detached, with pings) +\| +(.*?) \|", render(report))
+        assert rows == [
+            ("idle connection", "1"),
+            ("9,000 idle, detached, with pings", "2"),
+            ("9,000 idle, detached, with pings", "1.5 / 250"),
+        ]
 
 
 class TestFrames:

@@ -20,7 +20,9 @@ Bun.serve({
   port: Number(process.argv[2]),
   tls: certificate && { cert: Bun.file(certificate), key: Bun.file(certificate) },
   fetch(request, server) {
-    const path = paths[new URL(request.url).pathname];
+    const name = new URL(request.url).pathname;
+    if (name === "/plain") return new Response("ok");
+    const path = paths[name];
     if (path && server.upgrade(request, { data: path })) return undefined;
     return new Response("Not found", { status: 404 });
   },

@@ -15,7 +15,16 @@ import ssl
 import sys
 
 import uvloop
-from picows import WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest, ws_create_server
+from picows import (
+    WSFrame,
+    WSListener,
+    WSMsgType,
+    WSTransport,
+    WSUpgradeRequest,
+    WSUpgradeResponse,
+    WSUpgradeResponseWithListener,
+    ws_create_server,
+)
 
 TEXT = WSMsgType.TEXT
 BINARY = WSMsgType.BINARY
@@ -89,7 +98,9 @@ class Pid(Echo):
 PATHS: dict[str, type[Echo]] = {"/echo": Echo, "/fanout": Fanout, "/pid": Pid}
 
 
-def listener(request: WSUpgradeRequest) -> WSListener:
+def listener(request: WSUpgradeRequest) -> WSListener | WSUpgradeResponseWithListener:
+    if request.path == b"/plain":
+        return WSUpgradeResponseWithListener(WSUpgradeResponse.create_ok_response(b"ok"), None)
     return PATHS[request.path.decode()]()
 
 
@@ -104,7 +115,8 @@ def tls() -> ssl.SSLContext | None:
 async def serve(fd: int) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    server = await ws_create_server(listener, sock=socket.socket(fileno=fd), max_frame_size=2**24, ssl=tls())
+    listening = socket.socket(fileno=fd)
+    server = await ws_create_server(listener, sock=listening, max_frame_size=2**24, ssl=tls(), backlog=4096)
     await stop.wait()
     server.close()
 

@@ -20,6 +20,7 @@ def serve(served: Any, listener: socket.socket) -> None:
         lifespan="off",
         ws_per_message_deflate="BENCHMARK_DEFLATE" in os.environ,
         access_log=False,
+        backlog=4096,
         log_level="warning",
         timeout_graceful_shutdown=1,
         ssl_certfile=os.environ.get("BENCHMARK_CERTIFICATE"),
