@@ -748,6 +748,23 @@ class TestMeters:
             "groups-delay-stuck: at most 1.1 × ours-4 in groups-delay",
         )
 
+    @pytest.mark.parametrize(
+        ("limit", "words"),
+        [(1 / 3, "1/3 of"), (0.5, "1/2 of"), (0.9, "0.9 ×"), (0.65, "0.65 ×"), (1, "1 ×"), (1.15, "1.15 ×")],
+    )
+    def test_limit_of_a_target_is_a_fraction_or_a_factor(self, limit: float, words: str) -> None:
+        """Not a rounded one."""
+        assert Target("cycle", "picows", limit).sentence == f"cycle: at most {words} picows"
+
+    def test_targets_are_about_what_is_measured(self) -> None:
+        """Each is stated once, and both servers take part in its scenario."""
+        keys = [(target.scenario, target.ours, target.other, target.beside) for target in TARGETS]
+        assert len(set(keys)) == len(keys)
+        for target in TARGETS:
+            assert SCENARIOS[target.scenario].takes(SERVERS[target.ours]), target
+            if target.other is not None:
+                assert SCENARIOS[target.beside or target.scenario].takes(SERVERS[target.other]), target
+
     def test_idle_scenarios_are_compared_in_memory(self) -> None:
         """KiB per connection, not CPU."""
         name = next(name for name, scenario in SCENARIOS.items() if isinstance(scenario, Idle))
