@@ -96,7 +96,7 @@ def client_frames(size: int, agreement: Agreed) -> tuple[list[bytes], list[bytes
 class DeflateLane(Lane):
     """Sends the documents one after the other; the reply to each must be a compressed message with the same text."""
 
-    __slots__ = ("_first", "_inflater", "_later", "_number", "_received", "_texts")
+    __slots__ = ("_first", "_inflater", "_later", "_number", "_received", "_texts", "compressed")
 
     def __init__(self, sock: socket.socket, size: int, agreement: Agreed) -> None:
         super().__init__(sock, b"", b"")
@@ -105,6 +105,8 @@ class DeflateLane(Lane):
         self._inflater = zlib.decompressobj(-15)  # right for smaller windows, and without context takeover, too
         self._number = 0
         self._received = b""
+        self.compressed = 0
+        """Bytes of all replies, before they were inflated."""
 
     def send(self) -> bool:
         frames = self._first if self._number < len(self._texts) else self._later
@@ -128,6 +130,7 @@ class DeflateLane(Lane):
             raise WrongReplyError(f"wrong reply: {text[:80]!r}, not {expected[:80]!r}")
         self._number += 1
         self._received = b""
+        self.compressed += len(payload)
         return True
 
 

@@ -80,6 +80,8 @@ class Sample:
     """Bytes by which the server has grown, in the idle scenarios."""
     delays: tuple[float, ...] = ()
     """Seconds from a message to its last delivery, or of a request, in scenarios with a steady rate."""
+    compressed: float = 0.0
+    """Bytes of compressed replies for each byte of their texts, in scenarios of compression."""
     base_cpu: float = 0.0
     """Seconds of ``server_cpu`` that are not the subject."""
 
@@ -228,8 +230,10 @@ class Deflated(Scenario):
         count = scale.connections(self.connections)
         with opened(target.address, "/echo", count, offer=OFFER) as sockets:
             lanes = _deflate_lanes(target, sockets, self.size)
-            saturate(lanes, scale.warm_up)
-            return _measure(target.pids, count, lambda: saturate(lanes, scale.seconds))
+            texts = self.size * saturate(lanes, scale.warm_up)
+            sample = _measure(target.pids, count, lambda: saturate(lanes, scale.seconds))
+            texts += self.size * sample.messages
+            return replace(sample, compressed=sum(lane.compressed for lane in lanes) / texts)
 
 
 def _deflate_lanes(target: Running, sockets: Sequence[socket.socket], size: int) -> list[DeflateLane]:

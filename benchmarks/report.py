@@ -32,6 +32,7 @@ def tables(report: Report) -> str:
         ),
         _section("Messages per second", _rate_rows(report)),
         _section("Share of a core: server / load generator, %", _use_rows(report)),
+        _section("Size of the compressed replies, % of the texts", _size_rows(report)),
         _section("From a message to its last member, ms: median / p99", _delay_rows(report)),
         _section(
             "Until all clients are served, s (server CPU per client, µs / p99 of plain requests, ms)",
@@ -146,6 +147,14 @@ def _use_rows(report: Report) -> list[list[str]]:
     def cell(result: Result) -> str:
         uses = (result.middle(attrgetter(name)) for name in ("server_use", "load_use"))
         return " / ".join(map(_percent, uses))
+
+    return _rows(report, "cpu_us", cell)
+
+
+def _size_rows(report: Report) -> list[list[str]]:
+    def cell(result: Result) -> str:
+        size = result.middle(attrgetter("compressed"))
+        return _percent(size) if size else "–"
 
     return _rows(report, "cpu_us", cell)
 

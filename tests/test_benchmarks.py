@@ -467,6 +467,7 @@ class TestDeflate:
         client, server = pair
         lane = deflate.DeflateLane(client, 1024, deflate.Agreed(15, True))
         compressor = zlib.compressobj(wbits=-15)
+        size = 0
         for number in range(2 * len(DOCUMENTS) + 1):
             text = DOCUMENTS[number % len(DOCUMENTS)]
             assert lane.send()
@@ -480,6 +481,8 @@ class TestDeflate:
                 server.sendall(piece)
                 received.append(bool(piece) and lane.receive())
             assert received.count(True) == 1
+            size += len(data)
+        assert lane.compressed == size
 
     @pytest.mark.parametrize(("error", "reply"), NOT_DOCUMENTS.values(), ids=NOT_DOCUMENTS)
     def test_wrong_replies_are_refused(
@@ -491,6 +494,16 @@ class TestDeflate:
         server.shutdown(socket.SHUT_WR)
         with pytest.raises(frames.WrongReplyError, match=error):
             load.saturate([deflate.DeflateLane(client, 1024, deflate.Agreed(15, True))], 0)
+
+    def test_report_has_the_size_of_replies(self, large: Report) -> None:
+        """In parts of their texts, which deflate makes smaller; other scenarios have none."""
+        names = [name for name in large.scenarios if name.startswith("deflate-")]
+        sizes = {name: large.results[name, "ours"].samples[0].compressed for name in names}
+        assert len(sizes) == 4 and 0.05 < min(sizes.values()) <= max(sizes.values()) < 0.6
+        text = render(large)
+        rows = text[text.index("## Size of the compressed replies") :].split("\n\n")[1].splitlines()[2:]
+        assert [row.split("|")[1].strip() for row in rows] == [SCENARIOS[name].title for name in names]
+        assert [row.split("|")[2].strip() for row in rows] == [f"{size * 100:.0f}" for size in sizes.values()]
 
 
 def _unmasked(frame: bytes) -> bytes:
