@@ -14,12 +14,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from .frames import WrongReplyError
+from .kinds import Scale, Scenario
 from .launch import SERVERS, Fleet, Server, ServerError
 from .meters import Cores, allow_files, pinned, too_many_files
 from .page import page
 from .report import render
 from .results import Report, environment
-from .scenarios import SCENARIOS, Scale, Scenario
+from .scenarios import SCENARIOS
 
 __all__ = ["DEFAULT_SERVERS", "USUAL_SCENARIOS", "main", "names"]
 
@@ -84,7 +85,7 @@ def _measure(report: Report, fleet: Fleet, scenario: Scenario, server: Server) -
         result.samples.append(scenario.measure(fleet, server, Scale(report.scale)))
     except (WrongReplyError, ServerError, OSError) as error:
         result.failure = f"{type(error).__name__}: {error}"
-        fleet.drop(server)
+        fleet.drop(server, scenario.mode)
 
 
 class _Progress:

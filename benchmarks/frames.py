@@ -16,6 +16,8 @@ __all__ = [
     "BINARY_16K",
     "BINARY_16M",
     "BINARY_64K",
+    "PING",
+    "PONG",
     "TEXT",
     "TEXT_1M",
     "TEXT_4K",
@@ -35,6 +37,8 @@ __all__ = [
 TEXT = 0x1
 BINARY = 0x2
 CLOSE = 0x8
+PING = 0x9
+PONG = 0xA
 
 _FIN = 0x80
 _MASKED = 0x80
@@ -123,8 +127,10 @@ def check_close(received: bytes) -> None:
         raise WrongReplyError(f"the close handshake was answered with {received[:80]!r}")
 
 
-def upgrade_request(host: str, path: str) -> bytes:
-    """A browser's handshake with all its usual headers, but no extension: permessage-deflate stays off."""
+def upgrade_request(host: str, path: str, offer: str = "") -> bytes:
+    """A browser's handshake with all its usual headers. ``offer`` is an extension; permessage-deflate stays off
+    without it.
+    """
     lines = (
         f"GET {path} HTTP/1.1",
         f"Host: {host}",
@@ -139,11 +145,13 @@ def upgrade_request(host: str, path: str) -> bytes:
         "Accept-Language: en-US,en;q=0.9",
         "Cookie: theme=dark; sessionid=3k2v9x0f8m1q7w5e4r6t",
         f"Sec-WebSocket-Key: {_KEY.decode()}",
+        *([f"Sec-WebSocket-Extensions: {offer}"] if offer else []),
     )
     return "\r\n".join((*lines, "", "")).encode()
 
 
-def check_upgrade(head: bytes) -> None:
-    """Pass a complete 101 that answers our key, and no byte after it."""
-    if not (head.startswith(b"HTTP/1.1 101 ") and _ACCEPT in head and head.endswith(b"\r\n\r\n")):
-        raise WrongReplyError(f"the handshake was answered with {head[:200]!r}")
+def check_upgrade(head: bytes, offer: str = "") -> None:
+    """Pass a complete 101 that answers our key, with an extension if one was offered, and no byte after it."""
+    right = head.startswith(b"HTTP/1.1 101 ") and _ACCEPT in head and head.endswith(b"\r\n\r\n")
+    if not right or (b"sec-websocket-extensions:" in head.lower()) != bool(offer):
+        raise WrongReplyError(f"the handshake was answered with {head[:400]!r}")

@@ -8,7 +8,8 @@ other bytes fail the comparison, surplus bytes fail the next one, or the closing
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Sequence
+import ssl
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -24,7 +25,20 @@ from .frames import (
     upgrade_request,
 )
 
-__all__ = ["REPLY_TIMEOUT", "Address", "Lane", "close_all", "connect", "echo_lanes", "opened", "stuck"]
+__all__ = [
+    "REPLY_TIMEOUT",
+    "Address",
+    "Lane",
+    "TLSLane",
+    "answer",
+    "close_all",
+    "connect",
+    "echo_lanes",
+    "encrypted",
+    "open_all",
+    "opened",
+    "stuck",
+]
 
 Address: TypeAlias = tuple[str, int]
 
@@ -97,6 +111,28 @@ class Lane:
         return True
 
 
+class TLSLane(Lane):
+    """The same over TLS, where one call reads or writes one record (16 KiB) at most, and a record may have no data."""
+
+    __slots__ = ()
+
+    def flush(self) -> bool:
+        try:
+            while self._unsent:
+                self._unsent = self._unsent[self.sock.send(self._unsent) :]
+        except ssl.SSLWantWriteError:
+            return False
+        return True
+
+    def receive(self) -> bool:
+        try:
+            while not super().receive():
+                pass
+        except ssl.SSLWantReadError:
+            return False
+        return True
+
+
 def _difference(received: bytearray, expected: bytes) -> str:
     at = next(index for index, (a, b) in enumerate(zip(received, expected, strict=True)) if a != b)
     window = slice(max(0, at - 4), at + 12)
@@ -108,7 +144,9 @@ def echo_lanes(sockets: Sequence[socket.socket], payload: Payload, in_flight: in
     data = payload.build()
     expected = server_frame(payload.opcode, data) * in_flight
     return [
-        Lane(sock, client_frame(payload.opcode, data, client) * in_flight, expected, in_flight)
+        (TLSLane if isinstance(sock, ssl.SSLSocket) else Lane)(
+            sock, client_frame(payload.opcode, data, client) * in_flight, expected, in_flight
+        )
         for client, sock in enumerate(sockets)
     ]
 
@@ -130,19 +168,38 @@ def connect(address: Address, receive_buffer: int | None = None, source: str = "
     return sock
 
 
-def open_all(address: Address, path: str, count: int, receive_buffer: int | None = None) -> list[socket.socket]:
-    """Open ``count`` WebSockets, some handshakes at a time; each 101 is checked."""
-    request = upgrade_request("{}:{}".format(*address), path)
+def encrypted(sock: socket.socket, tls: ssl.SSLContext, *, wait: bool = True) -> ssl.SSLSocket:
+    """The same connection over TLS, in a new session; without ``wait`` the handshake is left to the caller."""
+    return tls.wrap_socket(sock, do_handshake_on_connect=wait, server_hostname=sock.getpeername()[0])
+
+
+def open_all(
+    address: Address,
+    path: str,
+    count: int,
+    receive_buffer: int | None = None,
+    tls: ssl.SSLContext | None = None,
+    offer: str = "",
+    each: Callable[[list[socket.socket]], None] | None = None,
+) -> list[socket.socket]:
+    """Open ``count`` WebSockets, some at a time; each 101 is checked. ``each`` is called with those that are open."""
+    request = upgrade_request("{}:{}".format(*address), path, offer)
     sockets: list[socket.socket] = []
     try:
         for size in _portions(count):
             numbers = range(len(sockets), len(sockets) + size)
-            newest = [connect(address, receive_buffer, _source(number) if count > PORTS else "") for number in numbers]
-            sockets += newest
+            for number in numbers:
+                sockets.append(connect(address, receive_buffer, _source(number) if count > PORTS else ""))
+            if tls is not None:
+                for number in numbers:
+                    sockets[number] = encrypted(sockets[number], tls)
+            newest = sockets[-size:]
             for sock in newest:
                 sock.sendall(request)
             for sock in newest:
-                check_upgrade(_read_head(sock))
+                check_upgrade(_read_head(sock), offer)
+            if each is not None:
+                each(newest)
     except BaseException:
         _discard(sockets)
         raise
@@ -169,10 +226,22 @@ def _read_head(sock: socket.socket) -> bytes:
     return head
 
 
+def answer(address: Address, path: str, offer: str) -> bytes:
+    """The head of the response to one more handshake, in which that extension is offered."""
+    with connect(address) as sock:
+        sock.sendall(upgrade_request("{}:{}".format(*address), path, offer))
+        head = _read_head(sock)
+        check_upgrade(head, offer)
+        close_all([sock])
+    return head
+
+
 @contextmanager
-def opened(address: Address, path: str, count: int) -> Iterator[list[socket.socket]]:
+def opened(
+    address: Address, path: str, count: int, tls: ssl.SSLContext | None = None, offer: str = ""
+) -> Iterator[list[socket.socket]]:
     """``count`` open WebSockets for a ``with`` block; closed cleanly unless the block has failed."""
-    sockets = open_all(address, path, count)
+    sockets = open_all(address, path, count, tls=tls, offer=offer)
     try:
         yield sockets
         close_all(sockets)

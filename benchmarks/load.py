@@ -8,23 +8,32 @@ from __future__ import annotations
 
 import select
 import socket
-from collections.abc import Callable, Sequence
+import ssl
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from time import perf_counter
+from types import TracebackType
 from typing import NamedTuple
 
 from .frames import (
+    PING,
+    PONG,
     WrongReplyError,
     check_close,
     check_upgrade,
     client_close,
+    client_frame,
+    server_frame,
     upgrade_request,
 )
-from .lanes import REPLY_TIMEOUT, Address, Lane, connect
+from .lanes import REPLY_TIMEOUT, Address, Lane, connect, encrypted
 
-__all__ = ["broadcast", "cycles", "paced", "saturate"]
+__all__ = ["Waiting", "broadcast", "cycles", "paced", "saturate"]
 
 _IN = select.EPOLLIN
 _OUT = select.EPOLLOUT
+_AT_ONCE = 64
+"""Pings that are answered before a message that is due is sent."""
 
 
 def _wait(poll: select.epoll) -> list[tuple[int, int]]:
@@ -74,19 +83,70 @@ def broadcast(lanes: Sequence[Lane], seconds: float) -> int:
     return delivered
 
 
-def paced(lanes: Sequence[Lane], seconds: float, rate: float) -> list[float]:
-    """Send on the first lane at a steady rate for ``seconds``, and await each message on all; at least one.
+class Waiting(AbstractContextManager["Waiting"]):
+    """Open connections that send nothing but pongs, closed at the end of a ``with`` block.
+
+    For ``paced`` it is a lane on which no reply ever comes.
+    """
+
+    def __init__(self) -> None:
+        self._poll = select.epoll()
+        self._by_fd: dict[int, socket.socket] = {}
+        self.fd = self._poll.fileno()
+        self.pings = 0
+        """How many were answered."""
+
+    def add(self, sockets: Iterable[socket.socket]) -> None:
+        for sock in sockets:
+            sock.setblocking(False)
+            self._by_fd[sock.fileno()] = sock
+            self._poll.register(sock, _IN)
+
+    def wait(self, seconds: float) -> None:
+        """Answer pings for so long."""
+        deadline = perf_counter() + seconds
+        while (rest := deadline - perf_counter()) > 0:
+            self._answer(self._poll.poll(rest, _AT_ONCE))
+
+    def receive(self) -> bool:
+        """Answer pings that have come."""
+        self._answer(self._poll.poll(0, _AT_ONCE))
+        return False
+
+    def _answer(self, ready: Iterable[tuple[int, int]]) -> None:
+        for fd, _ in ready:
+            sock = self._by_fd[fd]
+            frame = sock.recv(200)
+            payload = frame[2:]
+            if frame != server_frame(PING, payload):
+                raise WrongReplyError(f"a ping was expected, not {frame!r}")
+            sock.sendall(client_frame(PONG, payload))
+            self.pings += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._poll.close()
+        for sock in self._by_fd.values():
+            sock.close()
+
+
+def paced(lanes: Sequence[Lane], seconds: float, rate: float, beside: Waiting | None = None) -> list[float]:
+    """Send on the first lane at a steady rate for ``seconds``, and await each message on all; at least one. Pings to
+    ``beside`` are answered.
 
     Returns the seconds from the time at which each was to be sent to the last lane that had it.
     """
-    by_fd = {lane.fd: lane for lane in lanes}
+    by_fd: dict[int, Lane | Waiting] = {lane.fd: lane for lane in lanes}
     due: list[float] = []
     received = dict.fromkeys(by_fd, 0)
     missing: list[int] = []
     delays: list[float] = []
     with select.epoll() as poll:
-        for lane in lanes:
-            poll.register(lane.fd, _IN)
+        if beside is not None:
+            by_fd[beside.fd] = beside
+        for fd in by_fd:
+            poll.register(fd, _IN)
         begin = perf_counter()
         while True:
             now = perf_counter()
@@ -111,11 +171,19 @@ def paced(lanes: Sequence[Lane], seconds: float, rate: float) -> list[float]:
                         delays.append(perf_counter() - due[number])
 
 
-def cycles(address: Address, path: str, request: bytes, expected: bytes, slots: int, seconds: float) -> int:
+def cycles(
+    address: Address,
+    path: str,
+    request: bytes,
+    expected: bytes,
+    slots: int,
+    seconds: float,
+    tls: ssl.SSLContext | None = None,
+) -> int:
     """Connect, upgrade, send the request, await the answer, close cleanly, again and again in each slot; at least one
-    cycle each.
+    cycle each. With ``tls`` each begins with a full handshake: no session is resumed.
     """
-    script = _Script(upgrade_request("{}:{}".format(*address), path), request, expected)
+    script = _Script(upgrade_request("{}:{}".format(*address), path), request, expected, tls)
     in_progress: dict[int, _Cycle] = {}
     done = 0
     with select.epoll() as poll:
@@ -144,13 +212,15 @@ class _Script(NamedTuple):
     upgrade: bytes
     request: bytes
     expected: bytes
+    tls: ssl.SSLContext | None
 
 
 def _start(address: Address, script: _Script, poll: select.epoll, in_progress: dict[int, _Cycle]) -> None:
-    cycle = _Cycle(connect(address), script)
+    sock = connect(address)
+    cycle = _Cycle(sock, script) if script.tls is None else _TLSCycle(sock, script)
     in_progress[cycle.sock.fileno()] = cycle
     poll.register(cycle.sock, _IN)
-    cycle.sock.sendall(script.upgrade)
+    cycle.begin()
 
 
 class _Cycle:
@@ -163,6 +233,9 @@ class _Cycle:
         self._script = script
         self._received = b""
         self._phase: Callable[[bool], bool] = self._upgrade
+
+    def begin(self) -> None:
+        self.sock.sendall(self._script.upgrade)
 
     def receive(self) -> bool:
         """Read once. True when the server has closed the connection as it should."""
@@ -192,3 +265,28 @@ class _Cycle:
         self._received = b""
         self._phase = phase
         self.sock.sendall(request)
+
+
+class _TLSCycle(_Cycle):
+    """The same after a handshake of TLS, which does not wait either: others go on meanwhile."""
+
+    __slots__ = ("_encrypted",)
+
+    def __init__(self, sock: socket.socket, script: _Script) -> None:
+        assert script.tls is not None
+        self._encrypted = encrypted(sock, script.tls, wait=False)
+        self._encrypted.setblocking(False)
+        super().__init__(self._encrypted, script)
+
+    def begin(self) -> None:
+        self.receive()
+
+    def receive(self) -> bool:
+        try:
+            if self._encrypted.version() is not None:
+                return super().receive()
+            self._encrypted.do_handshake()
+            super().begin()
+        except ssl.SSLWantReadError:
+            pass
+        return False

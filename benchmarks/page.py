@@ -69,6 +69,7 @@ class Chart:
 CHARTS = (
     Chart("cpu", "cpu_us", "CPU time of the server for each message, µs"),
     Chart("memory", "resident_kib", "Memory of an idle connection, KiB"),
+    Chart("storm", "seconds", "Until all clients that connect at once are served, seconds"),
     Chart("delay", "p99_ms", "From a message to its last member, ms (99 of 100 take less)"),
 )
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from statistics import median
 
+from .kinds import Cycle, Deflated, Echo, Fanout, Hop, Resume, Storm
 from .results import Report, Result
-from .scenarios import SCENARIOS, Cycle, Echo, Fanout, Hop, Resume
+from .scenarios import SCENARIOS
 from .targets import TARGETS
 
 __all__ = ["about", "notes", "number", "render", "render_comparison", "tables", "targets", "title_of"]
 
-_UNITS = {"cpu_us": "µs of CPU", "resident_kib": "KiB", "p99_ms": "ms"}
+_UNITS = {"cpu_us": "µs of CPU", "resident_kib": "KiB", "p99_ms": "ms", "seconds": "s"}
 _LATENCY = "one connection, so both sides wait for each other: no core is full, and the rate is a latency"
 
 
@@ -31,8 +32,14 @@ def tables(report: Report) -> str:
         ),
         _section("Messages per second", _rate_rows(report)),
         _section("Share of a core: server / load generator, %", _use_rows(report)),
+        _section("Size of the compressed replies, % of the texts", _size_rows(report)),
         _section("From a message to its last member, ms: median / p99", _delay_rows(report)),
+        _section(
+            "Until all clients are served, s (server CPU per client, µs / p99 of plain requests, ms)",
+            _storm_rows(report),
+        ),
         _section("Memory per idle connection, KiB resident", _memory_rows(report)),
+        _section("Many idle connections, with pings: % of a core / p99 of an echo, ms", _pinged_rows(report)),
     )
     return "\n\n".join(section for section in sections if section)
 
@@ -144,6 +151,14 @@ def _use_rows(report: Report) -> list[list[str]]:
     return _rows(report, "cpu_us", cell)
 
 
+def _size_rows(report: Report) -> list[list[str]]:
+    def cell(result: Result) -> str:
+        size = result.middle(attrgetter("compressed"))
+        return _percent(size) if size else "–"
+
+    return _rows(report, "cpu_us", cell)
+
+
 def _delay_rows(report: Report) -> list[list[str]]:
     def cell(result: Result) -> str:
         return " / ".join(number(result.middle(attrgetter(name))) for name in ("median_ms", "p99_ms"))
@@ -151,8 +166,24 @@ def _delay_rows(report: Report) -> list[list[str]]:
     return _rows(report, "p99_ms", cell)
 
 
+def _storm_rows(report: Report) -> list[list[str]]:
+    def cell(result: Result) -> str:
+        more = (number(result.middle(attrgetter(name))) for name in ("cpu_us", "p99_ms"))
+        return f"{number(result.figure)} ({' / '.join(more)})"
+
+    return _rows(report, "seconds", cell, ratios=True)
+
+
 def _memory_rows(report: Report) -> list[list[str]]:
     return _rows(report, "resident_kib", lambda result: number(result.figure), ratios=True)
+
+
+def _pinged_rows(report: Report) -> list[list[str]]:
+    def cell(result: Result) -> str:
+        p99 = result.middle(attrgetter("p99_ms"))
+        return f"{number(100 * (result.middle(attrgetter('server_use')) or 0))} / {number(p99)}" if p99 else "–"
+
+    return _rows(report, "resident_kib", cell)
 
 
 def targets(report: Report) -> list[str]:
@@ -220,4 +251,6 @@ def _single(scenario: str) -> bool:
 
 def _saturates(scenario: str) -> bool:
     """Whether the scenario is meant to keep the server busy all the time."""
-    return isinstance(SCENARIOS[scenario], Echo | Cycle | Fanout | Hop | Resume) and not _single(scenario)
+    return isinstance(SCENARIOS[scenario], Echo | Cycle | Deflated | Fanout | Hop | Resume | Storm) and not _single(
+        scenario
+    )

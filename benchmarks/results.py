@@ -12,8 +12,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from .kinds import Sample
 from .launch import version_of
-from .scenarios import SCENARIOS, Sample
+from .scenarios import SCENARIOS
 from .targets import TARGETS
 
 __all__ = ["Report", "Result", "environment"]

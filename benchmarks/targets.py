@@ -24,7 +24,8 @@ class Target:
     def sentence(self) -> str:
         if self.other is None:
             return f"{self.scenario}: at most {self.limit:g} {self.unit}"
-        limit = f"{self.limit:g} ×" if self.limit >= 1 else f"1/{1 / self.limit:.0f} of"
+        part = round(1 / self.limit)
+        limit = f"1/{part} of" if part > 1 and abs(part * self.limit - 1) < 0.001 else f"{self.limit:g} ×"
         return f"{self.scenario}: at most {limit} {self.other}{f' in {self.beside}' if self.beside else ''}"
 
     def reached(self, figure: Callable[[str, str], float | None]) -> float | None:
@@ -36,18 +37,36 @@ class Target:
         return ours / other if other else None
 
 
-def _pairs(scenario: str, gevent_websocket: float, picows: float) -> tuple[Target, Target]:
-    return Target(scenario, "gevent-websocket", gevent_websocket), Target(scenario, "picows", picows)
-
+_LARGE = tuple(
+    f"{connections}x{size}{kind}"
+    for connections in (1, 4)
+    for size in ("64KiB", "1MiB", "16MiB")
+    for kind in ("", "text")
+)
+_TLS = ("tls-64B", "tls-16KiB", "tls-1MiB", "tls-cycle")
+_DEFLATE = tuple(f"deflate-{kind}" for kind in ("shared", "dedicated"))
+_BURSTS = ("1x64B/16", "100x64B/16", "1x4KiB/16", "100x4KiB/16")
 
 TARGETS: tuple[Target, ...] = (
-    *_pairs("100x64B", 1 / 3, 1.2),
+    Target("100x64B", "gevent-websocket", 1 / 3),
+    Target("100x64B", "picows", 0.9),
     Target("100x64B/16", "picows", 1 / 3),
-    *_pairs("100x4KiB", 1 / 20, 1.4),
-    *_pairs("100x16KiB", 1 / 20, 1.4),
-    *_pairs("1x1MiB", 1 / 50, 1.4),
-    *_pairs("4x1MiB", 1 / 50, 1.4),
-    Target("cycle", "gevent-websocket", 1.0),
+    Target("100x4KiB", "gevent-websocket", 1 / 20),
+    Target("100x4KiB", "picows", 0.9),
+    Target("1x16KiB", "picows", 0.9),
+    Target("100x16KiB", "gevent-websocket", 1 / 20),
+    Target("100x16KiB", "picows", 0.9),
+    Target("1x1MiB", "gevent-websocket", 1 / 50),
+    Target("4x1MiB", "gevent-websocket", 1 / 50),
+    *(Target(name, "picows", 1.0) for name in _LARGE),
+    *(Target(name, "bun", 1.1) for name in ("100x64B", *_BURSTS, "fanout")),
+    *(Target(name, "bun", 0.8) for name in ("1x16KiB", "100x16KiB", *_LARGE)),
+    Target("cycle", "gevent-websocket", 0.65),
+    Target("storm", "gevent-websocket", 0.5),
+    *(Target(name, "picows", 1.15) for name in _TLS),
+    *(Target(name, "uvicorn", 1.0) for name in _TLS),
+    *(Target(f"{kind}-{size}", "uvicorn", 1.0) for kind in _DEFLATE for size in ("1KiB", "16KiB")),
+    *(Target(f"idle-{kind}", "uvicorn", 1.0) for kind in _DEFLATE),
     Target("fanout", "picows", 1.0),
     Target("groups", "ours", 1.3, beside="fanout"),
     Target("groups", "channels", 1 / 40),
@@ -60,7 +79,7 @@ TARGETS: tuple[Target, ...] = (
     Target("groups-delay", None, 25, "ms (p99)", ours="ours-redis-4"),
     Target("groups-delay-stuck", "ours-4", 1.1, ours="ours-4", beside="groups-delay"),
     Target("groups-delay-stuck", "ours-redis-4", 1.1, ours="ours-redis-4", beside="groups-delay"),
-    Target("idle", None, 16),
-    Target("idle-django", None, 24),
-    Target("idle-detached", None, 4),
+    Target("idle", None, 12),
+    Target("idle-django", None, 22),
+    Target("idle-detached", None, 3),
 )

@@ -7,8 +7,12 @@ import json
 import os
 import re
 import socket
+import socketserver
+import ssl
+import struct
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,12 +21,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import compare, echo, frames, lanes, load, meters, page, presence
+from benchmarks import compare, deflate, echo, frames, lanes, load, meters, page, presence, storm
+from benchmarks.certificate import Certificate
+from benchmarks.kinds import Idle, Sample, Scale
 from benchmarks.launch import ROOT, SERVERS, Fleet, Server
 from benchmarks.meters import Cores
 from benchmarks.report import render, render_comparison
 from benchmarks.results import Report
-from benchmarks.scenarios import SCENARIOS, Idle, Sample, Scale
+from benchmarks.scenarios import SCENARIOS
 from benchmarks.targets import TARGETS, Target
 
 OPTIONS = (
@@ -107,7 +113,12 @@ class TestRun:
 
     def test_page_has_a_bar_for_each_figure(self, report: Report) -> None:
         """And all text of the report: it says what the terminal says."""
-        drawn = {chart.name: ElementTree.fromstring(page.draw(report, chart)) for chart in page.CHARTS}
+        quantities = {SCENARIOS[name].quantity for name in report.scenarios}
+        drawn = {
+            chart.name: ElementTree.fromstring(page.draw(report, chart))
+            for chart in page.CHARTS
+            if chart.quantity in quantities
+        }
         texts = Counter(text for each in drawn.values() for text in each.itertext())
         for server in MEASURED:
             assert texts[server] == len([1 for (_, name) in report.results if name == server])
@@ -170,7 +181,14 @@ def _dying(fd: int, application: str) -> list[str]:
 
 
 class _Corrupting:
-    """A server that upgrades correctly and answers each message with its last byte changed; for a ``with`` block."""
+    """A server that upgrades correctly and answers each message with its last byte changed; for a ``with`` block.
+
+    ``reply`` may be another answer, ``tls`` a context.
+    """
+
+    def __init__(self, reply: bytes | None = None, tls: ssl.SSLContext | None = None) -> None:
+        self._reply = WRONG_REPLIES["another byte"] if reply is None else reply
+        self._tls = tls
 
     def __enter__(self) -> lanes.Address:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -182,13 +200,17 @@ class _Corrupting:
     def _serve(self) -> None:
         while True:
             sock, _ = self._listener.accept()
-            with sock:
-                if not sock.recv(4096).startswith(b"GET"):
-                    return
-                sock.sendall(RIGHT_HEAD)
-                if sock.recv(4096):
-                    sock.sendall(WRONG_REPLIES["another byte"])
-                    sock.recv(4096)
+            try:
+                with sock if self._tls is None else self._tls.wrap_socket(sock, server_side=True) as sock:
+                    if not sock.recv(4096).startswith(b"GET"):
+                        return
+                    sock.sendall(RIGHT_HEAD)
+                    if sock.recv(4096):
+                        sock.sendall(self._reply)
+                        if sock.recv(4096):
+                            sock.sendall(CLOSE)
+            except ssl.SSLError:
+                return
 
     def __exit__(self, *error: object) -> None:
         with socket.create_connection(self._listener.getsockname()) as sock:
@@ -205,6 +227,9 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 RIGHT_HEAD = b"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+DEFLATE_HEAD = RIGHT_HEAD[:-2] + b"sec-websocket-extensions: permessage-deflate\r\n\r\n"
+PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+CLOSE = b"\x88\x02\x03\xe8"
 REPLY = frames.server_frame(frames.TEXT, frames.TEXT_64.build())
 
 WRONG_REPLIES = {
@@ -261,14 +286,21 @@ class TestChecker:
         [
             b"HTTP/1.1 403 Forbidden\r\n\r\n",
             b"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: AAAA\r\n\r\n",
+            DEFLATE_HEAD,
             RIGHT_HEAD + b"\x89\x00",
             b"",
         ],
     )
     def test_wrong_handshakes_are_refused(self, head: bytes) -> None:
-        """Only a 101 that answers our key, and no byte after it."""
+        """Only a 101 that answers our key, with no extension that was not offered, and no byte after it."""
         with pytest.raises(frames.WrongReplyError):
             frames.check_upgrade(head)
+
+    def test_handshake_without_the_extension_that_was_offered_is_refused(self) -> None:
+        """Else a scenario of compression would measure none."""
+        frames.check_upgrade(DEFLATE_HEAD, deflate.OFFER)
+        with pytest.raises(frames.WrongReplyError):
+            frames.check_upgrade(RIGHT_HEAD, deflate.OFFER)
 
     def test_a_server_that_corrupts_fails_in_every_driver(self) -> None:
         """Against a real port: neither an echo nor a cycle passes with one wrong byte."""
@@ -314,6 +346,345 @@ class TestChecker:
             lanes.stuck(address, "/stuck", 1),
         ):
             pass
+
+
+@pytest.fixture(scope="module")
+def certificate() -> Iterator[Certificate]:
+    made = Certificate()
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def context(certificate: Certificate) -> ssl.SSLContext:
+    """That of a server."""
+    made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    made.load_cert_chain(certificate.path)
+    return made
+
+
+MESSAGE = frames.client_frame(frames.TEXT, frames.TEXT_64.build())
+
+
+class TestTLS:
+    def test_every_scenario_is_measured_on_other_servers(self) -> None:
+        """``TestLongScenarios`` has ours."""
+        names = [name for name, scenario in SCENARIOS.items() if scenario.mode == "tls"]
+        found = echo.main(SMALLEST, ["gevent-websocket"], names)
+        assert found.failures == [] and found.absent == {}
+        assert {name for (name, _), result in found.results.items() if len(result.samples) == 1} == set(names)
+
+    def test_each_cycle_has_a_full_handshake(self, certificate: Certificate, context: ssl.SSLContext) -> None:
+        """The server has offered sessions, and none was resumed."""
+        with _Corrupting(REPLY, context) as address:
+            done = [load.cycles(address, "/echo", MESSAGE, REPLY, 1, 0, certificate.client) for _ in range(3)]
+            stats = context.session_stats()
+        assert done == [1, 1, 1]
+        assert (stats["accept_good"], stats["hits"]) == (3, 0)
+
+    def test_a_server_that_corrupts_fails_in_every_driver(
+        self, certificate: Certificate, context: ssl.SSLContext
+    ) -> None:
+        """As without TLS."""
+        with _Corrupting(tls=context) as address:
+            with (
+                pytest.raises(frames.WrongReplyError, match="wrong reply"),
+                lanes.opened(address, "/echo", 1, certificate.client) as sockets,
+            ):
+                load.saturate(lanes.echo_lanes(sockets, frames.TEXT_64), 0)
+            with pytest.raises(frames.WrongReplyError, match="wrong reply"):
+                load.cycles(address, "/echo", MESSAGE, REPLY, 1, 0, certificate.client)
+
+    def test_a_server_without_tls_fails(self, certificate: Certificate) -> None:
+        """An error that is reported as FAILED."""
+        with (
+            _Corrupting() as address,
+            pytest.raises(OSError, match=r"(?i)ssl|reset"),
+            lanes.opened(address, "/echo", 1, certificate.client),
+        ):
+            pass
+
+
+DOCUMENTS = deflate.documents(1024)
+
+
+def compressed(text: bytes, rsv1: int = deflate.RSV1) -> bytes:
+    """A message of a server."""
+    compressor = zlib.compressobj(wbits=-15)
+    data = compressor.compress(text) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    return frames.server_frame(frames.TEXT | rsv1, data[:-4])
+
+
+NOT_DOCUMENTS = {
+    "another text": ("wrong reply", compressed(DOCUMENTS[1])),
+    "a part of the text": ("wrong reply", compressed(DOCUMENTS[0][:-1])),
+    "not compressed": ("no compressed text", frames.server_frame(frames.TEXT, DOCUMENTS[0])),
+    "RSV1 is missing": ("no compressed text", compressed(DOCUMENTS[0], rsv1=0)),
+    "not deflate": ("cannot be inflated", frames.server_frame(frames.TEXT | deflate.RSV1, b"\xff" * 200)),
+    "a byte more": ("1 bytes more than the reply", compressed(DOCUMENTS[0]) + b"\x89"),
+    "the end within it": ("closed the connection", compressed(DOCUMENTS[0])[:100]),
+}
+
+
+class TestDeflate:
+    @pytest.mark.parametrize("size", [1024, 16 * 1024])
+    def test_documents_are_different_and_of_their_size(self, size: int) -> None:
+        """And more than the largest window, together."""
+        texts = deflate.documents(size)
+        assert {len(text) for text in texts} == {size}
+        assert len({json.dumps(json.loads(text)) for text in texts}) == len(texts)
+        assert sum(map(len, texts)) > 2**15
+
+    @pytest.mark.parametrize("size", [1024, 16 * 1024])
+    @pytest.mark.parametrize("bits", [9, 12, 15])
+    @pytest.mark.parametrize("takeover", [True, False])
+    def test_frames_are_right_as_often_as_they_are_sent(self, size: int, bits: int, takeover: bool) -> None:
+        """Inflated by another zlib object: the first ones once, the later ones again and again."""
+        first, later = deflate.client_frames(size, deflate.Agreed(bits, takeover))
+        inflater = zlib.decompressobj(-bits)
+        for frame, text in zip(first + later * 3, deflate.documents(size) * 4, strict=True):
+            if not takeover:
+                inflater = zlib.decompressobj(-bits)
+            assert inflater.decompress(_unmasked(frame) + b"\0\0\xff\xff") == text
+
+    @pytest.mark.parametrize(
+        ("answer", "expected"),
+        [
+            ("", (15, True)),
+            ("; client_max_window_bits=12; server_max_window_bits=10", (12, True)),
+            ('; client_max_window_bits="11"', (11, True)),
+            ("; server_no_context_takeover; client_no_context_takeover", (15, False)),
+            ("; server_no_context_takeover", (15, True)),
+        ],
+    )
+    def test_answer_decides_how_the_client_compresses(self, answer: str, expected: tuple[int, bool]) -> None:
+        """RFC 7692 7.1: only the client's parameters concern it."""
+        head = DEFLATE_HEAD.replace(b"permessage-deflate", f"permessage-deflate{answer}".encode())
+        assert deflate.agreed(head) == expected
+
+    def test_right_replies_pass(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        """In pieces, and with references to the reply before, as a server with context takeover makes them."""
+        client, server = pair
+        lane = deflate.DeflateLane(client, 1024, deflate.Agreed(15, True))
+        compressor = zlib.compressobj(wbits=-15)
+        size = 0
+        for number in range(2 * len(DOCUMENTS) + 1):
+            text = DOCUMENTS[number % len(DOCUMENTS)]
+            assert lane.send()
+            assert deflate.client_frames(1024, deflate.Agreed(15, True))[number >= len(DOCUMENTS)][
+                number % len(DOCUMENTS)
+            ] == server.recv(4096)
+            data = (compressor.compress(text) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+            reply = frames.server_frame(frames.TEXT | deflate.RSV1, data)
+            received = []
+            for piece in (reply[:1], reply[1:3], reply[3:50], reply[50:]):
+                server.sendall(piece)
+                received.append(bool(piece) and lane.receive())
+            assert received.count(True) == 1
+            size += len(data)
+        assert lane.compressed == size
+
+    @pytest.mark.parametrize(("error", "reply"), NOT_DOCUMENTS.values(), ids=NOT_DOCUMENTS)
+    def test_wrong_replies_are_refused(
+        self, pair: tuple[socket.socket, socket.socket], error: str, reply: bytes
+    ) -> None:
+        """The whole text is compared, and it must have been compressed."""
+        client, server = pair
+        server.sendall(reply)
+        server.shutdown(socket.SHUT_WR)
+        with pytest.raises(frames.WrongReplyError, match=error):
+            load.saturate([deflate.DeflateLane(client, 1024, deflate.Agreed(15, True))], 0)
+
+    def test_report_has_the_size_of_replies(self, large: Report) -> None:
+        """In parts of their texts, which deflate makes smaller; other scenarios have none."""
+        names = [name for name in large.scenarios if name.startswith("deflate-")]
+        sizes = {name: large.results[name, "ours"].samples[0].compressed for name in names}
+        assert len(sizes) == 4 and 0.05 < min(sizes.values()) <= max(sizes.values()) < 0.6
+        text = render(large)
+        rows = text[text.index("## Size of the compressed replies") :].split("\n\n")[1].splitlines()[2:]
+        assert [row.split("|")[1].strip() for row in rows] == [SCENARIOS[name].title for name in names]
+        assert [row.split("|")[2].strip() for row in rows] == [f"{size * 100:.0f}" for size in sizes.values()]
+
+
+def _unmasked(frame: bytes) -> bytes:
+    """The payload of a client's frame that has less than 64 KiB."""
+    at = 2 if frame[1] & 0x7F < 126 else 4
+    assert at == 2 or struct.unpack("!H", frame[2:4])[0] == len(frame) - 8
+    return bytes(byte ^ frame[at + index % 4] for index, byte in enumerate(frame[at + 4 :]))
+
+
+class _Site(socketserver.ThreadingTCPServer):
+    """A server that answers /plain with ``plain`` after ``wait`` seconds, and a message elsewhere with ``reply``."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, plain: bytes = PLAIN, reply: bytes = REPLY, wait: float = 0.0) -> None:
+        self.plain, self.reply, self.wait = plain, reply, wait
+        self.clients: list[str] = []
+        self.unserved = self.most_unserved = 0
+        self.lock = threading.Lock()
+        super().__init__(("127.0.0.1", 0), _Answer)
+
+    def __enter__(self) -> _Site:
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+    def count(self, number: int) -> None:
+        """So many more are not served yet."""
+        with self.lock:
+            self.unserved += number
+            self.most_unserved = max(self.most_unserved, self.unserved)
+
+    @property
+    def address(self) -> lanes.Address:
+        host, port = self.server_address[:2]
+        return str(host), int(port)
+
+
+class _Answer(socketserver.BaseRequestHandler):
+    server: _Site
+
+    def handle(self) -> None:
+        sock: socket.socket = self.request
+        if sock.recv(4096).startswith(b"GET /plain "):
+            time.sleep(self.server.wait)
+            sock.sendall(self.server.plain)
+            return
+        self.server.count(1)
+        self.server.clients.append(self.client_address[0])
+        sock.sendall(RIGHT_HEAD)
+        if sock.recv(4096) == MESSAGE:
+            time.sleep(0.05)  # others may be begun meanwhile
+            self.server.count(-1)
+            sock.sendall(self.server.reply)
+            assert sock.recv(4096) == b"", "nothing but the end comes after the message"
+
+
+class TestStorm:
+    def test_all_clients_are_served(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """From all addresses, no more at a time than allowed, and plain requests meanwhile."""
+        monkeypatch.setattr(storm, "IN_FLIGHT", 8)
+        with _Site() as site, storm.Clients(site.address, "/echo", MESSAGE, REPLY) as clients:
+            begin = time.perf_counter()
+            assert clients.run(50) == 50
+            seconds = time.perf_counter() - begin
+        assert Counter(site.clients) == {"127.0.0.2": 13, "127.0.0.3": 13, "127.0.0.4": 12, "127.0.0.5": 12}
+        assert 2 <= site.most_unserved <= 8
+        assert 0 < clients.seconds <= seconds
+        assert 1 <= len(clients.delays) <= seconds / storm.INTERVAL + 1
+
+    def test_delay_of_a_plain_request_ends_with_its_response(self) -> None:
+        """Also of one that ends after the last client."""
+        with _Site(wait=0.1) as site, storm.Clients(site.address, "/echo", MESSAGE, REPLY) as clients:
+            clients.run(2)
+        assert clients.delays and min(clients.delays) >= 0.1 > clients.seconds
+
+    @pytest.mark.parametrize(
+        ("error", "answers"),
+        [
+            ("wrong reply", {"reply": REPLY[:-1] + b"!"}),
+            ("wrong reply", {"reply": REPLY + b"!"}),
+            ("the plain request was answered", {"plain": b"HTTP/1.1 503 Busy\r\n\r\nok"}),
+            ("the plain request was answered", {"plain": b"HTTP/1.1 200 OK\r\n\r\n"}),
+            ("0 of 2 clients were served", {"reply": b""}),
+        ],
+    )
+    def test_wrong_answers_are_refused(
+        self, monkeypatch: pytest.MonkeyPatch, error: str, answers: dict[str, bytes]
+    ) -> None:
+        """To a client, to a plain request, or none at all."""
+        monkeypatch.setattr(storm, "WITHIN", 0.3)
+        with (
+            _Site(**answers) as site,  # type: ignore[arg-type]
+            storm.Clients(site.address, "/echo", MESSAGE, REPLY) as clients,
+            pytest.raises(frames.WrongReplyError, match=error),
+        ):
+            clients.run(2)
+
+    def test_report_has_all_three_figures(self) -> None:
+        """Seconds, CPU for a client, and the p99 of plain requests."""
+        report = Report(1, 1, ["ours"], ["storm"], {}, True, {})
+        delays = tuple(number / 100 for number in range(100))
+        report.result("storm", "ours").samples.append(Sample(1000, 1000, 3, 0.25, 1, 0, 0, delays=delays))
+        assert report.figure("storm", "ours") == 3
+        assert re.search(r"\| 10,000 clients at once +\| +3 \(250 / 990\) \|", render(report))
+        assert [chart.name for chart in page.CHARTS if "10,000 clients at once" in page.draw(report, chart)] == [
+            "storm"
+        ]
+
+
+class TestWaiting:
+    def test_pings_are_answered(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        """With their payload (RFC 6455 5.5.3), and masked."""
+        client, server = pair
+        with load.Waiting() as waiting:
+            waiting.add([client])
+            for payload in (b"", b"payload"):
+                server.sendall(frames.server_frame(frames.PING, payload))
+                assert waiting.receive() is False
+                assert server.recv(100) == frames.client_frame(frames.PONG, payload)
+            assert waiting.pings == 2
+
+    @pytest.mark.parametrize("sent", [REPLY, CLOSE, b"", b"\x89\x01", b"\x89\x00\x89\x00"])
+    def test_anything_else_is_refused(self, pair: tuple[socket.socket, socket.socket], sent: bytes) -> None:
+        """A connection that waits is open, and is sent pings alone."""
+        client, server = pair
+        server.sendall(sent)
+        server.shutdown(socket.SHUT_WR)
+        with load.Waiting() as waiting:
+            waiting.add([client])
+            with pytest.raises(frames.WrongReplyError, match="a ping was expected"):
+                waiting.wait(5)
+
+    def test_they_are_answered_beside_messages_at_a_steady_rate(self) -> None:
+        """While each message waits for its reply."""
+        (client, server), (idle, other) = socket.socketpair(), socket.socketpair()
+        with client, server, idle, other, load.Waiting() as waiting:
+            waiting.add([idle])
+
+            def answer() -> None:
+                assert server.recv(4096) == MESSAGE
+                other.sendall(b"\x89\x00")
+                assert other.recv(100) == frames.client_frame(frames.PONG, b"")
+                server.sendall(REPLY)
+
+            thread = threading.Thread(target=answer)
+            thread.start()
+            delays = load.paced(lanes.echo_lanes([client], frames.TEXT_64), 0, 1, waiting)
+            thread.join()
+        assert (len(delays), waiting.pings) == (1, 1)
+
+    @pytest.mark.parametrize(("interval", "failure"), [("0.2", None), ("20", "0 pings to 10 connections")])
+    def test_scenario_needs_a_ping_to_each_connection(self, interval: str, failure: str | None) -> None:
+        """Else it would measure connections without pings."""
+        server = replace(SERVERS["ours"], env={"GWS_PING_INTERVAL": interval})
+        scenario = replace(SCENARIOS["idle-detached-9000"], connections=10, interval=0.2)
+        with Fleet(Cores()) as fleet:
+            if failure is None:
+                assert len(scenario.measure(fleet, server, Scale(1)).delays) == 0.25 * 50 // 1 + 1
+            else:
+                with pytest.raises(frames.WrongReplyError, match=failure):
+                    scenario.measure(fleet, server, Scale(1))
+
+    def test_report_has_all_three_figures(self) -> None:
+        """Memory, CPU while idle, and the p99 of an echo; other idle connections have memory alone."""
+        report = Report(1, 1, ["ours"], ["idle", "idle-detached-9000"], {}, True, {})
+        report.result("idle", "ours").samples.append(Sample(10, 10, 1, 1, 1, 0, 0, resident=10240))
+        sample = Sample(10, 10, 20, 0.3, 1, 0, 0, resident=20480, delays=(0.25,))
+        report.result("idle-detached-9000", "ours").samples.append(sample)
+        rows = re.findall(r"\| (idle connection|9,000 idle, detached, with pings) +\| +(.*?) \|", render(report))
+        assert rows == [
+            ("idle connection", "1"),
+            ("9,000 idle, detached, with pings", "2"),
+            ("9,000 idle, detached, with pings", "1.5 / 250"),
+        ]
 
 
 class TestFrames:
@@ -389,6 +760,23 @@ class TestMeters:
             2,
             "groups-delay-stuck: at most 1.1 × ours-4 in groups-delay",
         )
+
+    @pytest.mark.parametrize(
+        ("limit", "words"),
+        [(1 / 3, "1/3 of"), (0.5, "1/2 of"), (0.9, "0.9 ×"), (0.65, "0.65 ×"), (1, "1 ×"), (1.15, "1.15 ×")],
+    )
+    def test_limit_of_a_target_is_a_fraction_or_a_factor(self, limit: float, words: str) -> None:
+        """Not a rounded one."""
+        assert Target("cycle", "picows", limit).sentence == f"cycle: at most {words} picows"
+
+    def test_targets_are_about_what_is_measured(self) -> None:
+        """Each is stated once, and both servers take part in its scenario."""
+        keys = [(target.scenario, target.ours, target.other, target.beside) for target in TARGETS]
+        assert len(set(keys)) == len(keys)
+        for target in TARGETS:
+            assert SCENARIOS[target.scenario].takes(SERVERS[target.ours]), target
+            if target.other is not None:
+                assert SCENARIOS[target.beside or target.scenario].takes(SERVERS[target.other]), target
 
     def test_idle_scenarios_are_compared_in_memory(self) -> None:
         """KiB per connection, not CPU."""

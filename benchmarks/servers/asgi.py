@@ -39,5 +39,9 @@ PATHS: dict[str, Callable[[Receive, Send], Awaitable[None]]] = {"/echo": echo, "
 
 async def application(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     await receive()
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+        return
     await send({"type": "websocket.accept"})
     await PATHS[scope["path"]](receive, send)

@@ -11,10 +11,20 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 import sys
 
 import uvloop
-from picows import WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest, ws_create_server
+from picows import (
+    WSFrame,
+    WSListener,
+    WSMsgType,
+    WSTransport,
+    WSUpgradeRequest,
+    WSUpgradeResponse,
+    WSUpgradeResponseWithListener,
+    ws_create_server,
+)
 
 TEXT = WSMsgType.TEXT
 BINARY = WSMsgType.BINARY
@@ -88,14 +98,25 @@ class Pid(Echo):
 PATHS: dict[str, type[Echo]] = {"/echo": Echo, "/fanout": Fanout, "/pid": Pid}
 
 
-def listener(request: WSUpgradeRequest) -> WSListener:
+def listener(request: WSUpgradeRequest) -> WSListener | WSUpgradeResponseWithListener:
+    if request.path == b"/plain":
+        return WSUpgradeResponseWithListener(WSUpgradeResponse.create_ok_response(b"ok"), None)
     return PATHS[request.path.decode()]()
+
+
+def tls() -> ssl.SSLContext | None:
+    if (certificate := os.environ.get("BENCHMARK_CERTIFICATE")) is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    return context
 
 
 async def serve(fd: int) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    server = await ws_create_server(listener, sock=socket.socket(fileno=fd), max_frame_size=2**24)
+    listening = socket.socket(fileno=fd)
+    server = await ws_create_server(listener, sock=listening, max_frame_size=2**24, ssl=tls(), backlog=4096)
     await stop.wait()
     server.close()
 

@@ -113,5 +113,8 @@ PATHS: dict[str, Callable[[Any], None]] = {
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    if environ["PATH_INFO"] == "/plain":
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
     PATHS[environ["PATH_INFO"]](environ["wsgi.websocket"])
     return []
