@@ -699,7 +699,7 @@ class WebSocket(FastWebSocket):
         transport.expect(engine.frame_left)
 
     def _pongs(self, engine: Connection) -> None:
-        pongs, engine.pongs = engine.pongs, []
+        pongs, engine.pongs = engine.pongs, ()
         if self._ping is not None and self._ping[0] in pongs:
             self._latency = time.monotonic() - self._ping[1]
             self._ping = None
