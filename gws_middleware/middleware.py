@@ -80,7 +80,7 @@ class WebSocketMiddleware:
             return _refuse(answer, "handshake", server, environ, start_response, config.send_timeout)
         subprotocol = self._subprotocol(environ, answer)
         lifetime = _Lifetime(environ, start_response, server, answer, config, subprotocol)
-        del upgrade, answer  # this frame would keep them for as long as the view runs
+        del start_response, upgrade, answer  # this frame would keep them for as long as the view runs
         return lifetime.run(self._call)
 
     def _run_switched(

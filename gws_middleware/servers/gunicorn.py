@@ -38,6 +38,24 @@ __all__ = ["GunicornGevent"]
 log = logging.getLogger("gws_middleware")
 
 
+_errors: Any = None
+"""The latest ``wsgi.errors``: gunicorn makes one for each request, and an open WebSocket would keep it."""
+
+
+def _share_errors(environ: Environ) -> None:
+    """Replace ``wsgi.errors`` by the latest one if both write to the same streams. PEP 3333 forbids to close it; if an
+    application has, the next connection has its own.
+    """
+    global _errors  # one for each process, by definition
+    errors: Any = environ.get("wsgi.errors")
+    if not hasattr(errors, "streams"):
+        return
+    if _errors is not None and errors.streams == _errors.streams and not _errors.closed:
+        environ["wsgi.errors"] = _errors
+    else:
+        _errors = errors
+
+
 class GunicornGevent(Server):
     """``gunicorn -k gevent`` (gunicorn.workers.ggevent.GeventWorker) and its subclasses."""
 
@@ -66,6 +84,7 @@ class GunicornGevent(Server):
         self._send_head(response)
         channel = channel_of(self._sock)
         self._sock = self._input = None
+        _share_errors(self._environ)
         request = getattr(response, "req", None)
         headers = share(self._environ, getattr(request, "headers", ()))
         if request is not None:
