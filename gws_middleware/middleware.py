@@ -79,7 +79,9 @@ class WebSocketMiddleware:
             self._log_refusal(environ, answer)
             return _refuse(answer, "handshake", server, environ, start_response, config.send_timeout)
         subprotocol = self._subprotocol(environ, answer)
-        return _Lifetime(environ, start_response, server, answer, config, subprotocol).run(self._call)
+        lifetime = _Lifetime(environ, start_response, server, answer, config, subprotocol)
+        del start_response, upgrade, answer  # this frame would keep them for as long as the view runs
+        return lifetime.run(self._call)
 
     def _run_switched(
         self,

@@ -86,7 +86,7 @@ ORDER: dict[str, list[str]] = {
         "websocket",
         "control",
     ],
-    "servers": ["base", "gunicornworker", "gunicorn", "pywsgi", "geventwebsocket", "find"],
+    "servers": ["base", "strings", "gunicornworker", "gunicorn", "pywsgi", "geventwebsocket", "find"],
     "metrics": ["table", "prometheus", "statsd", "health"],
     "groups": [
         "errors",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from gws_middleware import ConnectionClosed, WebSocketMiddleware
+from gws_middleware.protocol.handshake import Handshake
 from gws_middleware.servers import base
 from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, Headers, StartResponse
@@ -487,6 +489,21 @@ def test_connection_of_another_protocol_is_never_taken(protocol: str) -> None:
     body = b"".join(WebSocketMiddleware(application)(environ, start_response))
     assert answers == ["400 Bad Request"]
     assert body.startswith(f"A WebSocket is opened over HTTP/1.1, not {protocol}. A proxy".encode())
+
+
+def test_open_websocket_keeps_nothing_of_its_handshake() -> None:
+    """Neither does a frame below its view."""
+    kept: list[Any] = []
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        environ["wsgi.websocket"].accept()
+        kept.extend(found for found in gc.get_objects() if type(found) is Handshake)
+        environ["wsgi.websocket"].send("done")
+        return []
+
+    with connect(app, "/") as client:
+        assert client.receive() == "done"
+    assert kept == []
 
 
 def test_end_of_another_connection_is_an_error(caplog: pytest.LogCaptureFixture) -> None:

@@ -130,6 +130,22 @@ def test_handler_is_freed_with_its_connection(server_class: Any, request_: Calla
     assert len(handlers) == 1
 
 
+def test_open_connections_share_strings_of_their_requests() -> None:
+    """Names and frequent values in environ, of which gevent makes new ones for each request."""
+    items: list[tuple[str, Any]] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        environ["wsgi.websocket"].accept()
+        items.extend(item for item in environ.items() if item[0] == "HTTP_HOST")
+        return application(environ, start_response)
+
+    with serving(pywsgi.WSGIServer, app) as server:
+        for _ in range(2):
+            from_outside(echo, server)
+    (first, host), (second, same) = items
+    assert (first is second, host is same) == (True, True)
+
+
 def test_stopped_server_kills_its_views() -> None:
     """With a pool, ``server.stop()`` kills the greenlets of views: ``finally`` runs, the code is 1012."""
     events: list[str] = []

@@ -1,12 +1,14 @@
-"""The echo of this project in a Django view: the settings of ``startproject``, nothing of ours imported."""
+"""The echo of this project in a Django view: the settings of ``startproject`` and our app, as docs/django.md has it."""
 
 from __future__ import annotations
 
 import django
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
-from django.http import HttpRequest, HttpResponse
 from django.urls import path
+
+from gws_middleware.django import require_websocket
+from gws_middleware.django.serving import WebSocketRequest
 
 from . import ours
 
@@ -15,6 +17,7 @@ settings.configure(
     ALLOWED_HOSTS=["127.0.0.1"],
     ROOT_URLCONF=__name__,
     INSTALLED_APPS=[
+        "gws_middleware.django",
         "django.contrib.admin",
         "django.contrib.auth",
         "django.contrib.contenttypes",
@@ -51,14 +54,14 @@ settings.configure(
 django.setup()
 
 
-def echo(request: HttpRequest) -> HttpResponse:
-    ours.echo(request.META["wsgi.websocket"])
-    return HttpResponse()
+@require_websocket
+def echo(request: WebSocketRequest) -> None:
+    ours.echo(request.websocket)
 
 
-def pid(request: HttpRequest) -> HttpResponse:
-    ours.pid(request.META["wsgi.websocket"])
-    return HttpResponse()
+@require_websocket
+def pid(request: WebSocketRequest) -> None:
+    ours.pid(request.websocket)
 
 
 urlpatterns = [path("echo", echo), path("pid", pid)]

@@ -13,7 +13,6 @@ gevent-websocket's contract holds: ``receive``, ``send(message, binary)``, ``clo
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Iterable
 from functools import partial
@@ -538,7 +537,7 @@ class WebSocket(FastWebSocket):
             self.accept()
         self._callbacks = Callbacks(self, on_message, on_close)
         self._end_delivered = False  # on_close delivers it once more where receive() has
-        self.environ = {sys.intern(key): value for key, value in self.environ.items() if type(value) is str}
+        self.environ = {key: value for key, value in self.environ.items() if type(value) is str}
         if self._inbox or has_ended(self._state):
             self._callbacks.start()
 
@@ -700,7 +699,7 @@ class WebSocket(FastWebSocket):
         transport.expect(engine.frame_left)
 
     def _pongs(self, engine: Connection) -> None:
-        pongs, engine.pongs = engine.pongs, []
+        pongs, engine.pongs = engine.pongs, ()
         if self._ping is not None and self._ping[0] in pongs:
             self._latency = time.monotonic() - self._ping[1]
             self._ping = None

@@ -9,7 +9,7 @@ from django.apps import AppConfig
 from django.core import checks as framework
 
 from .. import hooks
-from . import checks, conf, databases, serving, users
+from . import chain, checks, conf, databases, serving, users
 from .adapter import DjangoAdapter
 
 __all__ = ["GwsConfig"]
@@ -27,6 +27,7 @@ class GwsConfig(AppConfig):
         hooks.install(DjangoAdapter())
         for check in checks.ALL:
             framework.register(check)
+        chain.connect()
         checks.connect()
         conf.connect()
         databases.connect()

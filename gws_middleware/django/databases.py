@@ -27,6 +27,7 @@ from ..connection.websocket import WebSocket
 
 __all__ = [
     "NonAtomic",
+    "atomic_requests",
     "atomic_until_accepted",
     "commit_request",
     "connect",
@@ -134,12 +135,21 @@ def in_transactions(non_atomic: Iterable[str]) -> ExitStack:
 
     """
     with ExitStack() as stack:
-        for alias in _atomic_requests(non_atomic):
+        for alias in atomic_requests(non_atomic):
             stack.enter_context(transaction.atomic(using=alias))
         return stack.pop_all()
 
 
-def _atomic_requests(non_atomic: Iterable[str]) -> list[str]:
+def atomic_requests(non_atomic: Iterable[str]) -> list[str]:
+    """The databases in which Django opens a transaction for each view.
+
+    Args:
+        non_atomic: The databases in which the view has no transaction.
+
+    Returns:
+        Their aliases.
+
+    """
     excluded = set(non_atomic)
     return [
         alias
@@ -155,6 +165,9 @@ class _Handshake(NamedTuple):
     greenlet: Any
     blocks: list[Any]
 
+
+_NO_TRANSACTION = nullcontext()
+"""One for all views without transactions, which keep it for as long as they run."""
 
 _handshakes: WeakKeyDictionary[WebSocket, _Handshake] = WeakKeyDictionary()
 """The WebSockets whose view is in transactions of ``ATOMIC_REQUESTS``."""
@@ -174,8 +187,8 @@ def atomic_until_accepted(ws: WebSocket, non_atomic: Iterable[str]) -> AbstractC
         A context manager around the view.
 
     """
-    if ws.accepted or not _atomic_requests(non_atomic) or not apps.is_installed("gws_middleware.django"):
-        return nullcontext()
+    if ws.accepted or not atomic_requests(non_atomic) or not apps.is_installed("gws_middleware.django"):
+        return _NO_TRANSACTION
     transactions = in_transactions(non_atomic)
     blocks = [block for connection in connections.all(initialized_only=True) for block in connection.atomic_blocks]
     _handshakes[ws] = _Handshake(transactions, getcurrent(), blocks)

@@ -70,8 +70,9 @@ def _patched(make_view_atomic: Callable[[BaseHandler, View], View]) -> Callable[
             if not isinstance(ws, WebSocket):  # plain HTTP, or the object of another package, e.g. gevent-websocket
                 response = unavailable.answer(request)
                 return atomic(request, *args, **kwargs) if response is None else response
-            called = make_view_atomic(handler, _non_atomic(view))
-            return serve(request, ws, called, args, kwargs, getattr(view, "_non_atomic_requests", ()))
+            non_atomic = getattr(view, "_non_atomic_requests", ())
+            called = make_view_atomic(handler, _non_atomic(view)) if databases.atomic_requests(non_atomic) else atomic
+            return serve(request, ws, called, args, kwargs, non_atomic)
 
         return serving
 
@@ -103,12 +104,22 @@ def attach(request: HttpRequest) -> WebSocket | None:
         ws = request.META.get("wsgi.websocket")
         annotated = cast(WebSocketRequest, request)
         annotated.websocket = ws
-        annotated.is_websocket = lambda: ws is not None
+        annotated.is_websocket = _is_http if ws is None else _is_websocket
         if isinstance(ws, WebSocket):
             ws.request = request  # type: ignore[attr-defined]
             if ws.accepted:  # by the server, before Django saw the request: the user is known only now
                 users.opened(ws)
     return cast(WebSocketRequest, request).websocket
+
+
+def _is_websocket() -> bool:
+    """``request.is_websocket`` of a WebSocket: one function for all, which no open connection has to keep."""
+    return True
+
+
+def _is_http() -> bool:
+    """``request.is_websocket`` of plain HTTP."""
+    return False
 
 
 def serve(

@@ -135,7 +135,7 @@ class Connection(FastEngine):
         """Code and reason of our close frame, in the same way."""
         self.closed_by_peer = False
         """Whether the peer's close frame was the first, and ours the answer."""
-        self.pongs: list[bytes] = []
+        self.pongs: tuple[bytes, ...] = ()
         """Payloads of the pongs received; the caller removes them."""
         self.pings_dropped = 0
         """Pings that were not answered because too many came at once."""
@@ -154,7 +154,7 @@ class Connection(FastEngine):
         self._rest: bytearray | None = None
         self._frame: _Frame | None = None
         self._message: _Partial | None = None
-        self._pongs_due: list[bytes] = []
+        self._pongs_due: tuple[bytes, ...] = ()
         self._close_due: bytes | None = None
 
     # --- receiving -------------------------------------------------------------------------------------------------
@@ -358,19 +358,17 @@ class Connection(FastEngine):
             # 5.5.2: a ping MUST be answered, unless a close frame was received. 5.5.3: of several pings the latest
             # alone may be answered. 5.5.1: after our close frame we MUST NOT send data frames; we send no frame at all.
             if self.state is State.OPEN:
-                self._pongs_due.append(payload)
-                if len(self._pongs_due) > MAX_PONGS:
-                    del self._pongs_due[0]
-                    self.pings_dropped += 1
+                self.pings_dropped += len(self._pongs_due) == MAX_PONGS
+                self._pongs_due = (*self._pongs_due[1 - MAX_PONGS :], payload)
         elif opcode == _PONG:
-            self.pongs.append(payload)
+            self.pongs += (payload,)
         else:
             self._close_received(payload)
 
     def _close_received(self, payload: bytes) -> None:
         code, reason = _read_close(payload)
         self.received_close = (code, reason)
-        self._pongs_due.clear()
+        self._pongs_due = ()
         self._message = None
         if self.state is State.OPEN:
             # 5.5.1: MUST be answered with a close frame, typically with the code received.
@@ -396,7 +394,7 @@ class Connection(FastEngine):
             self._queue_close(int(violation.code).to_bytes(2, "big") + violation.reason.encode())
             self.sent_close = (int(violation.code), violation.reason)
         self.state = State.FAILED
-        self._pongs_due.clear()
+        self._pongs_due = ()
         self._frame = self._message = None
 
     # --- sending ---------------------------------------------------------------------------------------------------
@@ -443,7 +441,7 @@ class Connection(FastEngine):
         """
         payload = close_payload(code, reason)
         if self.state is State.OPEN:
-            self._pongs_due.clear()
+            self._pongs_due = ()
             self._queue_close(payload)
             self.sent_close = (int(CloseCode.NO_STATUS if code is None else code), reason)
             self.state = State.CLOSING
@@ -491,7 +489,7 @@ class Connection(FastEngine):
     def take_pongs(self) -> bytes:
         """Take the pongs that are due."""
         pongs = b"".join([self._control_frame(_PONG, payload) for payload in self._pongs_due])
-        self._pongs_due.clear()
+        self._pongs_due = ()
         return pongs
 
 

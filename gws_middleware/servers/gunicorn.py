@@ -31,40 +31,29 @@ from .base import (
     watch_socket,
 )
 from .gunicornworker import find_worker
+from .strings import share
 
 __all__ = ["GunicornGevent"]
 
 log = logging.getLogger("gws_middleware")
 
-# What browsers and proxies send with every handshake: header names as gunicorn spells them, their environ keys (PEP
-# 3333), and a few values.
-_SHARED = {
-    text: text
-    for text in (  # noqa: SIM905
-        "HOST CONNECTION UPGRADE ORIGIN USER-AGENT COOKIE ACCEPT ACCEPT-ENCODING ACCEPT-LANGUAGE CACHE-CONTROL PRAGMA "
-        "SEC-WEBSOCKET-KEY SEC-WEBSOCKET-VERSION SEC-WEBSOCKET-EXTENSIONS SEC-WEBSOCKET-PROTOCOL SEC-FETCH-DEST "
-        "SEC-FETCH-MODE SEC-FETCH-SITE DNT AUTHORIZATION FORWARDED VIA X-FORWARDED-FOR X-FORWARDED-PROTO "
-        "X-FORWARDED-HOST X-FORWARDED-PORT X-REAL-IP X-REQUEST-ID"
-    ).split()
-}
-_SHARED.update({text: text for text in ["HTTP_" + name.replace("-", "_") for name in _SHARED]})
-_SHARED.update(
-    {
-        text: text
-        for text in (
-            "websocket",
-            "Upgrade",
-            "keep-alive, Upgrade",
-            "upgrade",
-            "13",
-            "no-cache",
-            "gzip, deflate, br, zstd",
-            "gzip, deflate, br",
-            "permessage-deflate; client_max_window_bits",
-            "permessage-deflate",
-        )
-    }
-)
+
+_errors: Any = None
+"""The latest ``wsgi.errors``: gunicorn makes one for each request, and an open WebSocket would keep it."""
+
+
+def _share_errors(environ: Environ) -> None:
+    """Replace ``wsgi.errors`` by the latest one if both write to the same streams. PEP 3333 forbids to close it; if an
+    application has, the next connection has its own.
+    """
+    global _errors  # one for each process, by definition
+    errors: Any = environ.get("wsgi.errors")
+    if not hasattr(errors, "streams"):
+        return
+    if _errors is not None and errors.streams == _errors.streams and not _errors.closed:
+        environ["wsgi.errors"] = _errors
+    else:
+        _errors = errors
 
 
 class GunicornGevent(Server):
@@ -95,7 +84,11 @@ class GunicornGevent(Server):
         self._send_head(response)
         channel = channel_of(self._sock)
         self._sock = self._input = None
-        self._share_names()
+        _share_errors(self._environ)
+        request = getattr(response, "req", None)
+        headers = share(self._environ, getattr(request, "headers", ()))
+        if request is not None:
+            request.headers = headers
         return channel, early
 
     def _send_head(self, response: Any) -> None:
@@ -115,18 +108,6 @@ class GunicornGevent(Server):
                 pass
         if head:
             sock.sendall(head)
-
-    def _share_names(self) -> None:
-        """Replace strings that are the same in most requests by one copy of each. An open WebSocket keeps its request,
-        so with ten thousand connections there would be ten thousand copies.
-        """
-        environ, shared = self._environ, _SHARED.get
-        items = [(shared(k, k), shared(v, v) if type(v) is str else v) for k, v in environ.items()]
-        environ.clear()
-        environ.update(items)
-        request = getattr(self._response, "req", None)
-        if request is not None:
-            request.headers = [(shared(name, name), shared(value, value)) for name, value in request.headers]
 
     def refuse_more(self, write: Write) -> None:
         # should_close() of gunicorn's Response is False for a status below 200, and gunicorn strips an application's

@@ -32,6 +32,7 @@ from .base import (
     logs_requests,
     watch_socket,
 )
+from .strings import share
 
 __all__ = ["HANDLER_KEY", "GunicornPyWSGI", "PyWSGI", "leave_handler", "warn_if_views_block"]
 
@@ -108,6 +109,7 @@ class PyWSGI(Server):
         # user of a TLS socket: as long as something refers to it, close() would not close the socket.
         handler.wsgi_input = handler.environ["wsgi.input"] = pywsgi.Input(io.BytesIO(), 0)  # type: ignore[arg-type]
         rfile.close()
+        share(handler.environ)
         handler.socket = None  # or the handler, at its end, reads from the socket below gevent's object and closes it
         return channel, early
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import sys
 import weakref
 from typing import Any
 
@@ -236,6 +237,20 @@ class TestMessages:
         ((path, environ),) = seen
         assert (path, environ["QUERY_STRING"]) == ("/push", "a=b")
         assert {type(value) for value in environ.values()} == {str}
+
+    def test_names_of_headers_are_not_interned(self) -> None:
+        """A client chooses them, and CPython 3.12.1 keeps interned strings for ever."""
+        seen: list[str] = []
+
+        def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+            ws = environ["wsgi.websocket"]
+            ws.detach()
+            seen.extend(key for key in ws.environ if key.startswith("HTTP_X_"))
+            return []
+
+        with connect(app, "/push", headers={"X-Chosen": "x"}):
+            until(lambda: seen)
+        assert sys.intern("".join(list(seen[0]))) is not seen[0]
 
 
 class TestOnClose:

@@ -726,7 +726,7 @@ class TestPing:
             until(lambda: ws.stats.bytes_received >= 200 * 9)
             assert transport_of(ws).outbox_size <= waiting
             assert [peer.receive() for _ in range(filled)] == [PIECE] * filled
-            until(lambda: peer.engine.pongs[-1:] == [b"199"] or peer.read())
+            until(lambda: peer.engine.pongs[-1:] == (b"199",) or peer.read())
             assert peer.engine.pongs[-1] == b"199"
             assert len(peer.engine.pongs) <= MAX_PONGS
 
@@ -739,7 +739,7 @@ class TestPing:
             deliver(ws, PING_FRAME)
             assert [peer.receive() for _ in range(3)] == [bytes(1000)] * 3
             until(lambda: peer.engine.pongs or peer.read())
-            assert peer.engine.pongs == [b"are you there?"]
+            assert peer.engine.pongs == (b"are you there?",)
 
     @pytest.mark.parametrize(("more", "code"), [(0, None), (1, 1008)])
     def test_flood_of_a_peer_that_reads_nothing_closes_with_1008(self, more: int, code: int | None) -> None:

@@ -21,7 +21,7 @@ from django.views.decorators.cache import cache_page
 
 from gws_middleware import ConnectionClosed, testing
 from gws_middleware.django.decorators import accept_websocket
-from gws_middleware.django.serving import connect
+from gws_middleware.django.serving import attach, connect
 from gws_middleware.django.test import WebSocketClient
 from gws_middleware.typing import Environ, StartResponse
 from tests.support.inprocess import problems
@@ -69,6 +69,32 @@ def test_patch_of_another_package_is_kept(client: WebSocketClient, monkeypatch: 
         assert answer(ws, "x") == "x"
     assert client.get("/undecorated/").content == b"http False"
     assert seen == ["undecorated"] * 2
+
+
+def test_view_in_no_transaction_is_called_as_it_is(client: WebSocketClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without ``ATOMIC_REQUESTS`` no function of ours around it is kept for as long as it runs."""
+    prepared: list[Any] = []
+    make_view_atomic = BaseHandler.make_view_atomic
+
+    def recorded(handler: BaseHandler, view: Any) -> Any:
+        prepared.append(view)
+        return make_view_atomic(handler, view)
+
+    monkeypatch.setattr(BaseHandler, "make_view_atomic", recorded)
+    connect()
+    with client.websocket("/undecorated/") as ws:
+        assert answer(ws, "x") == "x"
+    assert prepared == [views.undecorated]
+
+
+def test_requests_have_one_function_for_what_they_are() -> None:
+    """``request.is_websocket``, which an open WebSocket keeps."""
+    functions = []
+    for _ in range(2):
+        request: Any = RequestFactory().get("/")
+        attach(request)
+        functions.append(request.is_websocket)
+    assert functions[0] is functions[1]
 
 
 def accepted_before(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

@@ -105,7 +105,7 @@ def outcome_of(engine: Connection, messages: list[Message]) -> Outcome:
     """Where ``engine`` stands after it gave out ``messages``; takes its replies and pongs."""
     replies = frames_of(engine.take_replies())
     assert not engine.has_replies
-    pongs, engine.pongs = engine.pongs, []
+    pongs, engine.pongs = list(engine.pongs), ()
     return Outcome(messages, engine.state, engine.received_close, engine.sent_close, replies, pongs)
 
 

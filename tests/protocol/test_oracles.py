@@ -317,7 +317,7 @@ def test_pings(pair: str) -> None:
     for payload in payloads:
         talk.to_them(talk.ours.ping(payload))
         talk.to_us(talk.theirs.ping(payload))
-    assert (talk.ours.pongs, talk.theirs.pongs) == (payloads, payloads)
+    assert (list(talk.ours.pongs), talk.theirs.pongs) == (payloads, payloads)
 
 
 @pytest.mark.parametrize("pair", PAIRS)

@@ -9,6 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from gevent.socket import socketpair
+from gunicorn.config import Config
+from gunicorn.http.wsgi import WSGIErrorsWrapper
 
 from gws_middleware.servers.find import find_server
 from gws_middleware.servers.gunicorn import GunicornGevent
@@ -131,6 +134,25 @@ def test_environ_has_no_early_hints(pair: Any) -> None:
     environ = {"gunicorn.socket": pair[0], "wsgi.early_hints": lambda headers: None}
     in_greenlet(find_server, environ, GunicornResponse().start_response)
     assert "wsgi.early_hints" not in environ
+
+
+def test_open_connections_share_what_writes_to_the_same_streams(pair: Any) -> None:
+    """``wsgi.errors``, of which gunicorn makes one for each request; not one that an application has closed."""
+    others, more = socketpair(), socketpair()
+    given = [WSGIErrorsWrapper(Config()) for _ in range(6)]
+    given[1].streams = [io.StringIO()]
+    found, channels = [], []
+    for errors, sock in zip(given, (*pair, *others, *more), strict=True):
+        environ = {"gunicorn.socket": sock, "wsgi.errors": errors}
+        response = GunicornResponse(SimpleNamespace(headers=[], unreader=NewUnreader(b"early")))
+        server = in_greenlet(find_server, environ, response.start_response)
+        channels.append(server.switch(response.start_response, [])[0])
+        found.append(environ["wsgi.errors"])
+        if errors is given[3]:
+            found[-1].close()
+    for channel in channels:
+        channel.close()
+    assert found == [given[0], given[1], given[2], given[2], given[4], given[4]]
 
 
 def test_open_connections_share_strings_of_their_requests(pair: Any) -> None:
