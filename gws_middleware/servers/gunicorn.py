@@ -29,6 +29,7 @@ from .base import (
     is_used,
     logs_requests,
     watch_socket,
+    write_deadline,
 )
 from .gunicornworker import find_worker
 
@@ -36,35 +37,32 @@ __all__ = ["GunicornGevent"]
 
 log = logging.getLogger("gws_middleware")
 
-# What browsers and proxies send with every handshake: header names as gunicorn spells them, their environ keys (PEP
-# 3333), and a few values.
-_SHARED = {
-    text: text
-    for text in (  # noqa: SIM905
+# What browsers and proxies send with every handshake: header names as gunicorn spells them, with their environ keys
+# (PEP 3333), and a few values.
+_NAMES = {
+    name: (name, "HTTP_" + name.replace("-", "_"))
+    for name in (  # noqa: SIM905
         "HOST CONNECTION UPGRADE ORIGIN USER-AGENT COOKIE ACCEPT ACCEPT-ENCODING ACCEPT-LANGUAGE CACHE-CONTROL PRAGMA "
         "SEC-WEBSOCKET-KEY SEC-WEBSOCKET-VERSION SEC-WEBSOCKET-EXTENSIONS SEC-WEBSOCKET-PROTOCOL SEC-FETCH-DEST "
         "SEC-FETCH-MODE SEC-FETCH-SITE DNT AUTHORIZATION FORWARDED VIA X-FORWARDED-FOR X-FORWARDED-PROTO "
         "X-FORWARDED-HOST X-FORWARDED-PORT X-REAL-IP X-REQUEST-ID"
     ).split()
 }
-_SHARED.update({text: text for text in ["HTTP_" + name.replace("-", "_") for name in _SHARED]})
-_SHARED.update(
-    {
-        text: text
-        for text in (
-            "websocket",
-            "Upgrade",
-            "keep-alive, Upgrade",
-            "upgrade",
-            "13",
-            "no-cache",
-            "gzip, deflate, br, zstd",
-            "gzip, deflate, br",
-            "permessage-deflate; client_max_window_bits",
-            "permessage-deflate",
-        )
-    }
-)
+_VALUES = {
+    text: text
+    for text in (
+        "websocket",
+        "Upgrade",
+        "keep-alive, Upgrade",
+        "upgrade",
+        "13",
+        "no-cache",
+        "gzip, deflate, br, zstd",
+        "gzip, deflate, br",
+        "permessage-deflate; client_max_window_bits",
+        "permessage-deflate",
+    )
+}
 
 
 class GunicornGevent(Server):
@@ -114,19 +112,28 @@ class GunicornGevent(Server):
             except BlockingIOError:
                 pass
         if head:
-            sock.sendall(head)
+            with write_deadline(self.send_timeout):
+                sock.sendall(head)
 
     def _share_names(self) -> None:
         """Replace strings that are the same in most requests by one copy of each. An open WebSocket keeps its request,
         so with ten thousand connections there would be ten thousand copies.
         """
-        environ, shared = self._environ, _SHARED.get
-        items = [(shared(k, k), shared(v, v) if type(v) is str else v) for k, v in environ.items()]
+        environ, request = self._environ, getattr(self._response, "req", None)
+        if request is None:
+            return
+        headers = []
+        for name, value in request.headers:
+            name, key = _NAMES.get(name, (name, ""))
+            value = _VALUES.get(value, value)
+            headers.append((name, value))
+            if environ.get(key) == value:  # not what a wrapper has changed, or a header that came twice
+                del environ[key]  # the key is another copy, too
+                environ[key] = value
+        request.headers = headers
+        compact = dict(environ)
         environ.clear()
-        environ.update(items)
-        request = getattr(self._response, "req", None)
-        if request is not None:
-            request.headers = [(shared(name, name), shared(value, value)) for name, value in request.headers]
+        environ.update(compact)
 
     def refuse_more(self, write: Write) -> None:
         # should_close() of gunicorn's Response is False for a status below 200, and gunicorn strips an application's
