@@ -122,18 +122,18 @@ class GunicornGevent(Server):
         environ, request = self._environ, getattr(self._response, "req", None)
         if request is None:
             return
-        headers = []
+        headers, shared = [], {}
         for name, value in request.headers:
             name, key = _NAMES.get(name, (name, ""))
             value = _VALUES.get(value, value)
             headers.append((name, value))
             if environ.get(key) == value:  # not what a wrapper has changed, or a header that came twice
                 del environ[key]  # the key is another copy, too
-                environ[key] = value
+                shared[key] = value
         request.headers = headers
-        compact = dict(environ)
-        environ.clear()
-        environ.update(compact)
+        whole = {**environ, **shared}
+        environ.clear()  # else it has gaps, and its table would grow
+        environ.update(whole)
 
     def refuse_more(self, write: Write) -> None:
         # should_close() of gunicorn's Response is False for a status below 200, and gunicorn strips an application's
