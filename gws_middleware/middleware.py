@@ -24,7 +24,7 @@ from .exceptions import ConnectionClosed
 from .process import registry, shutdown
 from .process.limits import reserve_request_slots
 from .protocol.handshake import Handshake, Refusal, Request, judge, upgrade_dropped, wants_websocket
-from .servers.base import Server
+from .servers.base import Server, write_deadline
 from .servers.find import close_after_response, find_server
 from .servers.gunicornworker import watch_worker
 from .typing import Environ, Headers, StartResponse, Write, WSGIApp
@@ -72,7 +72,7 @@ class WebSocketMiddleware:
         if server is None:
             return self._no_socket(environ, start_response)
         config = self.config
-        answer = judge(_request(environ), config.allowed_origins, config.compression)
+        answer = judge(Request._make(map(environ.get, _KEYS)), config.allowed_origins, config.compression)
         if server.switched:
             return self._run_switched(environ, start_response, server, answer)
         if isinstance(answer, Refusal):
@@ -164,27 +164,21 @@ def _body(environ: Environ, body: bytes) -> list[bytes]:
     return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]
 
 
-def _deadline(seconds: float) -> Timeout:
-    """Ends one write to a peer that reads nothing: for the server that is a peer that has disconnected."""
-    return Timeout(seconds, BrokenPipeError(errno.EPIPE, f"the peer has read nothing for {seconds:g} seconds"))
-
-
-def _request(environ: Environ) -> Request:
-    get = environ.get
-    return Request(
-        method=get("REQUEST_METHOD", ""),
-        protocol=get("SERVER_PROTOCOL", ""),
-        host=get("HTTP_HOST"),
-        upgrade=get("HTTP_UPGRADE"),
-        connection=get("HTTP_CONNECTION"),
-        key=get("HTTP_SEC_WEBSOCKET_KEY"),
-        version=get("HTTP_SEC_WEBSOCKET_VERSION"),
-        subprotocols=get("HTTP_SEC_WEBSOCKET_PROTOCOL"),
-        extensions=get("HTTP_SEC_WEBSOCKET_EXTENSIONS"),
-        origin=get("HTTP_ORIGIN"),
-        content_length=get("CONTENT_LENGTH"),
-        transfer_encoding=get("HTTP_TRANSFER_ENCODING"),
-    )
+_KEYS: Any = Request(
+    method="REQUEST_METHOD",
+    protocol="SERVER_PROTOCOL",
+    host="HTTP_HOST",
+    upgrade="HTTP_UPGRADE",
+    connection="HTTP_CONNECTION",
+    key="HTTP_SEC_WEBSOCKET_KEY",
+    version="HTTP_SEC_WEBSOCKET_VERSION",
+    subprotocols="HTTP_SEC_WEBSOCKET_PROTOCOL",
+    extensions="HTTP_SEC_WEBSOCKET_EXTENSIONS",
+    origin="HTTP_ORIGIN",
+    content_length="CONTENT_LENGTH",
+    transfer_encoding="HTTP_TRANSFER_ENCODING",
+)
+"""Where environ has the values of a request (PEP 3333)."""
 
 
 def _discard(data: bytes) -> None:
@@ -251,11 +245,12 @@ class _Lifetime:
         self._cancel_deadline()
         watch_worker()
         control.set_view(ws, self._view)
-        with _deadline(control.config_of(ws).send_timeout):
-            channel, early = self._server.switch(self._start_response, headers)
+        server = self._server
+        server.send_timeout = control.config_of(ws).send_timeout
+        channel, early = server.switch(self._start_response, headers)
         try:
             self._start_response = None
-            self._server.opened(ws)
+            server.opened(ws)
         except BaseException:
             channel.close()
             raise
@@ -343,7 +338,7 @@ class _Lifetime:
         server.refuse_more(write)
 
         def write_in_time(data: bytes) -> object:
-            with _deadline(self._seconds):
+            with write_deadline(self._seconds):
                 return write(data)
 
         return write_in_time
@@ -568,7 +563,7 @@ class _Response:
 
     def _start(self) -> None:
         self._stop()
-        self._deadline = _deadline(self._seconds)
+        self._deadline = write_deadline(self._seconds)
         self._deadline.start()
 
     def _stop(self) -> None:

@@ -13,6 +13,7 @@ from .metrics.health import status
 from .metrics.statsd import Statsd, find_statsd
 from .middleware import WebSocketMiddleware, is_wrapped
 from .process.shutdown import ShutdownCoordinator
+from .servers.gunicornworker import keep_settings
 from .typing import WSGIApp
 
 __all__ = ["GeventWebSocketWorker", "status"]
@@ -57,6 +58,7 @@ class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve until the worker is to stop and all connections are closed, those too whose view has returned."""
+        keep_settings(self.cfg)
         try:
             super().run()
             while not self.shutdown.is_finished:

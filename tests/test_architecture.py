@@ -41,7 +41,7 @@ PACKAGES: dict[str, tuple[int, set[str]]] = {
     "groups": (5, {*BASE, "protocol", "exceptions", "process", "connection"}),
     "metrics": (5, {"typing", "process", "groups"}),
     "middleware": (6, {*BASE, "protocol", "exceptions", "config", "process", "connection", "servers"}),
-    "worker": (7, {"typing", "config", "process", "metrics", "middleware"}),
+    "worker": (7, {"typing", "config", "process", "metrics", "servers", "middleware"}),
     "pywsgi": (7, {"typing", "process", "connection", "servers", "middleware"}),
     "monkey": (7, {"typing", "servers"}),
     "flask": (7, {*BASE, "exceptions", "connection"}),

@@ -149,6 +149,17 @@ def test_post_request_hook_sees_the_response(server_directory: Path, kind: str) 
     assert [text.partition("post_request ")[2] for text in found] == ["/echo: 101 Switching Protocols, 7 bytes, GET"]
 
 
+def test_settings_of_a_worker_are_kept(server_directory: Path) -> None:
+    """What gunicorn reads for each request are plain attributes, which have what hooks set, before and after that."""
+    hooks = str(ROOT / "tests/fixtureapps/gunicorn_hooks.py")
+    with launch("worker", server_directory, options=["--config", hooks]) as server:
+        server.get("/plain")
+        server.get("/plain")
+        found = [one.text.partition("/plain: ")[2] for one in server.log.find("pre_request /plain: ", 2)]
+        first, second = (int(text.removeprefix("keepalive ").removesuffix(", kept")) for text in found)
+    assert (first > 100, second) == (True, first + 1)
+
+
 # --- leaks ----------------------------------------------------------------------------------------------------------
 
 

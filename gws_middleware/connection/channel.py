@@ -86,15 +86,18 @@ def plain_channel(sock: Any) -> PlainChannel:
         sock: A connected socket.
 
     """
-    family, kind, proto = sock.family, sock.type, sock.proto
-    if family != getattr(socket, "AF_UNIX", None):
-        # Without it a small frame would wait for the acknowledgement of the frame before it (Nagle's algorithm).
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    channel: PlainChannel
     if _in_c is not None:
-        in_c: PlainChannel = _in_c.SocketChannel(sock.detach())
-        return in_c
-    channel = _socket.socket(family, kind, proto, fileno=sock.detach())
-    channel.setblocking(False)
+        channel = _in_c.SocketChannel(sock.detach())
+    else:
+        family, kind, proto = sock.family, sock.type, sock.proto
+        channel = plain = _socket.socket(family, kind, proto, fileno=sock.detach())
+        plain.setblocking(False)
+    try:
+        # Without it a small frame would wait for the acknowledgement of the frame before it (Nagle's algorithm).
+        channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except OSError:
+        pass  # a Unix socket has no such option and needs none; or the peer has disconnected
     return channel
 
 

@@ -852,8 +852,9 @@ class WebSocket(FastWebSocket):
         if engine.has_replies:
             transport.write(engine.take_replies())
         transport.close(linger=engine.state is State.FAILED)
-        transport.set_deadline(self._config.close_timeout)  # nothing to do where the socket is closed already
-        self._end()
+        if not transport.closed:  # else ``_connection_lost()`` was called, which ends it
+            transport.set_deadline(self._config.close_timeout)
+            self._end()
 
     def _end(self) -> None:
         """Nothing more is received or sent: wake what waits."""

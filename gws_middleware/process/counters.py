@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
+from operator import add
 from typing import NamedTuple
 
 __all__ = ["Counters", "Traffic"]
@@ -65,7 +66,7 @@ class Counters:
 
         """
         self.closed[f"{code // 1000}xxx" if from_peer and code >= 3000 else code] += 1
-        self.traffic = self.traffic.plus([stats])
+        self.traffic = Traffic(*map(add, self.traffic, stats))
 
     def pong(self, latency: float) -> None:
         """A ping has been answered after ``latency`` seconds."""

@@ -42,10 +42,10 @@ _DEFAULT_PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
 
 
 class Request(NamedTuple):
-    """The values of a request that the rules of the handshake read. A header that is absent is None."""
+    """The values of a request that the rules of the handshake read. What is absent is None."""
 
-    method: str
-    protocol: str
+    method: str | None
+    protocol: str | None
     """The HTTP version as WSGI's SERVER_PROTOCOL has it: ``HTTP/1.1``."""
     host: str | None
     upgrade: str | None
@@ -100,7 +100,7 @@ def wants_websocket(upgrade: str) -> bool:
 
 def upgrade_dropped(upgrade: str | None, key: str | None) -> bool:
     """Whether a request has the key of a handshake but no Upgrade header: a reverse proxy has removed that."""
-    return key is not None and not parse_list(upgrade or "")
+    return key is not None and (upgrade is None or not upgrade.strip(", \t"))
 
 
 def judge(
@@ -117,7 +117,7 @@ def judge(
         The handshake, or the refusal for the first rule that the request breaks.
 
     """
-    if any(len(value) > MAX_FIELD for value in request if value is not None):
+    if max(map(len, filter(None, request)), default=0) > MAX_FIELD:
         return _bad(f"A header of the handshake is longer than {MAX_FIELD} characters.")
     return _judge_http(request) or _judge_websocket(request, allowed_origins, compression)
 

@@ -62,7 +62,7 @@ def parse_list(value: str) -> list[str]:
 
     RFC 9110 5.6.1.2: a recipient MUST ignore empty items.
     """
-    return [item for item in (part.strip(" \t").lower() for part in value.split(",")) if item]
+    return [item for part in value.lower().split(",") if (item := part.strip(" \t"))]
 
 
 def parse_subprotocols(value: str) -> tuple[str, ...]:

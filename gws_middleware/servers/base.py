@@ -8,6 +8,7 @@ smuggled request may be served on the same connection.
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 from functools import lru_cache
@@ -15,7 +16,7 @@ from typing import Any
 
 import gevent.socket
 import gevent.ssl
-from gevent import get_hub, getcurrent
+from gevent import Timeout, get_hub, getcurrent
 
 from ..connection.channel import Channel, plain_channel, tls_channel
 from ..typing import Environ, Headers, StartResponse, Write
@@ -35,6 +36,7 @@ __all__ = [
     "is_used",
     "logs_requests",
     "watch_socket",
+    "write_deadline",
 ]
 
 SERVER_KEY = "gws_middleware.server"
@@ -74,6 +76,8 @@ class Server:
     """Whether the application has used the server's socket itself before anything was answered, as simple-websocket and
     flask-sock do: the connection belongs to it then.
     """
+    send_timeout: float
+    """Seconds that writing the 101 may wait for the peer. The middleware sets it before ``switch()``."""
     closes_by_exception = False
     """Whether only an exception can end the server's keep-alive loop, because none of its objects can be reached."""
 
@@ -141,6 +145,11 @@ def find_owner(start_response: StartResponse, sign: str, variable: str, its_sock
                 return found
         frame = frame.f_back
     return None
+
+
+def write_deadline(seconds: float) -> Timeout:
+    """Ends one write to a peer that reads nothing: for the server that is a peer that has disconnected."""
+    return Timeout(seconds, BrokenPipeError(errno.EPIPE, f"the peer has read nothing for {seconds:g} seconds"))
 
 
 def is_on_gevent(sock: Any) -> bool:

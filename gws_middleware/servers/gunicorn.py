@@ -29,6 +29,7 @@ from .base import (
     is_used,
     logs_requests,
     watch_socket,
+    write_deadline,
 )
 from .gunicornworker import find_worker
 from .strings import share
@@ -107,7 +108,8 @@ class GunicornGevent(Server):
             except BlockingIOError:
                 pass
         if head:
-            sock.sendall(head)
+            with write_deadline(self.send_timeout):
+                sock.sendall(head)
 
     def refuse_more(self, write: Write) -> None:
         # should_close() of gunicorn's Response is False for a status below 200, and gunicorn strips an application's

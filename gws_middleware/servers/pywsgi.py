@@ -31,6 +31,7 @@ from .base import (
     is_used,
     logs_requests,
     watch_socket,
+    write_deadline,
 )
 from .strings import share
 
@@ -96,7 +97,8 @@ class PyWSGI(Server):
         sock.settimeout(seconds)
         if not early:
             check_peer(sock)  # a view must not be given the connection of a peer that has disconnected
-        handler.write(b"")  # not the write() that start_response returned: it may be a wrapper's own
+        with write_deadline(self.send_timeout):
+            handler.write(b"")  # not the write() that start_response returned: it may be a wrapper's own
         return self._take(handler)
 
     def _take(self, handler: Any) -> tuple[Channel, bytes]:

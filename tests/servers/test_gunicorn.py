@@ -155,6 +155,25 @@ def test_open_connections_share_what_writes_to_the_same_streams(pair: Any) -> No
     assert found == [given[0], given[1], given[2], given[2], given[4], given[4]]
 
 
+def test_shared_strings_change_no_value(pair: Any) -> None:
+    """Of a header that came twice, of one that a wrapper has changed or removed, and of those that are not known."""
+    headers = [("PRAGMA", "no-cache"), ("PRAGMA", "a"), ("HOST", "b"), ("UPGRADE", "websocket"), ("X-OWN", "13")]
+    values = {
+        "HTTP_PRAGMA": "no-cache,a",
+        "HTTP_HOST": "changed",
+        "HTTP_X_OWN": "13",
+        "wsgi.input": [],
+        "PATH_INFO": "/",
+    }
+    request = SimpleNamespace(headers=list(headers), unreader=NewUnreader(b"early"))
+    environ = {"gunicorn.socket": pair[0], **values}
+    response = GunicornResponse(request)
+    server = in_greenlet(find_server, environ, response.start_response)
+    channel, _ = server.switch(response.start_response, [])
+    channel.close()
+    assert (request.headers, environ) == (headers, {"gunicorn.socket": pair[0], **values})
+
+
 def test_open_connections_share_strings_of_their_requests(pair: Any) -> None:
     """Header names, environ keys and frequent values, of which gunicorn makes new ones for each request."""
 

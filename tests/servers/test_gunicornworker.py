@@ -11,10 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from gunicorn.config import Config
 
 from gws_middleware.process import shutdown
 from gws_middleware.process.shutdown import ShutdownCoordinator
-from gws_middleware.servers.gunicornworker import find_worker, watch_worker
+from gws_middleware.servers.gunicornworker import find_worker, keep_settings, watch_worker
 
 from ..support.inprocess import package_path
 
@@ -113,3 +114,35 @@ def test_forked_worker_watches_for_itself() -> None:
         [sys.executable, "-c", WATCH], env=package_path(), capture_output=True, text=True, timeout=30, check=True
     )
     assert answer.stdout == "1\n"
+
+
+@pytest.fixture
+def kept() -> Config:
+    """Settings of gunicorn, kept."""
+    cfg = Config()
+    cfg.set("bind", "127.0.0.1:0")
+    cfg.set("keepalive", 7)
+    keep_settings(cfg)
+    return cfg
+
+
+def test_settings_that_are_kept_are_those_of_gunicorn(kept: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has the value that gunicorn finds, and gunicorn does not look for it."""
+    cfg = Config()
+    cfg.set("bind", "127.0.0.1:0")
+    cfg.set("keepalive", 7)
+    values = {name: getattr(cfg, name) for name in cfg.settings}
+    monkeypatch.setattr(Config, "__getattr__", lambda cfg, name: pytest.fail(f"{name} is looked for"))
+    assert {name: getattr(kept, name) for name in kept.settings} == values
+
+
+def test_setting_that_is_kept_can_be_set(kept: Config) -> None:
+    """As gunicorn does it: by ``set()`` alone, checked, and by no other name."""
+    kept.set("keepalive", "9")
+    with pytest.raises(AttributeError, match="No configuration setting for: keep_alive"):
+        kept.set("keep_alive", 3)
+    with pytest.raises(AttributeError, match="Invalid access!"):
+        kept.keepalive = 3
+    with pytest.raises(AttributeError, match="No configuration setting for: keep_alive"):
+        _ = kept.keep_alive
+    assert kept.keepalive == 9
