@@ -20,6 +20,8 @@ from django.utils.deprecation import MiddlewareMixin
 
 from gws_middleware.django import chain
 
+from ..support.seam import middlewares_of
+
 Handler = Callable[[Any], Any]
 
 
@@ -68,7 +70,7 @@ def waiting_bytes(handler: Handler) -> int:
 
 def test_middlewares_of_the_project_are_called_as_methods() -> None:
     """Of all that are classes with a ``__call__``, which Django's own are."""
-    handler: Any = WSGIHandler()._middleware_chain
+    handler: Any = middlewares_of(WSGIHandler())
     for _ in settings.MIDDLEWARE:
         [method] = called_by(handler)
         assert method.__name__ == "__call__"

@@ -51,6 +51,7 @@ __all__ = [
     "live_shortly",
     "log_line_of",
     "message_number",
+    "middlewares_of",
     "outbox_state",
     "queued",
     "read_now",
@@ -280,6 +281,14 @@ def forget_shared_compressors(monkeypatch: Any) -> None:
 
 Lifetime = _Lifetime
 """What exists for each request while its view runs, to count how many there are."""
+
+
+# --- Django -------------------------------------------------------------------------------------------------------
+
+
+def middlewares_of(handler: Any) -> Any:
+    """The outermost call of the chain that a handler of Django's has made."""
+    return handler._middleware_chain
 
 
 # --- the test client -----------------------------------------------------------------------------------------------
