@@ -82,9 +82,15 @@ class Clients(AbstractContextManager["Clients"]):
         return sock
 
     def _add(self, connection: _Connection) -> None:
+        """Send the request at once, because servers close connections that wait before they send one."""
         fd = connection.sock.fileno()
         self._busy[fd] = connection
-        self._poll.register(fd, select.EPOLLOUT)
+        try:
+            connection.begin()
+        except BlockingIOError:  # the kernel has not connected yet: the queue of the server is full
+            self._poll.register(fd, select.EPOLLOUT)
+        else:
+            self._poll.register(fd, select.EPOLLIN)
 
     def _handle(self, fd: int, events: int) -> None:
         connection = self._busy[fd]

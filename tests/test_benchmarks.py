@@ -548,6 +548,16 @@ class _Site(socketserver.ThreadingTCPServer):
         return str(host), int(port)
 
 
+class _LateSite(_Site):
+    """The same, which begins to accept late, when its queue has been full."""
+
+    request_queue_size = 1
+
+    def serve_forever(self, poll_interval: float = 0.5) -> None:
+        time.sleep(0.1)
+        super().serve_forever(poll_interval)
+
+
 class _Answer(socketserver.BaseRequestHandler):
     server: _Site
 
@@ -579,6 +589,12 @@ class TestStorm:
         assert 2 <= site.most_unserved <= 8
         assert 0 < clients.seconds <= seconds
         assert 1 <= len(clients.delays) <= seconds / storm.INTERVAL + 1
+
+    def test_client_that_the_kernel_does_not_connect_at_once_is_served(self) -> None:
+        """It sends its request when the kernel has connected, after another try of a second."""
+        with _LateSite() as site, storm.Clients(site.address, "/echo", MESSAGE, REPLY) as clients:
+            assert clients.run(6) == 6
+        assert clients.seconds > 0.5
 
     def test_delay_of_a_plain_request_ends_with_its_response(self) -> None:
         """Also of one that ends after the last client."""
