@@ -76,7 +76,7 @@ class Pages:
         for client in self._clients:
             try:
                 frame = client.read_frame()
-                count += (frame.opcode, frame.code) == (CLOSE, LOGGED_OUT)
+                count += frame.opcode == CLOSE and frame.code == LOGGED_OUT  # else a ping: it is still open
             except (OSError, EOFError):
                 pass
         return count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import signal
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -43,6 +44,21 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet_loop() -> Iterator[None]:
+    """Fails after the tests of a file that leave something on this thread's loop: the next file would meet it.
+
+    It waits for longer than groups without members keep their feed (ten seconds). On libuv gevent cannot count.
+    """
+    yield
+    if "gevent" in sys.modules:
+        import gevent
+
+        from .support.inprocess import until_stopped
+
+        until_stopped(gevent.get_hub().loop, 0, 15)
 
 
 SharedServer = Callable[..., Server]

@@ -68,7 +68,7 @@ PACKAGES: dict[str, tuple[int, set[str]]] = {
 """Each package, and each module beside them, with its line in docs/design.md and what it may import."""
 
 ORDER: dict[str, list[str]] = {
-    "protocol": ["masking", "frames", "headers", "deflate", "handshake", "connection"],
+    "protocol": ["masking", "frames", "payload", "utf8", "headers", "deflate", "handshake", "connection"],
     "process": ["counters", "keepalive", "site", "limits", "registry", "shutdown"],
     "connection": [
         "states",

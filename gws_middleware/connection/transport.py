@@ -12,6 +12,7 @@ import ssl
 import time
 import weakref
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from gevent import get_hub, getcurrent
@@ -22,9 +23,11 @@ from .turns import turns_of
 
 __all__ = ["Transport"]
 
-READ_SIZE = 65536
-"""Bytes of one read; it also bounds by how much the inbox can overshoot."""
-BIG_READ = 262144
+READ_SIZE = 65536 + 14
+"""Bytes of one read: a message of 64 KiB and its header (RFC 6455 5.2). It also bounds by how much the inbox can
+overshoot.
+"""
+BIG_READ = 2**19
 """Bytes of one read that lies inside one big frame, so that no inbox can overshoot by it: fewer wake-ups."""
 JOIN_UP_TO = 131072
 """Bytes of outbox that are cheaper to join than to hand over as a vector."""
@@ -83,15 +86,25 @@ class _Closed:
 _CLOSED: Any = _Closed()
 
 
-_buffers: weakref.WeakKeyDictionary[Any, tuple[bytearray, memoryview]] = weakref.WeakKeyDictionary()
+class _Buffers:
+    """The read buffers that all connections of one hub share: reads never overlap in one thread."""
+
+    def __init__(self) -> None:
+        self.usual = bytearray(READ_SIZE)
+
+    @cached_property
+    def big(self) -> bytearray:
+        """For what is inside of a big frame. Made for the first of those."""
+        return bytearray(BIG_READ)
 
 
-def _buffers_of(hub: Any) -> tuple[bytearray, memoryview]:
-    """The read buffer that all connections of one hub share, and its usual part: reads never overlap in one thread."""
+_buffers: weakref.WeakKeyDictionary[Any, _Buffers] = weakref.WeakKeyDictionary()
+
+
+def _buffers_of(hub: Any) -> _Buffers:
     buffers = _buffers.get(hub)
     if buffers is None:
-        whole = bytearray(BIG_READ)
-        buffers = _buffers[hub] = whole, memoryview(whole)[:READ_SIZE]
+        buffers = _buffers[hub] = _Buffers()
     return buffers
 
 
@@ -99,13 +112,13 @@ class Transport(FastTransport):
     """Carries bytes between a socket and its ``owner`` without ever waiting."""
 
     __slots__ = (
+        "_buffers",
         "_deadline",
         "_finish",
         "_hub",
         "_loop",
         "_reader",
         "_reading",
-        "_usual",
         "_writer",
         "blocked_since",
         "broken",
@@ -117,8 +130,8 @@ class Transport(FastTransport):
         self._hub = hub = get_hub()
         self._loop = loop = hub.loop
         self._turn = turns_of(hub)
-        self._buffer, self._usual = _buffers_of(hub)
-        self._window: memoryview | bytearray = self._usual
+        self._buffers = _buffers_of(hub)
+        self._buffer = self._window = self._buffers.usual
         self._outbox = []
         self.outbox_size = 0
         """Bytes that wait for the peer to read."""
@@ -172,7 +185,11 @@ class Transport(FastTransport):
 
     def expect(self, size: int) -> None:
         """So many bytes of a frame are still to come: take bigger steps, as long as none can reach beyond it."""
-        self._window = self._buffer if size >= BIG_READ else self._usual
+        if size > READ_SIZE:
+            self._buffer = self._buffers.big
+            self._window = memoryview(self._buffer)[:size]
+        else:
+            self._buffer = self._window = self._buffers.usual
 
     def pause(self) -> None:
         """Stop reading: TCP holds the peer back."""

@@ -1,6 +1,6 @@
-/* `mask`, `encode_frame`, `parse_messages` and `FastEngine` in C. Rule: each does the same as the one of that name in
- * masking.py or frames.py, for every call; its docstring there says what that is. tests/test_parity.py compares the two,
- * and the constants.
+/* `mask`, `encode_frame`, `parse_messages`, `FastEngine` and `Payload` in C. Rule: each does the same as the one of that
+ * name in masking.py, frames.py or payload.py, for every call; its docstring there says what that is.
+ * tests/test_parity.py compares the two, and the constants.
  *
  * Nothing is kept from one call to the next but the names of two methods.
  */
@@ -473,7 +473,7 @@ PyDoc_STRVAR(engine_encode_doc,
 "    message: ``str``, ``bytes``, ``bytearray``, ``memoryview``, a number, or what ``prepare()`` returns.\n"
 "    binary: Whether it is sent as a binary message. Default: ``str`` and numbers are text, buffers are binary.\n\n"
 "Returns:\n"
-"    The frame, or (header, payload) from ``SPLIT_FROM`` bytes on, where joining them would copy much.\n\n"
+"    The frame, or (header, payload) from ``SPLIT_FROM`` bytes or characters on, where joining them would copy much.\n\n"
 "Raises:\n"
 "    TypeError: Not a message.\n"
 "    ValueError: It cannot be sent as text, because it has no UTF-8 or is none.");
@@ -486,7 +486,7 @@ engine_encode(FastEngine *self, PyObject *const *args, Py_ssize_t nargs)
     }
     PyObject *message = args[0], *binary = nargs == 2 ? args[1] : Py_None;
     if (self->plain && binary == Py_None) {
-        if (PyUnicode_CheckExact(message)) {
+        if (PyUnicode_CheckExact(message) && PyUnicode_GET_LENGTH(message) < SPLIT_FROM) {
             return frames_build_text(WHOLE_TEXT, message, NULL);
         }
         if (PyBytes_CheckExact(message) && PyBytes_GET_SIZE(message) < SPLIT_FROM) {
@@ -533,6 +533,184 @@ static PyType_Spec engine_spec = {
     .slots = engine_slots,
 };
 
+/* ---- The payload of a message that comes in pieces ---- */
+
+/* The first `used` bytes of `bytes` are the payload; the rest is room. NULL: there is nothing. Nobody else has a
+ * reference to the object before payload_take() gives it away: so it may grow, and is not copied at the end. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *bytes;
+    Py_ssize_t used;
+} Payload;
+
+static int
+payload_init(Payload *self, PyObject *args, PyObject *names)
+{
+    if (PyTuple_GET_SIZE(args) > 0 || (names != NULL && PyDict_GET_SIZE(names) > 0)) {
+        PyErr_SetString(PyExc_TypeError, "Payload() takes no arguments");
+        return -1;
+    }
+    Py_CLEAR(self->bytes);
+    self->used = 0;
+    return 0;
+}
+
+static void
+payload_dealloc(Payload *self)
+{
+    Py_CLEAR(self->bytes);
+    native_dealloc((PyObject *)self);
+}
+
+static Py_ssize_t
+payload_length(Payload *self)
+{
+    return self->used;
+}
+
+/* So many times what has come is reserved at most, of what is announced: a message of 1 MiB does not move after the first
+ * read. What is reserved and not written takes no memory of the machine. */
+#define RESERVED 16
+
+/* Make room for `size` more bytes, and for what is to come. It grows by an eighth at least: what comes in many frames,
+ * byte by byte, is not copied for each. */
+static int
+payload_reserve(Payload *self, Py_ssize_t size, Py_ssize_t to_come)
+{
+    if (size > PY_SSIZE_T_MAX / (2 * RESERVED) - self->used) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    Py_ssize_t needed = self->used + size;
+    if (self->bytes != NULL && needed <= PyBytes_GET_SIZE(self->bytes)) {
+        return 0;
+    }
+    Py_ssize_t room = to_come / RESERVED <= needed ? to_come : (RESERVED - 1) * needed;
+    room = Py_MAX(room, self->used / 8 - size);
+    if (self->bytes == NULL) {
+        self->bytes = PyBytes_FromStringAndSize(NULL, needed + room);
+        return self->bytes == NULL ? -1 : 0;
+    }
+    if (_PyBytes_Resize(&self->bytes, needed + room) < 0) {
+        self->used = 0; /* the object is gone */
+        return -1;
+    }
+    return 0;
+}
+
+PyDoc_STRVAR(payload_add_doc,
+"add($self, piece, key, to_come, /)\n--\n\n"
+"Append a piece.\n\n"
+"Args:\n"
+"    piece: Any contiguous buffer; it is not kept.\n"
+"    key: The key to unmask it with (RFC 6455 5.3), turned to its first byte; None where it is not masked.\n"
+"    to_come: How many bytes are announced to follow.\n\n"
+"Returns:\n"
+"    Whether it is ASCII.\n\n"
+"Raises:\n"
+"    TypeError: An argument has the wrong type.\n"
+"    ValueError: The key does not have four bytes, or ``to_come`` is negative.\n"
+"    BufferError: A buffer is not contiguous.");
+
+static PyObject *
+payload_add(Payload *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 3) {
+        return PyErr_Format(PyExc_TypeError, "add() takes 3 arguments, %zd given", nargs);
+    }
+    unsigned char key[KEY_SIZE] = {0};
+    Py_ssize_t to_come = PyNumber_AsSsize_t(args[2], NULL); /* NULL: clipped where it does not fit */
+    if ((to_come == -1 && PyErr_Occurred()) || (args[1] != Py_None && masking_read_key(args[1], key) < 0)) {
+        return NULL;
+    }
+    if (to_come < 0) {
+        return PyErr_Format(PyExc_ValueError, "a number of bytes to come is not negative, as %S is", args[2]);
+    }
+    Py_buffer piece;
+    if (PyObject_GetBuffer(args[0], &piece, PyBUF_SIMPLE) < 0) {
+        return NULL;
+    }
+    int failed = payload_reserve(self, piece.len, to_come) < 0;
+    uint64_t written = 0;
+    if (!failed) { /* with a key of zeros this copies */
+        written = masking_xor((unsigned char *)PyBytes_AS_STRING(self->bytes) + self->used, piece.buf, piece.len, key);
+        self->used += piece.len;
+    }
+    PyBuffer_Release(&piece);
+    return failed ? NULL : PyBool_FromLong(frames_is_ascii(written));
+}
+
+PyDoc_STRVAR(payload_part_doc,
+"part($self, start, end, /)\n--\n\n"
+"The bytes from one offset to another; as many of them as there are.");
+
+static PyObject *
+payload_part(Payload *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 2) {
+        return PyErr_Format(PyExc_TypeError, "part() takes 2 arguments, %zd given", nargs);
+    }
+    Py_ssize_t ends[2];
+    for (int i = 0; i < 2; i++) {
+        ends[i] = PyNumber_AsSsize_t(args[i], NULL);
+        if (ends[i] == -1 && PyErr_Occurred()) {
+            return NULL;
+        }
+        ends[i] = Py_MAX(0, Py_MIN(ends[i], self->used));
+    }
+    if (ends[0] >= ends[1]) {
+        return PyBytes_FromStringAndSize(NULL, 0);
+    }
+    return PyBytes_FromStringAndSize(PyBytes_AS_STRING(self->bytes) + ends[0], ends[1] - ends[0]);
+}
+
+PyDoc_STRVAR(payload_take_doc,
+"take($self, /)\n--\n\n"
+"All of it, after which nothing is left here.");
+
+static PyObject *
+payload_take(Payload *self, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *bytes = self->bytes;
+    Py_ssize_t used = self->used;
+    self->bytes = NULL;
+    self->used = 0;
+    if (bytes == NULL) {
+        return PyBytes_FromStringAndSize(NULL, 0);
+    }
+    if (used < PyBytes_GET_SIZE(bytes)) {
+        _PyBytes_Resize(&bytes, used); /* NULL where that failed */
+    }
+    return bytes;
+}
+
+static PyMethodDef payload_methods[] = {
+    {"add", NATIVE_METHOD(payload_add), METH_FASTCALL, payload_add_doc},
+    {"part", NATIVE_METHOD(payload_part), METH_FASTCALL, payload_part_doc},
+    {"take", NATIVE_METHOD(payload_take), METH_NOARGS, payload_take_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+PyDoc_STRVAR(payload_doc,
+"Bytes that are put together as they come. They are kept as bytes: as text CPython could need four times as much.\n\n"
+"The memory that is reserved is at most 17 times what has come, and that is used grows with what comes.");
+
+static PyType_Slot payload_slots[] = {
+    {Py_tp_doc, (void *)payload_doc},
+    {Py_tp_init, payload_init},
+    {Py_tp_dealloc, payload_dealloc},
+    {Py_sq_length, payload_length},
+    {Py_tp_methods, payload_methods},
+    {0, NULL},
+};
+
+static PyType_Spec payload_spec = {
+    .name = "gws_middleware.protocol._speedups.Payload",
+    .basicsize = sizeof(Payload),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = payload_slots,
+};
+
 /* ---- The module ---- */
 
 /* The constants are here for the test that compares them with those of frames.py. */
@@ -540,7 +718,8 @@ static int
 speedups_fill_module(PyObject *module)
 {
     NAMES(NATIVE_INTERN_NAME)
-    if (native_add_type(module, &engine_spec) == NULL || PyModule_AddIntMacro(module, WHOLE_TEXT) < 0
+    if (native_add_type(module, &engine_spec) == NULL || native_add_type(module, &payload_spec) == NULL
+        || PyModule_AddIntMacro(module, WHOLE_TEXT) < 0
         || PyModule_AddIntMacro(module, WHOLE_BINARY) < 0 || PyModule_AddIntMacro(module, MASKED) < 0
         || PyModule_AddIntMacro(module, LENGTH) < 0 || PyModule_AddIntMacro(module, LENGTH_16) < 0
         || PyModule_AddIntMacro(module, LENGTH_64) < 0 || PyModule_AddIntMacro(module, AT_ONCE) < 0
@@ -566,7 +745,7 @@ static PyModuleDef_Slot speedups_slots[] = {
 static struct PyModuleDef speedups_definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "_speedups",
-    .m_doc = "The fast paths of masking.py and frames.py in C.",
+    .m_doc = "The fast paths of masking.py, frames.py and payload.py in C.",
     .m_methods = speedups_functions,
     .m_slots = speedups_slots,
 };

@@ -18,7 +18,6 @@ FAILED      FAILED                      FAILED (ignored)
 
 from __future__ import annotations
 
-import codecs
 import os
 import sys
 from enum import Enum
@@ -46,6 +45,8 @@ from .frames import (
     parse_messages,
 )
 from .masking import mask
+from .payload import Payload
+from .utf8 import STEP, Checker, decode, encode
 
 __all__ = ["Connection", "PreparedMessage", "State", "prepare"]
 
@@ -57,16 +58,12 @@ MAX_CONTROL = 125
 """Bytes of a control frame's payload (RFC 6455 5.5)."""
 MAX_PONGS = 16
 """Pongs that wait to be sent. Of more pings the latest are answered, which 5.5.3 allows."""
-SHORT_PIECE = 4096
-"""Bytes below which a piece of a message is merged with the one before it. Else a peer that sends single bytes would
-cost an object for each.
-"""
+CHECKED_AT_ONCE = 65536
+"""Bytes of a frame of text up to which each piece of it is checked as soon as it has come."""
 FRAMES_AT_ONCE = 16
 """Frames other than whole messages that one ``feed()`` takes. Each costs some microseconds, one read can hold ten
 thousand, and the event loop has other connections to serve.
 """
-
-_new_utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class State(Enum):
@@ -323,7 +320,7 @@ class Connection(FastEngine):
         taken = min(frame.left, end - start)
         last = taken == frame.left and bool(frame.first & FIN)
         if self.state is State.OPEN:
-            self._store(message, self._payload(frame, view[:end], start), last)
+            self._store(message, frame, view[start : start + taken], last)
         # Data that comes after our close frame is discarded (1.4).
         frame.advance(taken)
         if not frame.left:
@@ -334,14 +331,18 @@ class Connection(FastEngine):
                 messages.append(_whole(message))
         return start + taken
 
-    def _store(self, message: _Partial, piece: bytes, last: bool) -> None:
+    def _store(self, message: _Partial, frame: _Frame, piece: memoryview, last: bool) -> None:
+        to_come = frame.left - len(piece)
         if message.compressed:
-            piece = self._inflate(piece, message, last)
-        message.size += len(piece)
-        try:
-            message.add(piece, last)
-        except UnicodeDecodeError:
-            raise _not_utf8() from None
+            message.add(self._inflate(self._payload(frame, piece, 0), message, last), None, 0)
+        else:
+            message.add(piece, frame.key, to_come)
+        # The last piece is checked with the whole message, and those of a large frame at its end: that would be twice.
+        if message.text and not last and (not to_come or frame.size <= CHECKED_AT_ONCE):
+            try:
+                message.check()
+            except UnicodeDecodeError:
+                raise _not_utf8() from None
 
     def _inflate(self, piece: bytes, message: _Partial, last: bool) -> bytes:
         assert self._deflate is not None
@@ -514,38 +515,42 @@ class _Frame:
 
 
 class _Partial:
-    """A message of which some frames, or some bytes, have come. It is kept as bytes: as text CPython could need four
-    times as much.
-    """
+    """A message of which some frames, or some bytes, have come."""
 
-    __slots__ = ("_decoder", "_pieces", "compressed", "fragments", "size", "text")
+    __slots__ = ("_checked", "_checker", "_is_ascii", "_payload", "compressed", "fragments", "text")
 
     def __init__(self, text: bool, compressed: bool) -> None:
         self.text, self.compressed = text, compressed
-        self.fragments = self.size = 0
-        self._pieces: list[bytes | bytearray] = []
-        self._decoder: Any = None
+        self.fragments = 0
+        self._payload = Payload()
+        self._is_ascii = True
+        self._checked = 0
+        """Bytes that were checked."""
+        self._checker: Checker | None = None
 
-    def add(self, piece: bytes, last: bool) -> None:
-        """Add a piece. 8.1: text that is not UTF-8 MUST fail the connection; it does as soon as that is certain.
+    @property
+    def size(self) -> int:
+        """Bytes that have come; after inflation, if it is compressed."""
+        return len(self._payload)
+
+    def add(self, piece: bytes | memoryview, key: bytes | None, to_come: int) -> None:
+        """Add a piece: bytes, what they are masked with, and how many the frame still lacks."""
+        self._is_ascii &= self._payload.add(piece, key, to_come)
+
+    def check(self) -> None:
+        """Check the text that has come. 8.1: one that is not UTF-8 MUST fail the connection; it does as soon as that is
+        certain.
 
         Raises:
             UnicodeDecodeError: The text is not UTF-8.
 
         """
-        if self.text and not last:
-            if self._decoder is None:
-                self._decoder = _new_utf8_decoder()
-            self._decoder.decode(piece)
-            if b"\xed\xa0" <= self._decoder.getstate()[0] < b"\xee":
-                self._decoder.decode(b"", True)  # raises: CPython awaits the third byte of a surrogate, none is valid
-        pieces = self._pieces
-        if len(piece) >= SHORT_PIECE or (last and not pieces):
-            pieces.append(piece)
-        elif pieces and isinstance(pieces[-1], bytearray) and len(pieces[-1]) < SHORT_PIECE:
-            pieces[-1] += piece
-        else:
-            pieces.append(bytearray(piece))
+        if not self._is_ascii:
+            if self._checker is None:
+                self._checker = Checker()
+            for start in range(self._checked, self.size, STEP):
+                self._checker.check(self._payload.part(start, start + STEP))
+        self._checked = self.size
 
     def whole(self) -> str | bytes:
         """The message.
@@ -554,10 +559,7 @@ class _Partial:
             UnicodeDecodeError: It is a text that is not UTF-8.
 
         """
-        pieces, self._pieces = self._pieces, []
-        joined = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        del pieces  # before a text is decoded, so that its bytes are in memory once and not twice
-        return joined.decode() if self.text else bytes(joined)
+        return decode(self._payload.take()) if self.text else self._payload.take()
 
 
 def _whole(message: _Partial) -> str | bytes:
@@ -643,7 +645,7 @@ def _as_bytes(message: Any) -> tuple[Any, bool]:
     """The payload, and whether it was text."""
     if isinstance(message, str):
         try:
-            return message.encode(), True
+            return encode(message), True
         except UnicodeEncodeError:
             raise ValueError("the text to be sent has a lone surrogate: it has no UTF-8") from None
     if isinstance(message, (bytes, bytearray)):

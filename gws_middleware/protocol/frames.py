@@ -249,7 +249,8 @@ class FastEngine:
             binary: Whether it is sent as a binary message. Default: ``str`` and numbers are text, buffers are binary.
 
         Returns:
-            The frame, or (header, payload) from ``SPLIT_FROM`` bytes on, where joining them would copy much.
+            The frame, or (header, payload) from ``SPLIT_FROM`` bytes or characters on, where joining them would copy
+            much.
 
         Raises:
             TypeError: Not a message.
@@ -257,7 +258,7 @@ class FastEngine:
 
         """
         if self.plain and binary is None:
-            if type(message) is str:
+            if type(message) is str and len(message) < SPLIT_FROM:
                 return encode_frame(WHOLE_TEXT, message)
             if type(message) is bytes and len(message) < SPLIT_FROM:
                 return encode_frame(WHOLE_BINARY, message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -204,3 +205,28 @@ PROGRAMS = [path for name in NAMES for path in sorted((EXAMPLES / name).rglob("*
 def test_example_imports_nothing_of_ours(path: Path) -> None:
     """An application needs the worker, not the package. (The chat shows the Django app, flask_view that for Flask.)"""
     assert "import gws_middleware" not in path.read_text() and "from gws_middleware" not in path.read_text()
+
+
+@pytest.mark.parametrize("name", ["chat", "notifications"])
+def test_workers_that_start_together_have_one_key(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a file of it yet, and where one reads it while another one writes it."""
+    keys: list[str] = []
+
+    def start(number: int) -> None:
+        monkeypatch.setattr("os.getpid", lambda: number)
+        keys.append(runpy.run_path(str(EXAMPLES / name / "project" / "settings.py"))["SECRET_KEY"])
+
+    def write(path: Path, text: str) -> None:
+        """The second worker starts while the first one writes."""
+        if len(began) == 1:
+            began.append(2)
+            start(2)
+        path.write_bytes(text.encode())
+
+    began = [1]
+    monkeypatch.setenv(f"{name.upper()}_DATABASE", str(tmp_path / "database.sqlite3"))
+    monkeypatch.delenv("SECRET_KEY", raising=False)
+    monkeypatch.setattr(Path, "write_text", write)
+    start(1)
+    assert (len(keys), len(set(keys)), len(keys[0]) >= 50) == (2, 1, True)
+    assert [(path.name, path.stat().st_mode & 0o777) for path in tmp_path.iterdir()] == [("database.key", 0o600)]

@@ -247,7 +247,7 @@ def test_wrong_address_is_answered(server: Server, path: str, status: int) -> No
 
 
 @pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The example in this process, with groups in memory."""
     monkeypatch.setenv("STREAM_GROUPS", "memory://")
     monkeypatch.setenv("STREAM_DELAY", "0")
@@ -255,7 +255,8 @@ def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    yield module
+    module.groups.release()
 
 
 def test_quiet_event_stream_sends_comments_and_goes_on(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

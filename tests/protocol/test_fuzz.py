@@ -216,7 +216,13 @@ def test_invariant_sees_a_message_beyond_the_limit(monkeypatch: pytest.MonkeyPat
 
 def test_invariant_sees_memory_that_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that keeps an object for each byte is found."""
-    monkeypatch.setattr(connection, "SHORT_PIECE", 0)
+
+    class Pieces(list[bytes]):
+        def add(self, piece: memoryview, key: bytes, to_come: int) -> bool:
+            self.append(bytes(piece))
+            return True
+
+    monkeypatch.setattr(connection, "Payload", Pieces)
     profile = PROFILES[0]._replace(max_fragments=10**6)
     with pytest.raises(AssertionError):
         check_memory(bytes([0x02, 0x80, 0, 0, 0, 0]) + bytes([0x00, 0x80, 0, 0, 0, 0]) * 3000, profile)

@@ -23,6 +23,7 @@ NAMES = ("python", "c") if all(map(find_spec, native.MODULES)) else ("python",)
 MODULES = (
     "gws_middleware.protocol.masking",
     "gws_middleware.protocol.frames",
+    "gws_middleware.protocol.payload",
     "gws_middleware.protocol.connection",
     "gws_middleware.connection.fastpath",
     "gws_middleware.connection.channel",
@@ -34,6 +35,7 @@ class Implementation(NamedTuple):
 
     masking: Any
     frames: Any
+    payload: Any
     connection: Any
     fastpath: Any
     channel: Any
@@ -57,7 +59,7 @@ def implementation(name: str) -> Implementation:
     native.load = in_c.get  # type: ignore[assignment]
     try:
         # fastpath is not loaded with the copy of the engine: `_fastpath.c` knows PreparedMessage of the original.
-        return Implementation(*_copies(MODULES[:3]), *_copies(MODULES[3:]))
+        return Implementation(*_copies(MODULES[:4]), *_copies(MODULES[4:]))
     finally:
         native.load = original
 

@@ -186,6 +186,14 @@ def still_running() -> list[str]:
     return found
 
 
+def until_stopped(loop: Any, watchers: int, seconds: float = DEADLINE) -> None:
+    """Wait until no more than so many watchers are active."""
+    try:
+        until(lambda: loop.activecnt <= watchers, "every watcher is stopped", seconds)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; {loop.activecnt} instead of {watchers}: {still_running()}") from None
+
+
 @pytest.fixture(autouse=True)
 def hub_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BaseException]]:
     """Fails a test that leaves an error in the hub, a watcher on the loop or an open descriptor.
@@ -206,10 +214,7 @@ def hub_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BaseException]]
     monkeypatch.setattr(hub, "handle_error", collect)
     yield errors
     until(lambda: open_descriptors() <= descriptors, "every descriptor is closed")
-    try:
-        until(lambda: hub.loop.activecnt <= watchers, "every watcher is stopped")
-    except AssertionError as error:
-        raise AssertionError(f"{error}; {hub.loop.activecnt} instead of {watchers}: {still_running()}") from None
+    until_stopped(hub.loop, watchers)
     assert errors == []
 
 

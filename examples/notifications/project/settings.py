@@ -16,8 +16,14 @@ def secret_key() -> str:
     """Create the key at the first start, and store it next to the database. A new key would log out all users."""
     path = DATABASE.with_suffix(".key")
     if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(get_random_secret_key())
+        own = path.with_suffix(f".key-{os.getpid()}")
+        own.touch(mode=0o600)
+        own.write_text(get_random_secret_key())
+        try:
+            os.link(own, path)  # at once with its content: workers start together, and another one may read it
+        except FileExistsError:
+            pass  # another worker was first
+        own.unlink()
     return path.read_text()
 
 
