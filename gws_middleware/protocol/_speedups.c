@@ -535,7 +535,7 @@ static PyType_Spec engine_spec = {
 
 /* ---- The payload of a message that comes in pieces ---- */
 
-/* The first `used` bytes of `bytes` are the payload; the rest is room. NULL: there is nothing. Nobody else has a
+/* The first `used` bytes of `bytes` are the payload; the rest is room. NULL: there is nothing. Nothing else has a
  * reference to the object before payload_take() gives it away: so it may grow, and is not copied at the end. */
 typedef struct {
     PyObject_HEAD
@@ -592,7 +592,7 @@ payload_reserve(Payload *self, Py_ssize_t size, Py_ssize_t to_come)
         return self->bytes == NULL ? -1 : 0;
     }
     if (_PyBytes_Resize(&self->bytes, needed + room) < 0) {
-        self->used = 0; /* the object is gone */
+        self->used = 0; /* the object was freed */
         return -1;
     }
     return 0;
