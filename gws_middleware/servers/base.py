@@ -82,7 +82,7 @@ class Server:
     """Whether only an exception can end the server's keep-alive loop, because none of its objects can be reached."""
 
     def switch(self, start_response: StartResponse, headers: Headers) -> tuple[Channel, bytes]:
-        """Send the 101 and take the connection.
+        """Send the 101 and take the connection. A write that may wait for the peer is bounded by ``write_deadline()``.
 
         Args:
             start_response: The server's, or that of a wrapper outside of the middleware.
