@@ -89,6 +89,8 @@ class Keepalive:
         self._states: dict[Any, _State] = {}
         self._tick = MAX_TICK
         self._timer: Any = None
+        self._batch_timer: Any = None
+        """While a check is under way: after the next poll it goes on."""
         self._due = 0.0
         self._clock = 0.0
 
@@ -135,7 +137,7 @@ class Keepalive:
         return state.noted_at
 
     def _start(self, tick: float) -> None:
-        self.stop()
+        _close(self._timer)
         self._tick = tick
         self._due = time.monotonic() + tick
         self._timer = get_hub().loop.timer(tick)
@@ -143,11 +145,10 @@ class Keepalive:
         self._timer.start(self._check_all, update=True)
 
     def stop(self) -> None:
-        """Stop the timer, until another connection is to be checked."""
-        if self._timer is not None:
-            self._timer.stop()
-            self._timer.close()
-            self._timer = None
+        """Stop the timers, until another connection is to be checked."""
+        timers, self._timer, self._batch_timer = (self._timer, self._batch_timer), None, None
+        for timer in timers:
+            _close(timer)
 
     def _check_all(self) -> None:
         """Runs in the hub."""
@@ -155,17 +156,32 @@ class Keepalive:
         # What arrived while the worker was busy has not been read: a late check counts as one more tick at most.
         self._clock += self._tick + min(self.lag, self._tick)
         self._start(min(state.tick for state in self._states.values()))
-        # Not at once: the loop calls timers before it reads what came while it was busy.
-        get_hub().loop.run_callback(self._check_batch, list(self._states.items()))
+        if self._batch_timer is None:  # else the last check is still under way
+            self._check_later(list(self._states.items()))
+
+    def _check_later(self, rest: list[tuple[Any, _State]]) -> None:
+        """Check them after the loop has polled its sockets, and read what came while it was busy. Callbacks of gevent would
+        run one after the other without that.
+        """
+        self._batch_timer = get_hub().loop.timer(0)
+        self._batch_timer.start(self._check_batch, rest)
 
     def _check_batch(self, rest: list[tuple[Any, _State]]) -> None:
         """Runs in the hub."""
+        timer, self._batch_timer = self._batch_timer, None
+        _close(timer)
         for connection, state in rest[-BATCH:]:
             if connection in self._states:
                 _check(connection, state, self._clock)
         del rest[-BATCH:]
-        if rest:
-            get_hub().loop.run_callback(self._check_batch, rest)
+        if rest and self._timer is not None:
+            self._check_later(rest)
+
+
+def _close(timer: Any) -> None:
+    if timer is not None:
+        timer.stop()
+        timer.close()
 
 
 def _check(connection: Watched, state: _State, now: float) -> None:

@@ -5,6 +5,7 @@ The peers of these tests read and answer only when a test calls them.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -496,27 +497,23 @@ class TestTimer:
             assert found.lag >= 0
 
     def test_loop_serves_others_between_many(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Many members are checked in steps of ``BATCH``, each of them once."""
+        """Many members are checked in steps of ``BATCH``, each of them once; after each the loop polls its sockets."""
         monkeypatch.setattr(keepalive, "BATCH", 10)
-        loop = gevent.get_hub().loop
-        order: list[Quiet | None] = []  # None: something else has run
-
-        def other() -> None:
-            order.append(None)
-            if len(order) < 1000:
-                loop.run_callback(other)
-
-        def check(connection: Quiet) -> None:
-            if not order:
-                loop.run_callback(other)
-            order.append(connection)
-
+        order: list[Quiet | None] = []  # None: a socket was served
+        reading, writing = os.pipe()
+        os.write(writing, b"x")
+        watcher = gevent.get_hub().loop.io(reading, 1)  # which nothing reads: each poll finds it
+        watcher.start(lambda: order.append(None) if order else None)
         members = [Quiet() for _ in range(95)]
         for connection in members:
-            connection.on_check = partial(check, connection)
+            connection.on_check = partial(order.append, connection)
         with watched(*members, ping_interval=CHECKS * SHORT, ping_timeout=None):
-            until(lambda: len(order) >= 1000)
-        checked = [connection for connection in order if connection is not None]
+            until(lambda: len(order) - order.count(None) >= 95)
+        watcher.stop()
+        watcher.close()
+        os.close(reading)
+        os.close(writing)
+        checked = [connection for connection in order if connection is not None][: len(members)]
         steps = [len(list(step)) for is_member, step in groupby(order, lambda each: each is not None) if is_member]
         assert max(steps) == 10
         assert sorted(map(id, checked)) == sorted(map(id, members))
