@@ -160,8 +160,8 @@ class Keepalive:
             self._check_later(list(self._states.items()))
 
     def _check_later(self, rest: list[tuple[Any, _State]]) -> None:
-        """Check them after the loop has polled its sockets, and read what came while it was busy. Callbacks of gevent would
-        run one after the other without that.
+        """Check them after the loop has polled its sockets, and has read what came while it was busy. gevent runs
+        callbacks one after the other without that.
         """
         self._batch_timer = get_hub().loop.timer(0)
         self._batch_timer.start(self._check_batch, rest)
