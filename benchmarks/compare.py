@@ -21,7 +21,7 @@ from pathlib import Path
 from . import echo
 from .launch import ROOT, SERVERS
 from .report import render_comparison
-from .results import Report
+from .results import Report, names
 from .scenarios import SCENARIOS
 
 __all__ = ["RevisionError", "built", "main"]
@@ -83,7 +83,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
     parser.add_argument("revision", help="as git names it: a hash, a branch, HEAD~1")
     parser.add_argument("--scale", type=float, default=1.0, help="1 for figures, 0.01 to see that it works")
-    parser.add_argument("--scenarios", type=lambda text: echo.names(text, SCENARIOS), default=list(DEFAULT_SCENARIOS))
+    parser.add_argument("--scenarios", type=lambda text: names(text, SCENARIOS), default=list(DEFAULT_SCENARIOS))
     parser.add_argument("--rounds", type=int, help=f"default {ROUNDS}, or 1 below scale 0.1")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
     options = parser.parse_args(arguments)

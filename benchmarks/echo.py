@@ -9,8 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .frames import WrongReplyError
@@ -19,10 +18,10 @@ from .launch import SERVERS, Fleet, Server, ServerError
 from .meters import Cores, allow_files, pinned, too_many_files
 from .page import page
 from .report import render
-from .results import Report, environment
+from .results import Report, environment, names
 from .scenarios import SCENARIOS
 
-__all__ = ["DEFAULT_SERVERS", "USUAL_SCENARIOS", "main", "names"]
+__all__ = ["DEFAULT_SERVERS", "USUAL_SCENARIOS", "main"]
 
 DEFAULT_SERVERS = (
     *("ours", "ours-4", "ours-redis", "ours-redis-4", "gevent-websocket", "uvicorn", "gunicorn-asgi", "granian"),
@@ -103,16 +102,6 @@ class _Progress:
 
     def __exit__(self, *error: object) -> None:
         self.show("")
-
-
-def names(text: str, known: Iterable[str]) -> list[str]:
-    """Comma-separated names or shell patterns, in the order of ``known``."""
-    known = list(known)
-    patterns = text.split(",")
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in known):
-            raise argparse.ArgumentTypeError(f"{pattern!r} is none of {', '.join(known)}")
-    return [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

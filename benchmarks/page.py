@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .report import about, notes, number, tables, targets, title_of
-from .results import Report
+from .results import Report, names
 from .scenarios import SCENARIOS
 
 __all__ = ["CHARTS", "Chart", "draw", "draw_growth", "page"]
@@ -185,9 +185,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description=__doc__)
     parser.add_argument("figures", type=Path, help="what `python -m benchmarks.echo --json` has written")
     parser.add_argument("page", type=Path, help="the file to write")
+    parser.add_argument("--servers", default="*", help="names or patterns, of those of the run")
+    parser.add_argument("--scenarios", default="*", help="the same")
     parser.add_argument("--images", type=Path, metavar="DIRECTORY", help="write each chart as a file there, too")
     options = parser.parse_args(arguments)
     report = Report.from_json(json.loads(options.figures.read_text("utf-8")))
+    try:
+        report.servers = names(options.servers, report.servers)
+        report.scenarios = names(options.scenarios, report.scenarios)
+    except argparse.ArgumentTypeError as error:
+        parser.error(str(error))
     options.page.write_text(page(report), "utf-8")
     if options.images:
         for chart in CHARTS:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from fnmatch import fnmatchcase
 from importlib import metadata
 from operator import attrgetter
 from pathlib import Path
@@ -17,7 +19,7 @@ from .launch import version_of
 from .scenarios import SCENARIOS
 from .targets import TARGETS
 
-__all__ = ["Report", "Result", "environment"]
+__all__ = ["Report", "Result", "environment", "names"]
 
 _VERSIONS = (
     *("gws-middleware", "gunicorn", "gunicorn_h1c", "gevent", "gevent-websocket", "django"),
@@ -138,3 +140,13 @@ def environment() -> dict[str, str]:
 def _cpu_model() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def names(text: str, known: Iterable[str]) -> list[str]:
+    """Comma-separated names or shell patterns, in the order of ``known``."""
+    known = list(known)
+    patterns = text.split(",")
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in known):
+            raise argparse.ArgumentTypeError(f"{pattern!r} is none of {', '.join(known)}")
+    return [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]

@@ -146,6 +146,20 @@ class TestRun:
             "benchmark-memory.svg",
         ]
 
+    def test_page_of_a_part_of_a_kept_run(
+        self, report: Report, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Of the servers and scenarios that are named; a name that the run does not have is an error."""
+        path = tmp_path / "figures.json"
+        path.write_text(json.dumps(report.as_json()))
+        part = ["--servers", "ours,picows", "--scenarios", "100x64B*", "--images", str(tmp_path)]
+        assert page.run([str(path), str(tmp_path / "part.html"), *part]) == 0
+        drawn = (tmp_path / "benchmark-cpu.svg").read_text("utf-8")
+        assert [drawn.count(f">{each}<") for each in ("ours", "picows", "uvicorn")] == [2, 2, 0]
+        with pytest.raises(SystemExit):
+            page.run([str(path), str(tmp_path / "part.html"), "--servers", "bun7"])
+        assert "error: 'bun7' is none of ours" in capsys.readouterr().err
+
     def test_the_test_process_keeps_its_cores(self, report: Report) -> None:
         """Pinning ends with the run."""
         assert len(os.sched_getaffinity(0)) == int(report.environment["cores"])
