@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 
 import pytest
 from gevent import socket as gsocket
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
 
 from gws_middleware.pywsgi import WebSocketHandler, WSGIServer
 from gws_middleware.typing import Environ, StartResponse
@@ -222,7 +224,9 @@ def test_detached_websocket_that_the_stop_ends_has_one_line(server_directory: Pa
 @pytest.mark.parametrize("logs", [True, False], ids=["access log", "no access log"])
 @pytest.mark.parametrize("kind", ["worker", "gevent", "gevent_pywsgi"])
 def test_nothing_is_kept_for_a_log_that_is_off(server_directory: Path, kind: str, logs: bool) -> None:
-    """A detached connection holds what its line needs where there will be one, and nothing elsewhere."""
+    """A detached connection holds what its line needs where there will be one, and nothing elsewhere. (The logger of
+    earlier releases of gunicorn does not tell whether it is off.)
+    """
     app = "tests.fixtureapps.operations"
     with launch(kind, server_directory, app, logs_access=logs) as server, server.connect() as client:
         client.upgrade("/detached")
@@ -230,7 +234,7 @@ def test_nothing_is_kept_for_a_log_that_is_off(server_directory: Path, kind: str
         client.read_frame()
         kept = json.loads(server.get("/kept").body)
         client.close_handshake()
-    assert kept == (1 if logs else 0)
+    assert kept == (1 if logs or not hasattr(Logger(Config()), "access_log_enabled") else 0)
 
 
 class OwnLog(WebSocketHandler):

@@ -31,6 +31,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from gunicorn.config import Config
+
 from gws_middleware.groups.backends.directory import automatic
 
 from .rawclient import Address, RawClient, Response
@@ -78,11 +80,19 @@ class Kind:
 
 
 _WORKER = "gws_middleware.worker.GeventWebSocketWorker"
+HAS_C_PARSER = "http_parser" in Config().settings
+"""Whether gunicorn can use gunicorn_h1c; earlier releases have one parser, and no option for it."""
+
+
+def _parser(name: str) -> tuple[str, ...]:
+    return ("--http-parser", name) if HAS_C_PARSER else ()
+
+
 _KINDS = (
     Kind("worker", ("-k", _WORKER), wraps=True, access="gunicorn"),
-    Kind("worker-python-parser", ("-k", _WORKER, "--http-parser", "python"), wraps=True, access="gunicorn"),
-    Kind("gevent", ("-k", "gevent", "--http-parser", "python"), access="gunicorn"),
-    Kind("gevent-c-parser", ("-k", "gevent", "--http-parser", "fast"), access="gunicorn"),
+    Kind("worker-python-parser", ("-k", _WORKER, *_parser("python")), wraps=True, access="gunicorn"),
+    Kind("gevent", ("-k", "gevent", *_parser("python")), access="gunicorn"),
+    Kind("gevent-c-parser", ("-k", "gevent", *_parser("fast")), access="gunicorn"),
     Kind("gevent_pywsgi", ("-k", "gevent_pywsgi")),
     Kind("pywsgi", wraps=True),
     Kind("pywsgi-handler"),
@@ -114,7 +124,9 @@ def carried(kinds: Iterable[str], *carriers: str) -> list[str]:
 
 def missing(kind: str) -> str | None:
     """What has to be installed for this kind of server, or None."""
-    return "gunicorn_h1c" if kind == "gevent-c-parser" and find_spec("gunicorn_h1c") is None else None
+    if kind != "gevent-c-parser" or (HAS_C_PARSER and find_spec("gunicorn_h1c") is not None):
+        return None
+    return "gunicorn_h1c" if HAS_C_PARSER else "a gunicorn with a C parser"
 
 
 class Certificate(NamedTuple):
@@ -236,7 +248,8 @@ class Access(NamedTuple):
 
 
 _GUNICORN_FORMAT = "%(r)s|%(s)s|%(B)s|%(L)s"
-_GUNICORN_LINE = re.compile(r"(?P<request>.*)\|(?P<status>\d+)\|(?P<sent>\d+)\|(?P<seconds>[\d.]+)")
+# gunicorn 22's worker gevent_pywsgi writes the status as b'101 Switching Protocols'.
+_GUNICORN_LINE = re.compile(r"(?P<request>.*)\|(?:b')?(?P<status>\d+)(?: [\w ]+')?\|(?P<sent>\d+)\|(?P<seconds>[\d.]+)")
 _PYWSGI_LINE = re.compile(r'.* "(?P<request>.*)" (?P<status>\d+) (?P<sent>[\d-]+) (?P<seconds>[\d.]+)')
 
 
