@@ -146,12 +146,16 @@ class Keepalive:
 
     def stop(self) -> None:
         """Stop the timers, until another connection is to be checked."""
-        timers, self._timer, self._batch_timer = (self._timer, self._batch_timer), None, None
-        for timer in timers:
-            _close(timer)
+        _close(self._batch_timer)
+        self._batch_timer = None
+        _close(self._timer)
+        self._timer = None
 
     def _check_all(self) -> None:
         """Runs in the hub."""
+        if not self._states:  # an exception, e.g. of a signal handler, has kept forget() from stopping it
+            self.stop()
+            return
         self.lag = max(0.0, time.monotonic() - self._due)
         # What arrived while the worker was busy has not been read: a late check counts as one more tick at most.
         self._clock += self._tick + min(self.lag, self._tick)
