@@ -25,6 +25,7 @@ from gws_middleware.config import Config
 from gws_middleware.groups import Groups, GroupsUnavailable, History, Presence, presence_group
 from gws_middleware.groups.backends import redis as redis_backend
 from gws_middleware.groups.backends.redis import RedisBackend
+from gws_middleware.groups.client import NUMBERS
 from gws_middleware.testing import connect
 from gws_middleware.typing import Environ, StartResponse
 
