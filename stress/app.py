@@ -135,7 +135,7 @@ def opened(environ: Environ, start_response: StartResponse) -> Any:
         return None
     ws.accept(headers=[(WORKER, PID)])
     if "leak" in enabled:
-        _leaked.append(os.urandom(4096))
+        _leaked.append(os.urandom(65536))
     return ws
 
 

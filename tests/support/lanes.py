@@ -42,6 +42,7 @@ CALLS = {"Popen": "real_server", "check_call": "slow", "check_output": "slow", "
 """Which function of ``subprocess`` gives which marker."""
 LONG = (
     "test_stress.py",
+    "test_benchmarks.py",
     "django/test_stopped_worker.py",
     "documents/test_chat_browser.py",
     "process/test_shutdown.py",
