@@ -28,7 +28,7 @@ __all__ = ["Link", "LinkError", "Server"]
 
 log = logging.getLogger("gws_middleware.groups")
 
-RETRY = (0.1, 0.8)
+RETRY = (0.1, 0.5)
 """Seconds until it is tried to connect again: after the first failure, and at most. Logouts wait for it: they are
 carried out in all workers within a second after the return of the server.
 """
