@@ -21,7 +21,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import compare, deflate, echo, frames, lanes, load, meters, page, presence, storm
+from benchmarks import compare, deflate, echo, frames, hop, lanes, load, meters, page, presence, storm
 from benchmarks.certificate import Certificate
 from benchmarks.kinds import Idle, Sample, Scale
 from benchmarks.launch import ROOT, SERVERS, Fleet, Server
@@ -936,6 +936,14 @@ class TestComparison:
 
 
 @pytest.mark.database
+def test_hop_measures_each_backend() -> None:
+    """Each message has come back; nothing is under way at the end."""
+    figures = hop.main(0.02)
+    assert [each.backend for each in figures] == ["sqlite", "valkey"]
+    assert all(each.cpu > 0 and each.rate > 0 for each in figures)
+    assert hop.render(figures).count("\n| ") == 3
+
+
 def test_presence_measures_each_backend() -> None:
     """All members are written, read and removed; the table has a row for each."""
     figures = presence.main(50)
