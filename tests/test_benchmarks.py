@@ -944,6 +944,7 @@ def test_hop_measures_each_backend() -> None:
     assert hop.render(figures).count("\n| ") == 3
 
 
+@pytest.mark.database
 def test_presence_measures_each_backend() -> None:
     """All members are written, read and removed; the table has a row for each."""
     figures = presence.main(50)
