@@ -15,7 +15,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
@@ -93,6 +93,8 @@ class _Place:
     certificate: Certificate
     silence: str
     ports: dict[str, int]
+    admin: int
+    """The port of a proxy's own interface."""
 
     def write(self, proxy: str, replacements: Mapping[str, str]) -> str:
         """The path of the adapted file."""
@@ -143,7 +145,7 @@ def _caddy(place: _Place) -> list[str]:
         "0.0.0.0 [::]": ADDRESS,
         "http_port 80": f"http_port {place.ports['caddy']}",
         "https_port 443": f"https_port {place.ports['caddy-tls']}",
-        "admin localhost:2019": f"admin {ADDRESS}:{_free_port()}",
+        "admin localhost:2019": f"admin {ADDRESS}:{place.admin}",
         "unix//run/gunicorn.sock": f"unix/{place.upstream}",
         "example.com": HOST,
         "/etc/ssl/site/fullchain.pem": str(place.certificate.certfile),
@@ -155,10 +157,11 @@ def _caddy(place: _Place) -> list[str]:
 _MAKERS = {"nginx": _nginx, "haproxy": _haproxy, "caddy": _caddy}
 
 
-def _free_port() -> int:
-    with socket.create_server((ADDRESS, 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+def _free_ports(count: int) -> list[int]:
+    """So many different ones: all are bound at the same time."""
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.create_server((ADDRESS, 0))) for _ in range(count)]
+        return [listener.getsockname()[1] for listener in listeners]
 
 
 # --- the client ----------------------------------------------------------------------------------------------------
@@ -363,8 +366,9 @@ def launch(
 ) -> Iterator[Proxy]:
     """Run a proxy in front of the unix socket ``upstream``; ``silence`` is the time after which it cuts."""
     directory.mkdir(parents=True, exist_ok=True)
-    ports = {front.name: _free_port() for front in _FRONTS if front.proxy == proxy}
-    place = _Place(directory, upstream, certificate, silence, ports)
+    fronts = [front.name for front in _FRONTS if front.proxy == proxy]
+    admin, *ports = _free_ports(1 + len(fronts))
+    place = _Place(directory, upstream, certificate, silence, dict(zip(fronts, ports, strict=True)), admin)
     program = find(proxy)
     assert program is not None
     command = [program, *_MAKERS[proxy](place)]
