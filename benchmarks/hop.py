@@ -57,7 +57,8 @@ class _Hops:
         self.messages, self._until = 0, time.perf_counter() + seconds
         publishers = [gevent.spawn(self._publish, f"hop.{number}") for number in range(GROUPS)]
         reader = gevent.spawn(self._read)
-        gevent.joinall(publishers, raise_error=True)
+        for ended in gevent.iwait([reader, *publishers], count=GROUPS):
+            ended.get()  # raises what has ended it; the reader ends by an error alone
         reader.kill()
 
     def _publish(self, group: str) -> None:
