@@ -102,7 +102,6 @@ ORDER: dict[str, list[str]] = {
         "database",
         "handle",
         "sqlite",
-        "resp",
         "redislink",
         "redis",
         "members",
@@ -148,6 +147,7 @@ FOREIGN = {
     "werkzeug": {"flask"},
     "click": {"flaskrun"},
     "redis": {"groups"},
+    "hiredis": {"groups"},
     "typing_extensions": {"connection", "middleware", "testing"},
 }
 """Packages of others, and what may import them. Nothing imports a package that is not here or in Python itself."""
@@ -289,11 +289,11 @@ class TestImports:
         assert [found for found in foreign if found.package not in FOREIGN.get(found.of, ())] == []
 
     def test_redis_is_imported_in_one_module(self) -> None:
-        """When a URL of Redis is given, and not before: it is an extra."""
+        """When a URL of Redis is given, and not before: it is an extra. So is hiredis."""
         found = {
             (found.where.partition(".py:")[0], found.kind)
             for found in imports()
-            if found.of == "redis" and not found.ours
+            if found.of in ("redis", "hiredis") and not found.ours
         }
         assert found == {("groups/backends/redislink", "late")}
 

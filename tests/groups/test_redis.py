@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
@@ -23,6 +24,7 @@ from gws_middleware.process import registry
 
 from ..support.brokers import REDIS, Broker, broker, free_port, needs_redis, sentinels, tls_options
 from ..support.inprocess import until as until_true
+from ..support.programs import run_python
 from ..support.seam import live_shortly
 from ..support.servers import ROOT, Certificate
 from ..support.waiting import eventually
@@ -532,6 +534,64 @@ def test_call_that_waits_while_groups_are_released_fails(own: Broker) -> None:
         putting.get()
     assert other.get("members", "b") == []
     other.close()
+
+
+LATE_REASON = "the server has not answered in time"
+LATE = """
+from gevent import monkey; monkey.patch_all()
+import gevent, json, os, signal, sys, time
+from gws_middleware.groups import GroupsError, History
+from gws_middleware.groups.backends.base import Publish
+from gws_middleware.groups.backends.redis import RedisBackend
+
+backend, pid = RedisBackend(sys.argv[1]), int(sys.argv[2])
+outcomes = {}
+
+def publish(text, timeout):
+    begun = time.monotonic()
+    try:
+        backend.publish([Publish("kept", text.encode(), History(size=100, age=60))], timeout)
+        outcome = "published"
+    except GroupsError as error:
+        outcome = f"{type(error).__name__}: {error}"
+    outcomes[text] = [outcome, time.monotonic() - begun]
+
+publish("first", 5)
+os.kill(pid, signal.SIGSTOP)
+sent = [gevent.spawn(publish, text, seconds) for text, seconds in [("sent", 5), ("sent, late", 0.6)]]
+gevent.sleep(0.2)
+queued = [gevent.spawn(publish, text, seconds) for text, seconds in [("queued", 5), ("queued, late", 0.3)]]
+killed = gevent.spawn(publish, "killed", 5)
+gevent.sleep(0.1)
+killed.kill()
+gevent.sleep(1)
+os.kill(pid, signal.SIGCONT)
+gevent.joinall([*sent, *queued], raise_error=True)
+publish("last", 5)
+backend.close()
+print(json.dumps(outcomes))
+"""
+
+
+def test_calls_of_greenlets_keep_their_deadlines(own: Broker) -> None:
+    """They share one connection, which waits for a stopped server: each fails at its own time, and the others go on.
+    What was not sent by then is never published, nor what a greenlet has not sent that was killed.
+    """
+    ended = run_python("-c", LATE, own.url, str(own.pid))
+    assert ended.returncode == 0, ended.stderr
+    outcomes: dict[str, tuple[str, float]] = json.loads(ended.stdout)
+    backend = RedisBackend(own.url)
+    published = ["first", "sent", "sent, late", "queued", "last"]
+    assert [payload.decode() for payload in kept(backend)] == published
+    backend.close()
+    for text in ("first", "sent", "queued", "last"):
+        assert outcomes[text][0] == "published"
+    outcome, seconds = outcomes["sent, late"]
+    assert outcome.startswith("UnknownOutcome: the message was published or not: ") and outcome.endswith(LATE_REASON)
+    assert 0.6 <= seconds < outcomes["sent"][1]
+    outcome, seconds = outcomes["queued, late"]
+    assert outcome.startswith("GroupsUnavailable: ") and outcome.endswith(LATE_REASON)
+    assert 0.3 <= seconds < outcomes["queued"][1]
 
 
 class TestWithoutAFeed:

@@ -45,6 +45,12 @@ class Broker:
         """For ``Groups``."""
         return f"redis://127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start it, and wait until it answers."""
         place = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.directory)]

@@ -33,7 +33,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha1
-from typing import Any
+from typing import Any, cast
 from weakref import WeakSet
 from zlib import crc32
 
@@ -42,8 +42,7 @@ from ..errors import GroupsError, GroupsUnavailable, UnknownOutcome
 from ..position import Entry, Page, Position
 from .base import TIMEOUT, Buried, Confirmed, Event, Lost, Publish, Record, Want
 from .outages import Outages
-from .redislink import Link, LinkError, Server
-from .resp import Command, RefusedError
+from .redislink import Command, Link, LinkError, RefusedError, Server
 
 __all__ = ["RedisBackend", "RedisFeed"]
 
@@ -287,7 +286,7 @@ class _Job:
 
     """
 
-    __slots__ = ("commands", "deadline", "done", "error", "is_repeated", "repeatable", "replies")
+    __slots__ = ("caller", "commands", "deadline", "error", "is_repeated", "repeatable", "replies")
 
     def __init__(
         self,
@@ -301,8 +300,8 @@ class _Job:
         self.is_repeated = False
         """Whether it was sent more than once."""
         self.error: GroupsError | None = None
-        self.done: Any = None
-        """An event of gevent's, where the caller is a greenlet."""
+        self.caller: Any = None
+        """gevent's ``Waiter`` of the greenlet that waits for it, where it is one, and as long as it waits."""
 
 
 class _Pipe:
@@ -312,42 +311,86 @@ class _Pipe:
         self._server, self._outages = server, outages
         self._link: Link | None = None
         self._waiting: deque[_Job] = deque()
+        """What is to be sent."""
+        self._sent: list[_Job] = []
+        """What is being sent, or waits for its replies."""
+        self._timer: Any = None
+        """gevent's timer of the next deadline. It is one for all callers: a timer for each would cost as much as the
+        message.
+        """
+        self._timer_at = math.inf
         self._is_running = self._is_over = False
 
     def call(self, job: _Job) -> None:
         """Have it done by a greenlet, and wait for that."""
-        import gevent.event
+        from gevent.hub import Waiter
 
-        job.done = gevent.event.Event()
+        job.caller = caller = cast("Any", Waiter)()
         self._waiting.append(job)
         if not self._is_running:
+            import gevent
+
             self._is_running = True
             gevent.spawn(self._run)
-        if job.done.wait(max(0.0, job.deadline - time.monotonic())):
-            return
-        reason = "the server has not answered in time"
-        if job in self._waiting:  # the connection is used by others, which wait for the server
-            self._waiting.remove(job)
-            job.error = GroupsUnavailable(f"{self._server}: {reason}")
-        else:  # its replies are read, and dropped, when they come
-            self._fail([job], f"{self._server}: {reason}")
+        if job.deadline < self._timer_at:
+            self._set_timer(job.deadline)
+        try:
+            caller.get()
+        except BaseException:  # this greenlet is killed, or its time is over: what was not sent need not be
+            job.caller = None
+            if job in self._waiting:
+                self._waiting.remove(job)
+            raise
 
     def _run(self) -> None:
         """Runs in a greenlet of its own while something waits."""
-        jobs: list[_Job] = []
         try:
             while self._waiting:
-                jobs, self._waiting = list(self._waiting), deque()
-                self.exchange(jobs, time.monotonic() + TIMEOUT)
-                for job in jobs:
-                    job.done.set()
+                self._sent, self._waiting = list(self._waiting), deque()
+                self.exchange(self._sent, time.monotonic() + TIMEOUT)
+                for job in self._sent:
+                    self._wake(job)
+                self._sent = []
         finally:
             self._is_running = False
-            left, self._waiting = [*jobs, *self._waiting], deque()
+            self._set_timer(math.inf)
+            left, self._sent, self._waiting = [*self._sent, *self._waiting], [], deque()
             for job in left:  # none is left without an answer where this greenlet was killed
-                if not job.done.is_set():
+                if job.caller is not None:
                     job.error = job.error or UnknownOutcome("the greenlet that sends was killed")
-                    job.done.set()
+                    self._wake(job)
+
+    @staticmethod
+    def _wake(job: _Job) -> None:
+        """Have its caller go on, by the loop."""
+        caller, job.caller = job.caller, None
+        if caller is not None:
+            caller.hub.loop.run_callback(caller.switch, None)
+
+    def _set_timer(self, deadline: float) -> None:
+        """Have ``_fail_late`` called at a ``time.monotonic()``; at infinity never."""
+        if self._timer is not None:
+            self._timer.close()
+            self._timer = None
+        self._timer_at = deadline
+        if deadline < math.inf:
+            from gevent import get_hub
+
+            self._timer = get_hub().loop.timer(max(0.0, deadline - time.monotonic()))
+            self._timer.start(self._fail_late)
+
+    def _fail_late(self) -> None:
+        """A callback of the loop: what was not done before its deadline has failed."""
+        now, reason = time.monotonic(), f"{self._server}: the server has not answered in time"
+        late = [job for job in self._waiting if job.deadline <= now]
+        for job in late:  # the connection is used by others, which wait for the server
+            self._waiting.remove(job)
+            job.error = GroupsUnavailable(reason)
+        sent = [job for job in self._sent if job.deadline <= now and job.caller is not None]
+        self._fail(sent, reason)  # their replies are read, and dropped, when they come
+        for job in (*late, *sent):
+            self._wake(job)
+        self._set_timer(min((job.deadline for job in (*self._waiting, *self._sent) if job.caller), default=math.inf))
 
     def exchange(self, jobs: list[_Job], deadline: float) -> None:
         """Send what these ask for, and read the replies, before a ``time.monotonic()``."""

@@ -1,10 +1,10 @@
 """Connections to Redis or Valkey.
 
-Rule: ``redis`` is imported here alone, and none of its exceptions leaves this module.
+Rule: ``redis`` and ``hiredis`` are imported here alone, and none of their exceptions leaves this module.
 
 redis-py connects, logs in and speaks TLS. Its clients are not used: they repeat commands by themselves, so that a
 message can be published twice, and they subscribe again and do not report that messages were lost. After the login it
-neither writes nor reads: ``resp`` does, for a third of the time.
+neither writes nor reads: commands are packed and replies are parsed by hiredis, in C.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from typing import Any, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from .base import TIMEOUT
-from .resp import Command, Replies, pack
 
-__all__ = ["Link", "LinkError", "Server"]
+__all__ = ["Command", "Link", "LinkError", "RefusedError", "Server"]
 
 log = logging.getLogger("gws_middleware.groups")
 
@@ -38,9 +37,21 @@ OLDEST = (7, 0)
 CHUNK = 65536
 """Bytes that are read at once."""
 
+_INCOMPLETE = object()
+"""What hiredis returns while a reply is not complete. Its default is False, which an integer reply of 0 equals."""
+
+Command = tuple[str | bytes | int, ...]
+
 
 class LinkError(Exception):
     """There is no connection, or it has ended."""
+
+
+class RefusedError(Exception):
+    """The server's reply is an error. It is a reply like others, and is not raised by a link."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text.removeprefix("ERR "))
 
 
 @dataclass(frozen=True)
@@ -71,9 +82,11 @@ class Server:
 
     def __init__(self, url: str) -> None:
         try:
+            import hiredis  # noqa: F401  (Link uses it)
             import redis
-        except ImportError:
-            raise ImportError("groups on Redis need redis-py: pip install 'gws_middleware[redis]'") from None
+        except ImportError as error:
+            text = f"groups on Redis need redis-py and hiredis: pip install 'gws_middleware[redis]' ({error})"
+            raise ImportError(text) from None
         self._redis = redis
         self._address = _parse(url)
         self._failures, self._retry_at, self._reason = 0, 0.0, ""
@@ -192,8 +205,11 @@ class Link:
     """
 
     def __init__(self, connection: Any, run_id: str) -> None:
+        import hiredis
+
         self._connection, self._sock = connection, connection._sock
-        self._replies = Replies()
+        self._pack: Callable[[Command], bytes] = cast("Any", hiredis.pack_command)
+        self._reader = hiredis.Reader(protocolError=ValueError, replyError=RefusedError, notEnoughData=_INCOMPLETE)
         self._unread: deque[Any] = deque()
         """Replies that are complete."""
         self._pending = getattr(self._sock, "pending", None)
@@ -213,7 +229,7 @@ class Link:
         """
         try:
             self._sock.settimeout(TIMEOUT)
-            self._sock.sendall(pack(commands))
+            self._sock.sendall(b"".join(map(self._pack, commands)))
         except OSError as error:
             raise self._ended(error) from error
 
@@ -266,7 +282,8 @@ class Link:
         if not data:
             raise self._ended(ConnectionError("the server has closed the connection"))
         try:
-            self._unread += self._replies.take(data)
+            self._reader.feed(data)
+            self._unread.extend(iter(self._reader.gets, _INCOMPLETE))
         except ValueError as error:
             raise self._ended(error) from error
         return len(data)
