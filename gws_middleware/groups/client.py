@@ -59,7 +59,7 @@ class Groups:
 
     Raises:
         ValueError: The URL is none of these or is wrong, or the history or the presence has a wrong name.
-        ImportError: The URL is one of Redis, and redis-py is not installed.
+        ImportError: The URL is one of Redis, and redis-py or hiredis is not installed.
 
     """
 

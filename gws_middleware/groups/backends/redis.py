@@ -483,7 +483,7 @@ class RedisBackend:
 
     Raises:
         ValueError: The URL or the prefix is wrong.
-        ImportError: redis-py is not installed.
+        ImportError: redis-py or hiredis is not installed.
 
     """
 

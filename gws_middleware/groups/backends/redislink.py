@@ -76,7 +76,7 @@ class Server:
 
     Raises:
         ValueError: The URL is wrong.
-        ImportError: redis-py is not installed.
+        ImportError: redis-py or hiredis is not installed.
 
     """
 
