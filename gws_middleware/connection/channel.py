@@ -9,6 +9,7 @@ from __future__ import annotations
 import _socket
 import errno
 import socket
+import ssl
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Protocol
@@ -173,14 +174,33 @@ def check_peer(sock: Any) -> None:
         raise BrokenPipeError(errno.EPIPE, "the peer has disconnected")
 
 
+RECORD = 2**14
+"""Bytes of data in a full record of TLS (RFC 8446 5.1)."""
+
+
 class _TLS:
     """A gevent TLS socket, used without waiting."""
 
-    __slots__ = ("_keep_open", "_sock", "recv_into")
+    __slots__ = ("_keep_open", "_read", "_sock", "_write")
 
     def __init__(self, sock: Any, keep_open: Any) -> None:
         self._sock, self._keep_open = sock, keep_open
-        self.recv_into = sock.recv_into
+        self._read, self._write = sock._sslobj.read, sock._sslobj.write
+
+    def recv_into(self, buffer: Any, /) -> int:
+        size: int = len(buffer)
+        done: int = self._read(size, buffer)
+        # Where a record is full another one follows, which need not wait for the event loop to poll. The descriptor
+        # does not become readable for what is left of a record, so none is read that might not fit.
+        while done and not done % RECORD and size - done >= RECORD:
+            try:
+                more: int = self._read(size - done, memoryview(buffer)[done:])
+            except OSError:  # nothing has come yet; or the connection is broken, and the next read says so
+                break
+            if not more:
+                break
+            done += more
+        return done
 
     def fileno(self) -> int:
         number: int = self._sock.fileno()
@@ -195,9 +215,10 @@ class _TLS:
         return count
 
     def send(self, data: Any, /) -> int:
-        sent: int = self._sock.send(data)
-        if not sent and len(data):
-            raise BlockingIOError  # with a timeout of 0 gevent returns 0 instead
+        try:
+            sent: int = self._write(data)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise BlockingIOError from None
         return sent
 
     def shutdown(self, how: int, /) -> None:

@@ -6,17 +6,21 @@ from __future__ import annotations
 
 import array
 import errno
+import fcntl
 import importlib
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
+import termios
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import gevent
 import pytest
 
 from gws_middleware.connection import transport
@@ -24,12 +28,13 @@ from gws_middleware.connection.channel import (
     PROBE_AFTER,
     PROBE_EVERY,
     PROBES,
+    Channel,
     give_up_silent,
     plain_channel,
     tls_channel,
 )
 
-from ..support.inprocess import hub_errors, receive_rest, reset, tcp_pair, tls_pair, unix_pair
+from ..support.inprocess import hub_errors, receive_rest, reset, tcp_pair, tls_pair, unix_pair, until
 from ..support.seam import use_channel_in_c
 
 __all__ = ["hub_errors"]
@@ -522,55 +527,109 @@ def test_closed_channel_is_freed_without_a_warning(make: Make) -> None:
 # --- TLS ----------------------------------------------------------------------------------------------------------
 
 
-def test_tls_channel_over_a_unix_socket_sets_no_tcp_option() -> None:
-    """A proxy may speak TLS over a unix socket, where TCP's options are errors."""
-
-    class UnixTLS:
-        family = socket.AF_UNIX
-        closed = 0
-
-        def makefile(self, mode: str, buffering: int) -> UnixTLS:
-            return self
-
-        def settimeout(self, seconds: float) -> None:
-            assert seconds == 0.0
-
-        def recv_into(self, buffer: Any) -> int:
-            return 0
-
-        def close(self) -> None:
-            self.closed += 1
-
-        def detach(self) -> int:
-            self.closed += 1
-            return -1
-
-    sock = UnixTLS()
-    tls_channel(sock).close()
-    assert sock.closed == 2  # the file object and the socket
+FULL, OVERHEAD = 2**14, 22
+"""Bytes of data in a full record, and what the record has besides (RFC 8446 5.2)."""
 
 
-def test_tls_channel_that_takes_nothing_raises() -> None:
-    """A TLS socket of gevent's returns 0 where a plain one raises; 0 bytes of nothing are no refusal."""
+def waiting_bytes(channel: Channel) -> int:
+    """How many the kernel has for it; those of TLS, not of the data."""
+    size = array.array("i", [0])
+    fcntl.ioctl(channel.fileno(), termios.FIONREAD, size)
+    return size[0]
 
-    class Full:
-        family = socket.AF_UNIX
 
-        def makefile(self, mode: str, buffering: int) -> None:
-            return None
+def read_now(channel: Channel, buffer: bytearray) -> int:
+    """0 where nothing has come."""
+    try:
+        return channel.recv_into(buffer)
+    except ssl.SSLWantReadError:
+        return 0
 
-        def settimeout(self, seconds: float) -> None: ...
 
-        def recv_into(self, buffer: Any) -> int:
-            return 0
+def send_now(channel: Channel, data: bytes) -> int:
+    """0 where the kernel takes nothing."""
+    try:
+        return channel.send(data)
+    except BlockingIOError:
+        return 0
 
-        def send(self, data: bytes) -> int:
-            return 0
 
-    channel = tls_channel(Full())
-    assert channel.send(b"") == 0
-    with pytest.raises(BlockingIOError):
-        channel.send(b"x")
+class TestTLS:
+    def test_unix_socket_gets_no_tcp_option(self) -> None:
+        """A proxy may speak TLS over a unix socket, where TCP's options are errors."""
+        ours, peer = tls_pair(pair=unix_pair)
+        channel = tls_channel(ours)
+        peer.sendall(b"x")
+        buffer = bytearray(10)
+        until(lambda: read_now(channel, buffer) == 1)
+        channel.close()
+        assert channel.fileno() == -1
+        assert peer.recv(10) == b""
+        peer.close()
+
+    def test_full_kernel_takes_nothing(self) -> None:
+        """As with a plain socket; the same bytes are sent later."""
+        ours, peer = tls_pair(buffers=4096)
+        channel = tls_channel(ours)
+        data, sent = bytes(range(256)) * 256, 0
+        while taken := send_now(channel, data):
+            sent += taken
+        reader = gevent.spawn(receive_rest, peer)
+        until(lambda: send_now(channel, data))
+        channel.shutdown(socket.SHUT_WR)
+        received = reader.get(timeout=10)
+        assert received == data * (sent // len(data) + 1)
+        channel.close()
+        peer.close()
+
+    def test_read_takes_all_full_records_that_have_come(self) -> None:
+        """And the one that ends them; without a poll of the loop between two."""
+        ours, peer = tls_pair()
+        channel = tls_channel(ours)
+        data = bytes(range(256)) * 192 + b"end"
+        peer.sendall(data)
+        until(lambda: waiting_bytes(channel) >= len(data) + 4 * OVERHEAD)
+        buffer = bytearray(65536)
+        assert channel.recv_into(buffer) == len(data)
+        assert buffer[: len(data)] == data
+        channel.close()
+        peer.close()
+
+    @pytest.mark.parametrize("size", [FULL, FULL + 14, 2 * FULL - 1, 2 * FULL, 3 * FULL + 5])
+    def test_no_part_of_a_record_is_left_decrypted(self, size: int) -> None:
+        """The descriptor is not readable for it, so nothing would read it."""
+        ours, peer = tls_pair()
+        channel = tls_channel(ours)
+        peer.sendall(bytes(4 * FULL))
+        until(lambda: waiting_bytes(channel) > 4 * FULL)
+        assert channel.recv_into(memoryview(bytearray(size))) == size // FULL * FULL
+        assert channel.pending() == 0  # type: ignore[attr-defined]
+        channel.close()
+        peer.close()
+
+    @pytest.mark.parametrize("then", ["nothing", "the end", "no record"])
+    def test_full_record_is_not_lost_by_what_follows_it(self, then: str) -> None:
+        """The next read says what that is."""
+        ours, peer = tls_pair()
+        channel = tls_channel(ours)
+        peer.sendall(bytes(FULL))
+        if then == "the end":
+            peer.settimeout(0)
+            with pytest.raises(ssl.SSLWantReadError):  # close_notify is sent, and the answer has not come
+                peer.unwrap()
+        elif then == "no record":
+            os.write(peer.fileno(), b"\x17\x03\x03\x00\x20" + bytes(32))
+        until(lambda: waiting_bytes(channel) > FULL + (0 if then == "nothing" else 20 + 6))
+        buffer = bytearray(4 * FULL)
+        assert channel.recv_into(buffer) == FULL
+        if then == "the end":
+            assert channel.recv_into(buffer) == 0
+        else:
+            with pytest.raises(ssl.SSLWantReadError if then == "nothing" else ssl.SSLError) as failed:
+                channel.recv_into(buffer)
+            assert isinstance(failed.value, ssl.SSLWantReadError) is (then == "nothing")
+        channel.close()
+        peer.close()
 
 
 # --- SocketChannel alone ------------------------------------------------------------------------------------------

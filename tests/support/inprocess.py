@@ -257,14 +257,14 @@ def unix_pair(buffers: int | None = None) -> tuple[Any, Any]:
 _authority = cache(trustme.CA)
 
 
-def tls_pair(buffers: int | None = None) -> tuple[Any, Any]:
-    """Both ends of a TLS connection over TCP, shaken hands."""
+def tls_pair(buffers: int | None = None, pair: Callable[[int | None], tuple[Any, Any]] = tcp_pair) -> tuple[Any, Any]:
+    """Both ends of a TLS connection, shaken hands; ``pair`` makes what is below."""
     server_context = gssl.SSLContext(gssl.PROTOCOL_TLS_SERVER)
     client_context = gssl.SSLContext(gssl.PROTOCOL_TLS_CLIENT)
     authority = _authority()
     authority.issue_cert("localhost").configure_cert(server_context)
     authority.configure_trust(client_context)
-    plain_server, plain_client = tcp_pair(buffers)
+    plain_server, plain_client = pair(buffers)
     client = gevent.spawn(client_context.wrap_socket, plain_client, server_hostname="localhost")
     server = server_context.wrap_socket(plain_server, server_side=True)
     return server, client.get(timeout=DEADLINE)
