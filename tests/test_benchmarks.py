@@ -14,7 +14,7 @@ import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -528,13 +528,15 @@ def _unmasked(frame: bytes) -> bytes:
 
 
 class _Site(socketserver.ThreadingTCPServer):
-    """A server that answers /plain with ``plain`` after ``wait`` seconds, and a message elsewhere with ``reply``."""
+    """A server that answers /plain with ``plain`` when ``may_answer()``, and a message elsewhere with ``reply``."""
 
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, plain: bytes = PLAIN, reply: bytes = REPLY, wait: float = 0.0) -> None:
-        self.plain, self.reply, self.wait = plain, reply, wait
+    def __init__(
+        self, plain: bytes = PLAIN, reply: bytes = REPLY, may_answer: Callable[[], bool] = lambda: True
+    ) -> None:
+        self.plain, self.reply, self.may_answer = plain, reply, may_answer
         self.clients: list[str] = []
         self.unserved = self.most_unserved = 0
         self.lock = threading.Lock()
@@ -578,7 +580,8 @@ class _Answer(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         sock: socket.socket = self.request
         if sock.recv(4096).startswith(b"GET /plain "):
-            time.sleep(self.server.wait)
+            while not self.server.may_answer():
+                time.sleep(0.1)
             sock.sendall(self.server.plain)
             return
         self.server.count(1)
@@ -612,9 +615,18 @@ class TestStorm:
 
     def test_delay_of_a_plain_request_ends_with_its_response(self) -> None:
         """Also of one that ends after the last client."""
-        with _Site(wait=0.1) as site, storm.Clients(site.address, "/echo", MESSAGE, REPLY) as clients:
+        ends: list[float] = []
+
+        def all_are_served() -> bool:
+            if clients.seconds and not ends:
+                ends.append(time.perf_counter() - begin)
+            return bool(clients.seconds)
+
+        with _Site(may_answer=all_are_served) as site, storm.Clients(site.address, "/echo", MESSAGE, REPLY) as clients:
+            begin = time.perf_counter()
             clients.run(2)
-        assert clients.delays and min(clients.delays) >= 0.1 > clients.seconds
+        assert 0 < clients.seconds <= ends[0]
+        assert max(clients.delays) >= ends[0] - clients.seconds
 
     @pytest.mark.parametrize(
         ("error", "answers"),
