@@ -342,7 +342,7 @@ class Chaos:
         self.await_workers()
         for number, pid in enumerate(self.gunicorn.workers(), 1):
             self.warm_up(pid)
-            held = self.settled(pid, base, min(30.0, 2.0 + self.seconds))
+            held = self.settled(pid, base, min(30.0, 12.0 + self.seconds))
             counts = ", ".join(f"{held[name]} {name}" for name in COUNTS)
             self.report.figures[f"worker {number} at the end"] = f"{counts}; {resident_bytes(pid) / 2**20:.1f} MiB"
         self.report.figures["a fresh worker"] = ", ".join(f"{base[name]} {name}" for name in COUNTS)
