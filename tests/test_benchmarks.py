@@ -956,6 +956,16 @@ def test_hop_measures_each_backend() -> None:
     assert hop.render(figures).count("\n| ") == 3
 
 
+@pytest.mark.parametrize(
+    ("cpu", "sentence"),
+    [(15.0, "- holds   valkey: at most 15 µs (it is 15.0)"), (15.2, "- MISSED  valkey: at most 15 µs (it is 15.2)")],
+)
+def test_hop_states_whether_its_target_is_reached(cpu: float, sentence: str) -> None:
+    """On the server: SQLite has no such target."""
+    text = hop.render([hop.Figures("sqlite", 50.0, 1.0), hop.Figures("valkey", cpu, 1.0)])
+    assert text.splitlines()[-1] == sentence and text.count("at most") == 1
+
+
 @pytest.mark.database
 def test_presence_measures_each_backend() -> None:
     """All members are written, read and removed; the table has a row for each."""
