@@ -167,7 +167,7 @@ class Socket:
     def receive(self, kind: str) -> dict[str, Any]:
         """The next event, which is of this kind.
 
-        What was published just before a connection becomes a member can reach it, so joins of those who were there
+        What was published just before a connection becomes a member can reach it, so joins of members that were there
         before may come first.
         """
         while (event := self.next())["type"] == "join" != kind:
