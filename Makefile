@@ -29,7 +29,7 @@ IN_PROCESS := not real_server and not browser and not slow
 FLOOR := 90
 
 .PHONY: help run test test-fast test-pure sanitize test-all lint words types docs dist check coverage bench bench-all bench-compare chaos soak restart \
-        responsive fair groups groups-redis logout clean
+        responsive fair groups groups-redis logout conformance clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -141,6 +141,10 @@ groups-redis: $(INSTALLED) ## The same over Valkey with eight workers of two gun
 
 logout: $(INSTALLED) ## How long it takes until a logout has closed 100 pages under four workers, over Valkey
 	$(BIN)/python -m stress logout --redis
+
+WSTEST ?= wstest
+conformance: $(INSTALLED) ## The 517 cases of the Autobahn test suite (WSTEST=…, its program; see stress/README.md)
+	$(BIN)/python -m stress conformance --wstest $(WSTEST)
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) $(RUN_VENV) build dist *.egg-info docs/_build .nox .coverage* .mypy_cache .pytest_cache .ruff_cache

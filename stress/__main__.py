@@ -1,4 +1,4 @@
-"""The command of the seven programs: ``python -m stress chaos --seconds 60``.
+"""The command of the eight programs: ``python -m stress chaos --seconds 60``.
 
 Their clients are greenlets around blocking sockets, so the standard library is patched before anything else is
 imported. So the programs cannot be started as modules of their own.
@@ -11,7 +11,7 @@ from importlib import import_module
 
 from gevent import monkey
 
-PROGRAMS = ("chaos", "soak", "restart", "responsive", "fair", "groups", "logout")
+PROGRAMS = ("chaos", "soak", "restart", "responsive", "fair", "groups", "logout", "conformance")
 
 
 def main(arguments: list[str]) -> int:

@@ -116,10 +116,11 @@ class Report:
         return 1 if self.violations else 0
 
 
-def arguments_of(name: str, doc: str | None, seconds: float) -> argparse.ArgumentParser:
-    """The options that all programs have."""
+def arguments_of(name: str, doc: str | None, seconds: float | None) -> argparse.ArgumentParser:
+    """The options that all programs have; ``--seconds`` not where their time is not given."""
     parser = argparse.ArgumentParser(prog=f"python -m stress {name}", description=doc)
-    parser.add_argument("--seconds", type=float, default=seconds, help=f"how long (default {seconds:g})")
+    if seconds is not None:
+        parser.add_argument("--seconds", type=float, default=seconds, help=f"how long (default {seconds:g})")
     parser.add_argument("--faults", default="", help="faults of the application, to test the program: app.py")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--directory", type=Path, help="where the server's logs go (default: one that is removed)")

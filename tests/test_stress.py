@@ -25,7 +25,7 @@ from stress.report import Report, percentile
 from stress.restart import Client, Restart
 from stress.soak import Line, Sample, chart, fit, rises
 
-from .support.programs import run_python
+from .support.programs import IGNORE_WARNINGS, run_python
 from .support.rawclient import PING, PONG, TEXT, Frame, frame
 from .support.servers import ROOT, Log
 
@@ -600,3 +600,57 @@ def test_unknown_program_is_refused() -> None:
     """Status 2, and the names of the programs."""
     done = run_python("-m", "stress", "riot")
     assert (done.returncode, "chaos,soak,restart,responsive,fair,groups,logout" in done.stderr) == (2, True)
+
+
+WSTEST = """
+import json, os, sys
+specification = json.load(open(sys.argv[-1]))
+assert sys.argv[1:-1] == ["--mode", "fuzzingclient", "--spec"] and specification["servers"][0]["url"].endswith("/echo")
+index = {}
+for number, result in enumerate(os.environ["RESULTS"].split(), 1):
+    print(f"Running test case ID 5.{number} for agent ours from peer tcp4", flush=True)
+    if result != "lost":
+        index[f"5.{number}"] = dict(zip(["behavior", "behaviorClose"], result.split("/"), strict=True))
+if index:
+    os.makedirs(specification["outdir"])
+    json.dump({"ours": index}, open(os.path.join(specification["outdir"], "index.json"), "w"))
+sys.exit(int(os.environ["STATUS"]))
+"""
+
+
+class TestConformance:
+    """The suite's own client is of Python 2.7: here a program stands for it that reports what the test says."""
+
+    @pytest.mark.parametrize(
+        ("results", "status", "violations"),
+        [
+            ("OK/OK INFORMATIONAL/INFORMATIONAL", 0, {}),
+            ("OK/OK FAILED/OK", 0, {"case": 1}),
+            ("NON-STRICT/OK OK/UNCLEAN UNIMPLEMENTED/OK", 0, {"case": 3}),
+            ("OK/OK lost", 0, {"run": 1}),
+            ("lost", 0, {"run": 1}),
+            ("", 0, {"run": 1}),
+            ("OK/OK", 3, {"run": 1}),
+        ],
+    )
+    def test_every_case_has_to_pass(
+        self, tmp_path: Path, results: str, status: int, violations: dict[str, int]
+    ) -> None:
+        """Also its closing handshake; a case that is missing in the report has not."""
+        program, written = tmp_path / "wstest", tmp_path / "found.json"
+        program.write_text(f"#!{sys.executable}\n{WSTEST}")
+        program.chmod(0o755)
+        arguments = ["--wstest", str(program), "--cases", "5.*", "--json", str(written)]
+        env = {**IGNORE_WARNINGS, "RESULTS": results, "STATUS": str(status)}
+        ended = run_python("-m", "stress", "conformance", *arguments, env=env)
+        assert ended.returncode == bool(violations), ended.stdout + ended.stderr
+        assert json.loads(written.read_text())["violations"] == violations
+
+    def test_program_that_is_not_installed(self) -> None:
+        """The message says what describes how to install it."""
+        ended = run_python("-m", "stress", "conformance", "--wstest", "no-such-program")
+        assert ended.returncode == 2
+        assert (
+            "there is no program 'no-such-program': stress/README.md has the commands that install it" in ended.stderr
+        )
+        assert "pip install autobahntestsuite" in (ROOT / "stress" / "README.md").read_text()
