@@ -80,7 +80,7 @@ class Server:
     def absence(self) -> str | None:
         """Why this server cannot be measured here, or None."""
         if self.program and _found(self.program) is None:
-            return f"not installed: {self.program} (npm install --prefix benchmarks {self.program})"
+            return f"not installed: {self.program} (npm install --no-save --prefix benchmarks {self.program})"
         return absence(self.needs)
 
 
