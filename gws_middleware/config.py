@@ -469,7 +469,7 @@ class Config:
         "off",
         _compression,
         """permessage-deflate (RFC 7692). "shared": no context takeover, one compressor for all connections, messages
-        from 1 KiB up; "dedicated": context takeover, about 40 KB for each connection.""",
+        from 1 KiB up; "dedicated": context takeover, about 51 KB for each connection.""",
     )
 
     def __post_init__(self) -> None:
