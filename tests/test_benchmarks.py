@@ -900,7 +900,8 @@ class TestServersThatBind:
     def test_program_that_is_not_installed_is_named(self) -> None:
         """With the command that installs it."""
         server = replace(SERVERS["bun"], program="no-such-program")
-        assert server.absence() == "not installed: no-such-program (npm install --no-save --prefix benchmarks no-such-program)"
+        command = "npm install --no-save --prefix benchmarks no-such-program"
+        assert server.absence() == f"not installed: no-such-program ({command})"
 
 
 class TestComparison:
