@@ -605,6 +605,29 @@ def test_calls_of_greenlets_keep_their_deadlines(own: Broker) -> None:
     assert 0.3 <= seconds < outcomes["queued"][1]
 
 
+STOPPED = """
+from gevent import monkey; monkey.patch_all()
+import os, signal, subprocess, sys
+from gws_middleware.groups.backends.base import Publish
+from gws_middleware.groups.backends.redis import RedisBackend
+
+backend, pid = RedisBackend(sys.argv[1]), int(sys.argv[2])
+backend.publish([Publish("live", b"1", None)])
+os.kill(pid, signal.SIGSTOP)
+script = 'sleep 0.3; kill -STOP $1; kill -CONT $2; sleep 2; kill -CONT $1'
+helper = subprocess.Popen(["sh", "-c", script, "sh", str(os.getpid()), str(pid)])
+backend.publish([Publish("live", b"2", None)], 1.0)
+helper.wait()
+backend.close()
+"""
+
+
+def test_process_that_was_stopped_takes_the_reply(own: Broker) -> None:
+    """It has come in time; the deadline has passed when the process goes on."""
+    ended = run_python("-c", STOPPED, own.url, str(own.pid))
+    assert ended.returncode == 0, ended.stderr
+
+
 class TestWithoutAFeed:
     @pytest.mark.parametrize("way", ["put", "exchange"])
     def test_process_keeps_its_records(self, own: Broker, monkeypatch: pytest.MonkeyPatch, way: str) -> None:

@@ -85,6 +85,24 @@ def test_other_protocol_ends_the_connection(ends: Ends, data: bytes) -> None:
     assert ends.server.recv(1) == b""
 
 
+def test_reply_that_has_come_counts_after_the_deadline(ends: Ends) -> None:
+    """The process may have been stopped meanwhile. One that has not come ends the connection."""
+    ends.server.sendall(b":1\r\n")
+    assert ends.link.read(time.monotonic() - 1) == 1
+    with pytest.raises(LinkError, match="no answer in time"):
+        ends.link.read(time.monotonic() - 1)
+    assert ends.server.recv(1) == b""
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.1])
+def test_reply_that_does_not_come(ends: Ends, seconds: float) -> None:
+    """It is waited for, and no longer."""
+    began = time.monotonic()
+    with pytest.raises(LinkError, match="no answer in time"):
+        ends.link.read(began + seconds)
+    assert time.monotonic() - began >= seconds
+
+
 @pytest.mark.parametrize("missing", ["redis", "hiredis"])
 def test_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     """The error says which, and what installs it; it comes when the groups are made."""

@@ -382,6 +382,10 @@ class _Pipe:
     def _fail_late(self) -> None:
         """A callback of the loop: what was not done before its deadline has failed."""
         now, reason = time.monotonic(), f"{self._server}: the server has not answered in time"
+        if self._link is not None and self._link.has_data():
+            # What has come is read first: this process may have been stopped, and the server has answered in time.
+            self._set_timer(now + 0.01)
+            return
         late = [job for job in self._waiting if job.deadline <= now]
         for job in late:  # the connection is used by others, which wait for the server
             self._waiting.remove(job)
@@ -411,6 +415,7 @@ class _Pipe:
                     job.is_repeated = True
             commands = [job.commands(link, sent_to is not None) for job in left]
         except LinkError as error:
+            self.close()
             self._outages.report("publish", error)
             for job in jobs:
                 if sent_to is None or job.repeatable is None:

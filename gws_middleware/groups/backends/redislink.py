@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from .. import waiting
 from .base import TIMEOUT
 
 __all__ = ["Command", "Link", "LinkError", "RefusedError", "Server"]
@@ -245,7 +246,10 @@ class Link:
         """
         unread = self._unread
         while not unread:
-            self._receive(max(deadline - time.monotonic(), 0.001))
+            left = deadline - time.monotonic()
+            # What has come counts, however late it is read: this process may have been stopped.
+            if not self._receive(max(left, 0.0)) and left <= 0:
+                raise self._ended(TimeoutError("no answer in time"))
         return unread.popleft()
 
     def received(self, enough: int) -> list[Any]:
@@ -266,16 +270,21 @@ class Link:
         unread.clear()
         return found
 
+    def has_data(self) -> bool:
+        """Whether something has come that was not read. Never waits."""
+        number = self.fileno()
+        return number >= 0 and waiting.wait_readable([number], 0)
+
     def close(self) -> None:
         """Close the socket; a second call does nothing."""
         self._connection.disconnect()
 
     def _receive(self, timeout: float) -> int:
-        """Read once; the number of bytes, 0 where none have come."""
+        """Read once; the number of bytes, 0 where none have come in time."""
         try:
             self._sock.settimeout(timeout)
             data = self._sock.recv(CHUNK)
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        except (BlockingIOError, TimeoutError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return 0
         except OSError as error:
             raise self._ended(error) from error
