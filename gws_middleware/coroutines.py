@@ -18,7 +18,7 @@ import atexit
 import concurrent.futures
 import inspect
 import os
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -150,6 +150,7 @@ class _Call(Generic[T]):
     def __init__(self, awaitable: Awaitable[T]) -> None:
         self._awaitable = awaitable
         self._task: asyncio.Task[T] | None = None
+        self._has_begun = False
         self._hub: Any = get_hub()
         self._waiter: Any = Waiter(self._hub)
         self._watcher: Any = None
@@ -189,23 +190,31 @@ class _Call(Generic[T]):
     # The methods below run in the asyncio thread.
 
     def _begin(self) -> None:
-        self._task = asyncio.ensure_future(_await(self._awaitable))
+        self._task = asyncio.ensure_future(self._work())
         self._task.add_done_callback(self._done)
 
+    async def _work(self) -> T:
+        """Await it in a coroutine, so that an error of ``__await__`` is the exception of the task."""
+        self._has_begun = True
+        return await self._awaitable
+
     def _cancel(self) -> None:
-        if self._task is not None:  # else its wait was cut off before it had begun
+        if self._task is not None:
             self._task.cancel()
+        else:  # its wait was cut off before that
+            self._close()
+
+    def _close(self) -> None:
+        """Close a coroutine that has not begun, or Python warns that it was never awaited."""
+        if not self._has_begun and isinstance(self._awaitable, Coroutine):
+            self._awaitable.close()
 
     def _done(self, task: asyncio.Task[T]) -> None:
+        self._close()
         with self._in_use:
             watcher = self._watcher
             if watcher is not None:
                 watcher.send()
-
-
-async def _await(awaitable: Awaitable[T]) -> T:
-    """Await it in a coroutine, so that an error of ``__await__`` is the exception of the task."""
-    return await awaitable
 
 
 class _Thread:

@@ -421,7 +421,8 @@ def lose_a_reply(groups: Groups, admin: Redis) -> None:
 
     publishing = threading.Thread(target=publish)
     publishing.start()
-    until(lambda: any("b" in one["flags"] for one in admin.client_list()), "the message waits")
+    # The event loop does not run meanwhile: another call would wait for the server, and block this process.
+    eventually(lambda: any("b" in one["flags"] for one in admin.client_list()), "the message waits")
     admin.client_kill_filter(_type="normal", skipme=True)
     admin.client_unpause()
     publishing.join()
