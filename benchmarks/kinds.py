@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import ClassVar
@@ -236,6 +236,11 @@ class Deflated(Scenario):
             return replace(sample, compressed=sum(lane.compressed for lane in lanes) / texts)
 
 
+def microseconds(delays: Iterable[float]) -> tuple[float, ...]:
+    """Seconds, to the microsecond: more digits would be most of the file of a run."""
+    return tuple(round(delay, 6) for delay in delays)
+
+
 def _deflate_lanes(target: Running, sockets: Sequence[socket.socket], size: int) -> list[DeflateLane]:
     """A lane on each socket; one more connection shows what the server agrees to, which is the same for all."""
     agreement = agreed(answer(target.address, "/echo", OFFER))
@@ -349,7 +354,7 @@ class Storm(Scenario):
         cycles(target.address, self.path, request, expected, 16, scale.warm_up)
         with Clients(target.address, self.path, request, expected) as clients:
             sample = _measure(target.pids, count, lambda: clients.run(count))
-            return replace(sample, seconds=clients.seconds, delays=tuple(clients.delays))
+            return replace(sample, seconds=clients.seconds, delays=microseconds(clients.delays))
 
 
 @dataclass(frozen=True)
@@ -379,7 +384,7 @@ class Delay(Scenario):
             lanes = [Lane(sock, command, reply) for sock in sockets]
             broadcast(lanes, 0.5 * scale.seconds)
             sample = _measure(target.pids, count, work)
-        return replace(sample, delays=tuple(delays))
+        return replace(sample, delays=microseconds(delays))
 
 
 @dataclass(frozen=True)
@@ -461,7 +466,7 @@ class Pinged(Idle):
                 delays = paced(echo_lanes(sockets, TEXT_64), seconds, self.rate, waiting)
             if seconds > self.interval and waiting.pings < count:
                 raise WrongReplyError(f"{waiting.pings} pings to {count} connections came in {2 * seconds:g} s")
-        return replace(sample, resident=resident, delays=tuple(delays))
+        return replace(sample, resident=resident, delays=microseconds(delays))
 
     def _open(self, target: Running, count: int, waiting: Waiting) -> None:
         """The first ones are pinged while the last ones are opened."""

@@ -607,6 +607,15 @@ class TestStorm:
         assert 0 < clients.seconds <= seconds
         assert 1 <= len(clients.delays) <= seconds / storm.INTERVAL + 1
 
+    def test_ports_are_free_after_it(self) -> None:
+        """None is in TIME_WAIT: the next storms would spend their time searching for free ones."""
+        with _Site() as site:
+            with storm.Clients(site.address, "/echo", MESSAGE, REPLY) as clients:
+                clients.run(20)
+            port = f":{site.address[1]:04X}"
+            found = [line.split()[3] for line in Path("/proc/net/tcp").read_text().splitlines() if port in line]
+        assert "06" not in found
+
     def test_client_that_the_kernel_does_not_connect_at_once_is_served(self) -> None:
         """It sends its request when the kernel has connected, after another try of a second."""
         with _LateSite() as site, storm.Clients(site.address, "/echo", MESSAGE, REPLY) as clients:
