@@ -73,6 +73,9 @@ CHARTS = (
     Chart("delay", "p99_ms", "From a message to its last member, ms (99 of 100 take less)"),
 )
 
+GROWING = tuple(dict.fromkeys(one.grows[0] for one in SCENARIOS.values() if one.grows is not None))
+"""What grows in some scenarios."""
+
 
 def page(report: Report) -> str:
     """The whole page."""
@@ -83,7 +86,7 @@ def page(report: Report) -> str:
     ]
     growth = [
         f"<h2>Cost while {escape(what)} grow</h2>\n<p>CPU time of the server for each message, µs.</p>\n{drawn}"
-        for what in dict.fromkeys(one.grows[0] for one in SCENARIOS.values() if one.grows is not None)
+        for what in GROWING
         if (drawn := draw_growth(report, what))
     ]
     facts = "\n".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in report.environment.items())
@@ -133,6 +136,7 @@ def draw_growth(report: Report, what: str) -> str:
     """A line for each server, over how much there is of what grows, as SVG; empty where there are no two points."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
     lines: dict[str, list[tuple[int, float]]] = {}
     for name in report.scenarios:
@@ -150,7 +154,13 @@ def draw_growth(report: Report, what: str) -> str:
             axis.plot(at, figures, marker="o", label=server, gid=f"line-{server}", color=COLORS.get(server, OTHER))
         axis.set_xscale("symlog", linthresh=1)
         axis.set_yscale("log")
+        axis.xaxis.set_major_locator(FixedLocator(sorted({at for points in lines.values() for at, _ in points})))
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        for each in (axis.xaxis, axis.yaxis):
+            each.set_minor_locator(NullLocator())
+            each.set_major_formatter(lambda value, _: f"{value:,g}")
         axis.set_xlabel(what)
+        axis.set_ylabel("CPU time of the server for each message, µs")
         axis.grid(visible=True, color="#e4e4e4")
         axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
         return _svg(drawn)
@@ -197,9 +207,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     options.page.write_text(page(report), "utf-8")
     if options.images:
-        for chart in CHARTS:
-            if drawn := draw(report, chart):
-                (options.images / f"benchmark-{chart.name}.svg").write_text(drawn, "utf-8")
+        drawings = {chart.name: draw(report, chart) for chart in CHARTS}
+        drawings |= {what.replace(" ", "-"): draw_growth(report, what) for what in GROWING}
+        for name, drawn in drawings.items():
+            if drawn:
+                (options.images / f"benchmark-{name}.svg").write_text(drawn, "utf-8")
     return 0
 
 

@@ -146,6 +146,14 @@ class TestRun:
             "benchmark-memory.svg",
         ]
 
+    def test_growth_is_a_picture_too(self, tmp_path: Path) -> None:
+        """With plain numbers on both axes."""
+        kept = Path(page.__file__).parent / "runs" / "2026-11-30.json"
+        assert page.run([str(kept), str(tmp_path / "report.html"), "--images", str(tmp_path)]) == 0
+        drawn = (tmp_path / "benchmark-idle-connections.svg").read_text("utf-8")
+        assert all(f">{tick}<" in drawn for tick in ("0", "100", "1,000", "10,000", "10", "20", "50"))
+        assert (tmp_path / "benchmark-members.svg").exists()
+
     def test_page_of_a_part_of_a_kept_run(
         self, report: Report, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
