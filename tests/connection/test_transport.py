@@ -36,6 +36,7 @@ from ..support.inprocess import (
     ticks,
     tls_pair,
     unix_pair,
+    unpreempted,
     until,
 )
 from ..support.interrupting import raised_at_line
@@ -286,6 +287,13 @@ class TestReading:
         assert not link.transport.closed
 
 
+def begin_again(link: Link, size: int) -> None:
+    """In another turn, after ``size`` bytes were written."""
+    ticks()
+    receive_exactly(link.peer, size)
+    link.channel.calls.clear()
+
+
 def read_now(channel: CountingChannel, size: int) -> bytes:
     """``size`` bytes of what has come, read as a server reads a request; b"" when nothing has."""
     buffer = bytearray(size)
@@ -309,10 +317,13 @@ class TestBatching:
     def test_frames_of_one_turn_are_joined(self, link: Link) -> None:
         """The first of 16 is sent at once; the others together when the turn ends."""
         frames = [b"frame %02d" % number for number in range(16)]
-        for frame in frames:
-            link.transport.write(frame)
-        assert link.channel.writes() == [8]
-        assert link.transport.outbox_size == 15 * 8
+
+        def write() -> tuple[list[Any], int]:
+            for frame in frames:
+                link.transport.write(frame)
+            return link.channel.writes(), link.transport.outbox_size
+
+        assert unpreempted(write, lambda: begin_again(link, 16 * 8)) == ([8], 15 * 8)
         ticks()
         assert receive_exactly(link.peer, 16 * 8) == b"".join(frames)
         assert link.channel.writes() == [8, 15 * 8]
@@ -324,9 +335,17 @@ class TestBatching:
         """
         callbacks: list[Any] = []
         run_callbacks_of(link.transport, lambda loop: NotingLoop(loop, callbacks))
-        for number in range(count):
-            link.transport.queue(b"frame %02d" % number)
-        assert (link.channel.calls, len(callbacks)) == ([], 1)
+
+        def queue() -> tuple[list[Any], int]:
+            for number in range(count):
+                link.transport.queue(b"frame %02d" % number)
+            return link.channel.calls, len(callbacks)
+
+        def again() -> None:
+            begin_again(link, count * 8)
+            callbacks.clear()
+
+        assert unpreempted(queue, again) == ([], 1)
         ticks()
         assert link.channel.writes() == [count * 8]
         assert receive_exactly(link.peer, count * 8)[-8:] == b"frame %02d" % (count - 1)

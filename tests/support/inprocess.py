@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import resource
 import socket
 import struct
 import time
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gevent
 import pytest
@@ -38,6 +39,8 @@ from gws_middleware.typing import Environ, Headers, StartResponse
 
 from .seam import channel_of, set_channel, transport_of
 from .waiting import eventually
+
+T = TypeVar("T")
 
 DEADLINE = 5.0
 """Seconds after which a wait that should have ended fails its test."""
@@ -127,6 +130,24 @@ def spin(seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         pass
+
+
+def unpreempted(step: Callable[[], T], undo: Callable[[], object]) -> T:
+    """``step()``, which takes less than a turn of the loop. Where the kernel gave the processor to another program
+    meanwhile, which may last longer than a turn, it is repeated after ``undo()``.
+    """
+    for _ in range(100):
+        before = preemptions()
+        found = step()
+        if preemptions() == before:
+            return found
+        undo()
+    raise AssertionError("the kernel gave the processor to another program in each of 100 attempts")
+
+
+def preemptions() -> int:
+    """How often the kernel has taken the processor from this thread."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
 
 
 def in_a_watcher(callback: Callable[[], None]) -> None:

@@ -422,6 +422,8 @@ def launch(
         yield server
     except BaseException:
         server.end()
+        log = server.log.path.read_text("utf-8", "replace")
+        sys.stderr.write(f"the log of {kind} ends with:\n{log[-5000:]}")  # pytest shows it below the failure
         raise
     server.stop()
     server.log.check()
