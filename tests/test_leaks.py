@@ -261,7 +261,7 @@ def reset_while_the_view_sleeps(client: RawClient) -> Iterator[None]:
 TRACEBACKS = {  # the ways whose tracebacks are wanted, and what the log says of each
     "view raises": r"ERROR gws_middleware: WebSocket '/after/raise': the application raised; .* the reason$",
     "callback raises": r"ERROR gws_middleware: WebSocket '/obedient': <function .* as asked$",
-    "application raises": r"\[ERROR\] Error handling request GET /answer/raise\n.*the reason$",
+    "application raises": r"\[ERROR\] Error handling request (GET )?/answer/raise\n.*the reason$",
 }
 
 

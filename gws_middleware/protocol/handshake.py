@@ -119,7 +119,13 @@ def judge(
     """
     if max(map(len, filter(None, request)), default=0) > MAX_FIELD:
         return _bad(f"A header of the handshake is longer than {MAX_FIELD} characters.")
-    return _judge_http(request) or _judge_websocket(request, allowed_origins, compression)
+    answer = _judge_http(request) or _judge_websocket(request, allowed_origins, compression)
+    if isinstance(answer, Refusal):
+        # Blanks around a value are no part of it (RFC 9110 5.5), but gunicorn 22 leaves those that follow it.
+        trimmed = Request._make(value and value.strip(" \t") for value in request)
+        if trimmed != request:
+            return judge(trimmed, allowed_origins, compression)
+    return answer
 
 
 def _judge_http(request: Request) -> Refusal | None:

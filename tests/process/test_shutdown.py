@@ -15,6 +15,7 @@ import gevent
 import psutil
 import pytest
 from gevent.event import Event
+from gunicorn import version_info as gunicorn_version
 
 from gws_middleware.codes import CloseCode
 from gws_middleware.process import shutdown as module
@@ -431,14 +432,14 @@ def test_changed_code_closes_all(server_directory: Path) -> None:
     watched.write_text("")
     options = ["--reload", "--reload-extra-file", str(watched), "--reload-engine", "poll"]
     with launch("worker", server_directory, options=options) as server:
-        server.log.expect("Reloader is on")
         before = server.status()["pid"]
         with open_clients(server, "/waiting?id=one", "/detached?id=two") as clients:
             os.utime(watched, (time.time() + 60,) * 2)
             codes = close_codes(clients)
             server.next_worker(before)
         server.log.find("(finally|on_close) of .* after 1012", 2)
-        server.log.expect("Reloader is on")
+        if gunicorn_version >= (25,):  # it warns once in each worker
+            server.log.expect("Reloader is on", 2)
     assert codes == [1012, 1012]
 
 
@@ -452,7 +453,8 @@ def test_blocked_worker_closes_all_before_it_is_killed(server_directory: Path) -
             server.next_worker(before)
         server.log.find("(finally|on_close) of .* after 1012", 2)
         server.log.expect("WORKER TIMEOUT")
-        server.log.expect("Error handling request.*in blocking.*SystemExit")  # gunicorn logs which view it was
+        if gunicorn_version >= (27,):  # it logs which view it was
+            server.log.expect("Error handling request.*in blocking.*SystemExit")
     assert codes == [1012, 1012]
 
 

@@ -107,6 +107,10 @@ class TestSection4_2_1:
             ("subprotocols", ", ,"),
             ("extensions", ""),
             ("extensions", " ,"),
+            ("key", f"\t {KEY} \t"),
+            ("version", " 13 "),
+            ("origin", "https://server.example.com "),
+            ("content_length", "0 "),
         ],
     )
     def test_value_accepted(self, field: str, value: str) -> None:

@@ -157,6 +157,8 @@ _FOREIGN = re.compile(
 gives a port to a new connection while the handler of the old one has not ended, the entry is deleted twice. The product
 has no part in it, so it fails no test.
 """
+_TERMINATED = re.compile(r"\[[^]]*\] \[\d+\] \[ERROR\] Worker \(pid:\d+\) was sent SIGTERM!")
+"""Before 24, gunicorn logs the end of a worker as an error at each reload."""
 _PROBLEM = re.compile(r"Traceback \(most recent|Exception ignored|\w+Warning: | failed with |Fatal Python error")
 
 
@@ -172,7 +174,9 @@ class Record(NamedTuple):
         """Whether this must not be in a log."""
         if _SETUP.match(self.text) or _FOREIGN.match(self.text):
             return False
-        return self.level in ("WARNING", "ERROR", "CRITICAL") or _PROBLEM.search(self.text) is not None
+        if _PROBLEM.search(self.text):
+            return True
+        return self.level in ("WARNING", "ERROR", "CRITICAL") and not _TERMINATED.match(self.text)
 
 
 class Log:
