@@ -1,4 +1,4 @@
-"""Calls the view of a WebSocket, for decorators, the middleware class and undecorated views alike.
+"""Sets ``request.websocket`` and calls the view, for decorators, the middleware class and undecorated views alike.
 
 Rule 1: before the 101, a response or an exception of the view is ordinary HTTP. After the 101 the response is
 discarded, and an exception closes the connection with 1011 and is logged by Django.

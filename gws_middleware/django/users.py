@@ -1,4 +1,4 @@
-"""The user of a WebSocket: closing all WebSockets of a user, and reading the user from the database again.
+"""The user of a WebSocket: closing all that a user has, e.g. at a logout, and reading the user from the database again.
 
 Rule 1: a revocation is carried out in this process at once, and then by all other workers that have the same groups
 (the setting ``groups``).
