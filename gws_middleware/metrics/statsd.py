@@ -25,10 +25,12 @@ class Statsd:
     def __init__(self, logger: Any) -> None:
         self._deltas = Deltas(registry.current())
         self._sent_at = time.monotonic()
+        # Before 24, gunicorn's "histogram" sends a timer.
+        send_timer = logger.timer if hasattr(logger, "timer") else logger.histogram
         self._send = {
             "counter": logger.increment,
             "gauge": logger.gauge,
-            "histogram": lambda name, seconds: logger.timer(name, seconds * 1000),  # statsd's timers are in ms
+            "histogram": lambda name, seconds: send_timer(name, seconds * 1000),  # statsd's timers are in ms
         }
 
     def send_if_due(self) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
+from gunicorn import version_info as gunicorn_version
 
 from ..support.rawclient import Response, frame, request, upgrade_request
 from ..support.servers import Server, launch
@@ -285,14 +286,25 @@ def test_request_that_is_no_handshake_is_refused(worker: Server, token: str, cas
     assert worker.events(token) == []
 
 
+ERRORS_OF_22 = {"unknown coding", "HTTP/3.0"}
+"""gunicorn 22 fails to put its own exception into words, and logs that."""
+OURS_ON_22 = {"two hosts"}
+
+
 @pytest.mark.parametrize("case", BY_GUNICORN)
 def test_request_that_is_no_http_is_gunicorns(worker: Server, token: str, case: str) -> None:
     """It does not reach us: the same end, and a warning in gunicorn's log."""
+    is_22 = gunicorn_version < (23,)
+    if is_22 and case == "folded header":
+        pytest.skip("gunicorn 22 accepts it")
     with worker.connect() as client:
         client.send(BY_GUNICORN[case].replace(b"{}", token.encode()) + smuggled(token))
         response = client.read_response()
         rest = client.read_until_eof()
-    worker.log.expect(r"\[WARNING\] Invalid request from ip=127.0.0.1")
+    if is_22 and case in ERRORS_OF_22:
+        worker.log.expect(r"\[ERROR\] Error handling request \(no URI read\)")
+    elif not (is_22 and case in OURS_ON_22):
+        worker.log.expect(r"\[WARNING\] Invalid request from ip=127.0.0.1")
     assert (response.status >= 400, rest, worker.events(token)) == (True, b"", [])
 
 

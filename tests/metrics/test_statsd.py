@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from gunicorn import version_info as gunicorn_version
 
 from ..support.counting import Traffic, counting, total
 from ..support.rawclient import CLOSE, PONG, Frame, close_frame, frame, upgrade_request
@@ -149,6 +150,8 @@ def test_gunicorns_own_timers_see_each_websocket_once(
     """One request with 101 and the time for which it was open, also when its view has returned long before, and
     whether or not an access log is written.
     """
+    if kind == "gevent_pywsgi" and gunicorn_version < (23,):
+        pytest.skip("the statsd client of gunicorn 22 drops a status in bytes, as this worker's is")
     paths = ["/echo", "/detached"]
     timers = statsd.timers.setdefault("gunicorn.request.duration", [])
     counted = statsd.counters
