@@ -21,7 +21,7 @@
 #define KEY_SIZE 4
 #define MAX_HEADER_SIZE 14
 #define AT_ONCE 256
-#define SPLIT_FROM 65536
+#define SPLIT_FROM 131072
 
 /* ---- Masking (RFC 6455 5.3) ---- */
 
@@ -473,7 +473,7 @@ PyDoc_STRVAR(engine_encode_doc,
 "    message: ``str``, ``bytes``, ``bytearray``, ``memoryview``, a number, or what ``prepare()`` returns.\n"
 "    binary: Whether it is sent as a binary message. Default: ``str`` and numbers are text, buffers are binary.\n\n"
 "Returns:\n"
-"    The frame, or (header, payload) from ``SPLIT_FROM`` bytes or characters on, where joining them would copy much.\n\n"
+"    The frame, or (header, payload) from about ``SPLIT_FROM`` bytes on, where joining them would copy much.\n\n"
 "Raises:\n"
 "    TypeError: Not a message.\n"
 "    ValueError: It cannot be sent as text, because it has no UTF-8 or is none.");
@@ -486,7 +486,7 @@ engine_encode(FastEngine *self, PyObject *const *args, Py_ssize_t nargs)
     }
     PyObject *message = args[0], *binary = nargs == 2 ? args[1] : Py_None;
     if (self->plain && binary == Py_None) {
-        if (PyUnicode_CheckExact(message) && PyUnicode_GET_LENGTH(message) < SPLIT_FROM) {
+        if (PyUnicode_CheckExact(message) && PyUnicode_GET_LENGTH(message) < SPLIT_FROM / 2) {
             return frames_build_text(WHOLE_TEXT, message, NULL);
         }
         if (PyBytes_CheckExact(message) && PyBytes_GET_SIZE(message) < SPLIT_FROM) {

@@ -65,8 +65,10 @@ AT_ONCE: Final = 256
 """Messages that one call returns at most. One read can hold ten thousand, and the event loop has other connections to
 serve.
 """
-SPLIT_FROM: Final = 65536
-"""Bytes from which header and payload stay two objects: a copy of the payload would cost more than a second buffer."""
+SPLIT_FROM: Final = 131072
+"""Bytes from which header and payload stay two objects: a copy of the payload would cost more than a second buffer. A
+text also is long from half as many characters on.
+"""
 
 _SIZE_16 = Struct("!H")
 _SIZE_64 = Struct("!Q")
@@ -249,8 +251,7 @@ class FastEngine:
             binary: Whether it is sent as a binary message. Default: ``str`` and numbers are text, buffers are binary.
 
         Returns:
-            The frame, or (header, payload) from ``SPLIT_FROM`` bytes or characters on, where joining them would copy
-            much.
+            The frame, or (header, payload) from about ``SPLIT_FROM`` bytes on, where joining them would copy much.
 
         Raises:
             TypeError: Not a message.
@@ -258,7 +259,7 @@ class FastEngine:
 
         """
         if self.plain and binary is None:
-            if type(message) is str and len(message) < SPLIT_FROM:
+            if type(message) is str and len(message) < SPLIT_FROM // 2:
                 return encode_frame(WHOLE_TEXT, message)
             if type(message) is bytes and len(message) < SPLIT_FROM:
                 return encode_frame(WHOLE_BINARY, message)
