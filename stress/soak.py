@@ -44,7 +44,7 @@ WARM_UP = 0.4
 """Part of the run that is not measured, at most ``LONGEST_WARM_UP`` seconds."""
 LONGEST_WARM_UP = 300.0
 PAUSE = 7.5
-"""Seconds before each round of attacks."""
+"""Seconds after each round of attacks."""
 TIMEOUT = 20.0
 
 
@@ -178,16 +178,17 @@ class Soak:
                 break
 
     def attacks(self) -> None:
-        """A pause, then all of them at once, and again. What the worker holds during an attack is not measured; what it
-        holds after the attack is.
+        """All of them at once, then a pause, and again. What the worker holds during an attack is not measured; what it
+        holds after the attack is. The first round is in the warm-up, also of a short run: the allocator keeps what it
+        needed once.
         """
         chance = random.Random("attacks")
         while not self.over:
-            gevent.sleep(PAUSE)
             self.attacked = True
             gevent.joinall([gevent.spawn(self._attack, attack, chance) for attack in resource_attacks()])
             gevent.sleep(1.2)  # the view of /unread takes a second
             self.attacked = False
+            gevent.sleep(PAUSE)
 
     def _attack(self, attack: Attack, chance: random.Random) -> None:
         try:
