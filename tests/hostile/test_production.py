@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from gws_middleware.protocol.masking import speedups
+
 from ..support.rawclient import (
     BINARY,
     CLOSE,
@@ -119,6 +121,9 @@ def test_slow_messages_in_time_are_taken(strict: Server) -> None:
 @pytest.mark.parametrize("payload", [b"", b"p" * 125], ids=["empty", "longest"])
 def test_ping_flood_of_a_peer_that_never_reads_ends_with_1008(worker: Server, memory: Memory, payload: bytes) -> None:
     """Its pongs are coalesced, so that memory stays flat, and when that lasts too long the connection ends."""
+    if not payload and speedups is None:
+        # The kernel takes a million pongs of two bytes, for which pure Python needs longer than a ping may take.
+        pytest.skip("in pure Python such a peer is found by the ping that it does not answer, before that")
     one = frame(PING, payload)
     flood = one * (64 * MIB // len(one))
     seen = len(flood_records(worker))
