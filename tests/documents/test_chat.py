@@ -167,10 +167,11 @@ class Socket:
     def receive(self, kind: str) -> dict[str, Any]:
         """The next event, which is of this kind.
 
-        What was published just before a connection becomes a member can reach it, so joins of members that were there
-        before may come first.
+        What was published just before a connection becomes a member can reach it: joins, and before the welcome also
+        leaves of members that were there before.
         """
-        while (event := self.next())["type"] == "join" != kind:
+        passed = {"join", "leave"} if kind == "welcome" else {"join"}
+        while (event := self.next())["type"] in passed - {kind}:
             pass
         assert event["type"] == kind, event
         return event
