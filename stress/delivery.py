@@ -127,14 +127,15 @@ class Room:
     # --- at the end ------------------------------------------------------------------------------------------------
 
     def incomplete(self) -> list[Seat]:
-        """The members that have not got the last message. Nothing is published any more."""
+        """The members that have not got the last message, or one that none has got. Nothing is published any more."""
         seats = [seat for seat in self.seats if seat.is_member]
         if self.has_history:
             top = self._top(seats)
             return [seat for seat in seats if seat.position is None or seat.position != top]
-        newest = max((m for m in self.messages.values() if m.acknowledged), key=lambda m: m.sent, default=None)
-        if newest is not None and not newest.is_delivered:
-            return [seat for seat in seats if seat.is_member_since(newest.sent)]
+        # One of two publishers may be quicker: the message that was sent last is not the last one that comes.
+        late = [message for message in self.messages.values() if message.acknowledged and not message.is_delivered]
+        if waiting := [seat for seat in seats if any(map(seat.should_have, late))]:
+            return waiting
         latest = {seat.last for seat in seats if seat.last} - self._after.keys()
         since = max((self.messages[name].sent for name in latest), default=0.0)
         if len(latest) > 1:
