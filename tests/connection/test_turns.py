@@ -549,7 +549,7 @@ class TestSending:
             getattr(ws, method)(*(["last"] if method == "offer" else []))
             writes.append(channel.writes())
 
-        with counting(ws) as channel:
+        with counting(ws) as channel, deadline("a turn without a preemption"):
             while not writes:
                 get_hub().loop.run_callback(callback)
                 ticks()

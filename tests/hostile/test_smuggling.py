@@ -287,8 +287,9 @@ def test_request_that_is_no_handshake_is_refused(worker: Server, token: str, cas
 
 
 ERRORS_OF_22 = {"unknown coding", "HTTP/3.0"}
-"""gunicorn 22 fails to put its own exception into words, and logs that."""
+"""gunicorn 22 does not handle the first one's exception, and fails to put the second one's into words: it logs both."""
 OURS_ON_22 = {"two hosts"}
+"""gunicorn 22 joins both values, and the handshake is refused."""
 
 
 @pytest.mark.parametrize("case", BY_GUNICORN)
