@@ -6,11 +6,16 @@ Rule: both do the same for every call; ``tests/test_parity.py`` compares them.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from operator import index
 
 from .masking import BytesLike, byte_view, checked_key, speedups, xor_key
 
 __all__ = ["Payload"]
+
+
+BLOCK = 32768
+"""Bytes from which on a block gets no more."""
 
 
 class Payload:
@@ -19,15 +24,17 @@ class Payload:
     The memory that is reserved is at most 17 times what has come, and that is used grows with what comes.
     """
 
-    __slots__ = ("_data",)
-
-    _data: bytearray | bytes
+    # Blocks, because one bytearray would have an eighth of room at its end, which is 2 MiB of 16.
+    __slots__ = ("_blocks", "_starts")
 
     def __init__(self) -> None:
-        self._data = b""
+        self._blocks: list[bytes | bytearray] = []
+        """The last one alone grows, and alone may be a bytearray or empty."""
+        self._starts: list[int] = []
+        """The offset of each block."""
 
     def __len__(self) -> int:
-        return len(self._data)
+        return self._starts[-1] + len(self._blocks[-1]) if self._blocks else 0
 
     def add(self, piece: BytesLike, key: BytesLike | None, to_come: int, /) -> bool:
         """Append a piece.
@@ -50,22 +57,37 @@ class Payload:
         data = bytes(view) if key is None else xor_key(view, checked_key(key))
         if index(to_come) < 0:
             raise ValueError(f"a number of bytes to come is not negative, as {to_come} is")
-        if not self._data:
-            self._data = data
-        elif type(self._data) is bytearray:
-            self._data += data
+        blocks = self._blocks
+        last = blocks[-1] if blocks else None
+        if last is None or len(last) >= BLOCK:
+            self._starts.append(len(self))
+            if last is not None:
+                blocks[-1] = bytes(last)  # without the room at its end
+            blocks.append(data)
+        elif type(last) is bytearray:
+            last += data
         else:
-            self._data = bytearray(self._data + data)
+            blocks[-1] = bytearray(last + data) if last else data
         return data.isascii()
 
     def part(self, start: int, end: int, /) -> bytes:
         """The bytes from one offset to another; as many of them as there are."""
-        return bytes(self._data[max(0, index(start)) : max(0, index(end))])
+        start, end = max(0, index(start)), min(index(end), len(self))
+        number = bisect_right(self._starts, start) - 1
+        pieces = []
+        while start < end:
+            offset = start - self._starts[number]
+            piece = self._blocks[number][offset : offset + end - start]
+            pieces.append(piece)
+            start += len(piece)
+            number += 1
+        return b"".join(pieces)
 
     def take(self) -> bytes:
         """All of it, after which nothing is left here."""
-        data, self._data = self._data, b""
-        return bytes(data)
+        whole = b"".join(self._blocks)
+        self._blocks, self._starts = [], []
+        return whole
 
 
 if speedups is not None:

@@ -1,4 +1,4 @@
-"""``payload``: a message that is put together in one buffer. ``tests/test_parity.py`` compares C and Python."""
+"""``payload``: a message that is put together from its pieces. ``tests/test_parity.py`` compares C and Python."""
 
 from __future__ import annotations
 
@@ -27,18 +27,17 @@ def payload(request: pytest.FixtureRequest) -> Any:
 def test_pieces_come_to_one_payload(payload: Any, key: bytes | None, announced: bool) -> None:
     """Of any size, whether or not it was announced how much follows."""
     chance = random.Random(7)
-    pieces = [chance.randbytes(chance.choice((0, 1, 3, 100, 5000, 70_000))) for _ in range(40)]
+    pieces = [chance.randbytes(chance.choice((0, 1, 3, 100, 5000, 32_768, 70_000))) for _ in range(40)]
     whole = b"".join(pieces)
     left = len(whole)
     for piece in pieces:
         left -= len(piece)
         is_ascii = payload.add(memoryview(piece if key is None else mask(piece, key)), key, left if announced else 0)
         assert is_ascii is piece.isascii()
-    assert (len(payload), payload.part(10, 200), payload.part(len(whole) - 5, 2**63)) == (
-        len(whole),
-        whole[10:200],
-        whole[-5:],
-    )
+    ends = [-1, 0, 10, 200, len(whole) - 5, len(whole), 2**63, *(chance.randrange(len(whole)) for _ in range(200))]
+    for start, end in zip(ends, reversed(ends), strict=True):
+        assert payload.part(start, end) == whole[max(0, start) : max(0, end)]
+    assert len(payload) == len(whole)
     assert (payload.take(), len(payload), payload.take()) == (whole, 0, b"")
 
 
@@ -70,3 +69,13 @@ def test_many_pieces_take_little_more_than_their_bytes(payload: Any) -> None:
         for _ in range(100_000):
             payload.add(b"x", KEY, 0)
     assert 100_000 <= memory.held < 1.13 * 100_000 + 2**10
+
+
+@pytest.mark.parametrize("size", [1, 900, 1400, 2100, 5000])
+def test_room_after_pieces_is_returned_in_python(size: int) -> None:
+    """A bytearray for all of them would have up to an eighth of room."""
+    payload, total = implementation("python").payload.Payload(), 2**20
+    with measured() as memory:
+        for _ in range(0, total, size):
+            payload.add(b"x" * size, KEY, 0)
+    assert total <= memory.held < 1.01 * total
