@@ -21,7 +21,7 @@ from .report import render
 from .results import Report, environment, names
 from .scenarios import SCENARIOS
 
-__all__ = ["DEFAULT_SERVERS", "USUAL_SCENARIOS", "main"]
+__all__ = ["DEFAULT_SERVERS", "USUAL_SCENARIOS", "Progress", "main", "open_files"]
 
 DEFAULT_SERVERS = (
     *("ours", "ours-4", "ours-redis", "ours-redis-4", "gevent-websocket", "uvicorn", "gunicorn-asgi", "granian"),
@@ -45,13 +45,13 @@ def main(
     rounds = rounds or (3 if scale >= 0.1 else 1)
     absent = {name: reason for name in servers if (reason := known[name].absence())}
     absent |= {name: reason for name in scenarios if (reason := SCENARIOS[name].absence())}
-    absent |= {name: reason for name in scenarios if (reason := too_many_files(_files(name, scale)))}
+    absent |= {name: reason for name in scenarios if (reason := too_many_files(open_files(name, scale)))}
     present = [name for name in servers if name not in absent]
     scenarios = [name for name in scenarios if name not in absent]
     cores = Cores()
     report = Report(scale, rounds, present, scenarios, absent, cores.apart, environment())
-    allow_files(max((_files(name, scale) for name in scenarios), default=0))
-    with pinned(cores.load), Fleet(cores) as fleet, _Progress() as progress:
+    allow_files(max((open_files(name, scale) for name in scenarios), default=0))
+    with pinned(cores.load), Fleet(cores) as fleet, Progress() as progress:
         for number in range(rounds):
             for scenario in (SCENARIOS[name] for name in scenarios):
                 for name in _in_turn(present, number):
@@ -60,7 +60,7 @@ def main(
     return report
 
 
-def _files(scenario: str, scale: float) -> int:
+def open_files(scenario: str, scale: float) -> int:
     """The open files of a process that has all connections of a scenario, and some before them."""
     found = SCENARIOS[scenario]
     connections = getattr(found, "connections", 1) + getattr(found, "idle", 0)
@@ -87,13 +87,13 @@ def _measure(report: Report, fleet: Fleet, scenario: Scenario, server: Server) -
         fleet.drop(server, scenario.mode)
 
 
-class _Progress:
+class Progress:
     """The progress on stderr: one line that is overwritten on a terminal, nothing elsewhere."""
 
     def __init__(self) -> None:
         self._on = sys.stderr.isatty()
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> Progress:
         return self
 
     def show(self, text: str) -> None:

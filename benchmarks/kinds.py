@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import ClassVar
@@ -56,6 +57,10 @@ class Scale:
     @property
     def warm_up(self) -> float:
         return 0.2 * self.seconds
+
+    def watch(self, pids: Sequence[int]) -> AbstractContextManager[object]:
+        """Entered for the measured stretch, with the server's processes. This one does nothing, for figures."""
+        return nullcontext()
 
     def connections(self, count: int) -> int:
         """All connections from a tenth of full scale up; below it fewer, but a crowd stays a crowd."""
@@ -135,18 +140,20 @@ class Sample:
         return self.stolen / self.seconds
 
 
-def _measure(pids: Sequence[int], connections: int, work: Callable[[], int]) -> Sample:
+def _measure(scale: Scale, pids: Sequence[int], connections: int, work: Callable[[], int]) -> Sample:
     """Do the work, which returns its number of checked replies, between two readings of all clocks.
 
     Args:
+        scale: Of the run.
         pids: Of the server.
         connections: For information.
         work: Is called once.
 
     """
-    before, waits_before = _clocks(pids), (waits(*pids), waits(os.getpid()))
-    messages = work()
-    after, waits_after = _clocks(pids), (waits(*pids), waits(os.getpid()))
+    with scale.watch(pids):
+        before, waits_before = _clocks(pids), (waits(*pids), waits(os.getpid()))
+        messages = work()
+        after, waits_after = _clocks(pids), (waits(*pids), waits(os.getpid()))
     seconds, server_cpu, load_cpu, stolen = (late - early for early, late in zip(before, after, strict=True))
     server_wait, load_wait = map(waited_seconds, waits_before, waits_after)
     return Sample(messages, connections, seconds, server_cpu, load_cpu, server_wait, load_wait, stolen)
@@ -204,7 +211,7 @@ class Echo(Scenario):
             # one message each and then some: a full burst on each may take a slow server seconds
             saturate(echo_lanes(sockets, self.payload), scale.warm_up)
             lanes = echo_lanes(sockets, self.payload, self.in_flight)
-            return _measure(target.pids, count, lambda: saturate(lanes, scale.seconds))
+            return _measure(scale, target.pids, count, lambda: saturate(lanes, scale.seconds))
 
 
 @dataclass(frozen=True)
@@ -231,7 +238,7 @@ class Deflated(Scenario):
         with opened(target.address, "/echo", count, offer=OFFER) as sockets:
             lanes = _deflate_lanes(target, sockets, self.size)
             texts = self.size * saturate(lanes, scale.warm_up)
-            sample = _measure(target.pids, count, lambda: saturate(lanes, scale.seconds))
+            sample = _measure(scale, target.pids, count, lambda: saturate(lanes, scale.seconds))
             texts += self.size * sample.messages
             return replace(sample, compressed=sum(lane.compressed for lane in lanes) / texts)
 
@@ -265,7 +272,7 @@ class Hop(Scenario):
         with opened(target.address, path, count) as sockets:
             lanes = echo_lanes(sockets, TEXT_64)
             saturate(lanes, scale.warm_up)
-            return _measure(target.workers, count, lambda: saturate(lanes, scale.seconds))
+            return _measure(scale, target.workers, count, lambda: saturate(lanes, scale.seconds))
 
 
 @dataclass(frozen=True)
@@ -282,7 +289,7 @@ class Cycle(Scenario):
             return cycles(target.address, "/echo", request, expected, self.slots, seconds, target.tls)
 
         turn(scale.warm_up)
-        return _measure(target.pids, self.slots, lambda: turn(scale.seconds))
+        return _measure(scale, target.pids, self.slots, lambda: turn(scale.seconds))
 
 
 @dataclass(frozen=True)
@@ -301,7 +308,7 @@ class Resume(Scenario):
             return cycles(target.address, "/resume", request, expected, self.slots, seconds)
 
         turn(scale.warm_up)
-        return _measure(target.pids, self.slots, lambda: turn(scale.seconds))
+        return _measure(scale, target.pids, self.slots, lambda: turn(scale.seconds))
 
 
 def _ask(address: Address, path: str, data: bytes) -> bytes:
@@ -329,7 +336,7 @@ class Fanout(Scenario):
         with opened(target.address, self.path, count) as sockets:
             lanes = [Lane(sock, command, reply) for sock in sockets]
             broadcast(lanes, scale.warm_up)
-            return _measure(target.pids, count, lambda: broadcast(lanes, scale.seconds))
+            return _measure(scale, target.pids, count, lambda: broadcast(lanes, scale.seconds))
 
 
 @dataclass(frozen=True)
@@ -353,7 +360,7 @@ class Storm(Scenario):
         request, expected = client_frame(TEXT_64.opcode, data), server_frame(TEXT_64.opcode, data)
         cycles(target.address, self.path, request, expected, 16, scale.warm_up)
         with Clients(target.address, self.path, request, expected) as clients:
-            sample = _measure(target.pids, count, lambda: clients.run(count))
+            sample = _measure(scale, target.pids, count, lambda: clients.run(count))
             return replace(sample, seconds=clients.seconds, delays=microseconds(clients.delays))
 
 
@@ -383,7 +390,7 @@ class Delay(Scenario):
         with opened(target.address, "/group", count) as sockets, stuck(target.address, "/stuck", self.stuck):
             lanes = [Lane(sock, command, reply) for sock in sockets]
             broadcast(lanes, 0.5 * scale.seconds)
-            sample = _measure(target.pids, count, work)
+            sample = _measure(scale, target.pids, count, work)
         return replace(sample, delays=microseconds(delays))
 
 
@@ -414,7 +421,7 @@ class Idle(Scenario):
             before = _settled(target.pid, scale)
             with opened(target.address, self.path, count, offer=self.offer) as sockets:
                 lanes = self._lanes(target, sockets)
-                sample = _measure(target.pids, count, lambda: self._exchange(lanes))
+                sample = _measure(scale, target.pids, count, lambda: self._exchange(lanes))
                 return replace(sample, resident=_settled(target.pid, scale) - before)
 
     def _lanes(self, target: Running, sockets: Sequence[socket.socket]) -> Sequence[Lane]:
@@ -461,7 +468,7 @@ class Pinged(Idle):
             before = _settled(target.pid, scale)
             self._open(target, count, waiting)
             resident = _settled(target.pid, scale) - before
-            sample = _measure(target.pids, count, answer_pings)
+            sample = _measure(scale, target.pids, count, answer_pings)
             with opened(target.address, self.path, 1) as sockets:
                 delays = paced(echo_lanes(sockets, TEXT_64), seconds, self.rate, waiting)
             if seconds > self.interval and waiting.pings < count:

@@ -67,6 +67,8 @@ NEEDS = [
     _program("haproxy", "examples/deploy/haproxy.cfg", "haproxy"),
     _program("caddy", "examples/deploy/Caddyfile", "caddy"),
     _program("redis-server", "groups on Debian's Redis, and by TLS", "redis-server"),
+    _program("perf", "benchmarks.profile", "linux-perf"),
+    _program("strace", "benchmarks.profile", "strace"),
     _program("systemd-analyze", "the settings of the systemd units", "systemd"),
     _program("systemd-socket-activate", "socket activation", "systemd"),
     Need(
