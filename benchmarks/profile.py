@@ -206,7 +206,8 @@ def main(
         ServerError, WrongReplyError, OSError: A server has failed.
 
     """
-    for reason in (absence(), *(SERVERS[name].absence() for name in servers)):
+    needed = [*(SERVERS[name] for name in servers), *(SCENARIOS[name] for name in scenarios)]
+    for reason in (absence(), *(each.absence() for each in needed)):
         if reason is not None:
             raise ProfileError(reason)
     cores = Cores()
@@ -218,6 +219,8 @@ def main(
                 progress.show(f"{scenario.title}: {server.name}")
                 tables = [table for tool in TOOLS for table in _profile(tool, scenario, server, fleet, scale)]
                 found[scenario.name, server.name] = tables
+    if not found:
+        raise ProfileError("none of the servers takes part in one of the scenarios")
     return found
 
 

@@ -1009,6 +1009,11 @@ class TestProfile:
             ):
                 pytest.fail("nothing is watched")
 
+    def test_server_that_does_not_take_part_is_an_error(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Nothing would be printed, and one would not know why."""
+        assert profile.run(["--scale", "0.01", "--servers", "gevent-websocket", "--scenarios", "groups"]) == 1
+        assert capsys.readouterr().err == "none of the servers takes part in one of the scenarios\n"
+
 
 def rows(text: str, title: str) -> list[list[str]]:
     """Those of one table of a profile."""
