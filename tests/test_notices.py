@@ -37,6 +37,8 @@ def test_untested_names_each_thing_that_is_missing(monkeypatch: pytest.MonkeyPat
         ("haproxy", "apt-get install haproxy"),
         ("caddy", "apt-get install caddy"),
         ("redis-server", "apt-get install redis-server"),
+        ("perf", "apt-get install linux-perf"),
+        ("strace", "apt-get install strace"),
         ("systemd-analyze", "apt-get install systemd"),
         ("systemd-socket-activate", "apt-get install systemd"),
         ("gunicorn_h1c", ".venv/bin/pip install 'gunicorn_h1c>=0.6.6'"),
