@@ -36,7 +36,7 @@ from tests.support.browsing import SIZES, TIMEOUT, browser, needs_chromium
 from tests.support.documents import url
 from tests.support.inprocess import until
 from tests.support.programs import run_python
-from tests.support.rawclient import CLOSE, TEXT, RawClient, upgrade_request
+from tests.support.rawclient import CLOSE, TEXT, RawClient, close_frame, upgrade_request
 from tests.support.servers import ROOT, Server, launch
 from tests.support.waiting import eventually
 
@@ -660,6 +660,7 @@ def test_connection_is_closed_by_the_page(site: Site, opened: Open) -> None:
     expect(page).to_have_url(f"{site.address}?path=/ws/room/7/")
     assert client.read_frame().payload == b"is it there?"
     assert client.read_frame().reason == "maintenance"
+    client.send(close_frame(4000))  # without an answer it is listed for the ten seconds of close_timeout
     state(page, "Live")
     expect(rows(page)).to_have_count(0)
 

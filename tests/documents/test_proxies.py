@@ -427,7 +427,8 @@ def test_reload_of_caddy_sends_a_close_frame(tmp_path: Path, site: Server, certi
         with way.open() as ws:
             assert echoes(ws)
     assert ended.rcvd is not None
-    assert ended.rcvd.code == 1001
+    # Before 2.6.3 Caddy's close to gunicorn is not masked: the answer to it may come before Caddy's to the client.
+    assert (ended.rcvd.code, ended.rcvd.reason) in ((1001, ""), (1002, "a client's frame is not masked"))
 
 
 @proxies

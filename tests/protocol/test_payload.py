@@ -74,8 +74,8 @@ def test_many_pieces_take_little_more_than_their_bytes(payload: Any) -> None:
 @pytest.mark.parametrize("size", [1, 900, 1400, 2100, 5000])
 def test_room_after_pieces_is_returned_in_python(size: int) -> None:
     """A bytearray for all of them would have up to an eighth of room."""
-    payload, total = implementation("python").payload.Payload(), 2**20
+    payload, total = implementation("python").payload.Payload(), 2**18
     with measured() as memory:
         for _ in range(0, total, size):
             payload.add(b"x" * size, KEY, 0)
-    assert total <= memory.held < 1.01 * total
+    assert total <= memory.held < 1.02 * total + 2**12
