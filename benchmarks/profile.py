@@ -148,13 +148,14 @@ def _read_shares(path: str, messages: int) -> list[Table]:
 
 def _perf_report(path: str, sort: str) -> Iterator[list[str]]:
     """Rows with the share, and the fields by which they are sorted."""
-    command = ("perf", "report", "--stdio", "--quiet", "--no-children", "--input", path, "--sort", sort)
+    command = ("perf", "report", "--stdio", "--no-children", "--input", path, "--sort", sort)
     done = subprocess.run([*command, "--field-separator", "|"], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ProfileError(f"{' '.join(command)}: {done.stderr.strip()}")
-    for line in done.stdout.splitlines():
+    lines = [line for line in done.stdout.splitlines() if line.strip() and not line.startswith("#")]
+    if done.returncode or not lines:  # of a file that it cannot read perf may print nothing, and return 0
+        raise ProfileError(f"{' '.join(command)} has found no samples: {done.stderr.strip()}")
+    for line in lines:
         row = [field.strip() for field in line.split("|")][: 2 + sort.count(",")]  # perf adds columns to symbols
-        if len(row) > 1 and float(row[0].rstrip("%")) >= _SMALLEST_SHARE:
+        if float(row[0].rstrip("%")) >= _SMALLEST_SHARE:
             yield row
 
 

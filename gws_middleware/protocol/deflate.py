@@ -45,7 +45,7 @@ SHARED_FROM = 1024
 """Bytes from which "shared" compresses: a shorter message without context hardly shrinks."""
 DEDICATED_BITS = 12
 """The window of "dedicated" is 2**12 bytes."""
-DEDICATED_LEVEL = 5
+DEDICATED_MEMORY_LEVEL = 5
 """zlib's memLevel for it: 16 KiB of hash tables. With 4 KiB (level 3) it searches half as long again."""
 MAX_FINAL_BLOCKS = 64
 """Final blocks (RFC 7692 7.2.3.4) in one message at most: the data after each of them is copied."""
@@ -230,7 +230,7 @@ class Deflate:
             return _shared_compressor(self._bits).compress(payload)
         compressor, self._compressor = self._compressor, None
         if compressor is None:
-            compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, -self._bits, DEDICATED_LEVEL)
+            compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, -self._bits, DEDICATED_MEMORY_LEVEL)
         data = _deflate(compressor, payload, zlib.Z_SYNC_FLUSH)
         # Only now: a compressor that an exception has interrupted holds data that was never sent. A new one refers to
         # no earlier message, so the peer can inflate what it makes.
