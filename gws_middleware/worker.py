@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from types import FrameType
 from typing import Any, ClassVar
 
@@ -44,6 +45,15 @@ class GeventWebSocketWorker(GeventWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.shutdown = ShutdownCoordinator(lambda: not self.alive, self.cfg.graceful_timeout)
+
+    def init_process(self) -> None:
+        """Handle signals from now on. Until gunicorn's ``init_signals()``, which is called when gevent has patched the
+        standard library, a fork has the arbiter's handlers; these lose the signal, and the arbiter would wait until the
+        graceful timeout is over.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, self.handle_exit)
+        super().init_process()
 
     def load_wsgi(self) -> None:
         """Load the application and wrap it."""

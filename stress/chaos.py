@@ -73,6 +73,8 @@ class Chaos:
         self.killed: set[int] = set()
         self.signals: list[float] = []
         self.kills: list[float] = []
+        self.stops: list[float] = []
+        """Seconds from a signal to the end of a worker."""
         self.restarts: Counter[str] = Counter()
         self.closes: Counter[int] = Counter()
         self.table = attacks()
@@ -285,7 +287,9 @@ class Chaos:
 
     def watch(self, pid: int) -> None:
         """It has to end before its graceful timeout."""
+        began = time.monotonic()
         self.report.eventually("slow stop", lambda: not is_running(pid), f"the end of worker {pid}", GRACEFUL)
+        self.stops.append(time.monotonic() - began)
 
     # --- before and after ------------------------------------------------------------------------------------------
 
@@ -402,6 +406,7 @@ class Chaos:
         figures["HTTP p50/p99/worst of /, ms"] = milliseconds(self.pages)
         figures["HTTP requests lost to SIGKILL"] = self.lost_pages
         figures["restarts"] = tally(self.restarts)
+        figures["stops of workers p50/p99/worst, ms"] = milliseconds(self.stops)
         figures["attacks"] = self.attacks.total()
         figures["attacks cut short by a restart"] = self.interrupted.total()
         figures["kinds of attacks"] = f"{len(self.attacks)} of {len(self.table)}"

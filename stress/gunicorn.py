@@ -172,7 +172,7 @@ def run_gunicorn(
     try:
         await_answer(running.server)
         yield running
-        # A worker that has just been forked does not receive SIGTERM: gunicorn then waits for graceful_timeout.
+        # A worker of gunicorn's own class loses a SIGTERM while it boots: gunicorn then waits for graceful_timeout.
         report.eventually("workers", running.complete, "all workers to serve at the end", BOOT, running.workers)
     finally:
         code = running.server.end()

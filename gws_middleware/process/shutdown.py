@@ -29,9 +29,10 @@ QUICK_TIMEOUT = 1.0
 """Seconds for the answers to close frames where little time is left: after SIGQUIT, or when the arbiter has ended."""
 FLUSH_TIMEOUT = 1.0
 """Seconds for letting other workers have the slots that were released (the setting ``site_limits``)."""
-KILL_BEFORE = 1.5
-"""Seconds before the end of the graceful timeout at which views that have not returned are killed: gunicorn's clock may
-be a second ahead of ours.
+KILL_BEFORE = 2.5
+"""Seconds before the end of the graceful timeout at which views that have not returned are killed. gunicorn checks once
+in a second whether its worker is to stop, then once in a second whether all views have returned; exit handlers take
+time.
 """
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import signal
+import time
 from typing import Any, ClassVar
 
 from gunicorn.glogging import Logger
 
-from gws_middleware.worker import GeventWebSocketWorker
+from gws_middleware.worker import GeventWebSocketWorker, status
 
 
 class Small(GeventWebSocketWorker):
@@ -19,6 +23,38 @@ class Misspelt(GeventWebSocketWorker):
     """With a setting that there is not."""
 
     options: ClassVar[dict[str, Any]] = {"max_mesage_size": 50}
+
+
+class SlowToBoot(GeventWebSocketWorker):
+    """Takes a second until gunicorn sets the signal handlers of a worker."""
+
+    def patch(self) -> None:
+        """Writes that it has begun."""
+        self.log.info("patching")
+        time.sleep(1)
+        super().patch()
+
+
+class LateToStop(GeventWebSocketWorker):
+    """With a WebSocket it stops its arbiter, at the moment from which it takes gunicorn longest to notice that; and its
+    exit handlers take a fifth of a second.
+    """
+
+    def load_wsgi(self) -> None:
+        """Registers an exit handler in the worker."""
+        super().load_wsgi()
+        atexit.register(self.leave)
+
+    def leave(self) -> None:
+        """Takes its time, and writes that it is done."""
+        time.sleep(0.2)
+        self.log.info("the exit handler has run")
+
+    def notify(self) -> None:
+        """After that gunicorn sleeps for a second."""
+        super().notify()
+        if self.alive and status()["connections"]:
+            os.kill(os.getppid(), signal.SIGTERM)
 
 
 class FullLogger(Logger):  # type: ignore[misc]

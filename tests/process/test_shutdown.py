@@ -426,6 +426,31 @@ def test_new_worker_serves_while_the_old_one_waits_for_peers(server_directory: P
     assert (echo, old_is_there, rest) == (Frame(TEXT, b"x"), True, [b"", b""])
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_worker_that_boots_is_stopped(server_directory: Path, number: int) -> None:
+    """The signal comes after the fork, and before gunicorn's ``init_signals()``: it is not lost, which would keep the
+    arbiter waiting until the graceful timeout is over.
+    """
+    options = ["--worker-class", "tests.fixtureapps.workers.SlowToBoot"]
+    with launch("worker", server_directory, options=options, answers=False) as server:
+        server.log.find("patching")
+        server.kill(number)
+        assert server.wait() == 0
+        server.log.find("Worker exiting")
+
+
+def test_worker_whose_view_sleeps_ends_before_it_is_killed(server_directory: Path) -> None:
+    """Also where it takes gunicorn a second to notice the signal and another one to notice that the view has ended."""
+    options = ["--worker-class", "tests.fixtureapps.workers.LateToStop", "--graceful-timeout", "6"]
+    with launch("worker", server_directory, options=options) as server:
+        with open_clients(server, "/forever?id=one") as clients:
+            codes = close_codes(clients)
+        assert server.wait() == 0
+        server.log.find("finally of one")
+        server.log.find("the exit handler has run")
+    assert codes == [1012]
+
+
 def test_changed_code_closes_all(server_directory: Path) -> None:
     """With ``--reload``: 1012, and the port is served again at once."""
     watched = server_directory.parent / "watched.txt"

@@ -60,7 +60,7 @@ BEHAVIOURS = "tests.fixtureapps.behaviours"
 CARRIERS = ("tcp", "unix", "tls", "tls-unix")
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 45.0
-"""More than gunicorn's graceful timeout: a stop takes all of that where a signal comes while a worker is forked."""
+"""More than gunicorn's graceful timeout: a stop takes all of that where a worker of gunicorn's own class boots."""
 
 
 # --- the kinds of servers ------------------------------------------------------------------------------------------
