@@ -410,7 +410,8 @@ def test_worker_that_has_served_enough_closes_all(server_directory: Path, first:
 
 def test_new_worker_serves_while_the_old_one_waits_for_peers(server_directory: Path) -> None:
     """On SIGHUP: 1012; a peer that does not answer delays no other, and is disconnected."""
-    with launch("worker", server_directory, options=["--graceful-timeout", "9"]) as server:
+    # The old worker waits for a third of it: longer than the new one takes to boot on a busy machine.
+    with launch("worker", server_directory, options=["--graceful-timeout", "24"]) as server:
         before = server.status()["pid"]
         with open_clients(server, "/waiting?id=one", "/detached?id=two") as clients:
             server.kill(signal.SIGHUP)
