@@ -115,6 +115,23 @@ def in_a_fork(work: Callable[[], object]) -> object:
 class TestProcesses:
     """Several processes have one log."""
 
+    def test_incomplete_log_is_not_found(
+        self, backend: SqliteBackend, directory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The workers of a server begin it at the same time: one makes it, and the others must not open it before."""
+        create = database.Database.create
+        found: list[list[Path]] = []
+
+        def watched_create(self: database.Database) -> None:
+            found.append(list(directory.glob("log-*")))
+            create(self)
+            found.append(list(directory.glob("log-*")))
+
+        monkeypatch.setattr(database.Database, "create", watched_create)
+        send(backend, b"one")
+        assert found == [[], []]
+        assert payloads(page(backend)) == [b"one"]
+
     @pytest.mark.parametrize("patched", [False, True], ids=["unpatched", "patched"])
     def test_message_reaches_another_process(
         self, backend: SqliteBackend, feed: SqliteFeed, directory: Path, patched: bool
@@ -662,13 +679,52 @@ class TestDamage:
         assert (directory / "unusable.db").read_bytes()[:100] == DAMAGE[damage](original)[:100]
         assert [record.levelname for record in caplog.records if "begins anew" in record.message] == ["ERROR"]
 
-    def test_file_that_was_not_finished_begins_anew(self, backend: SqliteBackend, directory: Path) -> None:
-        """Its process was killed in the moment in which it had made the file."""
+    def test_empty_file_begins_anew(
+        self, backend: SqliteBackend, directory: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """What this package does not make: a file gets its name when it has its tables."""
         send(backend, b"one")
         backend.close()
         file_of(directory).write_bytes(b"")
-        send(backend, b"two")
+        with caplog.at_level(logging.INFO, LOGGER):
+            send(backend, b"two")
         assert payloads(page(backend)) == [b"two"]
+        assert [record.message for record in caplog.records] == [
+            f"groups: the log in {directory} begins anew, without its histories: its tables are of version 0"
+        ]
+
+    def test_what_a_killed_process_has_begun_is_removed(self, backend: SqliteBackend, directory: Path) -> None:
+        """Its process was killed before it had given the file its name."""
+        directory.mkdir(mode=0o700)
+        for name in ("new-a.db", "new-a.db-journal"):
+            (directory / name).write_bytes(b"incomplete")
+        send(backend, b"one")
+        assert not list(directory.glob("new-*"))
+        assert payloads(page(backend)) == [b"one"]
+
+    @pytest.mark.parametrize("when", ["before it is opened", "while it is opened"])
+    def test_file_that_is_put_aside_while_another_process_opens_it(
+        self, backend: SqliteBackend, directory: Path, monkeypatch: pytest.MonkeyPatch, when: str
+    ) -> None:
+        """The other one looks for the log again, and does not make a file of the old name."""
+        send(backend, b"one")
+        backend.close()
+        path = file_of(directory)
+        check = database.Database.check
+
+        def slow_check(self: database.Database) -> None:
+            self.path.unlink()
+            check(self)
+
+        if when == "while it is opened":
+            monkeypatch.setattr(database.Database, "check", slow_check)
+        else:
+            path.unlink()
+            monkeypatch.setattr(os, "listdir", lambda _: [path.name])
+        with pytest.raises(database.BrokenError) as caught:
+            database.find(directory, 60)
+        assert str(caught.value) == ""
+        assert not path.exists()
 
     def test_corrupt_file_in_use_is_put_aside(
         self, backend: SqliteBackend, feed: SqliteFeed, directory: Path, caplog: pytest.LogCaptureFixture

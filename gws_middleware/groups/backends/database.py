@@ -25,7 +25,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,7 +87,7 @@ CREATE INDEX owners ON records(process);
 
 
 class BrokenError(Exception):
-    """The file cannot be used, and another one has to be begun. The text says why; empty where nothing was in it."""
+    """The file cannot be used, and another one has to be begun. The text says why; empty where there is none."""
 
 
 class CorruptError(BrokenError):
@@ -127,7 +127,10 @@ class Database:
         """The ``seq`` of the entry that was added last by this process."""
         self._cursor_of_groups = ""
         """The group after which the next sweep goes on."""
-        self._connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+        # By "mode=rw" a file that another process has put aside meanwhile is not made again, without anything in it.
+        self._connection = sqlite3.connect(
+            f"{path.as_uri()}?mode=rw", uri=True, timeout=0, isolation_level=None, check_same_thread=False
+        )
         try:
             self._execute = self._connection.execute
             self._set("synchronous=OFF")
@@ -153,13 +156,14 @@ class Database:
     def create(self) -> None:
         """Make the tables."""
         self._set("auto_vacuum=INCREMENTAL")
-        self._set("journal_mode=WAL")
         with self._writing():
             for statement in _TABLES.split(";"):
                 self._execute(statement)
             facts = {"trimmed": 0, "boot": boot_id(), "file": _number(self.path)}
             self._connection.executemany("INSERT INTO meta VALUES (?, ?)", facts.items())
             self._execute(f"PRAGMA user_version={VERSION}")
+        # At the end: with a write-ahead log a part of the tables would be in a file that does not get the new name.
+        self._set("journal_mode=WAL")
 
     def check(self) -> None:
         """Check that the file can be used.
@@ -176,8 +180,7 @@ class Database:
                 f"version {VERSION}: wanted is the same version in all processes, or a directory for each"
             )
         if version < VERSION:
-            # 0: its process was killed in the middle, and there is nothing in it to miss.
-            raise BrokenError(f"its tables are of version {version}" if version else "")
+            raise BrokenError(f"its tables are of version {version}")
         facts = dict(self._execute("SELECT name, value FROM meta"))
         if facts.get("boot") != boot_id():
             raise BrokenError("the host has been started again")
@@ -573,50 +576,54 @@ def find(directory: Path, retention: float) -> Database:
     names = _names(directory)
     if len(names) != 1:
         raise BrokenError("there were several" if names else "")
+    path = directory / names[0]
     database = None
     try:
-        database = Database(directory / names[0], retention)
+        database = Database(path, retention)
         database.check()
     except BaseException as error:
         if database is not None:
             database.close()
+        if isinstance(error, (sqlite3.Error, OSError)) and not path.exists():
+            raise BrokenError("") from None  # another process has put it aside meanwhile
         if isinstance(error, sqlite3.Error) and is_corrupt(error):
             raise CorruptError(str(error)) from None
         raise
     return database
 
 
-def begin(directory: Path, retention: float) -> tuple[Database, BrokenError | None]:
-    """Open the log in a directory; begin another one where it has to be, which one process does at a time.
+def begin(directory: Path, retention: float) -> BrokenError | None:
+    """Begin the log in a directory, unless another process has done so. One process at a time does it.
+
+    The file gets the name by which it is found when it is complete. Otherwise processes that look for the log would
+    open the incomplete file, lock it, and put it aside when its process has met their lock and has given up.
 
     Returns:
-        The database, and why it was begun; None where it was there.
+        Why it was begun; None where it was there.
 
     Raises:
-        BlockingIOError: Another process begins one.
+        BlockingIOError: Another process begins it.
 
     """
-    try:
-        return find(directory, retention), None
-    except BrokenError:
-        pass
     with only_one(directory):
         try:
-            return find(directory, retention), None
+            find(directory, retention).close()
         except BrokenError as error:
             reason = error
+        else:
+            return None
         for name in _names(directory):
             put_aside(directory / name, reason)
-        for part in directory.glob("log-*"):  # of a file that was put aside by a process that was killed meanwhile
+        # Of processes that were killed in the middle of putting a file aside, or of making one.
+        for part in (*directory.glob("log-*"), *directory.glob("new-*")):
             remove(part)
-        database = Database(directory / f"log-{new_name()}.db", retention)
-        try:
+        name = new_name()
+        path = directory / f"new-{name}.db"
+        path.touch(0o600)
+        with closing(Database(path, retention)) as database:
             database.create()
-            database.check()
-        except BaseException:
-            database.close()
-            raise
-        return database, reason
+        os.rename(path, directory / f"log-{name}.db")
+        return reason
 
 
 @contextmanager

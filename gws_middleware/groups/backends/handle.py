@@ -25,7 +25,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from .. import waiting
 from ..errors import GroupsUnavailable
 from .base import TIMEOUT
-from .database import BrokenError, CorruptError, Database, begin, holder, is_corrupt, only_one, put_aside
+from .database import BrokenError, CorruptError, Database, begin, find, holder, is_corrupt, only_one, put_aside
 from .directory import prepare
 from .outages import Outages
 from .processes import Process, Siblings
@@ -185,10 +185,14 @@ class Handle:
             self._leave()
             self.directory = directory
         prepare(directory)
-        database, reason = begin(self.directory, self.retention)
+        try:
+            database = find(self.directory, self.retention)
+        except BrokenError:
+            reason = begin(self.directory, self.retention)
+            if reason is not None and str(reason):
+                self._note(reason)
+            database = find(self.directory, self.retention)
         self._database = database
-        if reason is not None and str(reason):
-            self._note(reason)
         opened = Opened(database, self.enter(), self._siblings or Siblings(self.directory))
         self._siblings = opened.siblings
         return opened
