@@ -162,6 +162,7 @@ class Crowd:
             return False
         seat.name += f", worker {peer.worker}"
         with peer:
+            peer.timeout = None
             peer.sock.settimeout(None)
             try:
                 self._read(peer, seat, time.monotonic() + stay)

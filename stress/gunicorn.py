@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -25,6 +26,7 @@ __all__ = [
     "STORE",
     "Gunicorn",
     "has_setting",
+    "has_write_lock",
     "is_running",
     "make_database",
     "resident_bytes",
@@ -92,13 +94,29 @@ class Gunicorn:
     def alone(self, pid: int) -> Iterator[None]:
         """The other workers are stopped for a ``with`` block, so that this one takes all connections."""
         others = [other for other in self.workers() if other != pid]
-        for other in others:
-            self.send(other, signal.SIGSTOP)
         try:
+            for other in others:
+                self._stop(other)
             yield
         finally:
             for other in others:
                 self.send(other, signal.SIGCONT)
+
+    def _stop(self, pid: int) -> None:
+        """Stop a worker while it writes to no database: what it locks would be locked for all as long as it is stopped.
+
+        TimeoutError if it always did in ``BOOT`` seconds.
+        """
+        deadline = time.monotonic() + BOOT
+        while time.monotonic() < deadline:
+            self.send(pid, signal.SIGSTOP)
+            while _state(pid) not in ("T", "Z", ""):  # the signal is delivered a moment later
+                time.sleep(0.001)
+            if not has_write_lock(pid):
+                return
+            self.send(pid, signal.SIGCONT)
+            time.sleep(0.002)
+        raise TimeoutError(f"worker {pid} had locked a database each time that it was stopped")
 
     def held(self, pid: int) -> dict[str, Any]:
         """The resources that this worker holds."""
@@ -111,10 +129,21 @@ class Gunicorn:
 
 def is_running(pid: int) -> bool:
     """False for a process that has ended and was not waited for yet."""
+    return _state(pid) not in ("Z", "")
+
+
+def _state(pid: int) -> str:
+    """The letter that the kernel has for the state of a process; empty where there is none."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return ""
+
+
+def has_write_lock(pid: int) -> bool:
+    """Whether a process has locked a part of a file for writing: SQLite does that while it writes to a database."""
+    locks = (line.split() for line in Path("/proc/locks").read_text().splitlines())
+    return any(lock[1:5:2] == ["POSIX", "WRITE"] and lock[4] == str(pid) for lock in locks)
 
 
 def resident_bytes(pid: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import socket
 import time
@@ -30,6 +31,9 @@ def _code_of(received: Frame) -> int:
 
 class Peer(RawClient):
     """One connection. ``worker`` is the pid of the worker that has it, 0 while it is not known."""
+
+    timeout: float | None
+    """Seconds that a frame may take, however many pings come before it; None for no limit."""
 
     def __init__(self, address: Address, timeout: float = 15.0, **options: Any) -> None:
         super().__init__(address, timeout=timeout, **options)
@@ -67,9 +71,15 @@ class Peer(RawClient):
                 return received
 
     def read_frame(self) -> Frame:
-        """The next frame but pings, which are answered: on a busy machine one of the server's may come at any time."""
+        """The next frame but pings, which are answered: on a busy machine one of the server's may come at any time.
+
+        TimeoutError if nothing but pings has come in ``timeout``.
+        """
+        deadline = time.monotonic() + self.timeout if self.timeout is not None else math.inf
         while (received := super().read_frame()).opcode == PING:
             self.write(frame(PONG, received.payload))
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"nothing but pings came in {self.timeout:g} s")
         return received
 
     def write(self, data: bytes) -> None:

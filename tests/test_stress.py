@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 import random
 import socket
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +23,7 @@ from gws_middleware.groups import Position
 from stress.attacks import SHUTDOWN, attacks
 from stress.chaos import HARM, Chaos
 from stress.delivery import Message, Room, Seat, delays
+from stress.gunicorn import Gunicorn, has_write_lock
 from stress.peer import Numbered, Peer
 from stress.report import Report, percentile
 from stress.restart import Client, Restart
@@ -368,6 +372,50 @@ def test_ping_before_an_echo_is_answered() -> None:
             server.sendall(frame(PING, b"7", mask=None) + frame(TEXT, b"echo", mask=None))
             assert peer.read_frame() == Frame(TEXT, b"echo")
             assert server.recv(100) == frame(PONG, b"7")
+
+
+def test_pings_without_an_echo_end_the_wait() -> None:
+    """Each of them begins the socket's own timeout anew."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, Peer(listener.getsockname(), timeout=0.5) as peer:
+        server, _ = listener.accept()
+        ends = threading.Event()
+
+        def ping() -> None:
+            while not ends.wait(0.1):
+                server.sendall(frame(PING, b"", mask=None))
+
+        pinging = threading.Thread(target=ping)
+        pinging.start()
+        try:
+            with server, pytest.raises(TimeoutError, match=r"nothing but pings came in 0\.5 s"):
+                peer.read_frame()
+        finally:
+            ends.set()
+            pinging.join()
+
+
+def test_worker_is_not_stopped_while_it_writes_to_a_database(tmp_path: Path) -> None:
+    """What it has locked would be locked for as long as it is stopped."""
+    path = tmp_path / "database.sqlite3"
+    script = (
+        "import sqlite3, sys, time; database = sqlite3.connect(sys.argv[1], isolation_level=None); "
+        "database.execute('PRAGMA journal_mode = WAL')\n"
+        "while True:\n"
+        "    database.execute('BEGIN IMMEDIATE'); print(flush=True); time.sleep(0.05)\n"
+        "    database.execute('COMMIT'); time.sleep(0.01)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline()
+            assert has_write_lock(process.pid)
+            running = Gunicorn.__new__(Gunicorn)
+            running.workers = lambda: [process.pid]  # type: ignore[method-assign]
+            for _ in range(10):
+                with running.alone(0), closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as database:
+                    database.execute("BEGIN IMMEDIATE")
+                time.sleep(random.uniform(0, 0.06))
+        finally:
+            process.kill()
 
 
 class TestDelivery:
