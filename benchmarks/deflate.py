@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from .frames import TEXT, WrongReplyError, client_frame
+from .frames import TEXT, WrongReplyError, client_frame, take_pings
 from .lanes import Lane
 
 __all__ = ["OFFER", "Agreed", "DeflateLane", "agreed", "client_frames", "documents"]
@@ -118,7 +118,14 @@ class DeflateLane(Lane):
         if not data:
             raise WrongReplyError("the server closed the connection instead of replying")
         self._received += data
-        payload = _payload(self._received)
+        try:
+            payload = _payload(self._received)
+        except WrongReplyError:
+            self._received, pongs = take_pings(self._received)
+            if not pongs:
+                raise
+            self.sock.sendall(pongs)
+            payload = _payload(self._received)
         if payload is None:
             return False
         expected = self._texts[self._number % len(self._texts)]
@@ -136,7 +143,7 @@ class DeflateLane(Lane):
 
 def _payload(received: bytes) -> bytes | None:
     """That of a frame with a whole compressed text, alone; None while a part of it is missing."""
-    if received[0] != 0x80 | RSV1 | TEXT:
+    if received and received[0] != 0x80 | RSV1 | TEXT:
         raise WrongReplyError(f"no compressed text: {received[:80]!r}")
     if len(received) < 4:
         return None

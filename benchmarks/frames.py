@@ -31,6 +31,7 @@ __all__ = [
     "client_close",
     "client_frame",
     "server_frame",
+    "take_pings",
     "upgrade_request",
 ]
 
@@ -116,14 +117,39 @@ def server_frame(opcode: int, payload: bytes) -> bytes:
     return _header(opcode, len(payload), 0) + payload
 
 
+def take_pings(received: bytes) -> tuple[bytes, bytes]:
+    """The frames of a server without the pings among them, and the pongs that answer those.
+
+    A server may send a ping between any two frames (RFC 6455 5.5.2). Called where something else than the expected
+    bytes has come, so that pings cost nothing where there are none.
+    """
+    kept = pongs = b""
+    at = 0
+    while at < len(received):
+        head, size = 2, received[at + 1] if at + 1 < len(received) else 0
+        if size > 125:
+            head += 2 if size == 126 else 8
+            size = int.from_bytes(received[at + 2 : at + head], "big")
+        frame, at = received[at : at + head + size], at + head + size
+        payload = frame[2:]
+        if frame == server_frame(PING, payload):
+            pongs += client_frame(PONG, payload)
+        else:
+            kept += frame
+    return kept, pongs
+
+
 def client_close() -> bytes:
     """The client's close frame: 1000, no reason."""
     return client_frame(CLOSE, struct.pack("!H", 1000))
 
 
 def check_close(received: bytes) -> None:
-    """Pass what must follow our close frame: one close frame, 1000 or (gevent-websocket) without a code."""
-    if received not in (server_frame(CLOSE, b"\x03\xe8"), server_frame(CLOSE, b"")):
+    """Pass what must follow our close frame: one close frame, 1000 or (gevent-websocket) without a code.
+
+    Pings before it need no answer any more (RFC 6455 5.5.2).
+    """
+    if take_pings(received)[0] not in (server_frame(CLOSE, b"\x03\xe8"), server_frame(CLOSE, b"")):
         raise WrongReplyError(f"the close handshake was answered with {received[:80]!r}")
 
 

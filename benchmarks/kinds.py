@@ -221,9 +221,11 @@ class Beside(Echo):
     idle: int = 0
 
     def work(self, target: Running, scale: Scale) -> Sample:
-        with opened(target.address, "/echo", scale.connections(self.idle) if self.idle else 0) as sockets:
-            saturate(echo_lanes(sockets, TEXT_64), 0)
-            return super().work(target, scale)
+        with Waiting() as waiting:
+            _open_idle(target, "/echo", scale.connections(self.idle) if self.idle else 0, waiting)
+            sample = super().work(target, scale)
+            waiting.close()
+        return sample
 
 
 @dataclass(frozen=True)
@@ -464,9 +466,9 @@ class Pinged(Idle):
             return count
 
         with Waiting() as waiting:
-            self._open(target, max(20, count // 10), waiting)
+            _open_idle(target, self.path, max(20, count // 10), waiting)
             before = _settled(target.pid, scale)
-            self._open(target, count, waiting)
+            _open_idle(target, self.path, count, waiting)
             resident = _settled(target.pid, scale) - before
             sample = _measure(scale, target.pids, count, answer_pings)
             with opened(target.address, self.path, 1) as sockets:
@@ -475,15 +477,16 @@ class Pinged(Idle):
                 raise WrongReplyError(f"{waiting.pings} pings to {count} connections came in {2 * seconds:g} s")
         return replace(sample, resident=resident, delays=microseconds(delays))
 
-    def _open(self, target: Running, count: int, waiting: Waiting) -> None:
-        """The first ones are pinged while the last ones are opened."""
 
-        def echo(newest: Sequence[socket.socket]) -> None:
-            saturate(echo_lanes(newest, TEXT_64), 0)
-            waiting.add(newest)
-            waiting.receive()
+def _open_idle(target: Running, path: str, count: int, waiting: Waiting) -> None:
+    """Connections that echo once and then wait: the first ones are pinged while the last ones are opened."""
 
-        open_all(target.address, self.path, count, each=echo)
+    def echo(newest: Sequence[socket.socket]) -> None:
+        saturate(echo_lanes(newest, TEXT_64), 0)
+        waiting.add(newest)
+        waiting.receive()
+
+    open_all(target.address, path, count, each=echo)
 
 
 def _settled(pid: int, scale: Scale) -> int:

@@ -12,7 +12,7 @@ from time import perf_counter
 from types import TracebackType
 
 from .frames import WrongReplyError, check_upgrade, upgrade_request
-from .lanes import Address
+from .lanes import Address, answer_pings
 
 __all__ = ["Clients"]
 
@@ -168,6 +168,7 @@ class _Client(_Connection):
                 self.sock.sendall(self._message)
         elif ended or len(self.received) >= len(self._expected):
             if self.received != self._expected:
-                raise WrongReplyError(f"wrong reply: {self.received[:80]!r}, not {self._expected[:80]!r}")
+                self.received = answer_pings(self.sock, self.received, self._expected)
+                return self.check(ended)
             return True
         return False

@@ -32,6 +32,7 @@ from benchmarks.report import render, render_comparison
 from benchmarks.results import Report
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.targets import TARGETS, Target
+from tests.support.waiting import eventually
 
 OPTIONS = (
     "--config",
@@ -207,12 +208,13 @@ def _dying(fd: int, application: str) -> list[str]:
 class _Corrupting:
     """A server that upgrades correctly and answers each message with its last byte changed; for a ``with`` block.
 
-    ``reply`` may be another answer, ``tls`` a context.
+    ``reply`` may be another answer, ``tls`` a context. ``received`` is what has come after messages.
     """
 
     def __init__(self, reply: bytes | None = None, tls: ssl.SSLContext | None = None) -> None:
         self._reply = WRONG_REPLIES["another byte"] if reply is None else reply
         self._tls = tls
+        self.received = b""
 
     def __enter__(self) -> lanes.Address:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -231,8 +233,11 @@ class _Corrupting:
                     sock.sendall(RIGHT_HEAD)
                     if sock.recv(4096):
                         sock.sendall(self._reply)
-                        if sock.recv(4096):
-                            sock.sendall(CLOSE)
+                        while data := sock.recv(4096):
+                            self.received += data
+                            if not data.endswith(PONG):
+                                sock.sendall(CLOSE)
+                                break
             except ssl.SSLError:
                 return
 
@@ -254,13 +259,14 @@ RIGHT_HEAD = b"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: s3pPLMB
 DEFLATE_HEAD = RIGHT_HEAD[:-2] + b"sec-websocket-extensions: permessage-deflate\r\n\r\n"
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CLOSE = b"\x88\x02\x03\xe8"
+PING, PONG = frames.server_frame(frames.PING, b"ping"), frames.client_frame(frames.PONG, b"ping")
 REPLY = frames.server_frame(frames.TEXT, frames.TEXT_64.build())
 
 WRONG_REPLIES = {
     "another byte": REPLY[:-1] + b"!",
     "binary for text": bytes([REPLY[0] ^ 3]) + REPLY[1:],
     "compressed": bytes([REPLY[0] | 0x40]) + REPLY[1:],
-    "a ping before it": b"\x89\x00" + REPLY,
+    "a pong before it": b"\x8a\x00" + REPLY,
     "masked": frames.client_frame(frames.TEXT, frames.TEXT_64.build()),
     "the end instead of it": b"",
     "the end within it": REPLY[:30],
@@ -683,6 +689,87 @@ class TestStorm:
         assert [chart.name for chart in page.CHARTS if "10,000 clients at once" in page.draw(report, chart)] == [
             "storm"
         ]
+
+
+class TestPings:
+    """A server may send them between any two frames, as the default of most of them is to do after 20 seconds."""
+
+    @pytest.mark.parametrize(
+        ("sent", "pongs"),
+        [
+            (PING + REPLY * 3, 1),
+            (REPLY + PING + REPLY * 2, 1),
+            (REPLY + PING + REPLY + PING * 2 + REPLY, 3),
+            (REPLY * 3 + PING, 0),
+        ],
+    )
+    def test_they_are_answered_within_a_burst(
+        self, pair: tuple[socket.socket, socket.socket], sent: bytes, pongs: int
+    ) -> None:
+        """The replies are compared without them; one after the last reply is left for the next burst."""
+        client, server = pair
+        server.sendall(sent)
+        assert load.saturate(lanes.echo_lanes([client], frames.TEXT_64, 3), 0) == 3
+        assert server.recv(4096) == MESSAGE * 3 + PONG * pongs
+
+    @pytest.mark.parametrize("reply", WRONG_REPLIES.values(), ids=WRONG_REPLIES)
+    def test_wrong_replies_after_them_are_refused(
+        self, pair: tuple[socket.socket, socket.socket], reply: bytes
+    ) -> None:
+        """A ping excuses nothing."""
+        client, server = pair
+        server.sendall(REPLY + PING + REPLY * 2 + reply)
+        server.shutdown(socket.SHUT_WR)
+        with pytest.raises(frames.WrongReplyError):
+            load.saturate(lanes.echo_lanes([client], frames.TEXT_64, 4), 0)
+
+    def test_they_are_answered_in_a_fan_out_and_at_a_steady_rate(
+        self, pair: tuple[socket.socket, socket.socket]
+    ) -> None:
+        """Each lane compares by itself."""
+        client, server = pair
+        server.sendall((PING + REPLY) * 2)
+        assert load.broadcast(lanes.echo_lanes([client], frames.TEXT_64), 0) == 1
+        assert len(load.paced(lanes.echo_lanes([client], frames.TEXT_64), 0, 1)) == 1
+        assert server.recv(4096) == (MESSAGE + PONG) * 2
+
+    def test_they_are_answered_between_compressed_replies(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        """Also alone, and after a reply."""
+        client, server = pair
+        lane = deflate.DeflateLane(client, 1024, deflate.Agreed(15, True))
+        reply = compressed(DOCUMENTS[0])
+        for sent, answered in {PING: False, PING + reply[:9]: False, reply[9:] + PING: True}.items():
+            server.sendall(sent)
+            assert lane.receive() is answered
+        assert server.recv(4096) == PONG * 3
+
+    def test_they_are_answered_in_cycles(self) -> None:
+        """Before the echo and after it; where the client has closed, no answer is due."""
+        server = _Corrupting(PING + REPLY + PING)
+        with server as address:
+            assert load.cycles(address, "/echo", MESSAGE, REPLY, 1, 0) == 1
+        assert server.received == PONG * 2 + frames.client_close()
+        frames.check_close(PING * 2 + CLOSE)
+
+    def test_they_are_answered_in_a_storm(self) -> None:
+        """A client is served when its echo has come."""
+        with _Site(reply=PING + REPLY) as site, storm.Clients(site.address, "/echo", MESSAGE, REPLY) as clients:
+            assert clients.run(1) == 1
+            eventually(lambda: site.surplus == PONG, "the pong")
+
+    @pytest.mark.parametrize("size", [0, 125, 126, 65536])
+    def test_frames_of_each_length_are_kept(self, size: int) -> None:
+        """And what is not whole yet, whatever it is."""
+        frame = frames.server_frame(frames.TEXT, PING[:1] * size)
+        for rest in (b"", PING[:1], PING[:-1], frame[:-1], frame[:1]):
+            assert frames.take_pings(PING + frame + PING + rest) == (frame + rest, PONG * 2)
+
+    def test_scenario_with_waiting_connections_is_measured(self) -> None:
+        """Those are pinged while they are opened, while the others are measured, and before they are closed."""
+        server = replace(SERVERS["ours"], env={"GWS_PING_INTERVAL": "0.2"})
+        scenario = replace(SCENARIOS["beside-50000"], connections=10, idle=10)
+        with Fleet(Cores()) as fleet:
+            assert scenario.measure(fleet, server, Scale(1)).messages >= 10
 
 
 class TestWaiting:

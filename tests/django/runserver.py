@@ -18,6 +18,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from ..support.documents import close_frame
 from ..support.programs import environment, run_python
+from ..support.servers import START_TIMEOUT
 from ..support.waiting import eventually
 
 __all__ = ["Runserver", "close_code", "running", "start_project"]
@@ -144,9 +145,12 @@ class Runserver:
         return self.path.read_text()
 
     def printed(self, pattern: str) -> re.Match[str]:
-        """Wait until its output matches, and return the match."""
+        """Wait until its output matches, and return the match.
+
+        For as long as a server may take to start: with ``-O`` it compiles all of Django, because nothing is kept.
+        """
         try:
-            return eventually(lambda: re.search(pattern, self.log, re.MULTILINE), pattern)
+            return eventually(lambda: re.search(pattern, self.log, re.MULTILINE), pattern, START_TIMEOUT)
         except AssertionError as error:
             raise AssertionError(f"{error}:\n{self.log}") from None
 
