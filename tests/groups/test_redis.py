@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -25,7 +25,7 @@ from gws_middleware.process import registry
 from ..support.brokers import REDIS, Broker, broker, free_port, needs_redis, sentinels, tls_options
 from ..support.inprocess import until as until_true
 from ..support.programs import run_python
-from ..support.seam import live_shortly
+from ..support.seam import is_signing, live_shortly, repeat_with_each_sign
 from ..support.servers import ROOT, Certificate
 from ..support.waiting import eventually
 from .conftest import Attempt, Fake
@@ -34,6 +34,8 @@ pytestmark = pytest.mark.database
 KEPT = History(size=100, age=60)
 [COMMANDS] = re.findall(r"ACL SETUSER .* -@all ([^`]*)`", (ROOT / "docs" / "groups.md").read_text())
 """What a user of the server must be allowed to do."""
+REMOVAL = b"a\r\n$1\r\n0\r\n"
+"""What a command has that removes the record ``a``."""
 
 
 @pytest.fixture
@@ -667,6 +669,11 @@ class Cut:
         """Of the command whose reply is lost."""
         self.then: Callable[[], object] = int
         """Is called when a reply is lost."""
+        self.late = b""
+        """Of the command that is passed on late, or whose reply is."""
+        self.is_reply_late = False
+        self.meanwhile: Callable[[], object] = int
+        """Is called before that."""
         self.lost = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -682,9 +689,16 @@ class Cut:
         server = socket.create_connection(("127.0.0.1", self._port))
         with client, server:
             while data := client.recv(1 << 20):
+                late = self.late and self.late in data
+                if late:
+                    self.late = b""
+                if late and not self.is_reply_late:
+                    self.meanwhile()
                 server.sendall(data)
                 found = self.marker and self.marker in data
                 reply = server.recv(1 << 20)
+                if late and self.is_reply_late:
+                    self.meanwhile()
                 if found:
                     self.marker = b""
                     self.lost += 1
@@ -823,6 +837,107 @@ class TestRecords:
             assert other.count("members") == 1199
             assert feed.wait(0.5) == []
         other.close()
+
+    @pytest.mark.parametrize("value", [None, b"2"])
+    @pytest.mark.parametrize("way", ["put", "exchange"])
+    def test_write_while_records_are_put_again_comes_last(
+        self, own: Broker, monkeypatch: pytest.MonkeyPatch, way: str, value: bytes | None
+    ) -> None:
+        """At whichever of its steps: a record that was removed stays removed."""
+        repeat_with_each_sign(monkeypatch.setattr)
+        found: list[list[bytes]] = []
+        with closing(RedisBackend(own.url)) as backend, closing(RedisBackend(own.url)) as other:
+            backend.put("members", {str(number): b"1" for number in range(1200)})
+            for step in range(24):
+                field = str(1199 * step // 23)
+                backend.sign()
+                for _ in range(step):
+                    gevent.sleep(0)
+                if way == "put":
+                    gevent.spawn(backend.put, "members", {field: value}).get()
+                else:
+                    gevent.spawn(backend.exchange, "members", field, value).get()
+                until_true(lambda: not is_signing(backend), "the end of the sign")
+                found.append(other.get("members", field))
+        assert found == [[] if value is None else [value]] * 24
+
+    def test_write_by_another_connection_comes_last(
+        self, own: Broker, monkeypatch: pytest.MonkeyPatch, cut: Cut
+    ) -> None:
+        """A thread of the operating system has one of its own, and the server may get what was sent first later."""
+        repeat_with_each_sign(monkeypatch.setattr)
+        with closing(RedisBackend(cut.url)) as backend, closing(RedisBackend(own.url)) as other:
+            backend.put("members", {"a": b"late", "b": b"1"})
+            cut.late, cut.meanwhile = b"late", lambda: backend.put("members", {"a": None})
+            backend.sign()
+            until_true(lambda: not cut.late and not is_signing(backend), "the end of the sign")
+            assert (other.get("members", "a"), other.get("members", "b")) == ([], [b"1"])
+
+    def test_write_that_takes_longer_than_the_sign_comes_last(
+        self, own: Broker, monkeypatch: pytest.MonkeyPatch, cut: Cut
+    ) -> None:
+        """The server has done it before the record was put again, and its answer comes afterwards."""
+        repeat_with_each_sign(monkeypatch.setattr)
+        may_answer = threading.Event()
+        with closing(RedisBackend(cut.url)) as backend, closing(RedisBackend(own.url)) as other:
+            backend.put("members", {"a": b"1", "b": b"1"})
+            cut.late, cut.is_reply_late, cut.meanwhile = REMOVAL, True, lambda: may_answer.wait(10)
+            writing = threading.Thread(target=backend.put, args=("members", {"a": None}))
+            writing.start()
+            until_true(lambda: other.get("members", "a") == [], "the removal")
+            backend.sign()
+            until_true(lambda: not is_signing(backend), "the end of the sign")
+            assert other.get("members", "a") == [b"1"]
+            may_answer.set()
+            writing.join()
+            assert other.get("members", "a") == []
+
+    def test_what_could_not_be_put_again_is_put_with_the_next_sign(
+        self, own: Broker, monkeypatch: pytest.MonkeyPatch, cut: Cut
+    ) -> None:
+        """Also where no record is left: the one that was removed would stay on the server."""
+        with (
+            monkeypatch.context() as shortly,
+            closing(RedisBackend(cut.url)) as backend,
+            closing(RedisBackend(own.url)) as other,
+        ):
+            repeat_with_each_sign(shortly.setattr)
+            backend.put("members", {"a": b"late"})
+
+            def write() -> None:
+                backend.put("members", {"a": None})
+                cut.late, cut.meanwhile = REMOVAL, lambda: own.ask("ACL", "SETUSER", "default", "-evalsha")
+
+            cut.late, cut.meanwhile = b"late", write
+            backend.sign()
+            until_true(lambda: not cut.late and not is_signing(backend), "the end of the sign")
+            own.ask("ACL", "SETUSER", "default", "+evalsha")
+            assert other.get("members", "a") == [b"late"]
+            shortly.undo()
+            backend.sign()
+            until_true(lambda: not is_signing(backend), "the end of the next one")
+            assert other.get("members", "a") == []
+
+    def test_process_is_informed_of_its_burial_when_its_records_are_right(
+        self, own: Broker, monkeypatch: pytest.MonkeyPatch, cut: Cut
+    ) -> None:
+        """Then it publishes that its members are there."""
+        live_shortly(monkeypatch.setattr)
+        order: list[object] = []
+        with connected(cut.url) as (backend, feed), closing(RedisBackend(own.url)) as other:
+            monkeypatch.setattr(feed, "report", lambda event: order.append(type(event)))
+            backend.put("members", {"a": b"1", "b": b"1"})
+            time.sleep(1.2)
+            assert len(other.bury()) == 2
+
+            def written() -> None:
+                cut.late, cut.meanwhile = REMOVAL, lambda: order.append("removed again")
+
+            cut.late, cut.meanwhile = REMOVAL, written
+            backend.sign()
+            gevent.spawn(backend.put, "members", {"a": None}).get()
+            until_true(lambda: not is_signing(backend), "the end of the sign")
+            assert (order, other.count("members")) == (["removed again", Buried], 1)
 
     def test_records_of_a_closed_backend_are_buried(self, own: Broker) -> None:
         """At once: others may have something to do about what it had."""

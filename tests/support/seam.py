@@ -390,3 +390,14 @@ def live_shortly(set_attribute: Callable[[Any, str, Any], object] = setattr) -> 
     """
     for name, value in (("LIVING", 1.0), ("_LIVING", 1000), ("PING", 0.3), ("REPEAT_WHERE_EVICTED", 0.5)):
         set_attribute(redis, name, value)
+
+
+def repeat_with_each_sign(set_attribute: Callable[[Any, str, Any], object]) -> None:
+    """Let a process put all its records again whenever it gives a sign."""
+    set_attribute(redis, "REPEAT", 0.0)
+
+
+def is_signing(backend: redis.RedisBackend) -> bool:
+    """Whether a greenlet gives a sign, and puts records again where that is due."""
+    found: bool = backend._is_signing
+    return found

@@ -8,6 +8,8 @@ mean other messages, so the group begins a new epoch.
 Rule 1: nothing is sent a second time that could be published twice. What has a history has an id, by which the script
 finds whether it was published; for the rest the outcome is unknown.
 Rule 2: while there is no connection, what is called fails at once.
+Rule 3: a record that is written while it is put again is put once more afterwards, because it is not known which of
+both the server got last.
 
 Keys and channels, where ``n`` is ``crc32(name) % 64``::
 
@@ -31,9 +33,10 @@ import secrets
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import sha1
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 from weakref import WeakSet
 from zlib import crc32
 
@@ -223,7 +226,7 @@ elseif what == 'bury' then
   return found
 end
 if what == 'put' then
-  return is_known
+  return {is_known}
 end
 local found, sum, limit = {}, 0, tonumber(ARGV[5])
 if what == 'exchange' then
@@ -266,8 +269,8 @@ return what == 'count' and sum or found
 sign           milliseconds. Says that the process is living. Its result is 0 where the server does not know of it:
                it is new, or was buried
 put, exchange  milliseconds for which it is living, and for which its records stay without another put; of each: field,
-               "1" to set and "0" to remove it, value. The result is that of sign; with exchange the values of the
-               first field follow it
+               "1" to set and "0" to remove it, value. The first result is that of sign; with exchange the values
+               of the first field follow it
 get            field
 records        how many at most: some more may be returned
 count
@@ -478,6 +481,10 @@ class _Pipe:
             link.close()
 
 
+_UnderWay: TypeAlias = dict[object, tuple[str, Mapping[str, bytes | None]]]
+"""Table and values of each call that is under way."""
+
+
 class RedisBackend:
     """The backend of several hosts.
 
@@ -518,6 +525,12 @@ class RedisBackend:
         """The server does not have all of the records: another process has buried them, or it was emptied."""
         self._repeated = "", -math.inf
         """The process of the server that has all of them, and since when."""
+        self._writes: _UnderWay = {}
+        """What is being written now."""
+        self._repeats: _UnderWay = {}
+        """What is being put again now."""
+        self._unsure: set[tuple[str, str]] = set()
+        """Tables and fields for which both were under way at the same time."""
         self._token, self._count = secrets.token_hex(6), itertools.count(1)
 
     def _ring(self) -> None:
@@ -574,13 +587,42 @@ class RedisBackend:
     def put(self, table: str, values: Mapping[str, bytes | None], timeout: float = TIMEOUT) -> None:
         """See ``Backend``."""
         if values:
-            had_records = bool(self._records)
-            is_known = self._ask("put", table, *self._changes(values), timeout=timeout)
-            self._note_first(had_records)
+            self._write("put", table, values, timeout)
+
+    def _write(
+        self, what: str, table: str, values: Mapping[str, bytes | None], timeout: float = TIMEOUT
+    ) -> list[bytes]:
+        """Write records of this process. What ``exchange`` has found."""
+        had_records = bool(self._records)
+        with self._under_way(self._writes, self._repeats, table, values):
+            answer: list[Any] = self._ask(what, table, *self._changes(values), timeout=timeout)
+            is_known, *found = answer
+            if not had_records:  # before the first one is kept: this process of the server has all of them
+                self._repeated = self.server.run_id, time.monotonic()
             for field, value in values.items():
                 self._keep(table, field, value)
-            self._check_known(is_known, had_records)
-            self._start_signer()
+        if had_records and not is_known:  # the server has lost the others
+            self._was_buried = True
+            self.sign()
+        elif not self._unsure.isdisjoint((table, field) for field in values):
+            self.sign()
+        self._start_signer()
+        return found
+
+    @contextmanager
+    def _under_way(
+        self, own: _UnderWay, others: _UnderWay, table: str, values: Mapping[str, bytes | None]
+    ) -> Iterator[None]:
+        """While values are written, or put again: what of them is also sent by the other way is not sure."""
+        token = object()
+        own[token] = table, values
+        for of_table, fields in list(others.values()):
+            if of_table == table:
+                self._unsure.update((table, field) for field in fields if field in values)
+        try:
+            yield
+        finally:
+            del own[token]
 
     @staticmethod
     def _changes(values: Mapping[str, bytes | None]) -> list[str | bytes | int]:
@@ -605,27 +647,7 @@ class RedisBackend:
 
     def exchange(self, table: str, field: str, value: bytes | None) -> list[bytes]:
         """See ``Backend``."""
-        had_records = bool(self._records)
-        answer: list[Any] = self._ask("exchange", table, *self._changes({field: value}))
-        is_known, *found = answer
-        self._note_first(had_records)
-        self._keep(table, field, value)
-        self._check_known(is_known, had_records)
-        self._start_signer()
-        return found
-
-    def _note_first(self, had_records: bool) -> None:
-        """Before the first record is kept: this process of the server has all of them."""
-        if not had_records:
-            self._repeated = self.server.run_id, time.monotonic()
-
-    def _check_known(self, is_known: int, had_records: bool) -> None:
-        """After a write: the server has the other records of this process, or they are put again."""
-        if not had_records:
-            self._repeated = self.server.run_id, time.monotonic()
-        elif not is_known:
-            self._was_buried = True
-            self.sign()
+        return self._write("exchange", table, {field: value})
 
     def records(self, table: str, limit: int, timeout: float = TIMEOUT) -> list[Record]:
         """See ``Backend``."""
@@ -656,7 +678,7 @@ class RedisBackend:
         """Say that this process is living. Its records are put again where the server has lost them, and once an hour.
         Never waits where the caller is a greenlet.
         """
-        if self._records:
+        if self._records or self._unsure:
             if waiting.can_switch():
                 if not self._is_signing:
                     import gevent
@@ -678,9 +700,9 @@ class RedisBackend:
     def _run_signer(self, ends: Any) -> None:
         """Runs in a greenlet of its own while this process has records. In a forked child it ends."""
         try:
-            while self._records and not ends.wait(PING) and self._signer_ends is ends:
-                if self._records and not self.feeds:
-                    self._sign()
+            while (self._records or self._unsure) and not ends.wait(PING) and self._signer_ends is ends:
+                if not self.feeds:
+                    self.sign()
         finally:
             if self._signer_ends is ends:
                 self._signer_ends = None
@@ -692,20 +714,49 @@ class RedisBackend:
                 self._was_buried = True
             run_id, now = self.server.run_id, time.monotonic()
             every = REPEAT_WHERE_EVICTED if self.server.evicts else REPEAT
-            if not self._was_buried and run_id == self._repeated[0] and now < self._repeated[1] + every:
-                return
-            for table in list(self._records):
-                fields = list(self._records.get(table, {}).items())
-                for number in range(0, len(fields), BATCH):
-                    self._ask("put", table, *self._changes(dict(fields[number : number + BATCH])))
-            if self._was_buried and self._repeated[0] == run_id:
-                for feed in list(self.feeds):
-                    feed.report(Buried(f"this process gave no sign for {LIVING:g} s, or the server was emptied"))
-            self._repeated, self._was_buried = (run_id, now), False
+            if self._was_buried or run_id != self._repeated[0] or now >= self._repeated[1] + every:
+                self._repeat(run_id, now)
+            while self._repeat_unsure():
+                pass
         except GroupsError:
             pass  # it was logged, and is done again
         finally:
             self._is_signing = False
+
+    def _repeat(self, run_id: str, now: float) -> None:
+        """Put all records again."""
+        for table in list(self._records):
+            fields = list(self._records.get(table, ()))
+            for number in range(0, len(fields), BATCH):
+                self._put_again(table, fields[number : number + BATCH])
+        self._repeat_unsure()
+        if self._was_buried and self._repeated[0] == run_id:
+            for feed in list(self.feeds):
+                feed.report(Buried(f"this process gave no sign for {LIVING:g} s, or the server was emptied"))
+        self._repeated, self._was_buried = (run_id, now), False
+
+    def _repeat_unsure(self) -> bool:
+        """Put those again that are not sure and of which nothing is under way. Whether there were any."""
+        under_way = [*self._writes.values(), *self._repeats.values()]
+        ready: dict[str, list[str]] = {}
+        for table, field in list(self._unsure):
+            if not any(of_table == table and field in values for of_table, values in under_way):
+                ready.setdefault(table, []).append(field)
+        for table, fields in ready.items():
+            self._put_again(table, fields)
+        return bool(ready)
+
+    def _put_again(self, table: str, fields: Sequence[str]) -> None:
+        """As they are now: set, or removed."""
+        kept = self._records.get(table, {})
+        values = {field: kept.get(field) for field in fields}
+        self._unsure.difference_update((table, field) for field in fields)
+        try:
+            with self._under_way(self._repeats, self._writes, table, values):
+                self._ask("put", table, *self._changes(values))
+        except BaseException:
+            self._unsure.update((table, field) for field in fields)
+            raise
 
     def close(self) -> None:
         """See ``Backend``."""
