@@ -292,12 +292,16 @@ class TestSilence:
             assert not ws.closed
 
     def test_answer_that_arrived_while_the_worker_was_blocked_is_read_first(self) -> None:
-        """Nearly all of its time was over, and the late check is the one that would end the connection."""
-        with connected(ping_interval=2 * SHORT, ping_timeout=2 * SHORT) as (ws, peer):
+        """Nearly all of its time was over, and the late check is the one that would end the connection.
+
+        The intervals are long, because this process may have to wait for a core: an answer after ``timeout`` is late.
+        """
+        timeout = 20 * SHORT
+        with connected(ping_interval=timeout, ping_timeout=timeout) as (ws, peer):
             next_ping(peer)
-            gevent.sleep(2 * SHORT * 6.5 / CHECKS)
+            gevent.sleep(timeout * 6.5 / CHECKS)
             peer.answer()
-            spin(SEVERAL)
+            spin(timeout * 2 / CHECKS)
             ticks(10)
             assert not ws.closed
 
